@@ -1,0 +1,9 @@
+"""The operators and their backends. Knows nothing of diffusion.
+
+One file per operator: schema, reference, fake, autograd, public function. ``backend`` chooses who runs it. Importing this
+package loads the native libraries where the installation has them.
+"""
+
+from ttune.kernels import backend, linear_update, philox  # noqa: F401  (importing an operator's file defines it)
+
+backend.load_native()

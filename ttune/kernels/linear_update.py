@@ -1,0 +1,369 @@
+"""``linear_update``: R outputs, each a linear combination of N tensors of one shape, with one clamp and noise on the way.
+
+Nearly every sampler step is such an update with scalars known before the loop starts. The meaning, which every backend
+must have, is :func:`_rows` below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ttune.kernels import backend, philox
+
+_SCHEMA = "(Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None) -> Tensor[]"
+# The in-place form is an operator of its own: it is what a sampler loop wants (fresh 64 MB outputs cost six times the
+# arithmetic, in page faults), and only it makes noise, which has no derivative.
+_SCHEMA_ = (
+    "(Tensor(a!)[] outs, Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None, Tensor? seeds=None, Tensor? draw=None) -> ()"
+)
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+# ---------------------------------------------------------------------------------------------------- public functions
+
+
+def linear_update(
+    terms: Sequence[Tensor], coeffs: Tensor | NDArray[Any], step: int | Tensor | None = None, clip: float | None = None
+) -> list[Tensor]:
+    """Linear combinations of tensors in one pass. Differentiable in ``terms`` and ``coeffs``, twice.
+
+    Args:
+        terms: N >= 1 tensors of one shape, dtype (float64, float32, bfloat16, float16) and device; any strides.
+        coeffs: (R, C), float32 or float64, on the terms' device (a NumPy array is moved there); or a table (K, R, C).
+            Columns: the N terms in order; with ``clip``, the clamped row 0.
+        step: the row block of a table, in [0, K): an int or, to keep one graph for all steps, a 0-d int64 tensor.
+        clip: clamp row 0 (the x_0 prediction) to [-clip, clip]. It is returned clamped, and the rows after it may use it;
+            row 0's own coefficient of that column is ignored. NaN stays NaN.
+
+    Returns R tensors with the strides of ``torch.empty_like(terms[0])``. Arithmetic is float64 for float64 and float32
+    otherwise. A zero coefficient still multiplies, so NaN propagates. Without ``clip``, equivalent to:
+
+        rows = coeffs if step is None else coeffs[step]
+        [sum(c * term for c, term in zip(row, terms)) for row in rows]
+
+    ValueError or RuntimeError name the argument, the rule and the value received.
+    """
+    terms = list(terms)
+    if not terms:
+        raise ValueError("terms must hold at least one tensor, got an empty sequence")
+    device = terms[0].device
+    return torch.ops.ttune.linear_update(terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
+
+
+def linear_update_(
+    outs: Sequence[Tensor],
+    terms: Sequence[Tensor],
+    coeffs: Tensor | NDArray[Any],
+    step: int | Tensor | None = None,
+    clip: float | None = None,
+    seeds: Tensor | None = None,
+    draw: int | Tensor = 0,
+) -> None:
+    """:func:`linear_update` into existing tensors, optionally with Gaussian noise. Not differentiable.
+
+    Args:
+        outs: R tensors like the terms. An output may be one of the terms (same memory, same strides); overlapping one
+            in part, or another output, is an error.
+        terms, coeffs, step, clip: as for :func:`linear_update`; ``terms`` may be empty where there is noise.
+        seeds: (B,) int64, one per sample along the leading dimension. The last column of ``coeffs`` then multiplies unit
+            Gaussian noise, a function of (seed, draw, element) alone: see :mod:`ttune.kernels.philox`.
+        draw: which noise of the sample: an int or a 0-d int64 tensor.
+    """
+    outs, terms = list(outs), list(terms)
+    if not outs:
+        raise ValueError("outs must hold at least one tensor, got an empty sequence")
+    device = outs[0].device
+    coeffs = _as_coeffs(coeffs, device)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*outs, *terms, coeffs)):
+        raise RuntimeError("linear_update_ must run under torch.no_grad() where an argument requires grad; linear_update is differentiable")
+    draw_tensor = None if seeds is None else _as_index("draw", draw, device)
+    torch.ops.ttune.linear_update_(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
+
+
+def _as_coeffs(coeffs: Tensor | NDArray[Any], device: torch.device) -> Tensor:
+    # Only what is not a tensor is moved: a hidden copy of a tensor to the device would be a synchronisation per step.
+    if isinstance(coeffs, Tensor):
+        return coeffs
+    return torch.as_tensor(np.asarray(coeffs, np.float64), device=device)
+
+
+def _as_index(name: str, value: int | Tensor | None, device: torch.device) -> Tensor | None:
+    return None if value is None else philox.as_int64(name, value, device)
+
+
+# ----------------------------------------------------------------------------------------------------------- reference
+
+
+def _rows(columns: list[Tensor], rows: Tensor, clip: float | None, noise: Tensor | None) -> list[Tensor]:
+    """The definition. ``columns``: the terms; ``rows`` (R, C): the coefficients; all in the dtype of the arithmetic."""
+    n, outputs = len(columns), []
+    clamped: list[Tensor] = []
+    noises = [] if noise is None else [noise]
+    for index, row in enumerate(rows.unbind()):
+        used = columns + clamped + noises
+        # Row 0 comes before the clamped column exists: it steps over that coefficient.
+        weights = torch.cat((row[:n], row[n + 1 :])) if clip is not None and index == 0 else row
+        value = weights[0] * used[0]
+        for weight, column in zip(weights[1:], used[1:], strict=True):
+            value = value + weight * column
+        if clip is not None and index == 0:
+            value = value.clamp(-clip, clip)
+            clamped = [value]
+        outputs.append(value)
+    return outputs
+
+
+def _reference(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip: float | None = None) -> list[Tensor]:
+    _check(terms, terms, coeffs, step, clip)
+    compute = _arithmetic(terms[0])
+    rows = _pick(coeffs, step).to(compute)
+    return [torch.empty_like(terms[0]).copy_(row) for row in _rows([term.to(compute) for term in terms], rows, clip, None)]
+
+
+def _reference_(
+    outs: list[Tensor],
+    terms: list[Tensor],
+    coeffs: Tensor,
+    step: Tensor | None = None,
+    clip: float | None = None,
+    seeds: Tensor | None = None,
+    draw: Tensor | None = None,
+) -> None:
+    _check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
+    _check_overlap(outs, terms)
+    compute = _arithmetic(outs[0])
+    rows = _pick(coeffs, step).to(compute)
+    noise = None
+    if seeds is not None:
+        noise = philox.reference_normal(outs[0].shape[1:], seeds, 0 if draw is None else draw, compute)
+    # Everything is computed before anything is written, since outs may alias terms.
+    for out, row in zip(outs, _rows([term.to(compute) for term in terms], rows, clip, noise), strict=True):
+        out.copy_(row)
+
+
+def _arithmetic(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _pick(coeffs: Tensor, step: Tensor | None) -> Tensor:
+    # index_select and not coeffs[step]: indexing with a 0-d tensor reads it on the host, a data-dependent error under fullgraph.
+    if step is None:
+        return coeffs
+    # On a GPU a bad step is index_select's own device-side assertion: reading it here would be a synchronisation.
+    if step.device.type == "cpu" and not 0 <= int(step) < coeffs.shape[0]:
+        raise ValueError(f"step must be in [0, {coeffs.shape[0]}), the number of blocks of coeffs, got {int(step)}")
+    return coeffs.index_select(0, step.reshape(1)).squeeze(0)
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check(
+    outs: Sequence[Tensor],
+    terms: Sequence[Tensor],
+    coeffs: Tensor,
+    step: Tensor | None,
+    clip: float | None,
+    seeds: Tensor | None = None,
+    draw: Tensor | None = None,
+    in_place: bool = False,
+) -> None:
+    """Everything that shapes, dtypes and devices tell: shared by reference and fake. The C++ glue checks the same."""
+    if not outs:
+        raise ValueError(f"{'outs' if in_place else 'terms'} must hold at least one tensor, got none")
+    first_name, first = ("outs", outs[0]) if in_place else ("terms", terms[0])
+    if first.dtype not in _DTYPES:
+        raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {first.dtype}")
+    for name, tensors in (("outs", outs), ("terms", terms)):
+        for i, tensor in enumerate(tensors):
+            if tensor.shape != first.shape:
+                raise ValueError(f"{name}[{i}] must have the shape of {first_name}[0], {tuple(first.shape)}, got {tuple(tensor.shape)}")
+            if tensor.dtype != first.dtype:
+                raise ValueError(f"{name}[{i}] must have the dtype of {first_name}[0], {first.dtype}, got {tensor.dtype}")
+            if tensor.device != first.device:
+                raise ValueError(f"{name}[{i}] must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
+    if coeffs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"coeffs must be float32 or float64, got {coeffs.dtype}")
+    if coeffs.device != first.device:
+        raise ValueError(f"coeffs must be on the device of {first_name}[0], {first.device}, got {coeffs.device}")
+    if coeffs.dim() != (2 if step is None else 3):
+        rule = "(R, C) without step" if step is None else "a table (K, R, C) with step"
+        raise ValueError(f"coeffs must be {rule}, got shape {tuple(coeffs.shape)}")
+    columns = len(terms) + (clip is not None) + (seeds is not None)
+    if coeffs.shape[-1] != columns:
+        rule = f"{len(terms)} terms{' + clip' if clip is not None else ''}{' + seeds' if seeds is not None else ''}"
+        raise ValueError(f"coeffs must have {columns} columns ({rule}), got shape {tuple(coeffs.shape)}")
+    if columns == 0:
+        raise ValueError("terms must hold at least one tensor where there is no noise, got none")
+    if columns == 1 and clip is not None:
+        raise ValueError("terms must hold at least one tensor where there is clip and no noise, got none")
+    if coeffs.shape[-2] == 0:
+        raise ValueError(f"coeffs must have at least one row, got shape {tuple(coeffs.shape)}")
+    if in_place and coeffs.shape[-2] != len(outs):
+        raise ValueError(f"coeffs must have one row per output, {len(outs)}, got shape {tuple(coeffs.shape)}")
+    if clip is not None and not clip >= 0:
+        raise ValueError(f"clip must be a number >= 0, got {clip}")
+    if seeds is not None:
+        if first.dim() == 0:
+            raise ValueError("seeds must come with outputs that have a leading batch dimension, got outs[0] of shape ()")
+        if seeds.shape != first.shape[:1] or seeds.dtype != torch.int64:
+            raise ValueError(
+                f"seeds must be int64 of shape ({first.shape[0]},), one per sample, got {seeds.dtype} of shape {tuple(seeds.shape)}"
+            )
+    for name, tensor in (("step", step), ("draw", draw)):
+        if tensor is not None and (tensor.dim() != 0 or tensor.dtype != torch.int64):
+            raise ValueError(f"{name} must be a 0-d int64 tensor, got {tensor.dtype} of shape {tuple(tensor.shape)}")
+    for name, tensor in (("step", step), ("draw", draw), ("seeds", seeds)):
+        if tensor is not None and tensor.device != first.device:
+            raise ValueError(f"{name} must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
+
+
+def _check_overlap(outs: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
+    """Outputs overlap neither themselves nor each other, and a term only if they are the same view."""
+    for i, out in enumerate(outs):
+        if out.numel() and not _nested(_steps(out)):
+            raise ValueError(f"outs[{i}] must not overlap itself, got strides {out.stride()} for shape {tuple(out.shape)}")
+        for j, other in enumerate(outs[:i]):
+            if _touch(out, other):
+                raise ValueError(f"outs[{i}] must not overlap outs[{j}], got views of the same memory")
+        for j, term in enumerate(terms):
+            same = out.data_ptr() == term.data_ptr() and _steps(out) == _steps(term)
+            if not same and _touch(out, term):
+                raise ValueError(f"outs[{i}] must be terms[{j}] itself or not overlap it, got a partial overlap")
+
+
+def _steps(tensor: Tensor) -> list[tuple[int, int]]:
+    """(stride, size) of the dimensions that matter, largest stride first."""
+    return sorted(((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1), reverse=True)
+
+
+def _nested(steps: list[tuple[int, int]]) -> bool:
+    """Whether every stride clears all that the smaller ones span: then no two indices share an element."""
+    span = 1
+    for stride, size in reversed(steps):
+        if stride < span:
+            return False
+        span += stride * (size - 1)
+    return True
+
+
+def _touch(a: Tensor, b: Tensor) -> bool:
+    """Whether two views share an element. Exact for views with the same strides (two halves of the channels lie
+    interleaved and do not touch); views with others count as touching where their ranges meet."""
+    if a.numel() == 0 or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    a_steps, b_steps = _steps(a), _steps(b)
+    shift = b.storage_offset() - a.storage_offset()
+    a_span, b_span = (sum(stride * (size - 1) for stride, size in steps) for steps in (a_steps, b_steps))
+    if shift > a_span or -shift > b_span:
+        return False
+    if a_steps != b_steps or not _nested(a_steps):
+        return True
+    # Is the shift a difference of two indices? With nested strides each digit has at most two candidates.
+    remainders = {abs(shift)}
+    for stride, size in a_steps:
+        remainders = {rest - digit * stride for rest in remainders for digit in (rest // stride, rest // stride + 1) if abs(digit) < size}
+    return 0 in remainders
+
+
+# ---------------------------------------------------------------------------------------------------------------- fake
+
+
+def _fake(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip: float | None = None) -> list[Tensor]:
+    # What torch.compile needs to know: as many outputs as rows, strided like the first term.
+    _check(terms, terms, coeffs, step, clip)
+    return [torch.empty_like(terms[0]) for _ in range(coeffs.shape[-2])]
+
+
+def _fake_(
+    outs: list[Tensor],
+    terms: list[Tensor],
+    coeffs: Tensor,
+    step: Tensor | None = None,
+    clip: float | None = None,
+    seeds: Tensor | None = None,
+    draw: Tensor | None = None,
+) -> None:
+    _check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ autograd
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    terms, coeffs, step, clip = inputs
+    ctx.clip, ctx.count = clip, len(terms)
+    ctx.dtype = coeffs.dtype
+    # The update is linear: its gradient in the terms needs only the coefficients, and holding the images of every step
+    # alive is what makes backpropagation through a sampler expensive. A clamp's mask and coeffs' gradient need the terms.
+    keep_terms = clip is not None or coeffs.requires_grad
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(coeffs, step, *(terms if keep_terms else ()))
+
+
+def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    """With D = clamp(P), P = row 0: dP = inside * (g_0 + sum_r c[r, N] g_r); the rest is linear, so the gradient in the
+    terms is a ``linear_update`` of (dP, g_1, ...) by the transposed coefficients, and this formula differentiates again."""
+    coeffs, step, *terms = ctx.saved_tensors
+    needs_terms, needs_coeffs = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+    n, clip = ctx.count, ctx.clip
+    live = [r for r, grad in enumerate(grads) if grad is not None]  # outputs that the loss does not use cost nothing
+    gradients = [grad for grad in grads if grad is not None]
+    term_grads: list[Tensor | None] = [None] * n
+    coeff_grad = None
+    if live:
+        rows = coeffs if step is None else coeffs.index_select(0, step.reshape(1)).squeeze(0)  # (R, C)
+        prediction = None
+        if clip is not None:
+            compute = _arithmetic(terms[0])
+            (prediction,) = linear_update([term.to(compute) for term in terms], rows[:1, :n])
+            # What reaches D: through its own output with weight 1, through the rows after it with theirs.
+            weights = torch.stack([rows.new_ones(()) if r == 0 else rows[r, n] for r in live])
+            (grad_clamped,) = linear_update(gradients, weights[None])
+            inside = (prediction >= -clip) & (prediction <= clip)  # torch.clamp's convention: the ends belong
+            dp = torch.where(inside, grad_clamped, torch.zeros_like(grad_clamped))
+            gradients = [dp, *(grad for r, grad in zip(live, gradients, strict=True) if r != 0)]
+            live = [0, *(r for r in live if r != 0)]
+        if wanted := [j for j in range(n) if needs_terms[j]]:
+            # Stacked and not indexed by a list, which would be copied to a GPU as an index tensor.
+            transposed = torch.stack([torch.stack([rows[r, j] for r in live]) for j in wanted])
+            for j, grad in zip(wanted, linear_update(gradients, transposed), strict=True):
+                term_grads[j] = grad
+        if needs_coeffs:
+            compute = _arithmetic(terms[0])
+            columns = [term.to(compute) for term in terms]
+            if prediction is not None:
+                columns.append(prediction.clamp(-clip, clip))
+            block = _coeff_grad(dict(zip(live, gradients, strict=True)), columns, len(grads), prediction is not None).to(coeffs.dtype)
+            coeff_grad = block if step is None else torch.zeros_like(coeffs).index_copy(0, step.reshape(1), block[None])
+    # The dispatcher drops trailing arguments that have their default values, and wants as many gradients as it passed.
+    return (term_grads, coeff_grad, None, None)[: len(ctx.needs_input_grad)]
+
+
+def _coeff_grad(gradients: dict[int, Tensor], columns: list[Tensor], row_count: int, clipped: bool) -> Tensor:
+    """(R, C): the inner product of every row's gradient with every column; zero for rows without a gradient."""
+    zero = columns[0].new_zeros(())
+    block = []
+    for r in range(row_count):
+        if r not in gradients:
+            block.append([zero] * len(columns))
+            continue
+        gradient = gradients[r].to(columns[0].dtype)
+        # Row 0 ignores its coefficient of the clamped column.
+        used = columns[:-1] if clipped and r == 0 else columns
+        products = [(gradient * column).sum() for column in used]
+        block.append(products + [zero] * (len(columns) - len(used)))
+    return torch.stack([torch.stack(row) for row in block])
+
+
+backend.define("linear_update", _SCHEMA, _reference)
+backend.define("linear_update_", _SCHEMA_, _reference_)
+torch.library.register_fake("ttune::linear_update", _fake, lib=backend.LIBRARY)
+torch.library.register_fake("ttune::linear_update_", _fake_, lib=backend.LIBRARY)
+torch.library.register_autograd("ttune::linear_update", _backward, setup_context=_setup_context, lib=backend.LIBRARY)
