@@ -1,5 +1,26 @@
 """ttune: few-step sampling of frozen diffusion models, made accurate and cheap."""
 
+from ttune import ops
+from ttune.denoiser import ClassifierFree, Denoiser
 from ttune.noise import NoiseSchedule
+from ttune.ops import backends, use_backend
+from ttune.samplers import SAMPLERS, Stage, Tableau
+from ttune.sampling import initial_noise, sample
+from ttune.schedule import Schedule
+from ttune.version import __version__
 
-__all__ = ["NoiseSchedule"]
+__all__ = [
+    "SAMPLERS",
+    "ClassifierFree",
+    "Denoiser",
+    "NoiseSchedule",
+    "Schedule",
+    "Stage",
+    "Tableau",
+    "__version__",
+    "backends",
+    "initial_noise",
+    "ops",
+    "sample",
+    "use_backend",
+]

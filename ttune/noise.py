@@ -63,6 +63,10 @@ class NoiseSchedule:
         """The inverse of :meth:`half_log_snr`; values beyond the trained range give its ends."""
         raise NotImplementedError
 
+    def start_scale(self, t: float) -> float:
+        """What x_T, the state at ``t_max``, is multiplied by to start at ``t`` instead."""
+        return float(self.sigma(t) / self.sigma(self.t_max))
+
     def even_times(self, u: ArrayLike) -> Float64:
         """Time at the fraction ``u`` in [0, 1] of a grid that is even in the network's own unit."""
         return np.asarray(u, np.float64) * self.t_max
@@ -175,6 +179,9 @@ class DiscreteVP(NoiseSchedule):
     def discrete_steps(self) -> int:
         return len(self.alphas_cumprod)
 
+    def start_scale(self, t: float) -> float:
+        return 1.0  # the variance is the same at every time
+
     def log_alpha(self, t: ArrayLike) -> Float64:
         t = _times(self, t)
         return np.interp(t, np.arange(-1.0, len(self.alphas_cumprod)), self._log_alpha)
@@ -183,7 +190,7 @@ class DiscreteVP(NoiseSchedule):
         return np.exp(self.log_alpha(t))
 
     def sigma(self, t: ArrayLike) -> Float64:
-        return np.sqrt(-np.expm1(2 * self.log_alpha(t)))
+        return np.sqrt(0.0 - np.expm1(2 * self.log_alpha(t)))
 
     def half_log_snr(self, t: ArrayLike) -> Float64:
         log_alpha = self.log_alpha(t)
@@ -217,6 +224,9 @@ class ContinuousVP(NoiseSchedule):
     def t_max(self) -> float:
         return 1.0
 
+    def start_scale(self, t: float) -> float:
+        return 1.0  # the variance is the same at every time
+
     def log_alpha(self, t: ArrayLike) -> Float64:
         t = _times(self, t)
         return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
@@ -225,7 +235,7 @@ class ContinuousVP(NoiseSchedule):
         return np.exp(self.log_alpha(t))
 
     def sigma(self, t: ArrayLike) -> Float64:
-        return np.sqrt(-np.expm1(2 * self.log_alpha(t)))
+        return np.sqrt(0.0 - np.expm1(2 * self.log_alpha(t)))
 
     def time(self, half_log_snr: ArrayLike) -> Float64:
         c = np.logaddexp(0.0, -2 * np.asarray(half_log_snr, np.float64))  # -2 log alpha

@@ -1,0 +1,56 @@
+"""The bundled model and data: small, real, trained by this project."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from os import PathLike
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ttune.denoiser import ClassifierFree, Denoiser
+from ttune.noise import NoiseSchedule
+from ttune.zoo.unet import CLASSES, IMAGE_SHAPE, NULL_CLASS, UNet
+
+MODELS = ("fashion",)
+
+
+def fashion(weights: str | PathLike[str] | None = None, *, guidance_scale: float | None = None) -> Denoiser:
+    """The class-conditional Fashion-MNIST model: epsilon prediction, 1,000-step linear schedule, x_0 clipped to [-1, 1].
+
+    Its one condition is ``class_label`` (B,) int64, 0 … 9 (``ttune.zoo.fashion_mnist.CLASS_NAMES``) or 10 for none;
+    by default the label is the seed modulo 10. ``weights`` replaces the bundled file (examples/train_fashion.py makes one).
+    """
+    if weights is None:
+        with as_file(files("ttune.zoo") / "data" / "fashion.safetensors") as path:
+            state = safetensors.torch.load_file(path)
+    else:
+        state = safetensors.torch.load_file(weights)
+    network = UNet()
+    network.load_state_dict({k: v.float() for k, v in state.items()})
+    network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
+    return Denoiser(
+        network,
+        NoiseSchedule.linear(),
+        prediction_type="epsilon",
+        guidance=None if guidance_scale is None else ClassifierFree(guidance_scale, {"class_label": NULL_CLASS}),
+        clip_sample=1.0,
+        name="fashion",
+        sample_shape=IMAGE_SHAPE,
+        draw_conditions=_labels,
+    )
+
+
+def _labels(seeds: Tensor) -> dict[str, Tensor]:
+    return {"class_label": seeds.remainder(CLASSES)}
+
+
+def load(name: str) -> Denoiser:
+    """A bundled model by name (:data:`MODELS`)."""
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {list(MODELS)}, got {name!r}")
+    return fashion()
+
+
+__all__ = ["MODELS", "fashion", "load"]

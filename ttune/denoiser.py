@@ -1,0 +1,176 @@
+"""Any network, seen as one prediction of x_0: the one place where the conditioning time reaches a network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttune.noise import NoiseSchedule
+
+Network = Callable[..., Tensor]
+Conditions = Mapping[str, Any]
+
+
+def _epsilon(alpha: float, sigma: float) -> tuple[float, float]:
+    return 1 / alpha, -sigma / alpha
+
+
+def _sample(alpha: float, sigma: float) -> tuple[float, float]:
+    return 0.0, 1.0
+
+
+def _v_prediction(alpha: float, sigma: float) -> tuple[float, float]:
+    return alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)
+
+
+def _score(alpha: float, sigma: float) -> tuple[float, float]:
+    return 1 / alpha, sigma**2 / alpha
+
+
+def _flow_prediction(alpha: float, sigma: float) -> tuple[float, float]:
+    return 1 / (alpha + sigma), -sigma / (alpha + sigma)
+
+
+# What a network predicts -> (p, q) of x_0 = p x + q output, given x = alpha x_0 + sigma epsilon.
+# v = alpha epsilon - sigma x_0 (Salimans and Ho 2022); score = -epsilon / sigma; flow = epsilon - x_0.
+PREDICTION_TYPES: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "epsilon": _epsilon,
+    "sample": _sample,
+    "v_prediction": _v_prediction,
+    "score": _score,
+    "flow_prediction": _flow_prediction,
+}
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance (Ho and Salimans 2022): scale * output(conditions) + (1 - scale) * output(null).
+
+    ``null`` holds, per condition, the value that means "no condition": a number, or a tensor that broadcasts
+    to the condition's shape. Both outputs come from one batched call.
+    """
+
+    scale: float
+    null: Conditions
+
+    def __post_init__(self) -> None:
+        if not abs(self.scale) < float("inf"):
+            raise ValueError(f"scale must be a finite number, got {self.scale}")
+
+
+@dataclass
+class Denoiser:
+    """A frozen network together with all that is needed to read an x_0 prediction from it.
+
+    ``network(x, tau, **conditions)``: x (B, ...), tau (B,) in the dtype of x (float32 for the half types), returns
+    the shape of x. ``clip_sample`` clamps the x_0 prediction to [-clip_sample, clip_sample]; solvers in epsilon then recompute it
+    from the clamped prediction (``clip_epsilon="recompute"``, guided-diffusion's way) or keep the network's
+    ("keep", diffusers' default). ``integer_time`` says that the network only knows whole times.
+    ``name``, ``sample_shape`` (without batch) and ``draw_conditions`` (seeds (B,) -> conditions) are optional
+    knowledge that saves the caller from repeating it. ``evaluations`` counts the samples that the network saw.
+    """
+
+    network: Network
+    noise: NoiseSchedule
+    prediction_type: str = "epsilon"
+    guidance: ClassifierFree | None = None
+    clip_sample: float | None = None
+    clip_epsilon: str = "recompute"
+    integer_time: bool = False
+    name: str = ""
+    sample_shape: tuple[int, ...] | None = None
+    draw_conditions: Callable[[Tensor], Conditions] | None = None
+    evaluations: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if not callable(self.network):
+            raise TypeError(f"network must be callable as network(x, tau, **conditions), got {type(self.network).__name__}")
+        if not isinstance(self.noise, NoiseSchedule):
+            raise TypeError(f"noise must be a ttune.NoiseSchedule, got {type(self.noise).__name__}")
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type must be one of {sorted(PREDICTION_TYPES)}, got {self.prediction_type!r}")
+        if self.clip_sample is not None and not 0 < self.clip_sample < float("inf"):
+            raise ValueError(f"clip_sample must be a positive number or None, got {self.clip_sample}")
+        if self.clip_epsilon not in ("recompute", "keep"):
+            raise ValueError(f"clip_epsilon must be 'recompute' or 'keep', got {self.clip_epsilon!r}")
+
+    def __call__(self, x: Tensor, t: float, tau: float | Tensor | None = None, **conditions: Any) -> Tensor:
+        """The x_0 prediction (B, ...) for a state x (B, ...) that stands at time ``t`` when the network is told ``tau``."""
+        outputs = self.outputs(x, t if tau is None else tau, conditions)
+        x_weight, *output_weights = self.data_row(float(self.noise.alpha(t)), float(self.noise.sigma(t)))
+        D = x * x_weight + sum(o * w for o, w in zip(outputs, output_weights, strict=True))
+        return D if self.clip_sample is None else D.clamp(-self.clip_sample, self.clip_sample)
+
+    def outputs(self, x: Tensor, tau: float | Tensor, conditions: Conditions | None = None) -> list[Tensor]:
+        """The network's own outputs: one, or with guidance two (with and without conditions). No arithmetic on them."""
+        conditions = dict(conditions or {})
+        batch = x.shape[0]
+        time_dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32  # bfloat16 has 126 values in (500, 1000]
+        tau = torch.as_tensor(tau, device=x.device).to(time_dtype)
+        if tau.ndim == 0:
+            tau = tau.expand(batch)
+        if self.guidance is None or self.guidance.scale == 1.0:
+            return [self._call(x, tau, conditions)]
+        null = self._null_conditions(conditions, batch, x.device)
+        both = {k: torch.cat([torch.as_tensor(v, device=x.device), null[k]]) if k in null else v for k, v in conditions.items()}
+        return list(self._call(torch.cat([x, x]), torch.cat([tau, tau]), both).chunk(2))
+
+    def data_row(self, alpha: float, sigma: float) -> tuple[float, ...]:
+        """Coefficients of the (unclipped) x_0 prediction over (x, *outputs) for a state with these alpha and sigma."""
+        if alpha == 0 and self.prediction_type in ("epsilon", "score"):
+            raise ValueError(f"prediction_type {self.prediction_type!r} says nothing about x_0 where alpha = 0; start at a smaller time")
+        p, q = PREDICTION_TYPES[self.prediction_type](alpha, sigma)
+        if self.guidance is None or self.guidance.scale == 1.0:
+            return p, q
+        return p, q * self.guidance.scale, q * (1 - self.guidance.scale)
+
+    def identity(self) -> dict[str, Any]:
+        """What a tuned schedule remembers of the denoiser it belongs to (see :meth:`differences`)."""
+        identity: dict[str, Any] = {
+            "prediction_type": self.prediction_type,
+            "guidance_scale": None if self.guidance is None else float(self.guidance.scale),
+            "clip_sample": self.clip_sample,
+            "clip_epsilon": self.clip_epsilon,
+        }
+        if self.name:
+            identity["name"] = self.name
+        module = self.network
+        if isinstance(module, torch.nn.Module):
+            module = getattr(module, "_orig_mod", module)  # torch.compile wraps; the parameters are the same
+            shapes = sorted((k, tuple(v.shape)) for k, v in module.state_dict().items())
+            identity["parameter_shapes"] = hashlib.sha256(repr(shapes).encode()).hexdigest()
+        return identity
+
+    def differences(self, remembered: Mapping[str, Any]) -> list[str]:
+        """What this denoiser and a remembered :meth:`identity` both state, and state differently."""
+        mine = self.identity()
+        return [f"{k} is {mine[k]!r}, the schedule was tuned for {v!r}" for k, v in remembered.items() if k in mine and mine[k] != v]
+
+    def _call(self, x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
+        self.evaluations += x.shape[0]
+        output = self.network(x, tau, **conditions)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"network must return a tensor, got {type(output).__name__}; wrap it in a function that picks the prediction")
+        if output.shape != x.shape:
+            raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
+        return output
+
+    def _null_conditions(self, conditions: Conditions, batch: int, device: torch.device) -> dict[str, Tensor]:
+        assert self.guidance is not None
+        missing = [k for k in self.guidance.null if k not in conditions]
+        if missing:
+            raise ValueError(f"conditions must give {missing} for classifier-free guidance, got {sorted(conditions)}")
+        null = {}
+        for k, value in self.guidance.null.items():
+            given = torch.as_tensor(conditions[k], device=device)
+            if given.ndim == 0 or given.shape[0] != batch:
+                raise ValueError(f"conditions[{k!r}] must have one row per sample, {batch}, got shape {tuple(given.shape)}")
+            null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
+        return null
+
+

@@ -1,0 +1,130 @@
+"""A sampler as numbers: what is combined with what, at every network evaluation.
+
+At each evaluation a sampler forms linear combinations of a few tensors, its *registers*:
+
+========  ====================================================================
+``x``     the state that the network just saw
+``D``     the prediction of x_0 at that state (clipped, if the denoiser clips)
+``eps``   the prediction of the noise, epsilon
+``noise`` fresh unit Gaussian noise
+others    tensors that an earlier stage retained, under the sampler's own names
+========  ====================================================================
+
+A :data:`Row` maps registers to coefficients, float64 and known before the loop starts. How the network's
+own output becomes ``D`` and ``eps`` (prediction type, guidance, clipping) is the denoiser's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Row = Mapping[str, float]
+
+PREDICTED = ("x", "D", "eps")
+
+# Rounding of float64 coefficients; the largest seen over all samplers and grids of the tests is 3e-12.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network evaluation and the update that follows it.
+
+    ``time``, ``alpha``, ``sigma`` say where the evaluation stands; ``update`` makes the next ``x``;
+    ``retain`` makes the tensors that later stages may use (what is not retained again is forgotten).
+    """
+
+    time: float
+    alpha: float
+    sigma: float
+    update: Row
+    retain: Mapping[str, Row] = field(default_factory=dict)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.update.get("noise", 0.0) != 0.0
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """All stages of a sampler on a schedule, and where the last update arrives.
+
+    Construction verifies the sampler's invariants, so a wrong table fails before it meets an image: with the
+    true x_0 and epsilon as predictions every update must land on alpha x_0 + sigma epsilon of the next stage,
+    and fresh noise must fill up exactly the variance that the deterministic part leaves.
+    """
+
+    sampler: str
+    stages: tuple[Stage, ...]
+    end_time: float
+    end_alpha: float
+    end_sigma: float
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError(f"stages: the tableau of {self.sampler!r} needs at least one stage, got none")
+        retained: dict[str, tuple[float, float]] = {}
+        for i, stage in enumerate(self.stages):
+            known = {"x": (stage.alpha, stage.sigma), "D": (1.0, 0.0), "eps": (0.0, 1.0), "noise": (0.0, 0.0), **retained}
+            for row in (stage.update, *stage.retain.values()):
+                self._check_row(i, row, known)
+            alpha, sigma = self._destination(i)
+            signal, noise = _applied(stage.update, known)
+            filled = float(np.hypot(noise, stage.update.get("noise", 0.0)))
+            if abs(signal - alpha) > TOLERANCE * max(1.0, abs(alpha)) or abs(filled - sigma) > TOLERANCE * max(1.0, sigma):
+                raise ValueError(
+                    f"stages[{i}] of {self.sampler!r} must land on alpha={alpha:.12g}, sigma={sigma:.12g} when the "
+                    f"prediction is exact, got {signal:.12g} and {filled:.12g}"
+                )
+            retained = {name: _applied(row, known) for name, row in stage.retain.items()}
+
+    def _destination(self, i: int) -> tuple[float, float]:
+        if i + 1 < len(self.stages):
+            return self.stages[i + 1].alpha, self.stages[i + 1].sigma
+        return self.end_alpha, self.end_sigma
+
+    def _check_row(self, i: int, row: Row, known: Iterable[str]) -> None:
+        for name, value in row.items():
+            if name not in known:
+                raise ValueError(f"stages[{i}] of {self.sampler!r} uses {name!r}, which no earlier stage retained")
+            if not np.isfinite(value):
+                raise ValueError(f"stages[{i}] of {self.sampler!r}: the coefficient of {name!r} must be finite, got {value}")
+
+    @property
+    def times(self) -> np.ndarray:
+        """(n_evaluations,) where the evaluations stand."""
+        return np.array([stage.time for stage in self.stages])
+
+    @property
+    def stochastic(self) -> bool:
+        return any(stage.stochastic for stage in self.stages)
+
+    @property
+    def memory(self) -> int:
+        """How many evaluations back the sampler looks (0 for a one-step method)."""
+        return 1 if any(stage.retain for stage in self.stages) else 0
+
+    def show(self) -> str:
+        """The table as text, one line per row, to be checked against the paper."""
+        lines = [f"{self.sampler}: {len(self.stages)} evaluations"]
+        for i, stage in enumerate(self.stages):
+            lines.append(
+                f"{i:3d}  t={stage.time:<10.6g} alpha={stage.alpha:<12.8g} sigma={stage.sigma:<12.8g} x' = {_formula(stage.update)}"
+            )
+            lines += [f"     {name}' = {_formula(row)}" for name, row in stage.retain.items()]
+        lines.append(f"end  t={self.end_time:<10.6g} alpha={self.end_alpha:<12.8g} sigma={self.end_sigma:<12.8g}")
+        return "\n".join(lines)
+
+    __str__ = show
+
+
+def _applied(row: Row, known: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """(coefficient of x_0, coefficient of epsilon) of a row, given those of the registers."""
+    return sum(c * known[name][0] for name, c in row.items()), sum(c * known[name][1] for name, c in row.items())
+
+
+def _formula(row: Row) -> str:
+    return " ".join(f"{value:+.8g} {name}" for name, value in row.items()) or "0"

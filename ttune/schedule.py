@@ -1,0 +1,184 @@
+"""Where the steps of a sampler stand, and what the network is told there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ttune.grids import GRIDS, grid
+from ttune.noise import Float64, NoiseSchedule
+from ttune.samplers import SAMPLERS, Tableau
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A sampler's steps: frozen, validated, float64. Build one with :meth:`build`, or load one with :meth:`load`.
+
+    ``positions`` (n_positions,) are times, strictly decreasing, in the network's own unit; ``conditioning``
+    (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
+    denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one.
+    """
+
+    noise: NoiseSchedule
+    sampler: str
+    positions: Float64
+    conditioning: Float64 = None  # type: ignore[assignment]  # None: where each evaluation stands
+    eta: float = 0.0
+    lower_order_final: bool = False
+    model: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {self.sampler!r}")
+        if not (np.isfinite(self.eta) and 0 <= self.eta <= 1):
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
+        object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
+        tableau = SAMPLERS[self.sampler](self)
+        object.__setattr__(self, "_tableau", tableau)
+        # A position may stand below the smallest trained time; the network is never told such a time.
+        told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.conditioning is None else self.conditioning
+        conditioning = _frozen("conditioning", told)
+        if len(conditioning) != len(tableau.stages):
+            raise ValueError(
+                f"conditioning must hold one time per network evaluation, {len(tableau.stages)} for {self.sampler!r} "
+                f"on {len(self.positions)} positions, got {len(conditioning)}"
+            )
+        if (conditioning < self.noise.t_min).any() or (conditioning > self.noise.t_max).any():
+            raise ValueError(
+                f"conditioning must lie in the trained range [{self.noise.t_min:g}, {self.noise.t_max:g}], got {conditioning.tolist()}"
+            )
+        object.__setattr__(self, "conditioning", conditioning)
+
+    @staticmethod
+    def build(
+        noise: NoiseSchedule,
+        sampler: str = "ddim",
+        steps: int | None = 10,
+        spacing: str | Sequence[float] | np.ndarray = "leading",
+        eta: float = 0.0,
+        t_start: float | None = None,
+        final: str = "zero",
+        lower_order_final: bool = False,
+        offset: int = 0,
+    ) -> Schedule:
+        """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
+
+        ``spacing`` is the name of a grid (:data:`ttune.grids.GRIDS`) or the steps + 1 positions themselves.
+        ``final`` is "zero" (the last position is clean) or "min" (it is the smallest trained time).
+        ``t_start`` replaces the largest trained time as the first position; ``offset`` shifts the leading grid.
+        Always exactly ``steps`` steps, whether or not that divides the number of training steps.
+        """
+        if isinstance(spacing, str):
+            if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+                raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
+            positions = grid(noise, spacing, int(steps), t_start=t_start, final=final, offset=offset)
+        else:
+            positions = _frozen("spacing", spacing)
+            if t_start is not None:
+                raise ValueError(f"t_start cannot go with explicit positions, whose first is the start; got {t_start}")
+            if steps is not None and len(positions) != steps + 1:
+                raise ValueError(f"spacing: explicit positions must be steps + 1 = {steps + 1} times, got {len(positions)}")
+        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final)
+
+    @property
+    def steps(self) -> int:
+        return len(self.positions) - 1
+
+    @property
+    def alphas(self) -> Float64:
+        """(n_positions,) alpha at the positions."""
+        return self.noise.alpha(self.positions)
+
+    @property
+    def sigmas(self) -> Float64:
+        """(n_positions,) sigma at the positions."""
+        return self.noise.sigma(self.positions)
+
+    def tableau(self) -> Tableau:
+        """The sampler's coefficients on these positions; ``print`` it to see them."""
+        return self._tableau  # pyright: ignore[reportAttributeAccessIssue]
+
+    def replace(self, **changes: Any) -> Schedule:
+        """A copy with some fields changed.
+
+        New steps drop the record of how the old ones were tuned, and the network is told where they stand
+        unless a new ``conditioning`` says otherwise.
+        """
+        if {"positions", "sampler", "noise"} & changes.keys():
+            changes = {"conditioning": None} | changes
+        if {"positions", "conditioning", "sampler", "noise"} & changes.keys():
+            changes = {"tuned": {}, "model": {}} | changes
+        return dataclasses.replace(self, **changes)
+
+    def with_integer_times(self) -> Schedule:
+        """Positions and conditioning rounded to whole times, for networks that only know those."""
+        return self.replace(positions=np.round(self.positions), conditioning=np.round(self.conditioning))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write ``ttune.json`` atomically."""
+        from ttune import schedule_file
+
+        schedule_file.save(self, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> Schedule:
+        """Read and validate ``ttune.json``; refuse it if ``noise`` or ``sampler`` is given and is another one."""
+        from ttune import schedule_file
+
+        return schedule_file.load(path, noise=noise, sampler=sampler)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        return (
+            (self.noise, self.sampler, self.eta, self.lower_order_final) == (other.noise, other.sampler, other.eta, other.lower_order_final)
+            and np.array_equal(self.positions, other.positions)
+            and np.array_equal(self.conditioning, other.conditioning)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes()))
+
+    def __str__(self) -> str:
+        head = f"{self.sampler}, {self.steps} steps{', tuned' if self.tuned else ''}"
+        rows = [
+            f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f})"
+            for i, (t, c) in enumerate(zip(self.tableau().times, self.conditioning, strict=True))
+        ]
+        return "\n".join([head, *rows, f"      t = {self.positions[-1]:10.4f}"])
+
+
+def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
+    positions = _frozen("positions", values)
+    if len(positions) < 2:
+        raise ValueError(f"positions must be at least two times (one step), got {len(positions)}")
+    if (np.diff(positions) >= 0).any():
+        raise ValueError(f"positions must be strictly decreasing, got {positions.tolist()}")
+    if positions[0] > noise.t_max or positions[-1] < noise.t_clean:
+        raise ValueError(f"positions must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {positions.tolist()}")
+    return positions
+
+
+def _frozen(name: str, values: ArrayLike) -> Float64:
+    try:
+        array = np.array(values, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}") from None
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array.tolist()}")
+    array.flags.writeable = False
+    return array
+
+
+__all__ = ["GRIDS", "Schedule"]

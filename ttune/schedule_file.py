@@ -1,0 +1,112 @@
+"""``ttune.json``: a schedule on disk, strict to read and atomic to write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ttune.atomic import write_atomically
+from ttune.noise import NoiseSchedule
+from ttune.schedule import Schedule
+
+FORMAT = "ttune schedule"
+VERSION = 1
+MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 30 kB
+
+
+class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields of the file, in the order in which they are written."""
+
+    format: str
+    schema_version: int
+    ttune_version: str
+    sampler: str
+    positions: list[float]
+    conditioning: list[float]
+    noise: dict[str, Any]
+    eta: float = 0.0
+    lower_order_final: bool = False
+    coefficients: None = None  # corrections of the solver's rows; none are made by this version
+    model: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
+    digest: str = ""
+
+
+def save(schedule: Schedule, path: str | PathLike[str]) -> None:
+    """Write ``schedule`` to ``path``: temporary file, fsync, rename."""
+    from ttune.version import __version__
+
+    content = ScheduleFile(
+        format=FORMAT,
+        schema_version=VERSION,
+        ttune_version=__version__,
+        sampler=schedule.sampler,
+        positions=schedule.positions.tolist(),
+        conditioning=schedule.conditioning.tolist(),
+        noise=schedule.noise.to_dict(),
+        eta=schedule.eta,
+        lower_order_final=schedule.lower_order_final,
+        model=dict(schedule.model),
+        tuned=dict(schedule.tuned),
+    )
+    content.digest = _digest(content)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> Schedule:
+    """Read ``path`` and check everything in it; ValueError says what does not fit. Never a fallback."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{path}: a schedule file has at most {MAX_BYTES} bytes, this one has {size}")
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=ScheduleFile)
+    except RecursionError:
+        raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable schedule file: {error}") from None
+    if content.format != FORMAT:
+        raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
+    if content.schema_version != VERSION:
+        raise ValueError(f"{path}: schema_version must be {VERSION} for this ttune, got {content.schema_version}")
+    if content.digest and content.digest != _digest(content):
+        raise ValueError(
+            f"{path}: the content was changed after it was written (its digest does not match), so what it says about its tuning "
+            f"need not hold; delete the field 'digest' to use it all the same"
+        )
+    try:
+        schedule = Schedule(
+            NoiseSchedule.from_dict(content.noise),
+            content.sampler,
+            content.positions,  # pyright: ignore[reportArgumentType]
+            content.conditioning,  # pyright: ignore[reportArgumentType]
+            content.eta,
+            content.lower_order_final,
+            content.model,
+            content.tuned,
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if noise is not None and noise != schedule.noise:
+        raise ValueError(f"{path}: the schedule was made for the noise schedule {describe(schedule.noise)}, got {describe(noise)}")
+    if sampler is not None and sampler != schedule.sampler:
+        raise ValueError(f"{path}: the schedule was made for the sampler {schedule.sampler!r}, got {sampler!r}; tune one for it instead")
+    return schedule
+
+
+def describe(noise: NoiseSchedule) -> str:
+    """A noise schedule in one line."""
+    values = noise.to_dict()
+    values = {k: f"{len(v)} values" if isinstance(v, list) else v for k, v in values.items()}
+    return f"{values.pop('kind')}({', '.join(f'{k}={v}' for k, v in values.items())})"
+
+
+def _digest(content: ScheduleFile) -> str:
+    values = msgspec.to_builtins(content)
+    values.pop("digest")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
