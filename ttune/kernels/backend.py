@@ -7,6 +7,7 @@ the reference for as long as the choice lasts.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,9 +100,11 @@ class _Choice:
     def switch(self, name: str | None) -> None:
         if name == "reference" and self._override is None:
             self._override = torch.library.Library("ttune", "IMPL")
-            for operator, reference in _REFERENCES.items():
-                for key in _KERNEL_KEYS:
-                    self._override.impl(operator, reference, key)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Warning only once for all operators")  # overriding a kernel is the purpose
+                for operator, reference in _REFERENCES.items():
+                    for key in _KERNEL_KEYS:
+                        self._override.impl(operator, reference, key)
         elif name != "reference" and self._override is not None:
             self._override._destroy()  # gives every key back to the kernel that had it
             self._override = None

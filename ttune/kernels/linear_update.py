@@ -233,7 +233,7 @@ def _check_overlap(outs: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
             if _touch(out, other):
                 raise ValueError(f"outs[{i}] must not overlap outs[{j}], got views of the same memory")
         for j, term in enumerate(terms):
-            same = out.data_ptr() == term.data_ptr() and _steps(out) == _steps(term)
+            same = out.data_ptr() == term.data_ptr() and _same_strides(out, term)
             if not same and _touch(out, term):
                 raise ValueError(f"outs[{i}] must be terms[{j}] itself or not overlap it, got a partial overlap")
 
@@ -241,6 +241,10 @@ def _check_overlap(outs: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
 def _steps(tensor: Tensor) -> list[tuple[int, int]]:
     """(stride, size) of the dimensions that matter, largest stride first."""
     return sorted(((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1), reverse=True)
+
+
+def _same_strides(a: Tensor, b: Tensor) -> bool:
+    return all(size < 2 or p == q for size, p, q in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
 def _nested(steps: list[tuple[int, int]]) -> bool:
@@ -256,17 +260,17 @@ def _nested(steps: list[tuple[int, int]]) -> bool:
 def _touch(a: Tensor, b: Tensor) -> bool:
     """Whether two views share an element. Exact for views with the same strides (two halves of the channels lie
     interleaved and do not touch); views with others count as touching where their ranges meet."""
-    if a.numel() == 0 or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if a.numel() == 0:
         return False
-    a_steps, b_steps = _steps(a), _steps(b)
-    shift = b.storage_offset() - a.storage_offset()
-    a_span, b_span = (sum(stride * (size - 1) for stride, size in steps) for steps in (a_steps, b_steps))
-    if shift > a_span or -shift > b_span:
+    a_steps, b_steps, item = _steps(a), _steps(b), a.element_size()
+    shift = b.data_ptr() - a.data_ptr()
+    a_bytes, b_bytes = (item * (1 + sum(stride * (size - 1) for stride, size in steps)) for steps in (a_steps, b_steps))
+    if shift >= a_bytes or -shift >= b_bytes:
         return False
-    if a_steps != b_steps or not _nested(a_steps):
+    if not _same_strides(a, b) or not _nested(a_steps) or shift % item:
         return True
     # Is the shift a difference of two indices? With nested strides each digit has at most two candidates.
-    remainders = {abs(shift)}
+    remainders = {abs(shift) // item}
     for stride, size in a_steps:
         remainders = {rest - digit * stride for rest in remainders for digit in (rest // stride, rest // stride + 1) if abs(digit) < size}
     return 0 in remainders
