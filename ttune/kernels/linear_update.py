@@ -120,7 +120,7 @@ def _rows(columns: list[Tensor], rows: Tensor, clip: float | None, noise: Tensor
 
 
 def _reference(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip: float | None = None) -> list[Tensor]:
-    _check(terms, terms, coeffs, step, clip)
+    _check((), terms, coeffs, step, clip)
     compute = _arithmetic(terms[0])
     rows = _pick(coeffs, step).to(compute)
     return [torch.empty_like(terms[0]).copy_(row) for row in _rows([term.to(compute) for term in terms], rows, clip, None)]
@@ -175,9 +175,10 @@ def _check(
     in_place: bool = False,
 ) -> None:
     """Everything that shapes, dtypes and devices tell: shared by reference and fake. The C++ glue checks the same."""
-    if not outs:
-        raise ValueError(f"{'outs' if in_place else 'terms'} must hold at least one tensor, got none")
-    first_name, first = ("outs", outs[0]) if in_place else ("terms", terms[0])
+    first_name, owners = ("outs", outs) if in_place else ("terms", terms)
+    if not owners:
+        raise ValueError(f"{first_name} must hold at least one tensor, got none")
+    first = owners[0]
     if first.dtype not in _DTYPES:
         raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {first.dtype}")
     for name, tensors in (("outs", outs), ("terms", terms)):
@@ -281,7 +282,7 @@ def _touch(a: Tensor, b: Tensor) -> bool:
 
 def _fake(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip: float | None = None) -> list[Tensor]:
     # What torch.compile needs to know: as many outputs as rows, strided like the first term.
-    _check(terms, terms, coeffs, step, clip)
+    _check((), terms, coeffs, step, clip)
     return [torch.empty_like(terms[0]) for _ in range(coeffs.shape[-2])]
 
 

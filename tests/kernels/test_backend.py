@@ -1,0 +1,108 @@
+"""The choice of backend: what is reported, how a choice begins and ends, and that everything works without libraries."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from ttune import ops
+from ttune.kernels import backend, linear_update
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_backend_says_whether_and_why_not() -> None:
+    report = ops.backends()
+    assert list(report) == ["reference", "cpu", "cuda", "triton"]
+    for state in report.values():
+        assert state["available"] == (state["reason"] == "")
+        assert state["available"] or state["operators"] == []
+    assert report["reference"]["available"]
+    assert {"linear_update", "linear_update_"} <= set(report["reference"]["operators"])
+
+
+def test_unknown_and_unavailable_names() -> None:
+    known = re.escape("backend must be one of ['cpu', 'cuda', 'reference', 'triton'], got 'gpu'")
+    with pytest.raises(ValueError, match=known), ops.use_backend("gpu"):
+        pass
+    for name, state in ops.backends().items():
+        if not state["available"]:
+            with pytest.raises(RuntimeError, match=f"backend must be available, got '{name}': "), ops.use_backend(name):
+                pass
+
+
+def ran_reference(monkeypatch: pytest.MonkeyPatch) -> bool:
+    calls = []
+    rows = linear_update._rows
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_update, "_rows", lambda *arguments: calls.append(1) or rows(*arguments))
+        ops.linear_update([torch.ones(3)], torch.ones(1, 1))
+    return bool(calls)
+
+
+def test_choice_begins_ends_and_nests(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = ops.backends()["cpu"]["available"]
+    assert ran_reference(monkeypatch) is not native
+    for _ in range(2):
+        with ops.use_backend("reference"):
+            assert ran_reference(monkeypatch)
+            with ops.use_backend("reference"):
+                assert ran_reference(monkeypatch)
+            assert ran_reference(monkeypatch)
+            if native:
+                with ops.use_backend("cpu"):
+                    assert not ran_reference(monkeypatch)
+            assert ran_reference(monkeypatch)
+        assert ran_reference(monkeypatch) is not native
+    with pytest.raises(KeyError), ops.use_backend("reference"):
+        raise KeyError
+    assert ran_reference(monkeypatch) is not native
+
+
+def test_compiled_code_follows_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda x: ops.linear_update([x], torch.ones(1, 1))[0], fullgraph=True, backend=counter)
+    x = torch.randn(5)
+    for name in ("reference", *(["cpu"] if ops.backends()["cpu"]["available"] else []), "reference"):
+        with ops.use_backend(name):
+            assert torch.equal(compiled(x), x)
+    assert counter.frame_count == 1
+
+
+def test_without_libraries_the_reference_serves(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, torch\n"
+        "import ttune.kernels.backend as backend\n"
+        "from ttune import ops\n"
+        "state = ops.backends()['cpu']\n"
+        "assert not state['available'] and 'not built' in state['reason'], state\n"
+        "assert ops.linear_update([torch.ones(2)], torch.full((1, 1), 3.0))[0].tolist() == [3.0, 3.0]\n"
+        "assert ops.philox_normal((4,), [1]).shape == (1, 4)\n"
+    )
+    package = tmp_path / "ttune"
+    package.mkdir()
+    for source in (ROOT / "ttune").iterdir():
+        if source.name not in ("lib", "__pycache__"):
+            (package / source.name).symlink_to(source)
+    # Real files where the library's folder is derived from: links would lead back to this tree.
+    (package / "kernels").unlink()
+    (package / "kernels").mkdir()
+    for source in (ROOT / "ttune" / "kernels").glob("*.py"):
+        (package / "kernels" / source.name).write_text(source.read_text())
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
+def test_a_library_that_does_not_load_is_visible_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_ops_cpu.so").write_text("not a library")
+    monkeypatch.setattr(backend, "_FOLDER", tmp_path)
+    monkeypatch.setattr(backend, "_LOAD_ERRORS", {})
+    backend.load_native()
+    assert "_ops_cpu.so does not load" in ops.backends()["cpu"]["reason"]
