@@ -69,6 +69,8 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert np.array_equal(loaded.covariance, saved.covariance)
     assert (loaded.count, loaded.features) == (40, "mine")
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.mean[0] = 1.0
     with pytest.raises(ValueError, match="features: must be 'LeNet-64', got 'mine'"):
         FeatureStatistics.load(tmp_path / "s.safetensors", features="LeNet-64")
 

@@ -68,6 +68,10 @@ class FeatureStatistics:
             raise ValueError(f"count: must be at least 2, got {self.count}")
         if not self.features:
             raise ValueError("features: must name the feature extractor, got an empty string")
+        for name in ("mean", "covariance"):  # read-only, since the bundled statistics are one object for all callers
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
 
     @classmethod
     def of_features(cls, array: NDArray | Tensor, features: str) -> FeatureStatistics:
