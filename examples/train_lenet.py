@@ -82,8 +82,8 @@ def standardise_exactly(network: LeNet64, images: Tensor) -> LeNet64:
     mean, variance = network.standardise.running_mean, network.standardise.running_var
     assert mean is not None
     assert variance is not None
-    mean += torch.from_numpy(statistics.mean).float() * (variance + network.standardise.eps).sqrt()
-    variance *= torch.from_numpy(statistics.covariance.diagonal().copy()).float()
+    mean += torch.tensor(statistics.mean, dtype=torch.float32) * (variance + network.standardise.eps).sqrt()
+    variance *= torch.tensor(statistics.covariance.diagonal().copy(), dtype=torch.float32)
     return network
 
 
