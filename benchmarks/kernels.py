@@ -31,10 +31,11 @@ SHAPES = ((1, 3, 32, 32), (1, 4, 128, 128), (16, 4, 64, 64), (64, 3, 64, 64))
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def ddim_cfg(out: Tensor, x: Tensor, conditional: Tensor, unconditional: Tensor, c: Tensor) -> None:
+def ddim_cfg(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
     """DDIM with guidance 7.5 for an epsilon model, as one writes it: three reads, one write."""
+    x, conditional, unconditional = terms
     epsilon = unconditional + 7.5 * (conditional - unconditional)
-    out.copy_(c[0] * ((x - c[1] * epsilon) / c[2]) + c[3] * epsilon)
+    outs[0].copy_(c[0] * ((x - c[1] * epsilon) / c[2]) + c[3] * epsilon)
 
 
 def ddim_cfg_row(c: Sequence[float]) -> list[float]:
@@ -42,12 +43,13 @@ def ddim_cfg_row(c: Sequence[float]) -> list[float]:
     return [on_x, 7.5 * on_epsilon, -6.5 * on_epsilon]
 
 
-def multistep_cfg(out: Tensor, x: Tensor, conditional: Tensor, unconditional: Tensor, previous: Tensor, kept: Tensor, c: Tensor) -> None:
+def multistep_cfg(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
     """DPM-Solver++(2M) with guidance: the next state, and the x_0 prediction kept for the next step: four reads, two writes."""
+    x, conditional, unconditional, previous = terms
     epsilon = unconditional + 7.5 * (conditional - unconditional)
     prediction = (x - c[0] * epsilon) / c[1]
-    out.copy_(c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * previous))
-    kept.copy_(prediction)
+    outs[0].copy_(c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * previous))
+    outs[1].copy_(prediction)
 
 
 def multistep_cfg_rows(c: Sequence[float]) -> list[list[float]]:
@@ -73,8 +75,8 @@ class Case:
 _DDIM = (0.93, 0.51, 0.86, 0.37)
 _MULTISTEP = (0.51, 0.86, 0.72, 0.41, 1.4)
 CASES = (
-    Case("ddim + cfg", 3, 1, _DDIM, lambda outs, terms, c: ddim_cfg(outs[0], *terms, c), [ddim_cfg_row(_DDIM)]),
-    Case("2m + cfg", 4, 2, _MULTISTEP, lambda o, terms, c: multistep_cfg(o[0], *terms, o[1], c), multistep_cfg_rows(_MULTISTEP)),
+    Case("ddim + cfg", 3, 1, _DDIM, ddim_cfg, [ddim_cfg_row(_DDIM)]),
+    Case("2m + cfg", 4, 2, _MULTISTEP, multistep_cfg, multistep_cfg_rows(_MULTISTEP)),
 )
 
 
@@ -95,7 +97,7 @@ class Result:
 def check(case: Case, terms: list[Tensor], operator: list[Tensor]) -> None:
     """The gate: at most twice eager PyTorch's own error against float64, plus one unit in the last place."""
     eager = [torch.empty_like(out) for out in operator]
-    case.straight(eager, terms, torch.tensor(case.scalars, dtype=terms[0].dtype))
+    case.straight(eager, terms, torch.tensor(case.scalars))
     exact = [torch.empty_like(out, dtype=torch.float64) for out in operator]
     case.straight(exact, [term.double() for term in terms], torch.tensor(case.scalars, dtype=torch.float64))
     for r, (got, plain, right) in enumerate(zip(operator, eager, exact, strict=True)):
@@ -108,7 +110,7 @@ def check(case: Case, terms: list[Tensor], operator: list[Tensor]) -> None:
             )
 
 
-def medians(rivals: Sequence[Callable[[], None]], rounds: int, round_seconds: float) -> list[float]:
+def medians(rivals: Sequence[Callable[[], object]], rounds: int, round_seconds: float) -> list[float]:
     """Median time of a call in microseconds. In each round every rival runs for about ``round_seconds``."""
     repeats = []
     for rival in rivals:
@@ -132,7 +134,7 @@ def measure(case: Case, shape: tuple[int, ...], dtype: torch.dtype, rounds: int,
     terms = [torch.randn(shape, generator=generator).to(dtype) for _ in range(case.n_terms)]
     outs = [torch.full(shape, torch.nan, dtype=dtype) for _ in range(case.n_outs)]
     coeffs = torch.tensor(case.rows, dtype=torch.float64)
-    scalars = torch.tensor(case.scalars, dtype=dtype)
+    scalars = torch.tensor(case.scalars)
     # A copy reads as much as it writes: half of the update's traffic on either side.
     half = (case.n_terms + case.n_outs) * terms[0].numel() // 2
     source, target = torch.randn(half).to(dtype), torch.empty(half, dtype=dtype)
@@ -144,7 +146,7 @@ def measure(case: Case, shape: tuple[int, ...], dtype: torch.dtype, rounds: int,
     operator, copy, straight = medians(
         (
             lambda: ops.linear_update_(outs, terms, coeffs),
-            lambda: target.copy_(source) and None,
+            lambda: target.copy_(source),
             lambda: compiled(outs, terms, scalars),
         ),
         rounds,

@@ -96,7 +96,7 @@ def exact(sample: Sample) -> list[np.ndarray]:
     for r, row in enumerate(rows.double().numpy()):
         columns = terms if sample.clip is None or r == 0 else [*terms, outputs[0]]
         with np.errstate(invalid="ignore"):
-            value = sum(weight * column for weight, column in zip(row, columns, strict=False))
+            value = np.add.reduce([weight * column for weight, column in zip(row, columns, strict=False)])
         outputs.append(np.clip(value, -sample.clip, sample.clip) if sample.clip is not None and r == 0 else value)
     return outputs
 
@@ -275,8 +275,8 @@ def test_gradients_are_those_of_eager(backend: str, dtype: torch.dtype, unused: 
 def test_backward_keeps_no_image_alive() -> None:
     terms = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
     (out,) = ops.linear_update(terms, torch.randn(1, 2))
-    assert out.grad_fn is not None
-    assert [tuple(saved.shape) for saved in out.grad_fn.saved_tensors if saved is not None] == [(1, 2)]
+    saved: Any = out.grad_fn
+    assert [tuple(tensor.shape) for tensor in saved.saved_tensors if tensor is not None] == [(1, 2)]
 
 
 # ----------------------------------------------------------------------------------------- the compiler's point of view

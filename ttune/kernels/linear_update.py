@@ -53,7 +53,7 @@ def linear_update(
     if not terms:
         raise ValueError("terms must hold at least one tensor, got an empty sequence")
     device = terms[0].device
-    return torch.ops.ttune.linear_update(terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
+    return torch.ops.ttune.linear_update.default(terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
 
 
 def linear_update_(
@@ -83,7 +83,7 @@ def linear_update_(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*outs, *terms, coeffs)):
         raise RuntimeError("linear_update_ must run under torch.no_grad() where an argument requires grad; linear_update is differentiable")
     draw_tensor = None if seeds is None else _as_index("draw", draw, device)
-    torch.ops.ttune.linear_update_(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
+    torch.ops.ttune.linear_update_.default(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
 
 
 def _as_coeffs(coeffs: Tensor | NDArray[Any], device: torch.device) -> Tensor:
@@ -343,7 +343,7 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
         if needs_coeffs:
             compute = _arithmetic(terms[0])
             columns = [term.to(compute) for term in terms]
-            if prediction is not None:
+            if prediction is not None and clip is not None:
                 columns.append(prediction.clamp(-clip, clip))
             block = _coeff_grad(dict(zip(live, gradients, strict=True)), columns, len(grads), prediction is not None).to(coeffs.dtype)
             coeff_grad = block if step is None else torch.zeros_like(coeffs).index_copy(0, step.reshape(1), block[None])

@@ -97,7 +97,7 @@ def philox_normal(
         raise ValueError(f"seeds must be one-dimensional, one per sample, got shape {tuple(seeds.shape)}")
     out = torch.empty((seeds.shape[0], *sample_shape), dtype=dtype, device=seeds.device)
     unit = torch.ones((1, 1), dtype=torch.float64, device=seeds.device)
-    torch.ops.ttune.linear_update_([out], [], unit, None, None, seeds, as_int64("draw", draw, seeds.device))
+    torch.ops.ttune.linear_update_.default([out], [], unit, None, None, seeds, as_int64("draw", draw, seeds.device))
     return out
 
 
