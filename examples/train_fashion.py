@@ -34,7 +34,7 @@ class Args:
     out: Path = Path("runs/fashion")
     data: Path = DEBIAN_FOLDER
     """Folder with the four ``*-ubyte.gz`` files of Fashion-MNIST."""
-    iterations: int = 12_000
+    iterations: int = 10_000
     batch: int = 128
     lr: float = 1e-3
     """Peak learning rate of AdamW; linear warm-up over 500 iterations, cosine decay to 0 over the last 40 %."""

@@ -7,6 +7,7 @@ from ttune.ops import backends, use_backend
 from ttune.samplers import SAMPLERS, Stage, Tableau
 from ttune.sampling import initial_noise, sample
 from ttune.schedule import Schedule
+from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, timetuner_ratios, tune
 from ttune.version import __version__
 
 __all__ = [
@@ -17,10 +18,15 @@ __all__ = [
     "Schedule",
     "Stage",
     "Tableau",
+    "TimeTuner",
+    "TuneResult",
     "__version__",
+    "apply_timetuner_ratios",
     "backends",
     "initial_noise",
     "ops",
     "sample",
+    "timetuner_ratios",
+    "tune",
     "use_backend",
 ]

@@ -172,5 +172,3 @@ class Denoiser:
                 raise ValueError(f"conditions[{k!r}] must have one row per sample, {batch}, got shape {tuple(given.shape)}")
             null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
         return null
-
-

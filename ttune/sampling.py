@@ -18,7 +18,7 @@ from torch import Tensor
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser
 from ttune.noise import NoiseSchedule
-from ttune.samplers import Row, Stage, Tableau
+from ttune.samplers import Row, Stage
 from ttune.schedule import Schedule
 
 Registers = Mapping[str, Tensor]
@@ -140,7 +140,9 @@ def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:
     return x_T if scale == 1.0 else x_T * scale
 
 
-def initial_noise(noise: NoiseSchedule, sample_shape: Sequence[int], seeds: Tensor | Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def initial_noise(
+    noise: NoiseSchedule, sample_shape: Sequence[int], seeds: Tensor | Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
     """x_T (B, *sample_shape) from one seed per sample: sigma(T) times unit noise, bit-identical for any batch size."""
     seeds = torch.as_tensor(seeds, dtype=torch.int64)
     unit = ops.philox_normal(tuple(sample_shape), seeds, draw=-1, dtype=dtype)  # draws from 0 on belong to the steps

@@ -1,0 +1,91 @@
+"""The default method: from several starts, Levenberg-Marquardt on the distance to the teacher's x_0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ttune.schedule import Schedule
+from ttune.tuning.checkpoint import Journal
+from ttune.tuning.least_squares import Search, minimise
+from ttune.tuning.ledger import Ledger
+from ttune.tuning.parameters import Parameters
+from ttune.tuning.problem import Problem
+from ttune.tuning.search import Ranked, rank_grids, starts
+
+SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best starts are tuned in full
+SHORT_SAMPLES = 64
+FINALISTS = 2
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is tuned and how long; see :func:`ttune.tune`."""
+
+    tune: Sequence[str]
+    fix_start: bool = False
+    iterations: int = 30
+    search_starts: bool = True
+
+    def run(
+        self, problem: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool
+    ) -> tuple[list[Schedule], dict[str, list[float]]]:
+        """Tuned schedules, the lowest RMSE first, and the RMSE on the tuning x_T per accepted iteration, by start."""
+        few = problem.head(SHORT_SAMPLES)
+        begin = self._starts(few, schedule, journal, ledger, progress)
+        thetas: dict[str, list[float] | None] = {entry.name: None for entry in begin}
+        if len(begin) > 1:
+            short = {e.name: self._tuned(few, f"short: {e.name}", e, None, SHORT_ITERATIONS, journal, ledger, progress) for e in begin}
+            begin = sorted(begin, key=lambda entry: short[entry.name].history[-1])[:FINALISTS]
+            thetas = {entry.name: short[entry.name].theta for entry in begin}
+        finals = []
+        for entry in begin:
+            search = self._tuned(problem, f"tune: {entry.name}", entry, thetas[entry.name], self.iterations, journal, ledger, progress)
+            parameters = Parameters(entry.schedule, self.tune, fix_start=self.fix_start)
+            finals.append((search.history, parameters.schedule(np.array(search.theta)), entry.name))
+        finals.sort(key=lambda final: final[0][-1])
+        return [tuned for _, tuned, _ in finals], {name: history for history, _, name in finals}
+
+    def _starts(self, few: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool) -> list[Ranked]:
+        if not self.search_starts or "positions" not in self.tune:
+            return [Ranked("given", schedule, float("nan"), float("nan"))]
+        with ledger.entry("grids"):
+            rows = journal.piece("grids", lambda: [_row(r) for r in rank_grids(few, schedule, fix_start=self.fix_start, progress=progress)])
+        return starts([_ranked(row, schedule) for row in rows], schedule)
+
+    def _tuned(
+        self,
+        problem: Problem,
+        name: str,
+        entry: Ranked,
+        theta: list[float] | None,
+        limit: int,
+        journal: Journal,
+        ledger: Ledger,
+        progress: bool,
+    ) -> Search:
+        """One run of Levenberg-Marquardt, remembered at every accepted iteration under ``name``."""
+        parameters = Parameters(entry.schedule, self.tune, fix_start=self.fix_start)
+        saved = journal.get(name)
+        search = Search(**saved) if saved else Search(theta or parameters.start_vector.tolist())
+        with ledger.entry("tuning"), tqdm(total=limit, desc=name, disable=not progress, leave=False) as bar:
+
+            def accepted(state: Search) -> None:
+                journal.put(name, state.to_dict())
+                bar.update(len(state.history) - 1 - bar.n)
+                bar.set_postfix(rmse=f"{state.history[-1]:.4f}")
+
+            return minimise(problem, parameters, search, iterations=limit, accepted=accepted)
+
+
+def _row(entry: Ranked) -> dict[str, Any]:
+    return {"name": entry.name, "positions": entry.schedule.positions.tolist(), "rmse": entry.rmse, "frechet": entry.frechet}
+
+
+def _ranked(row: Mapping[str, Any], like: Schedule) -> Ranked:
+    schedule = like if row["name"] == "given" else like.replace(positions=np.array(row["positions"]))
+    return Ranked(row["name"], schedule, row["rmse"], row["frechet"])

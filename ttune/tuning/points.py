@@ -1,0 +1,64 @@
+"""Where samples come from: starting points for tuning and for judging, and batches of clean data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ttune.denoiser import Conditions, Denoiser
+from ttune.sampling import initial_noise
+from ttune.tuning.problem import on_device, select
+
+Points = tuple[Tensor, Conditions]  # x_T (n, ...) and conditions
+Data = Tensor | tuple[Tensor, Conditions]
+
+HOLDOUT_SEEDS = 2**32  # held-out x_T have seeds from here on, tuning x_T below: never the same
+
+
+def given_points(x_T: Tensor, conditions: Conditions | Callable[[Tensor], Conditions] | None) -> tuple[Points, Points]:
+    """(tuning, held out): the last quarter of the caller's own x_T is held out."""
+    n = x_T.shape[0]
+    if n < 4:
+        raise ValueError(f"x_T must hold at least 4 samples, a quarter of which is held out, got {n}")
+    if not torch.isfinite(x_T).all():
+        raise ValueError("x_T must be finite, got NaN or infinity")
+    if callable(conditions):
+        raise TypeError("conditions must be a mapping of per-sample values when x_T is given, got a function of seeds")
+    cut, given = n - n // 4, dict(conditions or {})
+    return (x_T[:cut], select(given, slice(0, cut), n)), (x_T[cut:], select(given, slice(cut, n), n))
+
+
+def drawn_points(
+    denoiser: Denoiser,
+    seeds: Tensor,
+    sample_shape: Sequence[int] | None = None,
+    conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
+) -> Points:
+    """One x_T and its conditions per seed (n,) int64, on the network's device."""
+    shape = sample_shape if sample_shape is not None else denoiser.sample_shape
+    if shape is None:
+        raise ValueError("x_T or sample_shape must be given: this denoiser does not know the shape of a sample")
+    if conditions is not None and not callable(conditions):
+        raise TypeError("conditions must be a function of the seeds when x_T is not given, got a mapping")
+    draw = conditions or denoiser.draw_conditions or (lambda seeds: {})
+    parameters = denoiser.network.parameters() if isinstance(denoiser.network, torch.nn.Module) else iter(())
+    device = next((p.device for p in parameters), torch.device("cpu"))
+    return initial_noise(denoiser.noise, shape, seeds).to(device), on_device(draw(seeds), device)
+
+
+def data_draws(data: Data, batch: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor, Conditions]]:
+    """Random batches of (x_0, epsilon, conditions): batch j is a function of ``seed`` and j alone."""
+    images, conditions = data if isinstance(data, tuple) else (data, {})
+    if not images.is_floating_point() or len(images) < 1:
+        raise ValueError(f"data must be floating-point images (n, ...) in the network's range, got {images.dtype} {tuple(images.shape)}")
+
+    def draw(j: int) -> tuple[Tensor, Tensor, Conditions]:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + j)
+        pick = torch.randint(len(images), (batch,), generator=generator)
+        x_0 = images[pick]
+        rows = {k: v[pick] if isinstance(v, Tensor) and v.ndim and len(v) == len(images) else v for k, v in conditions.items()}
+        return x_0, torch.randn(x_0.shape, generator=generator).to(x_0), rows
+
+    return draw

@@ -1,0 +1,221 @@
+"""``ttune.tune``: from a schedule to a better one for the same model, sampler and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttune.denoiser import Conditions, Denoiser
+from ttune.sampling import check_fits
+from ttune.schedule import Schedule
+from ttune.tuning.checkpoint import Journal, hash_of
+from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.holdout import Features, decide
+from ttune.tuning.ledger import Ledger
+from ttune.tuning.parameters import Parameters
+from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, data_draws, drawn_points, given_points
+from ttune.tuning.problem import Problem, select
+from ttune.tuning.teacher import TEACHER_STEPS, Teacher
+from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios
+from ttune.tuning.trajectory import tune_along_trajectory
+
+METHODS = ("endpoint", "trajectory", "timetuner")
+TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What tuning found and what it cost.
+
+    ``schedule`` is the tuned one if it does better on held-out x_T, else the start (``improved`` says which).
+    ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, per start. ``cost``: network evaluations of one
+    sample (a backward counts 2) by purpose, and seconds. ``holdout``: RMSE and Fréchet distance before and after.
+    """
+
+    schedule: Schedule
+    improved: bool
+    history: Mapping[str, Sequence[float]]
+    cost: Mapping[str, float]
+    holdout: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        h, evaluations = self.holdout, {k: int(v) for k, v in self.cost.items() if k != "seconds"}
+        lines = [
+            str(self.schedule),
+            f"on {h['n']} held-out x_T: RMSE to the teacher {h['rmse_start']:.4f} -> {h['rmse_tuned']:.4f}, ratio {h['ratio']:.3f} "
+            f"[{h['low']:.3f}, {h['high']:.3f}]; Fréchet distance to its samples ({h['features']}) "
+            f"{h['frechet_start']:.4g} -> {h['frechet_tuned']:.4g}",
+            *([] if self.improved else [f"NOT kept, the start is returned: {h['verdict']}"]),
+            f"teacher: {', '.join(f'{k} {v}' for k, v in self.teacher.items())}",
+            f"network evaluations: {sum(evaluations.values()):,} ({', '.join(f'{k} {v:,}' for k, v in evaluations.items())}) "
+            f"in {self.cost['seconds']:.0f} s",
+        ]
+        return "\n".join(lines)
+
+
+def tune(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    *,
+    method: str = "endpoint",
+    tune: Sequence[str] = ("conditioning", "positions"),
+    x_T: Tensor | None = None,
+    sample_shape: Sequence[int] | None = None,
+    conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
+    data: Data | None = None,
+    teacher: Schedule | Callable[..., Tensor] | None = None,
+    fix_start: bool = False,
+    samples: int = 128,
+    holdout: int = 256,
+    chunk: int = 64,
+    iterations: int = 30,
+    search_starts: bool = True,
+    features: Features | None = None,
+    timetuner: TimeTuner | None = None,
+    guard: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | PathLike[str] | None = None,
+    resume: bool = False,
+) -> TuneResult:
+    """Tune ``schedule`` for ``denoiser``: what the network is told (``conditioning``), where the steps stand (``positions``).
+
+    ``method``
+        "endpoint" (default): Levenberg-Marquardt on the distance to the teacher's x_0 from the same x_T; needs no gradients.
+        "trajectory": conditioning only, one 1-D search per step along the teacher's path; cheap.
+        "timetuner": conditioning only, the published objective; needs gradients and ``data`` (x_0 images, or images and
+        their conditions); settings in ``timetuner``.
+    ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` + ``holdout`` of them are drawn
+    from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
+    tensors that goes with ``x_T``, or a function of the seeds.
+    ``teacher``: another schedule, or a callable x_T -> x_0; by default 2M with 128 steps.
+    ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (positions must be free).
+    ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
+    With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet
+    distance to the teacher's samples not higher; else the start is returned.
+    ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
+    ends where an uninterrupted one would have ended.
+
+    Raises ValueError, TypeError or FloatingPointError naming the argument or the step.
+    """
+    _check(denoiser, schedule, method, data, samples=samples, holdout=holdout, chunk=chunk, iterations=iterations)
+    tune = tuple(tune) if method == "endpoint" else ("conditioning",)
+    Parameters(schedule, tune, fix_start=fix_start)  # names a wrong `tune` before any work is done
+    if x_T is not None:
+        tuning_points, holdout_points = given_points(x_T, conditions)
+    else:
+        tuning_points, holdout_points = (
+            drawn_points(denoiser, torch.arange(count) + (seed * 2 * HOLDOUT_SEEDS + first), sample_shape, conditions)
+            for count, first in ((samples, 0), (holdout, HOLDOUT_SEEDS))
+        )
+    source = Teacher(teacher) if teacher is not None else Teacher.default(schedule)
+    settings = timetuner or TimeTuner()
+    fingerprint = {
+        "method": method,
+        "tune": tune,
+        "start": [schedule.sampler, schedule.positions.tolist(), schedule.conditioning.tolist(), denoiser.noise.to_dict()],
+        "model": denoiser.identity(),
+        "x_T": [hash_of(tuning_points[0]), hash_of(holdout_points[0])],
+        "teacher": source.describe(),
+        "options": [fix_start, iterations, search_starts, chunk, seed, guard],
+        "timetuner": [settings.procedure, settings.iterations, settings.lr, settings.reroll],
+    }
+    journal = Journal(checkpoint, fingerprint, resume=resume)
+    ledger = Ledger(denoiser, journal)
+
+    with ledger.entry("teacher"):
+        problem = _problem("tuning", denoiser, tuning_points, source, chunk, journal, progress)
+        held_out = _problem("holdout", denoiser, holdout_points, source, chunk, journal, progress)
+        teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal)
+
+    if method == "endpoint":
+        search = Endpoint(tune, fix_start, iterations, search_starts)
+        candidates, history = search.run(problem, schedule, journal, ledger, progress)
+    else:
+        candidates, history = [_one_by_one(method, problem, schedule, source, settings, data, seed, journal, ledger, progress)], {}
+
+    with ledger.entry("holdout"):
+        chosen, record = decide(held_out, schedule, candidates, features, guard)
+    improved = chosen is not schedule
+    cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
+    if improved:
+        how = {"method": method, "tune": list(tune), "seed": seed, "samples": len(problem), "teacher": teacher_record}
+        chosen = chosen.replace(model=denoiser.identity(), tuned=how | {"holdout": record, "cost": cost})
+    return TuneResult(chosen, improved, history, cost, record, teacher_record)
+
+
+def _check(denoiser: Denoiser, schedule: Schedule, method: str, data: Data | None, **counts: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if denoiser.integer_time:
+        raise ValueError("denoiser: a network with integer_time=True knows whole times only; these continuous methods cannot search them")
+    check_fits(denoiser, schedule)
+    if schedule.tableau().stochastic:
+        raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
+    if method == "timetuner" and data is None:
+        raise ValueError("data must be given for method 'timetuner': clean images x_0 (n, ...), got None")
+
+
+def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, chunk: int, journal: Journal, progress: bool) -> Problem:
+    """The starting points together with where the teacher arrives from them."""
+    x_T, conditions = points
+
+    def compute() -> Tensor:
+        rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+        bar = tqdm(rows, desc=f"teacher, {name} x_T", disable=not progress, leave=False)
+        return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T))) for r in bar])
+
+    return Problem(denoiser, x_T, conditions, journal.tensor(f"teacher_{name}", compute).to(x_T.device), chunk)
+
+
+def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journal: Journal) -> dict[str, Any]:
+    """How far the default teacher is from one of twice its steps; a given teacher is taken at its word."""
+    if teacher.source != Teacher.default(schedule).source:
+        return {}
+
+    def compute() -> float:
+        few = problem.head(TEACHER_CHECK)
+        finer = Teacher.default(schedule, 2 * TEACHER_STEPS).endpoint(problem.denoiser, few.x_T, few.conditions)
+        return float((finer.double() - few.target.double()).square().mean().sqrt())
+
+    return {"rmse_to_twice_the_steps": journal.piece("teacher_error", compute)}
+
+
+def _one_by_one(
+    method: str,
+    problem: Problem,
+    schedule: Schedule,
+    teacher: Teacher,
+    settings: TimeTuner,
+    data: Data | None,
+    seed: int,
+    journal: Journal,
+    ledger: Ledger,
+    progress: bool,
+) -> Schedule:
+    """The methods that find one number per step; each is remembered as it is found."""
+    done: list[float] = journal.get(method) or []
+    with ledger.entry("tuning"):
+        if method == "timetuner":
+            assert data is not None
+            found = settings.run(problem.denoiser, schedule, data_draws(data, problem.chunk, seed), done=done, progress=progress)
+        else:
+            found = tune_along_trajectory(problem, schedule, teacher)
+        values = []
+        for value in tqdm(found, desc=method, total=len(schedule.conditioning), disable=not progress, leave=False):
+            values.append(value)
+            if len(values) > len(done):
+                journal.put(method, values.copy())
+    return apply_timetuner_ratios(schedule, values) if method == "timetuner" else schedule.replace(conditioning=np.array(values))

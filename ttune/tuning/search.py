@@ -1,0 +1,93 @@
+"""Untuned grids: the best one for a sampler and a budget, and the starts that tuning begins from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ttune.evaluation.fid import frechet_distance
+from ttune.grids import GRIDS
+from ttune.schedule import Schedule
+from ttune.tuning.problem import Problem, squared_errors
+
+START_FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # of the largest time; below .7 no sampler on any model was best
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An untuned schedule and how it does: RMSE to the teacher, and the Fréchet distance of pooled pixels to the teacher's."""
+
+    name: str
+    schedule: Schedule
+    rmse: float
+    frechet: float
+
+
+def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, progress: bool = False) -> list[Ranked]:
+    """Every grid of :data:`ttune.grids.GRIDS` from several t_0 with the sampler and steps of ``like``, best RMSE first.
+
+    ``like`` itself is among them, under the name "given"; with ``fix_start`` only grids that start where it does.
+    """
+    candidates = {"given": like}
+    final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
+    for spacing in GRIDS:
+        for fraction in (like.positions[0] / like.noise.t_max,) if fix_start else START_FRACTIONS:
+            try:
+                schedule = Schedule.build(
+                    like.noise,
+                    like.sampler,
+                    like.steps,
+                    spacing,
+                    eta=like.eta,
+                    t_start=fraction * like.noise.t_max,
+                    final=final,
+                    lower_order_final=like.lower_order_final,
+                )
+            except ValueError:  # this grid does not exist for this schedule or this many steps
+                continue
+            if (fix_start and schedule.positions[0] != like.positions[0]) or schedule in candidates.values():
+                continue
+            candidates[f"{spacing} from {schedule.positions[0]:.4g}"] = schedule
+    bar = tqdm(candidates.items(), desc="untuned grids", disable=not progress, leave=False)
+    ranked = [judge(problem, name, schedule) for name, schedule in bar]
+    return sorted(ranked, key=lambda entry: entry.rmse)
+
+
+def judge(problem: Problem, name: str, schedule: Schedule) -> Ranked:
+    """Sample ``schedule`` on the problem's x_T and compare with the teacher."""
+    x = problem.samples(schedule)
+    rmse = float(np.sqrt(squared_errors(x, problem.target).mean()))
+    return Ranked(name, schedule, rmse, frechet_distance(pooled_features(x), pooled_features(problem.target)))
+
+
+def starts(ranked: list[Ranked], like: Schedule, count: int = 5) -> list[Ranked]:
+    """The starts worth a few iterations: the given schedule, the best by RMSE and by Fréchet distance, and the quadratic
+    and log-SNR grids from T, which tune well although they need not be good untuned."""
+    t_max = f"{like.noise.t_max:.4g}"
+    by_name = {entry.name: entry for entry in ranked}
+    wanted = [
+        by_name["given"],
+        ranked[0],
+        min(ranked, key=lambda entry: entry.frechet),
+        *(by_name[name] for name in (f"quadratic from {t_max}", f"log_snr from {t_max}") if name in by_name),
+        *ranked[1:],
+    ]
+    return list({entry.name: entry for entry in wanted}.values())[:count]
+
+
+def pooled_features(x: Tensor) -> np.ndarray:
+    """(n, <= 64) coarse features of any samples, for a guard against lost variance: averaged pixels of images, else a
+    fixed random projection. Not a perceptual distance; give ``features`` for that."""
+    if x.ndim == 4:
+        side = max(1, int((64 / x.shape[1]) ** 0.5))
+        x = F.adaptive_avg_pool2d(x.double(), (min(side, x.shape[2]), min(side, x.shape[3])))
+    flat = x.double().flatten(1)
+    if flat.shape[1] > 64:
+        directions = torch.randn(flat.shape[1], 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        flat = flat @ torch.linalg.qr(directions)[0].to(flat.device)
+    return flat.cpu().numpy()

@@ -1,0 +1,78 @@
+"""What a few-step sampler is tuned to reach: an accurate solution from the same x_T."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttune.denoiser import Conditions, Denoiser
+from ttune.sampling import Plan, sample, start_state
+from ttune.schedule import Schedule
+
+# 2M on the log-SNR grid: on the bundled model 128 steps stand within 0.006 RMSE of 256 (reported by every tuning).
+TEACHER_STEPS = 128
+
+
+class Teacher:
+    """A schedule of many steps for the same denoiser, or a function.
+
+    A function is called as ``f(x_T)`` and returns x_0 at the student's last position; the methods that follow a
+    whole trajectory call ``f(x_T, t)`` and expect the state at time t.
+    """
+
+    def __init__(self, source: Schedule | Callable[..., Tensor]) -> None:
+        if not isinstance(source, Schedule) and not callable(source):
+            raise TypeError(f"teacher must be a Schedule or a callable x_T -> x_0, got {type(source).__name__}")
+        self.source = source
+
+    @staticmethod
+    def default(student: Schedule, steps: int = TEACHER_STEPS) -> Teacher:
+        """2M on the log-SNR grid from T, told the truth, ending where the student ends."""
+        noise = student.noise
+        # Where the log-SNR is infinite at T (flow matching), the grid starts a hair below.
+        start = None if np.isfinite(noise.half_log_snr(noise.t_max)) else 0.999 * noise.t_max
+        grid = Schedule.build(noise, "dpmpp_2m", steps, "log_snr", t_start=start).positions[:-1]
+        return Teacher(Schedule(noise, "dpmpp_2m", np.append(grid[grid > student.positions[-1]], student.positions[-1])))
+
+    def endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
+        """x_0 (B, ...) from x_T (B, ...)."""
+        if isinstance(self.source, Schedule):
+            return sample(denoiser, self.source, x_T, conditions=conditions)
+        with torch.no_grad():
+            return _checked(self.source(x_T), x_T)
+
+    def trajectory(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions, times: Sequence[float]) -> list[Tensor]:
+        """The states (B, ...) at decreasing ``times``, the last of which is the student's last position."""
+        if not isinstance(self.source, Schedule):
+            with torch.no_grad():
+                return [_checked(self.source(x_T, t), x_T) for t in times]
+        inner = [t for t in times if t < self.source.positions[0]]
+        merged = np.unique(np.concatenate([self.source.positions, inner]))[::-1]
+        schedule = Schedule(self.source.noise, self.source.sampler, merged)
+        wanted: dict[float, Tensor] = {float(merged[0]): start_state(schedule, x_T)}
+        keep = {float(t) for t in times}
+
+        def remember(i: int, _time: float, x: Tensor) -> None:
+            if float(merged[i + 1]) in keep:
+                wanted[float(merged[i + 1])] = x
+
+        with torch.no_grad():
+            plan = Plan.make(denoiser, schedule, x_T.device)
+            plan.run(denoiser, {"x": wanted[float(merged[0])]}, conditions, callback=remember)
+        return [wanted[float(t)] for t in times]
+
+    def describe(self) -> dict[str, Any]:
+        if isinstance(self.source, Schedule):
+            return {"sampler": self.source.sampler, "steps": self.source.steps}
+        return {"function": getattr(self.source, "__qualname__", type(self.source).__name__)}
+
+
+def _checked(x: Tensor, x_T: Tensor) -> Tensor:
+    if not isinstance(x, Tensor) or x.shape != x_T.shape:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"teacher must return the shape of x_T, {tuple(x_T.shape)}, got {got}")
+    return x.to(x_T.dtype)

@@ -1,0 +1,190 @@
+"""TimeTuner as published (Xia et al., CVPR 2024, arXiv 2310.09469), for any sampler's step.
+
+Per step i, all but the last, one ratio rho_i, found by Adam:
+
+    L_i(rho) = E || stopgrad eps(x_i, t_i) - eps(x_{i+1}(rho), t_{i+1}) ||^2     (summed over elements, mean over the batch)
+
+where x_{i+1}(rho) is the sampler's step from x_i with the network told rho t_i. The objective is biased: it asks
+epsilon to stay constant over a step, which the true trajectory does not do. It is here for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttune.denoiser import Conditions, Denoiser
+from ttune.noise import Float64
+from ttune.sampling import Plan, Registers, start_state
+from ttune.schedule import Schedule
+
+# One batch of clean data: (x_0, epsilon, conditions), all (B, ...).
+Draw = Callable[[int], tuple[Tensor, Tensor, Conditions]]
+
+
+def timetuner_ratios(schedule: Schedule) -> Float64:
+    """(n_evaluations,) rho_i = told time / position, in the paper's continuous time: (tau + 1) / (s + 1) for discrete models."""
+    shift = -schedule.noise.t_clean
+    return (schedule.conditioning + shift) / (schedule.tableau().times + shift)
+
+
+def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Schedule:
+    """``schedule`` with the network told rho_i t_i; a list without the last step's ratio is completed with 1."""
+    times = schedule.tableau().times
+    if len(ratios) not in (len(times) - 1, len(times)):
+        raise ValueError(f"ratios must hold {len(times) - 1} or {len(times)} numbers for this schedule, got {len(ratios)}")
+    rho = np.ones(len(times))
+    rho[: len(ratios)] = ratios
+    return schedule.replace(conditioning=_told(schedule, times, rho))
+
+
+def _told(schedule: Schedule, times: Float64, rho: Float64) -> Float64:
+    shift = -schedule.noise.t_clean
+    return np.clip(rho * (times + shift) - shift, schedule.noise.t_min, schedule.noise.t_max)
+
+
+@dataclass(frozen=True)
+class TimeTuner:
+    """The published settings, and how the state at step i is come by.
+
+    ``procedure``: "sequential" (roll the tuned steps down from x_T = alpha_T x_0 + sigma_T epsilon) or "parallel"
+    (x_i = alpha_i x_0 + sigma_i epsilon). ``reroll`` rolls the whole prefix again with a fresh batch in every
+    iteration, as the released code does, at (K-1)(K+4)/2 forward calls an iteration; the default carries one pool
+    of states forward a tuned step at a time, at 4K-5.
+    """
+
+    procedure: str = "sequential"
+    iterations: int = 500
+    lr: float = 2e-3
+    reroll: bool = False
+
+    def __post_init__(self) -> None:
+        if self.procedure not in ("sequential", "parallel"):
+            raise ValueError(f"procedure must be 'sequential' or 'parallel', got {self.procedure!r}")
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+
+    def run(
+        self, denoiser: Denoiser, schedule: Schedule, draw: Draw, *, done: Sequence[float] = (), progress: bool = False
+    ) -> Iterator[float]:
+        """Yield rho_0, rho_1, … as they are found; the first ``len(done)`` are taken over from an earlier run."""
+        steps = len(schedule.conditioning)
+        rho = np.ones(steps)
+        pool: list[tuple[Registers, Conditions]] = []
+        with frozen(denoiser.network):
+            for i in range(steps - 1):
+                told = schedule.replace(conditioning=_told(schedule, schedule.tableau().times, rho))
+                plan = Plan.make(denoiser, told)
+                if i < len(done):
+                    rho[i] = done[i]
+                else:
+                    if self.procedure == "sequential" and not self.reroll:
+                        pool = self._carried(denoiser, told, plan, draw, i, pool)
+                    states = self._states(denoiser, told, plan, draw, i, pool)
+                    bar = tqdm(range(self.iterations), desc=f"timetuner step {i + 1}/{steps - 1}", disable=not progress, leave=False)
+                    rho[i] = _adam(denoiser, told, plan, i, (next(states) for _ in bar), self.lr)
+                yield float(rho[i])
+
+    def _states(
+        self, denoiser: Denoiser, schedule: Schedule, plan: Plan, draw: Draw, i: int, pool: Sequence[tuple[Registers, Conditions]]
+    ) -> Iterator[tuple[Registers, Conditions]]:
+        """One state at step i per iteration."""
+        for j in range(self.iterations):
+            if self.procedure == "sequential" and not self.reroll:
+                yield pool[j]
+                continue
+            x_0, epsilon, conditions = draw(i * self.iterations + j)
+            if self.procedure == "parallel":
+                yield _noised(denoiser, schedule, plan, i, x_0, epsilon, conditions), conditions
+            else:
+                yield _rolled(denoiser, schedule, plan, 0, i, _start(schedule, x_0, epsilon), conditions), conditions
+
+    def _carried(
+        self, denoiser: Denoiser, schedule: Schedule, plan: Plan, draw: Draw, i: int, pool: list[tuple[Registers, Conditions]]
+    ) -> list[tuple[Registers, Conditions]]:
+        """The pool at step i: one step on from step i-1, or rolled from x_T where there is no pool yet (start, resume)."""
+        if pool:
+            return [(_rolled(denoiser, schedule, plan, i - 1, i, registers, conditions), conditions) for registers, conditions in pool]
+        fresh = (draw(j) for j in range(self.iterations))
+        return [(_rolled(denoiser, schedule, plan, 0, i, _start(schedule, x_0, eps), cond), cond) for x_0, eps, cond in fresh]
+
+
+def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: Iterator[tuple[Registers, Conditions]], lr: float) -> float:
+    """The ratio of step i. Between iterations the told time is projected into the trained range."""
+    noise = schedule.noise
+    shift, t = -noise.t_clean, plan.steps[i].time
+    low, high = ((bound + shift) / (t + shift) for bound in (noise.t_min, noise.t_max))
+    rho = torch.ones((), dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([rho], lr=lr, betas=(0.9, 0.999))
+    for registers, conditions in states:
+        with torch.no_grad():
+            target = _epsilon(denoiser, schedule, i, registers["x"], conditions)
+        before = denoiser.evaluations
+        tau = rho * (t + shift) - shift
+        outputs = denoiser.outputs(registers["x"], tau, conditions)
+        moved = plan.advance(i, registers, outputs)["x"]
+        predicted = _epsilon(denoiser, schedule, i + 1, moved, conditions)
+        loss = (target - predicted).square().flatten(1).sum(1).mean()
+        adam.zero_grad()
+        loss.backward()
+        denoiser.evaluations += 2 * (denoiser.evaluations - before)  # a backward counts twice its forward
+        adam.step()
+        with torch.no_grad():
+            rho.clamp_(low, high)
+    return rho.item()
+
+
+def _epsilon(denoiser: Denoiser, schedule: Schedule, i: int, x: Tensor, conditions: Conditions) -> Tensor:
+    """The network's prediction of the noise at position i, told the truth, whatever its prediction type; not clipped."""
+    stage = schedule.tableau().stages[i]
+    outputs = denoiser.outputs(x, min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max), conditions)
+    x_weight, *weights = denoiser.data_row(stage.alpha, stage.sigma)
+    D = x_weight * x + sum(w * o for w, o in zip(weights, outputs, strict=True))
+    return (x - stage.alpha * D) / stage.sigma
+
+
+def _start(schedule: Schedule, x_0: Tensor, epsilon: Tensor) -> Registers:
+    noise = schedule.noise
+    x_T = float(noise.alpha(noise.t_max)) * x_0 + float(noise.sigma(noise.t_max)) * epsilon
+    return {"x": start_state(schedule, x_T)}
+
+
+@torch.no_grad()
+def _rolled(
+    denoiser: Denoiser, schedule: Schedule, plan: Plan, first: int, last: int, registers: Registers, conditions: Conditions
+) -> Registers:
+    """The registers at step ``last``, rolled on from those at step ``first``."""
+    for i in range(first, last):
+        registers = plan.advance(i, registers, denoiser.outputs(registers["x"], plan.conditioning[i], conditions))
+    return registers
+
+
+@torch.no_grad()
+def _noised(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, x_0: Tensor, epsilon: Tensor, conditions: Conditions) -> Registers:
+    """x_i = alpha_i x_0 + sigma_i epsilon, and what a multistep sampler retained at the noised states before it."""
+    stages = schedule.tableau().stages
+    registers: Registers = {}
+    for s in range(max(0, i - schedule.tableau().memory), i + 1):
+        registers = {**registers, "x": stages[s].alpha * x_0 + stages[s].sigma * epsilon}
+        if s < i:
+            registers = _rolled(denoiser, schedule, plan, s, s + 1, registers, conditions)
+    return registers
+
+
+@contextmanager
+def frozen(network: object) -> Iterator[None]:
+    """No gradients for the weights meanwhile: a backward pass that only reaches tau takes two thirds of the time."""
+    changed = [p for p in network.parameters() if p.requires_grad] if isinstance(network, torch.nn.Module) else []
+    for p in changed:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in changed:
+            p.requires_grad_(True)

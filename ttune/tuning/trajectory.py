@@ -1,0 +1,65 @@
+"""Cheap tuning: one told time after another, each by a bracketed 1-D search along the teacher's trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from ttune.sampling import Plan, Registers, start_state
+from ttune.schedule import Schedule
+from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.teacher import Teacher
+
+COARSE = 13  # points of the first scan; a loss with two basins inside one bracket was never seen
+TOLERANCE = 1e-3  # of the largest time
+
+
+def minimise_scalar(f: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    """The minimum of ``f`` on [low, high]: the best of an even scan, refined by golden sections."""
+    points = np.linspace(low, high, COARSE)
+    best = int(np.argmin([f(float(p)) for p in points]))
+    a, b = points[max(best - 1, 0)], points[min(best + 1, COARSE - 1)]
+    ratio = (np.sqrt(5) - 1) / 2
+    c, d = b - ratio * (b - a), a + ratio * (b - a)
+    f_c, f_d = f(float(c)), f(float(d))
+    while b - a > tolerance:
+        if f_c < f_d:
+            b, d, f_d = d, c, f_c
+            c = b - ratio * (b - a)
+            f_c = f(float(c))
+        else:
+            a, c, f_c = c, d, f_d
+            d = a + ratio * (b - a)
+            f_d = f(float(d))
+    return float((a + b) / 2)
+
+
+@torch.no_grad()
+def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher) -> Iterator[float]:
+    """Yield tau_0, tau_1, …: after step i, done from the already tuned steps, the state should be the teacher's."""
+    noise = schedule.noise
+    chunks = list(problem.chunks())
+    states: list[Registers] = [{"x": start_state(schedule, chunk.x_T)} for chunk in chunks]
+    paths = [teacher.trajectory(problem.denoiser, chunk.x_T, chunk.conditions, schedule.positions[1:].tolist()) for chunk in chunks]
+    plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
+    for i in range(len(schedule.conditioning)):
+
+        def moved(tau: float, i: int = i, states: list[Registers] = states) -> list[Registers]:
+            return [
+                plan.advance(i, registers, problem.denoiser.outputs(registers["x"], tau, chunk.conditions))
+                for registers, chunk in zip(states, chunks, strict=True)
+            ]
+
+        def loss(tau: float, i: int = i, moved: Callable[[float], list[Registers]] = moved) -> float:
+            pairs = zip(moved(tau), paths, strict=True)
+            return float(np.concatenate([squared_errors(registers["x"], path[i]) for registers, path in pairs]).mean())
+
+        # No further than the neighbouring positions: more drift would say that something else is wrong.
+        high = noise.t_max if i == 0 else schedule.positions[i - 1]
+        tau = minimise_scalar(loss, max(noise.t_min, schedule.positions[i + 1]), high, TOLERANCE * noise.t_max)
+        here = float(schedule.conditioning[i])
+        tau = tau if loss(tau) < loss(here) else here
+        states = moved(tau)
+        yield tau
