@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from ttune import ops
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels-cpu.json"
@@ -153,23 +151,6 @@ def measure(case: Case, shape: tuple[int, ...], dtype: torch.dtype, rounds: int,
         round_seconds,
     )
     return Result(case.name, shape, str(dtype).removeprefix("torch."), operator, copy, straight, operator / copy, operator / straight)
-
-
-def machine() -> dict[str, Any]:
-    """What a reader needs to place the numbers: processor, commit, versions. No names of machines."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(models),
-        "commit": commit + ("+changes" if changed else ""),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "backends": [name for name, state in ops.backends().items() if state["available"]],
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

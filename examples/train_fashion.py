@@ -71,8 +71,8 @@ def main(args: Args) -> None:
     alphas = torch.from_numpy(noise.alpha(t_all)).float()
     sigmas = torch.from_numpy(noise.sigma(t_all)).float()
 
-    network = UNet().to(memory_format=torch.channels_last)
-    average = UNet().to(memory_format=torch.channels_last).requires_grad_(False)
+    network, average = (UNet().to(memory_format=torch.channels_last) for _ in range(2))  # pyright: ignore[reportCallIssue]
+    average.requires_grad_(False)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     first = 0
@@ -107,11 +107,17 @@ def main(args: Args) -> None:
         optimizer.zero_grad()
         with torch.no_grad():
             decay = min(args.ema, (i + 1) / (i + 10))
-            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
         running = loss.item() if running is None else 0.998 * running + 0.002 * loss.item()
         bar.set_postfix(loss=f"{running:.4f}", refresh=False)
         if (i + 1) % args.checkpoint_every == 0 or i + 1 == args.iterations:
-            state = {"network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "iteration": i + 1}
+            state = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "iteration": i + 1,
+            }
             save_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
             half = {k: v.half().contiguous() for k, v in average.state_dict().items()}
             meta = {"iterations": str(i + 1), "batch": str(args.batch), "loss": f"{running:.4f}"}

@@ -54,6 +54,7 @@ def train(args: Args, images: Tensor, labels: Tensor) -> LeNet64:
     network = LeNet64()
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=args.weight_decay, fused=True)
     per_epoch = len(images) // args.batch
+    order = torch.empty(0, dtype=torch.int64)
     bar = tqdm(range(args.epochs * per_epoch), mininterval=10)
     for i in bar:
         if i % per_epoch == 0:

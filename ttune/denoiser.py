@@ -117,7 +117,7 @@ class Denoiser:
         if self.guidance is None or self.guidance.scale == 1.0:
             return [self._call(x, tau, conditions)]
         null = self._null_conditions(conditions, batch, x.device)
-        both = {k: torch.cat([torch.as_tensor(v, device=x.device), null[k]]) if k in null else v for k, v in conditions.items()}
+        both = {k: _twice(v, null.get(k), batch, x.device) for k, v in conditions.items()}
         return list(self._call(torch.cat([x, x]), torch.cat([tau, tau]), both).chunk(2))
 
     def data_row(self, alpha: float, sigma: float) -> tuple[float, ...]:
@@ -172,3 +172,11 @@ class Denoiser:
                 raise ValueError(f"conditions[{k!r}] must have one row per sample, {batch}, got shape {tuple(given.shape)}")
             null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
         return null
+
+
+def _twice(value: Any, null: Tensor | None, batch: int, device: torch.device) -> Any:
+    """A condition for the batch of both halves; what guidance does not replace by its null is the same in both."""
+    if null is not None:
+        return torch.cat([torch.as_tensor(value, device=device), null])
+    per_sample = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+    return torch.cat([value, value]) if per_sample else value

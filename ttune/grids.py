@@ -47,7 +47,7 @@ def _leading(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float6
 
 def _trailing(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
     n = _training_steps(noise, t_0, "trailing")
-    return np.round(n - np.arange(steps) * (n / steps)) - 1
+    return np.round(n - np.arange(steps) * (n / steps)).astype(np.float64) - 1
 
 
 def _linspace(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
@@ -67,7 +67,7 @@ def _log_snr(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float6
     ends = noise.half_log_snr([t_0, noise.t_min])
     if not np.isfinite(ends).all():
         raise ValueError(f"spacing 'log_snr' needs a finite log-SNR at t_start; t_start={t_0:g} has none, start just below it")
-    return _exact_start(t_0, noise.time(np.linspace(*ends, steps + 1)[:-1]))
+    return _exact_start(t_0, noise.time(np.linspace(ends[0], ends[1], steps + 1)[:-1]))
 
 
 def _karras(noise: NoiseSchedule, t_0: float, steps: int, final: str, rho: float = 7.0) -> Float64:
@@ -76,7 +76,7 @@ def _karras(noise: NoiseSchedule, t_0: float, steps: int, final: str, rho: float
     if not np.isfinite(ends).all():
         raise ValueError(f"spacing 'karras' needs a finite sigma / alpha at t_start; t_start={t_0:g} has none, start just below it")
     points = steps if final == "zero" else steps + 1
-    ratios = np.linspace(*(ends ** (1 / rho)), points) ** rho
+    ratios = np.linspace(ends[0] ** (1 / rho), ends[1] ** (1 / rho), points) ** rho
     return _exact_start(t_0, noise.time(-np.log(ratios))[:steps])
 
 

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
 
+MAX_STEPS = 1_000_000  # of a discrete model; a thousand is usual
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -80,11 +82,11 @@ class NoiseSchedule:
         """Rebuild what :meth:`to_dict` wrote; ValueError names what does not fit."""
         values = dict(values)
         kind = values.pop("kind", None)
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise ValueError(f"noise.kind must be one of {sorted(_KINDS)}, got {kind!r}")
         try:
             return _KINDS[kind](**values)
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise ValueError(f"noise: the values {sorted(values)} do not describe a {kind!r} schedule ({error})") from None
 
     # ---- discrete ----------------------------------------------------------------------------------------
@@ -238,8 +240,9 @@ class ContinuousVP(NoiseSchedule):
         return np.sqrt(0.0 - np.expm1(2 * self.log_alpha(t)))
 
     def time(self, half_log_snr: ArrayLike) -> Float64:
-        c = np.logaddexp(0.0, -2 * np.asarray(half_log_snr, np.float64))  # -2 log alpha
         slope = self.beta_max - self.beta_min
+        c = np.logaddexp(0.0, -2 * np.asarray(half_log_snr, np.float64))  # -2 log alpha
+        c = np.minimum(c, 0.5 * slope + self.beta_min)  # its value at t = 1
         return np.clip(2 * c / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * c)), 0.0, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -272,7 +275,8 @@ class EDM(NoiseSchedule):
         return _times(self, t)
 
     def time(self, half_log_snr: ArrayLike) -> Float64:
-        return np.minimum(np.exp(-np.asarray(half_log_snr, np.float64)), self.sigma_max)
+        with np.errstate(over="ignore"):
+            return np.minimum(np.exp(-np.asarray(half_log_snr, np.float64)), self.sigma_max)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "edm", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
@@ -337,10 +341,11 @@ def _times(noise: NoiseSchedule, t: ArrayLike) -> Float64:
 def _cumprod(betas: Float64) -> Float64:
     if betas.size < 1 or not ((betas > 0) & (betas < 1)).all():
         raise ValueError(f"betas must be at least one value, all inside (0, 1), got {betas.tolist()[:8]}")
-    return np.cumprod(1.0 - betas)
+    return np.cumprod(1.0 - betas).astype(np.float64)
 
 
 def _positive_int(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    # The bound keeps a mistaken or malicious file from asking for a table that fills the memory.
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_STEPS:
+        raise ValueError(f"{name} must be a whole number in [1, {MAX_STEPS:,}], got {value!r}")
     return value

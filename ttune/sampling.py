@@ -177,7 +177,8 @@ def _fold(denoiser: Denoiser, stage: Stage, device: torch.device | str) -> Step:
     """Rewrite a stage over (x, D, eps, noise, retained) as rows over (x, outputs, retained, clamped D, noise)."""
     alpha, sigma = stage.alpha, stage.sigma
     x_weight, *output_weights = denoiser.data_row(alpha, sigma)
-    raw_D = {"x": x_weight} | {f"o{j}": w for j, w in enumerate(output_weights)}
+    network = {f"o{j}": w for j, w in enumerate(output_weights)}
+    raw_D = {"x": x_weight} | network
     D: Row = {"D": 1.0} if denoiser.clip_sample is not None else raw_D
     eps_from = D if denoiser.clip_epsilon == "recompute" else raw_D
     eps = _sum((1 / sigma, {"x": 1.0}), (-alpha / sigma, eps_from))
@@ -189,7 +190,8 @@ def _fold(denoiser: Denoiser, stage: Stage, device: torch.device | str) -> Step:
     rows: dict[str, Row] = {"D": raw_D} if denoiser.clip_sample is not None else {}
     renames = []
     for name, row in [("x", folded(stage.update)), *((name, folded(row)) for name, row in stage.retain.items())]:
-        alias = next((old for old, value in row.items() if value == 1.0 and len(row) == 1 and old != "noise"), None)
+        # The network's own outputs are copied, never kept: it may write the next one into the same memory (CUDA graphs).
+        alias = next((old for old, value in row.items() if value == 1.0 and len(row) == 1 and old not in ("noise", *network)), None)
         if alias is not None:
             renames.append((name, alias))
         else:

@@ -41,6 +41,7 @@ class Schedule:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
+        object.__setattr__(self, "eta", float(self.eta))
         object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
         tableau = SAMPLERS[self.sampler](self)
         object.__setattr__(self, "_tableau", tableau)

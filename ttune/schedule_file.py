@@ -107,6 +107,7 @@ def describe(noise: NoiseSchedule) -> str:
 
 
 def _digest(content: ScheduleFile) -> str:
-    values = msgspec.to_builtins(content)
+    # Through JSON and back first: what is digested is what a reader of the file will see (NaN, say, becomes null).
+    values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=ScheduleFile))
     values.pop("digest")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -11,12 +11,13 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import NotRequired, TypedDict
 
 from ttune.atomic import write_atomically
 from ttune.evaluation.features import check_images, to_uint8
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class FrechetEntry(TypedDict, total=False):
+class FrechetEntry(TypedDict):
     """A Fréchet distance as reported: its value, the name of the features, the number of generated images, its standard error."""
 
     value: float
@@ -37,8 +38,8 @@ class FrechetEntry(TypedDict, total=False):
     standard_error: float | None
 
 
-class ReportRow(TypedDict, total=False):
-    """One method in a table; whatever is missing or None is shown as "-"."""
+class ReportRow(TypedDict):
+    """One method in a table; None is shown as "-"."""
 
     name: str
     sampler: str | None
@@ -49,6 +50,7 @@ class ReportRow(TypedDict, total=False):
     frechet_to_teacher: float | None
     network_evaluations: int | None
     seconds: float | None
+    tuning: NotRequired[Mapping[str, float]]  # what the tuning cost, by purpose
 
 
 def _heading(rows: Sequence[ReportRow]) -> str:
@@ -89,7 +91,7 @@ def print_table(rows: Sequence[ReportRow]) -> str:
         value = row.get(key)
         return "-" if value is None else format(value, formats[key])
 
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in rows:
         before = (row["name"], cell(row, "steps"), cell(row, "rmse_to_teacher"), _frechet_cell(row.get("frechet")))
         lines.append((*before, cell(row, "frechet_to_teacher"), cell(row, "network_evaluations"), cell(row, "seconds")))
@@ -184,7 +186,7 @@ def _offset_lines(axes: Axes, offsets: Mapping[str, tuple[ArrayLike, ArrayLike]]
         t, tau = np.asarray(positions, np.float64), np.asarray(conditioning, np.float64)
         if t.ndim != 1 or tau.ndim != 1 or len(t) not in (len(tau), len(tau) + 1):
             raise ValueError(f"offsets[{label!r}]: must be K or K + 1 positions and K conditioning times, got {t.shape} and {tau.shape}")
-        style = {
+        style: dict[str, Any] = {
             "color": _COLOURS[i % len(_COLOURS)],
             "marker": _MARKERS[i % len(_MARKERS)],
             "linestyle": "-" if i < len(_COLOURS) else "--",

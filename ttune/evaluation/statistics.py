@@ -120,16 +120,17 @@ class StatisticsBuilder:
     def __init__(self, features: str) -> None:
         self.features = features
         self.count = 0
-        self._mean: NDArray[np.float64] | None = None
-        self._scatter: NDArray[np.float64] | None = None  # sum of (x - mean)(x - mean)^T
+        self._mean: NDArray[np.float64] = np.zeros(0)  # (F,), once F is known
+        self._scatter: NDArray[np.float64] = np.zeros((0, 0))  # sum of (x - mean)(x - mean)^T
 
     def add(self, features: NDArray | Tensor) -> StatisticsBuilder:
         """Take in a chunk (N, F), N >= 0; returns the builder itself."""
         chunk = as_features(features)
-        if self._mean is None or self._scatter is None:
+        if self._mean.size == 0:
             self._mean, self._scatter = np.zeros(chunk.shape[1]), np.zeros((chunk.shape[1], chunk.shape[1]))
-        if chunk.shape[1] != self._mean.size:
-            raise ValueError(f"features: must have {self._mean.size} columns like the earlier chunks, got shape {chunk.shape}")
+        columns = len(self._mean)
+        if chunk.shape[1] != columns:
+            raise ValueError(f"features: must have {columns} columns like the earlier chunks, got shape {chunk.shape}")
         if len(chunk) == 0:
             return self
         mean = chunk.mean(0)
@@ -147,7 +148,7 @@ class StatisticsBuilder:
         Raises:
             ValueError: fewer than two feature vectors were added.
         """
-        if self._mean is None or self._scatter is None or self.count < 2:
+        if self.count < 2:
             raise ValueError(f"count: a covariance needs at least 2 feature vectors, got {self.count}")
         covariance = self._scatter / (self.count - 1)
         return FeatureStatistics(self._mean.copy(), (covariance + covariance.T) / 2, self.count, self.features)

@@ -33,10 +33,11 @@ class Endpoint:
 
     def run(
         self, problem: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool
-    ) -> tuple[list[Schedule], dict[str, list[float]]]:
-        """Tuned schedules, the lowest RMSE first, and the RMSE on the tuning x_T per accepted iteration, by start."""
+    ) -> tuple[list[Schedule], dict[str, list[float]], list[Ranked]]:
+        """Tuned schedules, the lowest RMSE first; the RMSE on the tuning x_T per accepted iteration, by start; the grids tried."""
         few = problem.head(SHORT_SAMPLES)
-        begin = self._starts(few, schedule, journal, ledger, progress)
+        grids = self._grids(few, schedule, journal, ledger, progress)
+        begin = starts(grids, schedule) if grids else [Ranked("given", schedule, float("nan"), float("nan"))]
         thetas: dict[str, list[float] | None] = {entry.name: None for entry in begin}
         if len(begin) > 1:
             short = {e.name: self._tuned(few, f"short: {e.name}", e, None, SHORT_ITERATIONS, journal, ledger, progress) for e in begin}
@@ -48,14 +49,14 @@ class Endpoint:
             parameters = Parameters(entry.schedule, self.tune, fix_start=self.fix_start)
             finals.append((search.history, parameters.schedule(np.array(search.theta)), entry.name))
         finals.sort(key=lambda final: final[0][-1])
-        return [tuned for _, tuned, _ in finals], {name: history for history, _, name in finals}
+        return [tuned for _, tuned, _ in finals], {name: history for history, _, name in finals}, grids
 
-    def _starts(self, few: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool) -> list[Ranked]:
+    def _grids(self, few: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool) -> list[Ranked]:
         if not self.search_starts or "positions" not in self.tune:
-            return [Ranked("given", schedule, float("nan"), float("nan"))]
+            return []
         with ledger.entry("grids"):
             rows = journal.piece("grids", lambda: [_row(r) for r in rank_grids(few, schedule, fix_start=self.fix_start, progress=progress)])
-        return starts([_ranked(row, schedule) for row in rows], schedule)
+        return [_ranked(row, schedule) for row in rows]
 
     def _tuned(
         self,

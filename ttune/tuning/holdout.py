@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ttune.evaluation.fid import frechet_distance, paired_interval
+from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.search import pooled_features
@@ -16,43 +18,71 @@ from ttune.tuning.search import pooled_features
 Features = Callable[[Tensor], Any]  # images (n, ...) -> features (n, f)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A schedule on the held-out problem: squared error per sample, and Fréchet distance to the teacher's samples."""
+
+    schedule: Schedule
+    errors: Float64  # (n,)
+    frechet: float
+
+    @property
+    def rmse(self) -> float:
+        return float(np.sqrt(self.errors.mean()))
+
+    def faults(self, other: Measured, name: str) -> list[str]:
+        """Why this is not better than ``other``; empty if it is."""
+        return [
+            *([f"the RMSE is not lower than that of {name}"] if not self.rmse < other.rmse else []),
+            *([f"the Fréchet distance is higher than that of {name}"] if self.frechet > other.frechet else []),
+        ]
+
+
 def decide(
-    problem: Problem, start: Schedule, candidates: Sequence[Schedule], features: Features | None, guard: bool
+    problem: Problem, start: Schedule, best_grid: Schedule | None, candidates: Sequence[Schedule], features: Features | None, guard: bool
 ) -> tuple[Schedule, dict[str, Any]]:
-    """The first candidate that is better than ``start`` on the held-out problem, else ``start``; and the figures.
+    """The first candidate that is better on the held-out problem than ``start`` and than the best untuned grid that was
+    found on the way; else that grid if it is better than ``start``; else ``start``. And the figures of the decision.
 
     Better: a lower paired mean of squared errors, and a Fréchet distance to the teacher's samples that is not higher (a
     pure L2 fit at very few steps can lose variance). Without ``guard`` the first candidate is returned whatever its figures.
     """
     extract = features or pooled_features
     target = extract(problem.target)
-    before = problem.samples(start)
-    errors_before = squared_errors(before, problem.target)
-    record: dict[str, Any] = {
+
+    def measured(schedule: Schedule) -> Measured:
+        x = problem.samples(schedule)
+        return Measured(schedule, squared_errors(x, problem.target), frechet_distance(extract(x), target))
+
+    before = measured(start)
+    rivals = {"the start": before}
+    if best_grid is not None and best_grid != start:
+        rivals["the best untuned grid"] = measured(best_grid)
+    grid = rivals.get("the best untuned grid")
+    refused: list[str] = []
+    chosen = before
+    for candidate in candidates:
+        after = measured(candidate)
+        faults = [fault for name, rival in rivals.items() for fault in after.faults(rival, name)]
+        if not faults or not guard:
+            chosen = after
+            break
+        refused.append(" and ".join(faults))
+    else:
+        if grid is not None and not grid.faults(before, "the start"):
+            chosen = grid
+    interval = paired_interval(np.sqrt(chosen.errors), np.sqrt(before.errors))
+    return chosen.schedule, {
         "n": len(problem),
         "features": "pooled pixels" if features is None else getattr(features, "name", "user's features"),
-        "rmse_start": float(np.sqrt(errors_before.mean())),
-        "frechet_start": frechet_distance(extract(before), target),
+        "rmse_start": before.rmse,
+        "rmse": chosen.rmse,
+        "ratio": interval.ratio,
+        "low": interval.low,
+        "high": interval.high,
+        "frechet_start": before.frechet,
+        "frechet": chosen.frechet,
+        "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
+        "chosen": "tuned" if chosen.schedule in candidates else "best untuned grid" if chosen is not before else "start",
+        "refused": refused,
     }
-    refused = []
-    for candidate in candidates:
-        after = problem.samples(candidate)
-        errors = squared_errors(after, problem.target)
-        interval = paired_interval(np.sqrt(errors), np.sqrt(errors_before))
-        figures = record | {
-            "rmse_tuned": float(np.sqrt(errors.mean())),
-            "ratio": interval.ratio,
-            "low": interval.low,
-            "high": interval.high,
-            "frechet_tuned": frechet_distance(extract(after), target),
-        }
-        failed = []
-        if not figures["rmse_tuned"] < figures["rmse_start"]:
-            failed.append("the RMSE is not lower")
-        if figures["frechet_tuned"] > figures["frechet_start"]:
-            failed.append("the Fréchet distance is higher")
-        figures["verdict"] = " and ".join(failed) or "better"
-        if not failed or not guard:
-            return candidate, figures
-        refused.append(figures)
-    return start, refused[0]

@@ -20,8 +20,8 @@ HOLDOUT_SEEDS = 2**32  # held-out x_T have seeds from here on, tuning x_T below:
 def given_points(x_T: Tensor, conditions: Conditions | Callable[[Tensor], Conditions] | None) -> tuple[Points, Points]:
     """(tuning, held out): the last quarter of the caller's own x_T is held out."""
     n = x_T.shape[0]
-    if n < 4:
-        raise ValueError(f"x_T must hold at least 4 samples, a quarter of which is held out, got {n}")
+    if n < 8:  # a Fréchet distance needs two held-out samples
+        raise ValueError(f"x_T must hold at least 8 samples, a quarter of which is held out, got {n}")
     if not torch.isfinite(x_T).all():
         raise ValueError("x_T must be finite, got NaN or infinity")
     if callable(conditions):

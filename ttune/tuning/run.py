@@ -22,6 +22,7 @@ from ttune.tuning.ledger import Ledger
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, data_draws, drawn_points, given_points
 from ttune.tuning.problem import Problem, select
+from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios
 from ttune.tuning.trajectory import tune_along_trajectory
@@ -34,9 +35,11 @@ TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice 
 class TuneResult:
     """What tuning found and what it cost.
 
-    ``schedule`` is the tuned one if it does better on held-out x_T, else the start (``improved`` says which).
+    ``schedule`` is the tuned one if it does better on held-out x_T than the start and than the best untuned grid that was
+    met, else that grid or the start (``improved`` is False for the start; ``holdout["chosen"]`` says which).
     ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, per start. ``cost``: network evaluations of one
-    sample (a backward counts 2) by purpose, and seconds. ``holdout``: RMSE and Fréchet distance before and after.
+    sample (a backward counts 2) by purpose, and seconds. ``holdout``: the figures of the decision.
+    ``grids``: the untuned schedules that were tried as starts, best RMSE first (on the tuning x_T).
     """
 
     schedule: Schedule
@@ -45,16 +48,19 @@ class TuneResult:
     cost: Mapping[str, float]
     holdout: Mapping[str, Any]
     teacher: Mapping[str, Any]
+    grids: Sequence[Ranked] = ()
 
     def summary(self) -> str:
         """A few lines for a person."""
-        h, evaluations = self.holdout, {k: int(v) for k, v in self.cost.items() if k != "seconds"}
+        h, best, evaluations = self.holdout, self.holdout["best_untuned"], {k: int(v) for k, v in self.cost.items() if k != "seconds"}
         lines = [
             str(self.schedule),
-            f"on {h['n']} held-out x_T: RMSE to the teacher {h['rmse_start']:.4f} -> {h['rmse_tuned']:.4f}, ratio {h['ratio']:.3f} "
+            f"on {h['n']} held-out x_T: RMSE to the teacher {h['rmse_start']:.4f} -> {h['rmse']:.4f}, ratio {h['ratio']:.3f} "
             f"[{h['low']:.3f}, {h['high']:.3f}]; Fréchet distance to its samples ({h['features']}) "
-            f"{h['frechet_start']:.4g} -> {h['frechet_tuned']:.4g}",
-            *([] if self.improved else [f"NOT kept, the start is returned: {h['verdict']}"]),
+            f"{h['frechet_start']:.4g} -> {h['frechet']:.4g}",
+            *([f"best untuned grid on the same x_T: RMSE {best['rmse']:.4f}, Fréchet distance {best['frechet']:.4g}"] if best else []),
+            *(f"not kept: a tuned schedule of which {reason}" for reason in h["refused"]),
+            *([] if h["chosen"] == "tuned" else [f"returned instead: the {h['chosen']}"]),
             f"teacher: {', '.join(f'{k} {v}' for k, v in self.teacher.items())}",
             f"network evaluations: {sum(evaluations.values()):,} ({', '.join(f'{k} {v:,}' for k, v in evaluations.items())}) "
             f"in {self.cost['seconds']:.0f} s",
@@ -72,7 +78,7 @@ def tune(
     sample_shape: Sequence[int] | None = None,
     conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
     data: Data | None = None,
-    teacher: Schedule | Callable[..., Tensor] | None = None,
+    teacher: Teacher | Schedule | Callable[..., Tensor] | None = None,
     fix_start: bool = False,
     samples: int = 128,
     holdout: int = 256,
@@ -97,11 +103,11 @@ def tune(
     ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` + ``holdout`` of them are drawn
     from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
     tensors that goes with ``x_T``, or a function of the seeds.
-    ``teacher``: another schedule, or a callable x_T -> x_0; by default 2M with 128 steps.
+    ``teacher``: another schedule, a callable x_T -> x_0, or a :class:`Teacher`; by default 2M with 128 steps.
     ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (positions must be free).
     ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
-    With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet
-    distance to the teacher's samples not higher; else the start is returned.
+    With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to the
+    teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is returned.
     ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
     ends where an uninterrupted one would have ended.
 
@@ -117,7 +123,7 @@ def tune(
             drawn_points(denoiser, torch.arange(count) + (seed * 2 * HOLDOUT_SEEDS + first), sample_shape, conditions)
             for count, first in ((samples, 0), (holdout, HOLDOUT_SEEDS))
         )
-    source = Teacher(teacher) if teacher is not None else Teacher.default(schedule)
+    source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     settings = timetuner or TimeTuner()
     fingerprint = {
         "method": method,
@@ -139,18 +145,19 @@ def tune(
 
     if method == "endpoint":
         search = Endpoint(tune, fix_start, iterations, search_starts)
-        candidates, history = search.run(problem, schedule, journal, ledger, progress)
+        candidates, history, grids = search.run(problem, schedule, journal, ledger, progress)
     else:
-        candidates, history = [_one_by_one(method, problem, schedule, source, settings, data, seed, journal, ledger, progress)], {}
+        candidates = [_one_by_one(method, problem, schedule, source, settings, data, seed, journal, ledger, progress)]
+        history, grids = {}, []
 
     with ledger.entry("holdout"):
-        chosen, record = decide(held_out, schedule, candidates, features, guard)
+        chosen, record = decide(held_out, schedule, grids[0].schedule if grids else None, candidates, features, guard)
     improved = chosen is not schedule
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     if improved:
         how = {"method": method, "tune": list(tune), "seed": seed, "samples": len(problem), "teacher": teacher_record}
         chosen = chosen.replace(model=denoiser.identity(), tuned=how | {"holdout": record, "cost": cost})
-    return TuneResult(chosen, improved, history, cost, record, teacher_record)
+    return TuneResult(chosen, improved, history, cost, record, teacher_record, grids)
 
 
 def _check(denoiser: Denoiser, schedule: Schedule, method: str, data: Data | None, **counts: int) -> None:

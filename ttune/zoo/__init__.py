@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ttune.denoiser import ClassifierFree, Denoiser
 from ttune.noise import NoiseSchedule
+from ttune.schedule import Schedule
 from ttune.zoo.unet import CLASSES, IMAGE_SHAPE, NULL_CLASS, UNet
 
 MODELS = ("fashion",)
@@ -46,11 +47,17 @@ def _labels(seeds: Tensor) -> dict[str, Tensor]:
     return {"class_label": seeds.remainder(CLASSES)}
 
 
-def load(name: str) -> Denoiser:
+def load(name: str, *, guidance_scale: float | None = None) -> Denoiser:
     """A bundled model by name (:data:`MODELS`)."""
     if name not in MODELS:
         raise ValueError(f"name must be one of {list(MODELS)}, got {name!r}")
-    return fashion()
+    return fashion(guidance_scale=guidance_scale)
 
 
-__all__ = ["MODELS", "fashion", "load"]
+def schedule(name: str) -> Schedule:
+    """A bundled schedule by the name of its file, without ".json"; ``timetuner_ddim_5`` is the one there is."""
+    with as_file(files("ttune.zoo") / "data" / f"{name}.json") as path:
+        return Schedule.load(path)
+
+
+__all__ = ["MODELS", "fashion", "load", "schedule"]

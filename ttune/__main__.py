@@ -1,0 +1,3 @@
+from ttune.cli import main
+
+main()

@@ -1,0 +1,314 @@
+"""The command line: ``ttune demo | tune | sample | evaluate | info``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import tyro
+
+from ttune.grids import GRIDS
+from ttune.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    Sampler = Spacing = str
+else:  # the registries are the list of choices
+    Sampler = Literal[tuple(SAMPLERS)]
+    Spacing = Literal[tuple(GRIDS)]
+
+
+def demo(out: Path = Path("runs/demo"), steps: int = 5, samples: int = 512, quiet: bool = False) -> None:
+    """Tune the bundled model and show what it bought: a table, a picture, two schedules.
+
+    Example: ttune demo
+
+    Args:
+        out: Folder for ddim.json, dpmpp_2m.json, report.json and report.png.
+        steps: Step budget.
+        samples: Held-out x_T that every line of the table is judged on.
+        quiet: No progress bars.
+    """
+    from ttune.demo import run_demo
+
+    run_demo(out, steps=steps, samples=samples, progress=not quiet)
+
+
+def tune(
+    out: Path,
+    model: str = "fashion",
+    sampler: Sampler = "ddim",
+    steps: int = 5,
+    method: Literal["endpoint", "trajectory", "timetuner"] = "endpoint",
+    tune: tuple[Literal["conditioning", "positions"], ...] = ("conditioning", "positions"),
+    spacing: Spacing = "leading",
+    offset: int = 0,
+    t_start: float | None = None,
+    final: Literal["zero", "min"] = "zero",
+    fix_start: bool = False,
+    samples: int = 128,
+    holdout: int = 256,
+    chunk: int = 64,
+    iterations: int | None = None,
+    search_starts: bool = True,
+    guard: bool = True,
+    procedure: Literal["sequential", "parallel"] = "sequential",
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Tune a schedule for one model, one sampler and one step budget, and write it to a file.
+
+    Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
+
+    An interrupted run goes on with the same command and --resume.
+
+    Args:
+        out: The ttune.json to write.
+        model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
+        sampler: The sampler to tune for; a tuned schedule does not carry over to another.
+        steps: Step budget: network evaluations of one sample.
+        method: endpoint (default), trajectory (1-D searches, cheap), timetuner (the published objective; bundled model only).
+        tune: What endpoint may change.
+        spacing: The untuned grid that the result must beat.
+        offset: Shift of the leading grid.
+        t_start: First position, instead of the largest trained time.
+        final: Last position: clean ("zero") or the smallest trained time ("min").
+        fix_start: Keep the first position.
+        samples: x_T to tune on.
+        holdout: x_T that decide whether the result is kept.
+        chunk: Samples in one network call.
+        iterations: Accepted Levenberg-Marquardt iterations at most (30), or for timetuner Adam iterations a step (500, as published).
+        search_starts: Begin from several grids.
+        guard: Return the start if the result is not better on held-out x_T.
+        procedure: timetuner only.
+        guidance_scale: Classifier-free guidance of the bundled model.
+        seed: Of the x_T.
+        checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
+        resume: Go on from the checkpoint.
+        quiet: No progress bars.
+    """
+    import ttune
+    from ttune.models import load_model
+
+    denoiser = load_model(model, guidance_scale=guidance_scale)
+    schedule = ttune.Schedule.build(denoiser.noise, sampler, steps, spacing, t_start=t_start, final=final, offset=offset)
+    journal = checkpoint or out.with_name(out.name + ".checkpoint")
+    try:
+        result = ttune.tune(
+            denoiser,
+            schedule,
+            method=method,
+            tune=tune,
+            data=_bundled_data(model) if method == "timetuner" else None,
+            fix_start=fix_start,
+            samples=samples,
+            holdout=holdout,
+            chunk=chunk,
+            iterations=iterations or 30,
+            search_starts=search_starts,
+            features=_bundled_features(model),
+            timetuner=ttune.TimeTuner(procedure, iterations=iterations or 500) if method == "timetuner" else None,
+            guard=guard,
+            seed=seed,
+            progress=not quiet,
+            checkpoint=journal,
+            resume=resume,
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What was found is in {journal}; the same command with --resume goes on from there.", file=sys.stderr)
+        raise
+    result.schedule.save(out)
+    for file in journal.parent.glob(f"{journal.name}*"):
+        file.unlink()
+    print(result.summary())
+    print(f"Wrote {out}")
+
+
+def sample(
+    out: Path,
+    schedule: Path | None = None,
+    model: str = "fashion",
+    sampler: Sampler | None = None,
+    steps: int = 50,
+    spacing: Spacing = "leading",
+    n: int = 64,
+    seed: int = 0,
+    condition: dict[str, int] | None = None,
+    guidance_scale: float | None = None,
+    backend: str | None = None,
+    columns: int = 8,
+) -> None:
+    """Sample images, with a tuned schedule or an untuned grid.
+
+    Example: ttune sample --schedule ttune.json --n 64 --out samples.png
+
+    Args:
+        out: A .png (one picture of all samples) or .npz (array "images", float32, in the model's range).
+        schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
+        model: As in ttune tune.
+        sampler: Default ddim; with --schedule it must be the schedule's own.
+        steps: Untuned only.
+        spacing: Untuned only.
+        n: Samples.
+        seed: Sample i has seed SEED + i, whatever n is.
+        condition: One value for all samples, for example --condition class_label 7.
+        guidance_scale: Classifier-free guidance of the bundled model.
+        backend: Kernels to use (see ttune info).
+        columns: Images in a row of the picture.
+    """
+    import numpy as np
+
+    import ttune
+    from ttune.atomic import write_atomically
+    from ttune.evaluation import save_grid
+    from ttune.models import load_model
+    from ttune.tuning.points import drawn_points
+
+    if out.suffix not in (".png", ".npz"):
+        raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
+    denoiser = load_model(model, guidance_scale=guidance_scale)
+    if schedule is not None:
+        chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler)
+    else:
+        chosen = ttune.Schedule.build(denoiser.noise, sampler or "ddim", steps, spacing)
+    seeds = torch.arange(n) + seed
+    x_T, conditions = drawn_points(denoiser, seeds)
+    conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
+    images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
+    if out.suffix == ".png":
+        save_grid(out, images, columns)
+    else:
+        import io
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=images.float().cpu().numpy())
+        write_atomically(out, buffer.getvalue())
+    print(f"Wrote {n} samples of {chosen.steps} steps to {out}")
+
+
+def evaluate(
+    schedules: tyro.conf.Positional[tuple[Path, ...]],
+    model: str = "fashion",
+    n: int = 1000,
+    seed: int = 2**40,
+    features: Literal["lenet64", "inception"] = "lenet64",
+    inception: Path | None = None,
+    teacher: bool = True,
+    guidance_scale: float | None = None,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Judge tuned schedules: RMSE and Fréchet distance to the teacher, Fréchet distance to real images.
+
+    Example: ttune evaluate runs/demo/ddim.json runs/demo/dpmpp_2m.json --n 1000 --out evaluation.json
+
+    Args:
+        schedules: One or more ttune.json files.
+        model: As in ttune tune.
+        n: Samples.
+        seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
+        features: lenet64 (bundled, Fashion-MNIST) or inception (clean-fid's weights, not downloaded).
+        inception: Path of inception-2015-12-05.pt; by default clean-fid's own place.
+        teacher: Also sample the teacher (128 steps) and compare with it.
+        guidance_scale: Classifier-free guidance of the bundled model.
+        out: Write the table as JSON.
+        quiet: No progress bars.
+    """
+    import ttune
+    from ttune.evaluation import inception as inception_features
+    from ttune.evaluation import lenet64, lenet64_train_statistics, print_table, write_report
+    from ttune.evaluation.judge import Judge
+    from ttune.evaluation.statistics import FeatureStatistics
+    from ttune.models import load_model
+    from ttune.tuning import Teacher
+    from ttune.tuning.points import drawn_points
+    from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
+
+    if not schedules:
+        raise ValueError("schedules must name at least one ttune.json, got none")
+    denoiser = load_model(model, guidance_scale=guidance_scale)
+    loaded = [(path, ttune.Schedule.load(path, noise=denoiser.noise)) for path in schedules]
+    extractor = lenet64() if features == "lenet64" else inception_features(inception)
+    real = None
+    if model == "fashion":
+        images = to_unit_range(load_test_images()[0]) if features == "inception" else None
+        real = lenet64_train_statistics() if images is None else FeatureStatistics.of_features(extractor(images), extractor.name)
+    x_T, conditions = drawn_points(denoiser, torch.arange(n) + seed)
+    judge = Judge(denoiser, x_T, conditions, extractor, real, progress=not quiet)
+    rows = []
+    if teacher:
+        source = Teacher.default(loaded[0][1]).source
+        assert isinstance(source, ttune.Schedule)
+        row, target = judge.row(f"teacher: 2M, {source.steps} steps", "teacher", source)
+        judge = judge.with_teacher(target)
+        rows.append(row)
+    rows = [judge.row(str(path), str(s.tuned.get("method", "base")), s)[0] for path, s in loaded] + rows
+    print(print_table(rows))
+    if out is not None:
+        write_report(out, {"model": model, "rows": rows})
+        print(f"Wrote {out}")
+
+
+def info() -> None:
+    """Versions, backends and why one is not available, samplers, grids, bundled models.
+
+    Example: ttune info
+    """
+    import platform
+
+    import numpy as np
+
+    import ttune
+    from ttune import zoo
+    from ttune.grids import GRIDS
+
+    print(f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
+    print(
+        f"threads {torch.get_num_threads()}, CPU capability {torch.backends.cpu.get_cpu_capability()}, CUDA {torch.version.cuda or 'none'}"
+    )
+    for name, state in ttune.backends().items():
+        served = ", ".join(state["operators"])
+        print(f"backend {name:10s} {'serves ' + served if state['available'] else 'not available: ' + state['reason']}")
+    print(f"samplers {', '.join(SAMPLERS)}")
+    print(f"grids {', '.join(GRIDS)}")
+    print(f"bundled models {', '.join(zoo.MODELS)}")
+
+
+def _bundled_data(model: str) -> Any:
+    if model != "fashion":
+        raise ValueError(f"method 'timetuner' needs clean images, which the command line has for the bundled model only, got {model!r}")
+    from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
+
+    images, labels = load_test_images()
+    return to_unit_range(images), {"class_label": labels}
+
+
+def _bundled_features(model: str) -> Any:
+    from ttune.evaluation import lenet64
+
+    return lenet64() if model == "fashion" else None
+
+
+COMMANDS = {"demo": demo, "tune": tune, "sample": sample, "evaluate": evaluate, "info": info}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a mistake in the arguments or the files is one line on stderr and exit status 1."""
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        if os.environ.get("TTUNE_TRACEBACK"):
+            raise
+        sys.exit(f"ttune: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""One row of a comparison: sample a schedule, and hold the samples against the teacher's and against real images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttune.denoiser import Denoiser
+from ttune.evaluation.features import FeatureExtractor
+from ttune.evaluation.fid import frechet_distance, frechet_standard_error, rmse_to
+from ttune.evaluation.report import ReportRow
+from ttune.evaluation.statistics import FeatureStatistics
+from ttune.sampling import sample
+from ttune.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Starting points ``x_T`` (n, ...) with their ``conditions``, the features to compare in, and real images' statistics.
+
+    ``target``, the teacher's samples from the same x_T, is None until :meth:`with_teacher`.
+    """
+
+    denoiser: Denoiser
+    x_T: Tensor
+    conditions: Mapping[str, Any]
+    features: FeatureExtractor
+    real: FeatureStatistics | None
+    target: Tensor | None = None
+    chunk: int = 128
+    progress: bool = True
+
+    def with_teacher(self, target: Tensor) -> Judge:
+        """The same judge, knowing where the teacher arrives."""
+        if target.shape != self.x_T.shape:
+            raise ValueError(f"target must have the shape of x_T, {tuple(self.x_T.shape)}, got {tuple(target.shape)}")
+        return Judge(self.denoiser, self.x_T, self.conditions, self.features, self.real, target, self.chunk, self.progress)
+
+    def samples(self, schedule: Schedule, name: str = "sampling") -> Tensor:
+        """x_0 (n, ...) of ``schedule``, a chunk at a time."""
+        n = len(self.x_T)
+        starts = tqdm(range(0, n, self.chunk), desc=name, disable=not self.progress, leave=False)
+        parts = []
+        for i in starts:
+            rows = slice(i, i + self.chunk)
+            given = {k: v[rows] if isinstance(v, Tensor) and v.ndim and len(v) == n else v for k, v in self.conditions.items()}
+            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=given))
+        return torch.cat(parts)
+
+    def row(self, name: str, method: str, schedule: Schedule) -> tuple[ReportRow, Tensor]:
+        """(figures, samples) of a schedule; ``network_evaluations`` are those of one sample, ``seconds`` those of all."""
+        begin, before = time.monotonic(), self.denoiser.evaluations
+        x = self.samples(schedule, name)
+        seconds, spent = time.monotonic() - begin, self.denoiser.evaluations - before
+        return self.row_of(name, method, schedule, x, seconds=seconds, evaluations=spent // len(x)), x
+
+    def row_of(self, name: str, method: str, schedule: Schedule, x: Tensor, *, seconds: float, evaluations: int) -> ReportRow:
+        """The figures of samples ``x`` that ``schedule`` made."""
+        features = self.features(x)
+        row: ReportRow = {
+            "name": name,
+            "sampler": schedule.sampler,
+            "method": method,
+            "steps": schedule.steps,
+            "rmse_to_teacher": None,
+            "frechet": None,
+            "frechet_to_teacher": None,
+            "network_evaluations": evaluations,
+            "seconds": round(seconds, 2),
+        }
+        if self.real is not None:
+            row["frechet"] = {
+                "value": frechet_distance(FeatureStatistics.of_features(features, self.features.name), self.real),
+                "features": self.features.name,
+                "n": len(x),
+                "standard_error": frechet_standard_error(features, self.real),
+            }
+        if self.target is not None:
+            row["rmse_to_teacher"] = float(np.sqrt(rmse_to(x, self.target).square().mean()))
+            row["frechet_to_teacher"] = frechet_distance(features, self.features(self.target))
+        return row
