@@ -1,0 +1,13 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import settings
+
+# Small tensors: two threads that share busy cores wait for each other.
+torch.set_num_threads(1)
+
+# No deadline: the machines that run the tests are shared, and a slow example is not a wrong one.
+settings.register_profile("ttune", deadline=None, max_examples=40, print_blob=True)
+settings.load_profile("ttune")
