@@ -117,11 +117,8 @@ def exact_told_time(noise: NoiseSchedule, s: float, t: float, u: float) -> float
         y = s**4 / (1 - 2 * s**2)
     else:
         root = np.sqrt(1 - 4 * c**2 * s**2 * (1 - s**2))
-        y = min(
-            (1 - 2 * c**2 * s**2 + sign * root) / (2 * (c**2 - 1))
-            for sign in (1, -1)
-            if (1 - 2 * c**2 * s**2 + sign * root) / (c**2 - 1) > 0
-        )
+        roots = [(1 - 2 * c**2 * s**2 + sign * root) / (2 * (c**2 - 1)) for sign in (1, -1)]
+        y = min(root for root in roots if root > 0)
     return float(noise.time(-0.5 * np.log(y)))
 
 

@@ -81,12 +81,13 @@ def test_diffusers_and_dpm_solvers_published_grids() -> None:
 def test_k_is_exact(noise: NoiseSchedule, final: str, K: int, name: str, u: float) -> None:
     """Whatever the arguments: exactly K + 1 decreasing positions from t_start to the end, or an error that names the grid."""
     t_start = u * noise.t_max
+    # Grids of whole numbers may run out of them, and do not exist in continuous time; the quadratic one can pass t_min.
+    may_fail = name in ("leading", "trailing") or (name == "quadratic" and t_start / K**2 <= noise.t_min)
     try:
         positions = grid(noise, name, K, t_start=t_start, final=final)
-    except ValueError as error:
-        assert f"spacing {name!r}" in str(error)
-        # Grids of whole numbers may run out of them, and do not exist in continuous time; the quadratic one can pass t_min.
-        assert name in ("leading", "trailing") or (name == "quadratic" and t_start / K**2 <= noise.t_min)
+    except ValueError:
+        if not may_fail:
+            raise
         return
     assert positions.shape == (K + 1,)
     assert (np.diff(positions) < 0).all()

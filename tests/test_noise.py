@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import alpha_sigma
 
+from tests.oracles import alpha_sigma
 from ttune import NoiseSchedule
 
 KINDS = {

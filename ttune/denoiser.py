@@ -111,7 +111,7 @@ class Denoiser:
         conditions = dict(conditions or {})
         batch = x.shape[0]
         time_dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32  # bfloat16 has 126 values in (500, 1000]
-        tau = torch.as_tensor(tau, device=x.device).to(time_dtype)
+        tau = torch.as_tensor(tau, dtype=time_dtype, device=x.device)
         if tau.ndim == 0:
             tau = tau.expand(batch)
         if self.guidance is None or self.guidance.scale == 1.0:

@@ -1,0 +1,269 @@
+"""Every sampler of the registry: invariants, equivalences, transcriptions of the papers, order of convergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ttune
+from tests.oracles import Gaussian, mixture, standard_normal
+from ttune import SAMPLERS, NoiseSchedule, Schedule, Stage, Tableau
+from ttune.grids import GRIDS
+
+NOISES = {
+    "linear": NoiseSchedule.linear(),
+    "cosine": NoiseSchedule.cosine(),
+    "continuous_vp": NoiseSchedule.continuous_vp(),
+    "edm": NoiseSchedule.edm(),
+    "flow": NoiseSchedule.flow(2.0),
+}
+LINEAR = NOISES["linear"]
+
+
+def every_schedule(sampler: str, noise: NoiseSchedule, steps: int) -> list[Schedule]:
+    found = []
+    for spacing in GRIDS:
+        for options in ({}, {"final": "min"}, {"t_start": 0.9 * noise.t_max}, {"lower_order_final": True}):
+            try:
+                found.append(Schedule.build(noise, sampler, steps, spacing, **options))
+            except ValueError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_true_prediction_is_kept(sampler: str, noise: NoiseSchedule) -> None:
+    """With the true x_0 and epsilon as predictions, every deterministic sampler lands on alpha x_0 + sigma epsilon, on any grid."""
+    x_0, eps = standard_normal((2, 3), 1), standard_normal((2, 3), 2)
+    denoiser = ttune.Denoiser(lambda x, tau: eps - x_0, noise, prediction_type="flow_prediction")
+    schedules = [s for steps in (1, 2, 7) for s in every_schedule(sampler, noise, steps)]
+    assert len(schedules) > 20
+    for schedule in schedules:
+        tableau = schedule.tableau()
+        assert len(tableau.stages) == len(schedule.conditioning)
+        assert tableau.end_time == schedule.positions[-1]
+        assert (tableau.end_alpha, tableau.end_sigma) == (schedule.alphas[-1], schedule.sigmas[-1])
+        if tableau.stochastic:
+            continue
+        start = float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * eps
+        x = ttune.sample(denoiser, schedule, start / noise.start_scale(schedule.positions[0]))
+        torch.testing.assert_close(x, tableau.end_alpha * x_0 + tableau.end_sigma * eps, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_table_can_be_printed(sampler: str) -> None:
+    tableau = Schedule.build(LINEAR, sampler, 3).tableau()
+    text = str(tableau)
+    assert text.startswith(f"{sampler}: {len(tableau.stages)} evaluations")
+    assert len(text.splitlines()) >= 2 + len(tableau.stages)
+    assert "end  t=-1" in text
+
+
+# ---------------------------------------------------------------------------------------------------------- wrong tables
+
+ALPHA, SIGMA = LINEAR.alpha([800, 400]), LINEAR.sigma([800, 400])
+
+
+def one_step(update: dict[str, float], retain: dict[str, dict[str, float]] | None = None) -> Tableau:
+    return Tableau("scratch", (Stage(800.0, ALPHA[0], SIGMA[0], update, retain or {}),), 400.0, ALPHA[1], SIGMA[1])
+
+
+def test_a_right_table_is_accepted() -> None:
+    one_step({"D": ALPHA[1], "eps": SIGMA[1]})
+    one_step({"D": ALPHA[1], "eps": 0.6 * SIGMA[1], "noise": 0.8 * SIGMA[1]})
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"D": 1.001 * ALPHA[1], "eps": SIGMA[1]}, r"stages\[0\] of 'scratch' must land on alpha="),
+        ({"D": ALPHA[1], "eps": 1.001 * SIGMA[1]}, "must land on"),
+        ({"D": ALPHA[1], "eps": SIGMA[1], "noise": 0.01}, "must land on"),
+        ({"D": ALPHA[1], "eps": 0.6 * SIGMA[1], "noise": 0.7 * SIGMA[1]}, "must land on"),
+        ({"D": ALPHA[1]}, "must land on"),
+        ({"D": ALPHA[1], "eps": math.nan}, "coefficient of 'eps' must be finite, got nan"),
+        ({"D": ALPHA[1], "eps": SIGMA[1], "D_prev": 0.0}, "uses 'D_prev', which no earlier stage retained"),
+    ],
+)
+def test_a_wrong_table_fails_at_construction(update: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        one_step(update)
+
+
+def test_what_is_not_retained_again_is_forgotten() -> None:
+    a, s = LINEAR.alpha([800, 600, 400, 200]), LINEAR.sigma([800, 600, 400, 200])
+    first = Stage(800.0, a[0], s[0], {"D": a[1], "eps": s[1]}, {"old": {"D": 1.0}})
+    second = Stage(600.0, a[1], s[1], {"D": a[2] / 2, "old": a[2] / 2, "eps": s[2]})
+    third = Stage(400.0, a[2], s[2], {"old": a[3], "eps": s[3]})
+    Tableau("scratch", (first, second), 400.0, a[2], s[2])
+    with pytest.raises(ValueError, match=r"stages\[2\] of 'scratch' uses 'old'"):
+        Tableau("scratch", (first, second, third), 200.0, a[3], s[3])
+    with pytest.raises(ValueError, match="at least one stage"):
+        Tableau("scratch", (), 400.0, a[2], s[2])
+
+
+# ---------------------------------------------------------------------------------------------------------- equivalences
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_ddim_is_euler(noise: NoiseSchedule) -> None:
+    denoiser = ttune.Denoiser(Gaussian(noise, 0.5, "sample"), noise, prediction_type="sample")
+    x_T = standard_normal((3, 4)) * float(noise.sigma(noise.t_max))
+    for a in every_schedule("ddim", noise, 5):
+        b = a.replace(sampler="euler")
+        torch.testing.assert_close(ttune.sample(denoiser, a, x_T), ttune.sample(denoiser, b, x_T), rtol=1e-9, atol=1e-9)
+
+
+def test_ddim_is_a_straight_transcription() -> None:
+    """Equation 12 of the DDIM paper with its own bar-alpha notation, eta in {0, .5}; the noise taken from the same counter."""
+    network = mixture(LINEAR)
+    x_T, seeds = standard_normal((4, 2)), torch.arange(4)
+    for eta in (0.0, 0.5):
+        schedule = Schedule.build(LINEAR, "ddim", 6, "linspace", eta=eta)
+        x = x_T
+        bars = LINEAR.alpha(schedule.positions) ** 2
+        for i in range(6):
+            eps = network(x, torch.full((4,), schedule.positions[i], dtype=torch.float64))
+            x_0 = (x - math.sqrt(1 - bars[i]) * eps) / math.sqrt(bars[i])
+            s = eta * math.sqrt((1 - bars[i + 1]) / (1 - bars[i])) * math.sqrt(1 - bars[i] / bars[i + 1])
+            fresh = ttune.ops.philox_normal((2,), seeds, draw=i, dtype=torch.float64)
+            x = math.sqrt(bars[i + 1]) * x_0 + math.sqrt(max(0.0, 1 - bars[i + 1] - s**2)) * eps + s * fresh
+        torch.testing.assert_close(ttune.sample(network.denoiser(), schedule, x_T, seeds=seeds), x, rtol=1e-9, atol=1e-9)
+
+
+def test_ddpm_is_ddim_with_eta_1() -> None:
+    x_T, seeds = standard_normal((4, 2)), torch.arange(4)
+    denoiser = mixture(LINEAR).denoiser()
+    for final in ("zero", "min"):
+        ddpm = Schedule.build(LINEAR, "ddpm", 7, "linspace", final=final)
+        ddim = Schedule.build(LINEAR, "ddim", 7, "linspace", final=final, eta=1.0)
+        assert torch.equal(ttune.sample(denoiser, ddpm, x_T, seeds=seeds), ttune.sample(denoiser, ddim, x_T, seeds=seeds))
+
+
+def test_ddpm_is_the_posterior_of_its_paper() -> None:
+    """Equations 6 and 7 of Ho et al., mean and standard deviation of q(x_u | x_t, x_0), with t -> u in place of one step."""
+    for noise in (LINEAR, NOISES["cosine"], NOISES["continuous_vp"]):
+        schedule = Schedule.build(noise, "ddpm", 6, "linspace")
+        bar = schedule.alphas**2
+        for i, stage in enumerate(schedule.tableau().stages):
+            ratio = bar[i] / bar[i + 1]  # alpha_t of the paper
+            beta = 1 - ratio
+            mean_x_0 = math.sqrt(bar[i + 1]) * beta / (1 - bar[i])
+            mean_x_t = math.sqrt(ratio) * (1 - bar[i + 1]) / (1 - bar[i])
+            deviation = math.sqrt((1 - bar[i + 1]) / (1 - bar[i]) * beta)
+            eps = stage.update["eps"]  # eps = (x - alpha D) / sigma
+            assert eps / stage.sigma == pytest.approx(mean_x_t, rel=1e-8, abs=1e-12)
+            assert stage.update["D"] - eps * stage.alpha / stage.sigma == pytest.approx(mean_x_0, rel=1e-8, abs=1e-9)
+            assert stage.update.get("noise", 0.0) == pytest.approx(deviation, rel=1e-8, abs=1e-12)
+
+
+def algorithm_2(network: Callable[[Tensor, Tensor], Tensor], noise: NoiseSchedule, times: list[float], x: Tensor, lower: bool) -> Tensor:
+    """DPM-Solver++(2M) of arXiv 2211.01095, algorithm 2, in terms of tensors; the last step to sigma = 0 is x_0 itself."""
+    lam = [float(noise.half_log_snr(t)) for t in times]
+    alpha, sigma = noise.alpha(times), noise.sigma(times)
+
+    def predict(x: Tensor, i: int) -> Tensor:
+        return (x - sigma[i] * network(x, torch.full((len(x),), times[i], dtype=x.dtype))) / alpha[i]
+
+    M = len(times) - 1
+    buffer = [predict(x, 0)]
+    for i in range(1, M + 1):
+        h = lam[i] - lam[i - 1]
+        if sigma[i] == 0:
+            return buffer[-1]
+        if i == 1 or (lower and i == M):
+            D = buffer[-1]
+        else:
+            r = (lam[i - 1] - lam[i - 2]) / h
+            D = (1 + 1 / (2 * r)) * buffer[-1] - 1 / (2 * r) * buffer[-2]
+        x = sigma[i] / sigma[i - 1] * x - alpha[i] * (math.exp(-h) - 1) * D
+        if i < M:
+            buffer.append(predict(x, i))
+    return x
+
+
+@pytest.mark.parametrize("lower_final", [False, True])
+@pytest.mark.parametrize("final", ["zero", "min"])
+@pytest.mark.parametrize("spacing", ["linspace", "log_snr", "quadratic"])
+def test_2m_is_algorithm_2(spacing: str, final: str, lower_final: bool) -> None:
+    for noise in (LINEAR, NOISES["continuous_vp"]):
+        network = mixture(noise)
+        x_T = standard_normal((5, 2))
+        for steps in (1, 2, 3, 8):
+            schedule = Schedule.build(noise, "dpmpp_2m", steps, spacing, final=final, lower_order_final=lower_final)
+            expected = algorithm_2(network, noise, schedule.positions.tolist(), x_T, lower_final)
+            torch.testing.assert_close(ttune.sample(network.denoiser(), schedule, x_T), expected, rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------------ convergence
+
+
+def slope(sampler: str, denoiser: ttune.Denoiser, exact: Callable[..., Tensor], counts: tuple[int, ...] = (40, 80, 160)) -> float:
+    noise = denoiser.noise
+    x_T = standard_normal((1, 4)) * float(noise.sigma(noise.t_max))
+    errors = []
+    for steps in counts:
+        schedule = Schedule.build(noise, sampler, steps, "log_snr", final="min")
+        errors.append(float((ttune.sample(denoiser, schedule, x_T) - exact(x_T)).abs().max()))
+    return float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
+
+
+@pytest.mark.parametrize("noise", [LINEAR, NOISES["continuous_vp"], NOISES["edm"]], ids=["linear", "continuous_vp", "edm"])
+@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("euler", 1), ("dpmpp_2m", 2)])
+def test_order_of_convergence(sampler: str, order: int, noise: NoiseSchedule) -> None:
+    gaussian = Gaussian(noise, 0.6)
+    assert -slope(sampler, gaussian.denoiser(), gaussian.flow(end=noise.t_min)) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "ddpm"])
+def test_samples_of_a_mixture_reach_its_modes(sampler: str) -> None:
+    network = mixture(LINEAR)
+    x_T = ttune.initial_noise(LINEAR, (2,), torch.arange(300), torch.float64)
+    x = ttune.sample(network.denoiser(), Schedule.build(LINEAR, sampler, 60, "log_snr"), x_T)
+    distance, nearest = (x[:, None] - network.means).square().sum(-1).sqrt().min(1)
+    assert float(distance.mean()) < 2 * network.s
+    counts = torch.bincount(nearest, minlength=3) / len(x)
+    torch.testing.assert_close(counts.double(), network.weights, atol=0.09, rtol=0)  # three standard errors of 300 draws
+
+
+# -------------------------------------------------------------------------------------------------------- a sampler of one's own
+
+
+def heun(schedule: Schedule) -> Tableau:
+    """Euler to u, evaluate there, average both slopes: two evaluations a step, but one where u is clean."""
+    t, a, s = schedule.positions, schedule.alphas, schedule.sigmas
+    stages = []
+    for i in range(len(t) - 1):
+        growth = a[i + 1] / a[i]
+        euler = {"x": growth, "eps": s[i + 1] - growth * s[i]}
+        stages.append(Stage(t[i], a[i], s[i], euler, {"before": {"x": 1.0}, "slope": {"eps": 1.0}} if s[i + 1] > 0 else {}))
+        if s[i + 1] > 0:
+            half = (s[i + 1] - growth * s[i]) / 2
+            stages.append(Stage(t[i + 1], a[i + 1], s[i + 1], {"before": growth, "slope": half, "eps": half}))
+    return Tableau("heun", tuple(stages), t[-1], a[-1], s[-1])
+
+
+def test_a_new_sampler_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SAMPLERS, "heun", heun)
+    schedule = Schedule.build(LINEAR, "heun", 4, "linspace")
+    assert len(schedule.conditioning) == 7
+    t = schedule.positions
+    np.testing.assert_array_equal(schedule.conditioning, [t[0], t[1], t[1], t[2], t[2], t[3], t[3]])
+    gaussian = Gaussian(LINEAR, 0.6)
+    assert -slope("heun", gaussian.denoiser(), gaussian.flow(end=0.0), (20, 40, 80)) == pytest.approx(2, abs=0.2)
+    # The network is told what the conditioning says at every one of its evaluations.
+    told: list[float] = []
+
+    def spy(x: Tensor, tau: Tensor) -> Tensor:
+        told.append(float(tau[0]))
+        return x
+
+    wanted = np.linspace(990, 10, 7)
+    ttune.sample(ttune.Denoiser(spy, LINEAR), schedule.replace(conditioning=wanted), standard_normal((1, 2)))
+    np.testing.assert_allclose(told, wanted)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from ttune import NoiseSchedule, Schedule
+
+NOISE = NoiseSchedule.linear()
+
+
+def test_an_untuned_schedule() -> None:
+    schedule = Schedule.build(NOISE, "ddim", 4, "linspace")
+    assert schedule.steps == 4
+    np.testing.assert_allclose(schedule.positions, [999, 749.25, 499.5, 249.75, -1])
+    np.testing.assert_array_equal(schedule.conditioning, schedule.positions[:-1])
+    np.testing.assert_array_equal(schedule.alphas, NOISE.alpha(schedule.positions))
+    np.testing.assert_array_equal(schedule.sigmas, NOISE.sigma(schedule.positions))
+    assert schedule.positions.dtype == schedule.conditioning.dtype == np.float64
+    assert dict(schedule.tuned) == dict(schedule.model) == {}
+
+
+def test_arrays_are_frozen_copies() -> None:
+    given = np.array([999.0, 500.0, -1.0])
+    schedule = Schedule.build(NOISE, "ddim", 2, given)
+    given[1] = 1e6
+    assert schedule.positions[1] == 500
+    for array in (schedule.positions, schedule.conditioning):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        schedule.eta = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sampler": "heun42"}, "sampler must be one of .*'heun42'"),
+        ({"eta": 1.5}, r"eta must lie in \[0, 1\], got 1.5"),
+        ({"eta": math.nan}, r"eta must lie in \[0, 1\], got nan"),
+        ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta is an option of the sampler 'ddim', got eta=0.5 with 'dpmpp_2m'"),
+        ({"positions": [500.0, 600.0, -1.0]}, r"positions must be strictly decreasing, got \[500.0, 600.0, -1.0\]"),
+        ({"positions": [500.0, 500.0]}, "positions must be strictly decreasing"),
+        ({"positions": [999.0, math.nan, -1.0]}, "positions must be finite"),
+        ({"positions": [math.inf, -1.0]}, "positions must be finite"),
+        ({"positions": [999.5, -1.0]}, r"positions must lie in \[-1, 999\], got \[999.5, -1.0\]"),
+        ({"positions": [999.0, -1.5]}, r"positions must lie in \[-1, 999\]"),
+        ({"positions": [999.0]}, "positions must be at least two times .*got 1"),
+        ({"positions": []}, "positions must be at least two times .*got 0"),
+        ({"positions": 3.0}, "positions must be one-dimensional"),
+        ({"positions": ["x", "y"]}, "positions must be a sequence of numbers"),
+        ({"conditioning": [999.0]}, "conditioning must hold one time per network evaluation, 2 .*got 1"),
+        ({"conditioning": [999.0, math.nan]}, "conditioning must be finite"),
+        ({"conditioning": [999.0, -0.5]}, r"conditioning must lie in the trained range \[0, 999\], got \[999.0, -0.5\]"),
+        ({"conditioning": [999.5, 500.0]}, r"conditioning must lie in the trained range \[0, 999\]"),
+    ],
+)
+def test_wrong_fields_are_named(fields: dict[str, object], message: str) -> None:
+    values: dict[str, object] = {"sampler": "ddim", "positions": [999.0, 500.0, -1.0]} | fields
+    with pytest.raises(ValueError, match=message):
+        Schedule(NOISE, **values)  # type: ignore[arg-type]
+
+
+def test_a_position_below_the_trained_range_is_told_its_end() -> None:
+    assert Schedule.build(NOISE, "ddim", 2, [999, -0.5, -1]).conditioning.tolist() == [999, 0]
+
+
+def tuned() -> Schedule:
+    schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
+    return dataclasses.replace(schedule, conditioning=[990.0, 600.0, 300.0], model={"name": "m"}, tuned={"method": "endpoint"})
+
+
+def test_replace_keeps_what_still_holds() -> None:
+    schedule = tuned()
+    assert schedule.replace(model={"name": "other"}).tuned == {"method": "endpoint"}
+    assert schedule.replace(model={"name": "other"}).conditioning.tolist() == [990, 600, 300]
+    assert schedule.replace(lower_order_final=True).conditioning.tolist() == [990, 600, 300]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": [900.0, 500.0, 100.0, -1.0]},
+        {"sampler": "dpmpp_2m"},
+        {"noise": NoiseSchedule.cosine()},
+        {"positions": [900.0, 100.0, -1.0]},  # another number of steps
+    ],
+)
+def test_replace_forgets_the_tuning_of_other_steps(changes: dict[str, object]) -> None:
+    replaced = tuned().replace(**changes)
+    assert dict(replaced.tuned) == dict(replaced.model) == {}
+    np.testing.assert_array_equal(replaced.conditioning, replaced.positions[:-1])
+    assert tuned().conditioning.tolist() == [990, 600, 300]  # the original is untouched
+
+
+def test_replace_with_new_conditioning() -> None:
+    replaced = tuned().replace(conditioning=[999.0, 601.0, 301.0])
+    assert replaced.conditioning.tolist() == [999, 601, 301]
+    assert dict(replaced.tuned) == {}
+    both = tuned().replace(positions=[900.0, 100.0, -1.0], conditioning=[890.0, 90.0], tuned={"by": "hand"})
+    assert both.conditioning.tolist() == [890, 90]
+    assert both.tuned == {"by": "hand"}
+    with pytest.raises(ValueError, match="conditioning must hold one time per network evaluation"):
+        tuned().replace(conditioning=[1.0])
+
+
+def test_equality_is_of_values() -> None:
+    a, b = Schedule.build(NOISE, "ddim", 5), Schedule.build(NoiseSchedule.linear(), "ddim", 5)
+    assert a == b
+    assert hash(a) == hash(b)
+    for other in (
+        Schedule.build(NOISE, "euler", 5),
+        Schedule.build(NOISE, "ddim", 6),
+        Schedule.build(NOISE, "ddim", 5, eta=0.5),
+        Schedule.build(NoiseSchedule.cosine(), "ddim", 5),
+        a.replace(conditioning=a.conditioning + 0.25),
+        "ddim",
+    ):
+        assert a != other
+
+
+def test_whole_times() -> None:
+    schedule = Schedule.build(NOISE, "ddim", 3, "quadratic").replace(conditioning=[998.6, 300.4, 100.5])
+    whole = schedule.with_integer_times()
+    assert whole.positions.tolist() == [999, 444, 111, -1]
+    assert whole.conditioning.tolist() == [999, 300, 100]
+
+
+def test_text() -> None:
+    text = str(tuned())
+    assert text.splitlines()[0] == "ddim, 3 steps, tuned"
+    assert "told   990.0000  (-9.0000)" in text
+    assert len(text.splitlines()) == 5
