@@ -92,4 +92,15 @@ class Journal:
 
 def hash_of(tensor: Tensor) -> str:
     """A digest of a tensor's values, for a fingerprint."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def hashes_of(value: Any) -> Any:
+    """``value`` with every tensor in it replaced by its digest, for a fingerprint."""
+    if isinstance(value, Tensor):
+        return hash_of(value)
+    if isinstance(value, Mapping):
+        return {str(k): hashes_of(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [hashes_of(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ttune.evaluation.fid import frechet_distance, paired_interval
+from ttune.evaluation.fid import RatioInterval, frechet_distance, paired_interval
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
@@ -71,7 +71,9 @@ def decide(
     else:
         if grid is not None and not grid.faults(before, "the start"):
             chosen = grid
-    interval = paired_interval(np.sqrt(chosen.errors), np.sqrt(before.errors))
+    # A start that is the teacher itself cannot be improved, and has no ratio but 1.
+    exact = before.errors.max() == 0
+    interval = RatioInterval(1.0, 1.0, 1.0) if exact else paired_interval(np.sqrt(chosen.errors), np.sqrt(before.errors))
     return chosen.schedule, {
         "n": len(problem),
         "features": "pooled pixels" if features is None else getattr(features, "name", "user's features"),

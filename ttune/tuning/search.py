@@ -36,7 +36,7 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
     candidates = {"given": like}
     final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
     for spacing in GRIDS:
-        for fraction in (like.positions[0] / like.noise.t_max,) if fix_start else START_FRACTIONS:
+        for t_start in (like.positions[0],) if fix_start else np.array(START_FRACTIONS) * like.noise.t_max:
             try:
                 schedule = Schedule.build(
                     like.noise,
@@ -44,13 +44,15 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
                     like.steps,
                     spacing,
                     eta=like.eta,
-                    t_start=fraction * like.noise.t_max,
+                    t_start=t_start,
                     final=final,
                     lower_order_final=like.lower_order_final,
                 )
             except ValueError:  # this grid does not exist for this schedule or this many steps
                 continue
-            if (fix_start and schedule.positions[0] != like.positions[0]) or schedule in candidates.values():
+            if fix_start and schedule.positions[0] != like.positions[0]:
+                continue
+            if schedule in candidates.values():
                 continue
             candidates[f"{spacing} from {schedule.positions[0]:.4g}"] = schedule
     bar = tqdm(candidates.items(), desc="untuned grids", disable=not progress, leave=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser
 from ttune.sampling import Plan, sample, start_state
-from ttune.schedule import Schedule
+from ttune.schedule import GRIDS, Schedule
 from ttune.tuning.checkpoint import hash_of
 
 # 2M on the log-SNR grid: on the bundled model 128 steps stand within 0.006 RMSE of 256 (reported by every tuning).
@@ -38,7 +38,8 @@ class Teacher:
         noise = student.noise
         # Where the log-SNR is infinite at T (flow matching), the grid starts a hair below.
         start = None if np.isfinite(noise.half_log_snr(noise.t_max)) else 0.999 * noise.t_max
-        grid = Schedule.build(noise, "dpmpp_2m", steps, "log_snr", t_start=start).positions[:-1]
+        # Not Schedule.build: a teacher may have more steps than a short model was trained on.
+        grid = GRIDS["log_snr"](noise, noise.t_max if start is None else start, steps, "zero")
         positions = np.append(grid[grid > student.positions[-1]], student.positions[-1])
         return Teacher(Schedule(noise, "dpmpp_2m", positions), remember=remember)
 
@@ -76,6 +77,12 @@ class Teacher:
             plan = Plan.make(denoiser, schedule, x_T.device)
             plan.run(denoiser, {"x": wanted[float(merged[0])]}, conditions, callback=remember)
         return [wanted[float(t)] for t in times]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this teacher another than others, for a fingerprint."""
+        if not isinstance(self.source, Schedule):
+            return self.describe()
+        return self.describe() | {"positions": self.source.positions.tolist(), "conditioning": self.source.conditioning.tolist()}
 
     def describe(self) -> dict[str, Any]:
         if isinstance(self.source, Schedule):

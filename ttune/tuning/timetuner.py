@@ -75,12 +75,13 @@ class TimeTuner:
     ) -> Iterator[float]:
         """Yield rho_0, rho_1, … as they are found; the first ``len(done)`` are taken over from an earlier run."""
         steps = len(schedule.conditioning)
+        device = draw(0)[0].device
         rho = np.ones(steps)
         pool: list[tuple[Registers, Conditions]] = []
         with frozen(denoiser.network):
             for i in range(steps - 1):
                 told = schedule.replace(conditioning=_told(schedule, schedule.tableau().times, rho))
-                plan = Plan.make(denoiser, told)
+                plan = Plan.make(denoiser, told, device)
                 if i < len(done):
                     rho[i] = done[i]
                 else:
@@ -108,11 +109,13 @@ class TimeTuner:
     def _carried(
         self, denoiser: Denoiser, schedule: Schedule, plan: Plan, draw: Draw, i: int, pool: list[tuple[Registers, Conditions]]
     ) -> list[tuple[Registers, Conditions]]:
-        """The pool at step i: one step on from step i-1, or rolled from x_T where there is no pool yet (start, resume)."""
-        if pool:
-            return [(_rolled(denoiser, schedule, plan, i - 1, i, registers, conditions), conditions) for registers, conditions in pool]
-        fresh = (draw(j) for j in range(self.iterations))
-        return [(_rolled(denoiser, schedule, plan, 0, i, _start(schedule, x_0, eps), cond), cond) for x_0, eps, cond in fresh]
+        """The pool at step i: one step on from that at step i-1."""
+        if not pool:
+            pool = [(_start(schedule, x_0, epsilon), conditions) for x_0, epsilon, conditions in map(draw, range(self.iterations))]
+            counted = denoiser.evaluations
+            pool = [(_rolled(denoiser, schedule, plan, 0, i - 1, registers, conditions), conditions) for registers, conditions in pool]
+            denoiser.evaluations = counted  # a resumed run had paid for these steps
+        return [(_rolled(denoiser, schedule, plan, max(0, i - 1), i, registers, conditions), conditions) for registers, conditions in pool]
 
 
 def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: Iterator[tuple[Registers, Conditions]], lr: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -37,9 +37,13 @@ def minimise_scalar(f: Callable[[float], float], low: float, high: float, tolera
 
 
 @torch.no_grad()
-def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher) -> Iterator[float]:
-    """Yield tau_0, tau_1, …: after step i, done from the already tuned steps, the state should be the teacher's."""
+def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher, done: Sequence[float] = ()) -> Iterator[float]:
+    """Yield tau_0, tau_1, …: after step i, done from the already tuned steps, the state should be the teacher's.
+
+    The first ``len(done)`` are taken over from an earlier run; what brings them back is not counted as evaluations again.
+    """
     noise = schedule.noise
+    counted = problem.denoiser.evaluations
     chunks = list(problem.chunks())
     states: list[Registers] = [{"x": start_state(schedule, chunk.x_T)} for chunk in chunks]
     paths = [teacher.trajectory(problem.denoiser, chunk.x_T, chunk.conditions, schedule.positions[1:].tolist()) for chunk in chunks]
@@ -56,6 +60,11 @@ def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher
             pairs = zip(moved(tau), paths, strict=True)
             return float(np.concatenate([squared_errors(registers["x"], path[i]) for registers, path in pairs]).mean())
 
+        if i < len(done):
+            states = moved(done[i])
+            problem.denoiser.evaluations = counted
+            yield done[i]
+            continue
         # No further than the neighbouring positions: more drift would say that something else is wrong.
         high = noise.t_max if i == 0 else schedule.positions[i - 1]
         tau = minimise_scalar(loss, max(noise.t_min, schedule.positions[i + 1]), high, TOLERANCE * noise.t_max)
