@@ -1,0 +1,121 @@
+"""The command line, end to end on a tiny model: what it writes, what it says, and how it fails."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ttune
+from tests import tiny_model
+from ttune.cli import COMMANDS, main
+
+TINY = ["--model", "tests.tiny_model:factory"]
+QUICK = [*TINY, "--steps", "3", "--samples", "8", "--holdout", "8", "--iterations", "3", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def _uninterrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_model.calls = 0
+    monkeypatch.delenv("TINY_MODEL_INTERRUPT_AT", raising=False)
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message of a command that must fail without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    message = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: ttune {command}" in capsys.readouterr().out
+
+
+def test_info_names_versions_backends_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info"])
+    out = capsys.readouterr().out
+    assert ttune.__version__ in out
+    for name, state in ttune.backends().items():
+        assert name in out
+        assert state["available"] or state["reason"] in out
+
+
+def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ttune.json"
+    main(["tune", "--out", str(file), *QUICK])
+    assert "RMSE to the teacher" in capsys.readouterr().out
+    schedule = ttune.Schedule.load(file)
+    assert schedule.steps == 3
+    assert schedule.tuned["holdout"]["rmse"] < schedule.tuned["holdout"]["rmse_start"]
+    assert list(tmp_path.iterdir()) == [file]  # the checkpoint is gone
+    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *TINY, "--n", "5"])
+    main(["sample", "--out", str(tmp_path / "b.npz"), "--schedule", str(file), *TINY, "--n", "3"])
+    a, b = (np.load(tmp_path / f"{name}.npz")["images"] for name in "ab")
+    assert a.shape == (5, 1, 8, 8)
+    np.testing.assert_allclose(a[:3], b, atol=1e-6)
+    main(["sample", "--out", str(tmp_path / "c.png"), *TINY, "--n", "4", "--steps", "4", "--sampler", "ddpm"])
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_tuning_resumes_and_ends_where_an_uninterrupted_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
+    main(["tune", "--out", str(whole), *QUICK])
+    total = tiny_model.calls
+    tiny_model.calls = 0
+    monkeypatch.setenv("TINY_MODEL_INTERRUPT_AT", str(int(0.8 * total)))
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", "--out", str(broken), *QUICK])
+    assert stop.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+    assert not broken.exists()
+    assert "--resume" in failure(["tune", "--out", str(broken), *QUICK], capsys)  # never over an earlier run
+    main(["tune", "--out", str(broken), *QUICK, "--resume"])
+    assert ttune.Schedule.load(broken) == ttune.Schedule.load(whole)
+
+
+def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "ddim.json", tmp_path / "evaluation.json"
+    ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
+    main(["evaluate", str(file), "--n", "4", "--out", str(out), "--no-teacher", "--quiet"])
+    assert "Fréchet distance (LeNet-64)" in capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["network_evaluations"] == 2
+    assert row["frechet"]["features"] == "LeNet-64"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sample", "--out", "a.txt"], "out must end in .png or .npz, got 'a.txt'"),
+        (["sample", "--out", "a.png", "--model", "nothing"], "model must be a bundled name (fashion)"),
+        (["sample", "--out", "a.png", "--model", "nowhere.at_all:factory"], "'nowhere.at_all:factory' cannot be loaded"),
+        (["sample", "--out", "a.png", "--model", "os:getcwd"], "must return a ttune.Denoiser, got str"),
+        (["sample", "--out", "a.png", *TINY, "--steps", "0"], "steps must be a whole number >= 1, got 0"),
+        (["sample", "--out", "a.png", *TINY, "--steps", "1001"], "at most the 1000 training steps, got 1001"),
+        (["tune", "--out", "a.json", *QUICK, "--sampler", "ddpm"], "needs a deterministic sampler, got 'ddpm'"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "timetuner"], "needs clean images"),
+        (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
+        (["evaluate", "missing.json"], "missing.json"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in failure(arguments, capsys)
+
+
+def test_a_schedule_for_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ttune.json"
+    main(["tune", "--out", str(file), *QUICK])
+    capsys.readouterr()
+    sample = ["sample", "--out", str(tmp_path / "a.png"), "--schedule", str(file)]
+    assert "made for the sampler 'ddim', got 'dpmpp_2m'" in failure([*sample, *TINY, "--sampler", "dpmpp_2m"], capsys)
+    assert "tuned for another denoiser: clip_sample is 1.0" in failure(sample, capsys)  # the bundled model
+    file.write_bytes(file.read_bytes()[:-40])
+    assert "not a readable schedule file" in failure([*sample, *TINY], capsys)

@@ -1,0 +1,25 @@
+"""A model for the command line's tests: ``tests.tiny_model:factory``, 8 x 8 images, no weights to load."""
+
+import os
+
+import torch
+from torch import Tensor
+
+import ttune
+
+calls = 0
+
+
+def network(x: Tensor, tau: Tensor) -> Tensor:
+    """The exact noise prediction for x_0 ~ N(0, 0.8^2 I), bent a little so that no tuning can be perfect."""
+    global calls
+    calls += 1
+    if calls == int(os.environ.get("TINY_MODEL_INTERRUPT_AT", "0")):
+        raise KeyboardInterrupt
+    noise = ttune.NoiseSchedule.linear()
+    alpha, sigma = (torch.from_numpy(f(tau.double().numpy())).to(x).view(-1, 1, 1, 1) for f in (noise.alpha, noise.sigma))
+    return sigma / (0.64 * alpha**2 + sigma**2) * x + 0.05 * torch.sin(3 * x) * alpha
+
+
+def factory() -> ttune.Denoiser:
+    return ttune.Denoiser(network, ttune.NoiseSchedule.linear(), name="tiny", sample_shape=(1, 8, 8))
