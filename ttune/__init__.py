@@ -2,6 +2,7 @@
 
 from ttune import ops
 from ttune.denoiser import ClassifierFree, Denoiser
+from ttune.evaluation import fid, frechet_distance
 from ttune.noise import NoiseSchedule
 from ttune.ops import backends, use_backend
 from ttune.samplers import SAMPLERS, Stage, Tableau
@@ -23,6 +24,8 @@ __all__ = [
     "__version__",
     "apply_timetuner_ratios",
     "backends",
+    "fid",
+    "frechet_distance",
     "initial_noise",
     "ops",
     "sample",

@@ -180,3 +180,8 @@ def _twice(value: Any, null: Tensor | None, batch: int, device: torch.device) ->
         return torch.cat([torch.as_tensor(value, device=device), null])
     per_sample = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
     return torch.cat([value, value]) if per_sample else value
+
+
+def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:
+    """The ``rows`` of per-sample conditions; what has no batch of ``n`` rows is shared by all samples and stays as it is."""
+    return {k: v[rows] if isinstance(v, Tensor) and v.ndim > 0 and v.shape[0] == n else v for k, v in conditions.items()}

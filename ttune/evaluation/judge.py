@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.denoiser import Denoiser
+from ttune.denoiser import Denoiser, select
 from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.fid import frechet_distance, frechet_standard_error, rmse_to
 from ttune.evaluation.report import ReportRow
@@ -50,8 +50,7 @@ class Judge:
         parts = []
         for i in starts:
             rows = slice(i, i + self.chunk)
-            given = {k: v[rows] if isinstance(v, Tensor) and v.ndim and len(v) == n else v for k, v in self.conditions.items()}
-            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=given))
+            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=select(self.conditions, rows, n)))
         return torch.cat(parts)
 
     def row(self, name: str, method: str, schedule: Schedule) -> tuple[ReportRow, Tensor]:

@@ -19,7 +19,7 @@ from ttune.tuning.search import Ranked, rank_grids, starts
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best starts are tuned in full
 SHORT_SAMPLES = 64
-FINALISTS = 2
+FINALISTS, FEW_STEPS = 2, 6  # tuned in full; at more steps than this only one, for the cost grows with the square of the steps
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Endpoint:
         thetas: dict[str, list[float] | None] = {entry.name: None for entry in begin}
         if len(begin) > 1:
             short = {e.name: self._tuned(few, f"short: {e.name}", e, None, SHORT_ITERATIONS, journal, ledger, progress) for e in begin}
-            begin = sorted(begin, key=lambda entry: short[entry.name].history[-1])[:FINALISTS]
+            begin = sorted(begin, key=lambda entry: short[entry.name].history[-1])[: FINALISTS if schedule.steps <= FEW_STEPS else 1]
             thetas = {entry.name: short[entry.name].theta for entry in begin}
         finals = []
         for entry in begin:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Conditions, Denoiser
+from ttune.denoiser import Conditions, Denoiser, select
 from ttune.sampling import initial_noise
-from ttune.tuning.problem import on_device, select
+from ttune.tuning.problem import on_device
 
 Points = tuple[Tensor, Conditions]  # x_T (n, ...) and conditions
 Data = Tensor | tuple[Tensor, Conditions]
@@ -58,7 +58,6 @@ def data_draws(data: Data, batch: int, seed: int) -> Callable[[int], tuple[Tenso
         generator = torch.Generator().manual_seed(seed * 1_000_003 + j)
         pick = torch.randint(len(images), (batch,), generator=generator)
         x_0 = images[pick]
-        rows = {k: v[pick] if isinstance(v, Tensor) and v.ndim and len(v) == len(images) else v for k, v in conditions.items()}
-        return x_0, torch.randn(x_0.shape, generator=generator).to(x_0), rows
+        return x_0, torch.randn(x_0.shape, generator=generator).to(x_0), select(conditions, pick, len(images))
 
     return draw

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Conditions, Denoiser
+from ttune.denoiser import Conditions, Denoiser, select
 from ttune.noise import Float64
 from ttune.sampling import Plan, start_state
 from ttune.schedule import Schedule
@@ -58,11 +58,6 @@ class Problem:
 def squared_errors(x: Tensor, target: Tensor) -> Float64:
     """(n,) mean over the elements of each sample of (x - target)^2, float64."""
     return (x.double() - target.double()).square().flatten(1).mean(1).cpu().numpy()
-
-
-def select(conditions: Conditions, rows: slice, n: int) -> Conditions:
-    """The rows of per-sample conditions; what has no batch of ``n`` rows is shared and stays as it is."""
-    return {k: v[rows] if isinstance(v, Tensor) and v.ndim > 0 and v.shape[0] == n else v for k, v in conditions.items()}
 
 
 def finite(x: Tensor, schedule: Schedule) -> Tensor:

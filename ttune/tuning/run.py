@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.denoiser import Conditions, Denoiser
+from ttune.denoiser import Conditions, Denoiser, select
 from ttune.sampling import check_fits
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal, hash_of, hashes_of
@@ -21,7 +21,7 @@ from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, data_draws, drawn_points, given_points
-from ttune.tuning.problem import Problem, select
+from ttune.tuning.problem import Problem
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios
