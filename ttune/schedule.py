@@ -108,6 +108,13 @@ class Schedule:
         """The sampler's coefficients on these positions; ``print`` it to see them."""
         return self._tableau  # pyright: ignore[reportAttributeAccessIssue]
 
+    def drifted(self) -> list[int]:
+        """The evaluations where the network is told a time beyond the neighbouring positions: worth a look."""
+        times = self.tableau().times
+        above = np.concatenate([[self.noise.t_max], times[:-1]])
+        below = np.append(times[1:], max(self.positions[-1], self.noise.t_min))
+        return np.flatnonzero((self.conditioning > above) | (self.conditioning < below)).tolist()
+
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed.
 

@@ -52,6 +52,7 @@ class TuneResult:
 
     def summary(self) -> str:
         """A few lines for a person."""
+        drifted = self.schedule.drifted()
         h, best, evaluations = self.holdout, self.holdout["best_untuned"], {k: int(v) for k, v in self.cost.items() if k != "seconds"}
         lines = [
             str(self.schedule),
@@ -61,6 +62,7 @@ class TuneResult:
             *([f"best untuned grid on the same x_T: RMSE {best['rmse']:.4f}, Fréchet distance {best['frechet']:.4g}"] if best else []),
             *(f"not kept: a tuned schedule of which {reason}" for reason in h["refused"]),
             *([] if h["chosen"] == "tuned" else [f"returned instead: the {h['chosen']}"]),
+            *([f"told a time beyond the neighbouring positions at evaluations {drifted}"] if drifted else []),
             f"teacher: {', '.join(f'{k} {v}' for k, v in self.teacher.items())}",
             f"network evaluations: {sum(evaluations.values()):,} ({', '.join(f'{k} {v:,}' for k, v in evaluations.items())}) "
             f"in {self.cost['seconds']:.0f} s",
