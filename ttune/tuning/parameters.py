@@ -47,6 +47,8 @@ class Parameters:
             parts.append(self._offsets)
         self.start_vector = np.concatenate(parts)
         self._n_positions = len(y) if self.tunes_positions else 0
+        if not len(self.free):
+            raise ValueError(f"tune={list(tune)} with fix_start={fix_start} leaves nothing to tune in a schedule of {start.steps} step")
 
     @property
     def free(self) -> np.ndarray:
@@ -70,13 +72,16 @@ class Parameters:
         if self.tunes_positions:
             y = self._y_max + theta[0] + np.concatenate([[0.0], np.cumsum(np.exp(np.minimum(theta[1 : self._n_positions], 50.0)))])
             positions = np.append(time(noise, y), start.positions[-1])
-            if theta[0] == self.start_vector[0]:
-                positions[0] = start.positions[0]  # exactly, free of rounding
+            # Free of rounding as far as nothing moved: a run that shares these steps need not repeat them.
+            unmoved = np.cumprod(theta[: self._n_positions] == self.start_vector[: self._n_positions]) == 1
+            positions[:-1] = np.where(unmoved, start.positions[:-1], positions[:-1])
         moved = Schedule(noise, start.sampler, positions, eta=start.eta, lower_order_final=start.lower_order_final)
         offsets = theta[self._n_positions :] if self.tunes_conditioning else self._offsets
-        told = time(noise, coordinate(noise, moved.tableau().times) + offsets)
-        # A zero offset tells the network exactly where it stands.
-        told = np.where(offsets == 0, moved.tableau().times, told)
+        times = moved.tableau().times
+        told = time(noise, coordinate(noise, times) + offsets)
+        # A zero offset tells the network exactly where it stands; what did not move is told exactly what it was.
+        told = np.where(offsets == 0, times, told)
+        told = np.where((times == start.tableau().times) & (offsets == self._offsets), start.conditioning, told)
         return moved.replace(conditioning=np.clip(told, noise.t_min, noise.t_max))
 
 

@@ -176,7 +176,7 @@ def _noised(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, x_0: Ten
     for s in range(max(0, i - schedule.tableau().memory), i + 1):
         x = stages[s].alpha * x_0 + stages[s].sigma * epsilon
         # What was retained before the first of these states enters no more than its own update, which is not used.
-        forgotten = {name: torch.zeros_like(x) for name in plan.steps[s].terms if s < i and not name.startswith("o")}
+        forgotten = {name: torch.zeros_like(x) for name in plan.steps[s].terms if s < i}
         registers = {**forgotten, **registers, "x": x}
         if s < i:
             registers = _rolled(denoiser, schedule, plan, s, s + 1, registers, conditions)
