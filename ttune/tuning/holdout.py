@@ -85,6 +85,6 @@ def decide(
         "frechet_start": before.frechet,
         "frechet": chosen.frechet,
         "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
-        "chosen": "tuned" if chosen.schedule in candidates else "best untuned grid" if chosen is not before else "start",
+        "chosen": "start" if chosen is before else "tuned" if chosen.schedule in candidates else "best untuned grid",
         "refused": refused,
     }

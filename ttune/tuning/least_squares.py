@@ -124,7 +124,9 @@ def normal_equations(problem: Problem, parameters: Parameters, theta: Float64) -
             registers, outputs = visited[stage]
             if stage == 0:
                 registers = {"x": start_state(schedule, chunk.x_T)}
-            moved = plan.run(problem.denoiser, registers, chunk.conditions, first=stage, outputs=outputs if reuse else None)
+            moved = finite(
+                plan.run(problem.denoiser, registers, chunk.conditions, first=stage, outputs=outputs if reuse else None), schedule
+            )
             rows.append(((moved - x_0).double() / h).flatten())
         J = torch.stack(rows)
         A += (J @ J.T).cpu().numpy()

@@ -54,7 +54,7 @@ class Teacher:
 
     def _endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
         if isinstance(self.source, Schedule):
-            return sample(denoiser, self.source, x_T, conditions=conditions)
+            return _checked(sample(denoiser, self.source, x_T, conditions=conditions), x_T)
         with torch.no_grad():
             return _checked(self.source(x_T), x_T)
 
@@ -94,4 +94,6 @@ def _checked(x: Tensor, x_T: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or x.shape != x_T.shape:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"teacher must return the shape of x_T, {tuple(x_T.shape)}, got {got}")
+    if not torch.isfinite(x).all():
+        raise FloatingPointError("the teacher, or the network on its way, returned NaN or infinity")
     return x.to(x_T.dtype)

@@ -134,6 +134,10 @@ def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: It
         moved = plan.advance(i, registers, outputs)["x"]
         predicted = _epsilon(denoiser, schedule, i + 1, moved, conditions)
         loss = (target - predicted).square().flatten(1).sum(1).mean()
+        if not loss.requires_grad:
+            raise ValueError("denoiser: method 'timetuner' needs a network that is differentiable in its time; tune this one by 'endpoint'")
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the network returned NaN or infinity at step {i} (t = {t:g}) of {schedule}")
         adam.zero_grad()
         loss.backward()
         denoiser.evaluations += 2 * (denoiser.evaluations - before)  # a backward counts twice its forward
