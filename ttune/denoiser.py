@@ -158,7 +158,8 @@ class Denoiser:
             raise TypeError(f"network must return a tensor, got {type(output).__name__}; wrap it in a function that picks the prediction")
         if output.shape != x.shape:
             raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
-        return output
+        # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
+        return output.to(x.dtype)
 
     def _null_conditions(self, conditions: Conditions, batch: int, device: torch.device) -> dict[str, Tensor]:
         assert self.guidance is not None
