@@ -1,6 +1,6 @@
 """What tuning buys on the bundled model: ttune against the best untuned grid and t_0 of the same sampler.
 
-    make figures                                  # all budgets, about 40 minutes on two cores; resumable
+    make figures                                  # all budgets; resumable
     python -m benchmarks figures --steps 5        # one budget
 
 For every sampler and step budget: RMSE to the teacher with a paired 95 % interval of the ratio, Fréchet distance
@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import safetensors.torch
 import torch
 import tyro
 
@@ -45,6 +46,7 @@ class Args:
     """x_T that the figures are measured on."""
     tuning: int = 128
     """x_T that schedules are tuned on."""
+    progress: bool = True
     work: Path = Path("runs/figures")
     """Finished cells and checkpoints; an interrupted run goes on from here."""
     out: Path = Path("benchmarks/results/figures.json")
@@ -57,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", 5), remember=True)
     assert isinstance(teacher.source, ttune.Schedule)
     x_T, conditions = drawn_points(denoiser, torch.arange(args.held_out) + HELD_OUT_SEEDS)
-    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics())
-    teacher_row, target = judge.row("teacher", "teacher", teacher.source)
+    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=args.progress)
+    target = _teacher_samples(args, judge, teacher.source)
     judge = judge.with_teacher(target)
+    teacher_row = judge.row_of("teacher", "teacher", teacher.source, target, seconds=0.0, evaluations=teacher.source.steps)
     print(f"teacher: Fréchet distance to real images {_frechet(teacher_row)}")
     cells: list[dict[str, Any]] = []
     print(_header())
@@ -70,6 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(_line(cell), flush=True)
     write_report(args.out, {"command": "make figures", "teacher": teacher_row, "cells": cells, "machine": machine()})
     print(f"Wrote {args.out}")
+
+
+def _teacher_samples(args: Args, judge: Judge, schedule: ttune.Schedule) -> torch.Tensor:
+    """The teacher's samples from the held-out x_T, kept in the work folder."""
+    path = args.work / f"teacher-{args.held_out}.safetensors"
+    if not path.exists():
+        write_atomically(path, safetensors.torch.save({"x_0": judge.samples(schedule, "teacher, held-out x_T")}))
+    return safetensors.torch.load_file(path)["x_0"]
 
 
 def _remembered(args: Args, judge: Judge, teacher: Teacher, sampler: str, steps: int) -> dict[str, Any]:
@@ -93,6 +104,7 @@ def _cell(args: Args, judge: Judge, teacher: Teacher, sampler: str, steps: int) 
         features=judge.features,
         checkpoint=checkpoint,
         resume=checkpoint.exists(),
+        progress=args.progress,
     )
     result.schedule.save(args.work / f"{sampler}-{steps}.ttune.json")
     seconds = time.monotonic() - begin

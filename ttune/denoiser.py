@@ -146,6 +146,13 @@ class Denoiser:
             identity["parameter_shapes"] = hashlib.sha256(repr(shapes).encode()).hexdigest()
         return identity
 
+    def weights_digest(self) -> str | None:
+        """A digest of the weights themselves, cheap even for large networks: of every parameter's sum; None for a plain function."""
+        if not isinstance(self.network, torch.nn.Module):
+            return None
+        sums = [value.detach().double().sum().item() for value in self.network.state_dict().values()]
+        return hashlib.sha256(repr(sums).encode()).hexdigest()
+
     def differences(self, remembered: Mapping[str, Any]) -> list[str]:
         """What this denoiser and a remembered :meth:`identity` both state, and state differently."""
         mine = self.identity()

@@ -17,9 +17,11 @@ from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem
 from ttune.tuning.search import Ranked, rank_grids, starts
 
-SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best starts are tuned in full
+SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
 SHORT_SAMPLES = 64
-FINALISTS, FEW_STEPS = 2, 6  # tuned in full; at more steps than this only one, for the cost grows with the square of the steps
+# Up to this many steps five starts are tried and two tuned in full; beyond, where an iteration costs more (the square of the
+# steps) and the starts differ less, three and one.
+FEW_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,12 @@ class Endpoint:
         """Tuned schedules, the lowest RMSE first; the RMSE on the tuning x_T per accepted iteration, by start; the grids tried."""
         few = problem.head(SHORT_SAMPLES)
         grids = self._grids(few, schedule, journal, ledger, progress)
-        begin = starts(grids, schedule) if grids else [Ranked("given", schedule, float("nan"), float("nan"))]
+        tried, finalists = (5, 2) if schedule.steps <= FEW_STEPS else (3, 1)
+        begin = starts(grids, schedule, tried) if grids else [Ranked("given", schedule, float("nan"), float("nan"))]
         thetas: dict[str, list[float] | None] = {entry.name: None for entry in begin}
         if len(begin) > 1:
             short = {e.name: self._tuned(few, f"short: {e.name}", e, None, SHORT_ITERATIONS, journal, ledger, progress) for e in begin}
-            begin = sorted(begin, key=lambda entry: short[entry.name].history[-1])[: FINALISTS if schedule.steps <= FEW_STEPS else 1]
+            begin = sorted(begin, key=lambda entry: short[entry.name].history[-1])[:finalists]
             thetas = {entry.name: short[entry.name].theta for entry in begin}
         finals = []
         for entry in begin:

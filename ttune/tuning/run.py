@@ -132,6 +132,7 @@ def tune(
         "tune": tune,
         "start": [schedule.sampler, schedule.positions.tolist(), schedule.conditioning.tolist(), denoiser.noise.to_dict()],
         "model": denoiser.identity(),
+        "weights": denoiser.weights_digest(),
         "x_T": [hash_of(tuning_points[0]), hash_of(holdout_points[0])],
         "conditions": hashes_of([tuning_points[1], holdout_points[1]]),
         "data": hashes_of(data if method == "timetuner" else None),

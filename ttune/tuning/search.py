@@ -18,6 +18,9 @@ from ttune.tuning.problem import Problem, squared_errors
 START_FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # of the largest time; below .7 no sampler on any model was best
 
 
+NEARLY_THE_SAME = 0.01  # of the largest time: "trailing" is "linspace" but for rounding, and would be tuned twice
+
+
 @dataclass(frozen=True)
 class Ranked:
     """An untuned schedule and how it does: RMSE to the teacher, and the Fréchet distance of pooled pixels to the teacher's."""
@@ -67,19 +70,25 @@ def judge(problem: Problem, name: str, schedule: Schedule) -> Ranked:
     return Ranked(name, schedule, rmse, frechet_distance(pooled_features(x), pooled_features(problem.target)))
 
 
-def starts(ranked: list[Ranked], like: Schedule, count: int = 5) -> list[Ranked]:
-    """The starts worth a few iterations: the given schedule, the best by RMSE and by Fréchet distance, and the quadratic
-    and log-SNR grids from T, which tune well although they need not be good untuned."""
-    t_max = f"{like.noise.t_max:.4g}"
-    by_name = {entry.name: entry for entry in ranked}
+def starts(ranked: list[Ranked], like: Schedule, count: int) -> list[Ranked]:
+    """The starts worth a few iterations: the given schedule, the best by RMSE and by Fréchet distance, then the best of each
+    kind of grid, for the tuned results differ by more than the untuned ones. No two that are nearly the same."""
+    by_kind: dict[str, Ranked] = {}
+    for entry in ranked:
+        by_kind.setdefault(entry.name.split(" from ")[0], entry)
     wanted = [
-        by_name["given"],
+        by_kind["given"],
         ranked[0],
         min(ranked, key=lambda entry: entry.frechet),
-        *(by_name[name] for name in (f"quadratic from {t_max}", f"log_snr from {t_max}") if name in by_name),
-        *ranked[1:],
+        *by_kind.values(),
+        *ranked,
     ]
-    return list({entry.name: entry for entry in wanted}.values())[:count]
+    distinct: list[Ranked] = []
+    for entry in wanted:
+        gaps = [np.abs(entry.schedule.positions - other.schedule.positions).max() for other in distinct]
+        if not gaps or min(gaps) > NEARLY_THE_SAME * like.noise.t_max:
+            distinct.append(entry)
+    return distinct[:count]
 
 
 def pooled_features(x: Tensor) -> np.ndarray:

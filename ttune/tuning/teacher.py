@@ -65,7 +65,10 @@ class Teacher:
                 return [_checked(self.source(x_T, t), x_T) for t in times]
         inner = [t for t in times if t < self.source.positions[0]]
         merged = np.unique(np.concatenate([self.source.positions, inner]))[::-1]
+        told = dict(zip(self.source.tableau().times.tolist(), self.source.conditioning.tolist(), strict=True))
         schedule = Schedule(self.source.noise, self.source.sampler, merged)
+        # The teacher is told what it was told; at the times in between, where it stands.
+        schedule = schedule.replace(conditioning=[told.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.conditioning, strict=True)])
         wanted: dict[float, Tensor] = {float(merged[0]): start_state(schedule, x_T)}
         keep = {float(t) for t in times}
 
