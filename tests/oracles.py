@@ -1,6 +1,6 @@
 """Problems whose exact solution is known: Gaussian data and Gaussian mixtures, as float64 networks without weights.
 
-All are differentiable in tau, as a network with a smooth time embedding is. Closed forms: algorithms.md, section 3.
+All are differentiable in tau, as a network with a smooth time embedding is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ttune.noise import EDM, ContinuousVP, DiscreteVP, Flow, NoiseSchedule
 
 
 def alpha_sigma(noise: NoiseSchedule, tau: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at the times ``tau`` (any shape), in torch, written anew from semantics.md."""
+    """alpha and sigma at the times ``tau`` (any shape), in torch, written anew from the definitions."""
     if isinstance(noise, EDM):
         return torch.ones_like(tau), tau
     if isinstance(noise, Flow):

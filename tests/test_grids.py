@@ -1,4 +1,4 @@
-"""The grids against straight transcriptions of semantics.md."""
+"""The grids against straight transcriptions of their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaussian data, where everything is known: algorithms.md, section 3. float64."""
+"""Gaussian data, where everything is known in closed form. float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TimeTuner against a straight-line transcription of the published procedure (algorithms.md, section 1), and its cost."""
+"""TimeTuner against a straight-line transcription of the published procedure, and its cost."""
 
 from __future__ import annotations
 
