@@ -34,7 +34,7 @@ class Entry:
 
 
 def run_demo(
-    out: Path, *, steps: int = 5, samples: int = 512, tuning: int = 128, holdout: int = 128, iterations: int = 30, progress: bool = True
+    out: Path, *, steps: int = 5, samples: int = 512, tuning: int = 96, holdout: int = 128, iterations: int = 30, progress: bool = True
 ) -> list[ReportRow]:
     """Tune DDIM and DPM-Solver++(2M) on the bundled model, and write everything that was found to ``out``.
 

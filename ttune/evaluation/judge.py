@@ -34,7 +34,7 @@ class Judge:
     features: FeatureExtractor
     real: FeatureStatistics | None
     target: Tensor | None = None
-    chunk: int = 128
+    chunk: int = 64
     progress: bool = True
 
     def with_teacher(self, target: Tensor) -> Judge:
