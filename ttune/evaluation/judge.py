@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -82,6 +81,6 @@ class Judge:
                 "standard_error": frechet_standard_error(features, self.real),
             }
         if self.target is not None:
-            row["rmse_to_teacher"] = float(np.sqrt(rmse_to(x, self.target).square().mean()))
+            row["rmse_to_teacher"] = rmse_to(x, self.target).square().mean().sqrt().item()
             row["frechet_to_teacher"] = frechet_distance(features, self.features(self.target))
         return row
