@@ -217,12 +217,12 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, at: int, value: int) -> None:
     assert loaded.tuned == example().tuned
 
 
-@pytest.mark.parametrize("depth", [100, 900, 1100, 5000, 100_000])
+@pytest.mark.parametrize("depth", [3, 30, 40, 900, 1100, 100_000])
 @pytest.mark.parametrize("digest", ["", "0" * 64], ids=["without digest", "with digest"])
 def test_deep_nesting_is_refused_or_read(path: Path, depth: int, digest: str) -> None:
     content = json.loads(path.read_text()) | {"digest": digest, "tuned": "HERE"}
     path.write_text(json.dumps(content).replace('"HERE"', '{"a":' * depth + "1" + "}" * depth))
-    if depth > 1000 or digest:
+    if depth > 32 or digest:
         with pytest.raises(ValueError, match=r"nested too deeply|content was changed"):
             Schedule.load(path)
     else:

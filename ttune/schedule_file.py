@@ -17,6 +17,7 @@ from ttune.schedule import Schedule
 FORMAT = "ttune schedule"
 VERSION = 1
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 30 kB
+MAX_DEPTH = 32  # of what stands in `noise`, `model` and `tuned`; tuning writes 3
 
 
 class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,6 +71,8 @@ def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampl
         raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable schedule file: {error}") from None
+    if _deeper([content.noise, content.model, content.tuned], MAX_DEPTH):
+        raise ValueError(f"{path}: not a schedule file: nested too deeply, beyond {MAX_DEPTH} levels")
     if content.format != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
     if content.schema_version != VERSION:
@@ -111,3 +114,11 @@ def _digest(content: ScheduleFile) -> str:
     values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=ScheduleFile))
     values.pop("digest")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _deeper(values: list[Any], depth: int) -> bool:
+    """Whether anything in ``values`` is nested more than ``depth`` levels deep."""
+    for _ in range(depth):
+        containers = [v for v in values if isinstance(v, (dict, list))]
+        values = [inner for c in containers for inner in (c.values() if isinstance(c, dict) else c)]
+    return any(isinstance(v, (dict, list)) for v in values)
