@@ -103,6 +103,7 @@ def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["tune", "--out", "a.json", *QUICK, "--sampler", "ddpm"], "needs a deterministic sampler, got 'ddpm'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "timetuner"], "needs clean images"),
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
+        (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
         (["evaluate", "missing.json"], "missing.json"),
     ],
 )

@@ -109,10 +109,10 @@ def tune(
             samples=samples,
             holdout=holdout,
             chunk=chunk,
-            iterations=iterations or 30,
+            iterations=30 if iterations is None else iterations,
             search_starts=search_starts,
             features=_bundled_features(model),
-            timetuner=ttune.TimeTuner(procedure, iterations=iterations or 500) if method == "timetuner" else None,
+            timetuner=ttune.TimeTuner(procedure, iterations=500 if iterations is None else iterations) if method == "timetuner" else None,
             guard=guard,
             seed=seed,
             progress=not quiet,
@@ -120,7 +120,8 @@ def tune(
             resume=resume,
         )
     except KeyboardInterrupt:
-        print(f"\nInterrupted. What was found is in {journal}; the same command with --resume goes on from there.", file=sys.stderr)
+        kept = f"What was found is in {journal}; the same command with --resume goes on from there."
+        print(f"\nInterrupted. {kept if journal.exists() else 'Nothing had been finished yet.'}", file=sys.stderr)
         raise
     result.schedule.save(out)
     for file in journal.parent.glob(f"{journal.name}*"):

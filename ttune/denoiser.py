@@ -101,10 +101,14 @@ class Denoiser:
 
     def __call__(self, x: Tensor, t: float, tau: float | Tensor | None = None, **conditions: Any) -> Tensor:
         """The x_0 prediction (B, ...) for a state x (B, ...) that stands at time ``t`` when the network is told ``tau``."""
-        outputs = self.outputs(x, t if tau is None else tau, conditions)
-        x_weight, *output_weights = self.data_row(float(self.noise.alpha(t)), float(self.noise.sigma(t)))
-        D = x * x_weight + sum(o * w for o, w in zip(outputs, output_weights, strict=True))
+        D = self.unclipped(x, t if tau is None else tau, conditions, float(self.noise.alpha(t)), float(self.noise.sigma(t)))
         return D if self.clip_sample is None else D.clamp(-self.clip_sample, self.clip_sample)
+
+    def unclipped(self, x: Tensor, tau: float | Tensor, conditions: Conditions, alpha: float, sigma: float) -> Tensor:
+        """The x_0 prediction before clipping, for a state with these alpha and sigma when the network is told ``tau``."""
+        x_weight, *output_weights = self.data_row(alpha, sigma)
+        outputs = self.outputs(x, tau, conditions)
+        return x_weight * x + sum(weight * output for weight, output in zip(output_weights, outputs, strict=True))
 
     def outputs(self, x: Tensor, tau: float | Tensor, conditions: Conditions | None = None) -> list[Tensor]:
         """The network's own outputs: one, or with guidance two (with and without conditions). No arithmetic on them."""

@@ -16,7 +16,7 @@ from ttune.schedule import Schedule
 
 FORMAT = "ttune schedule"
 VERSION = 1
-MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 30 kB
+MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
 MAX_DEPTH = 32  # of what stands in `noise`, `model` and `tuned`; tuning writes 3
 
 

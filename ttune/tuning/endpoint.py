@@ -19,8 +19,8 @@ from ttune.tuning.search import Ranked, rank_grids, starts
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
 SHORT_SAMPLES = 64
-# Up to this many steps five starts are tried and two tuned in full; beyond, three and one: the cost of an iteration grows with
-# the square of the steps, and the bundled model's gain at 8 and 10 steps was no smaller for it.
+# Up to this many steps five starts are tried and two tuned in full; beyond, three and one, for the cost of an iteration grows
+# with the square of the steps. What more starts would bring there was not measured.
 FEW_STEPS = 6
 
 

@@ -34,7 +34,6 @@ class Search:
     """Where the iteration stands; plain values, so that a run can be resumed exactly."""
 
     theta: list[float]
-    cost: float | None = None
     damping: float = 1e-2
     stalled: int = 0
     done: bool = False
@@ -69,7 +68,7 @@ def minimise(
         else:
             new_theta, new_cost = better
             gain = 1.0 - np.sqrt(new_cost / cost)
-            search.theta, search.cost = new_theta.tolist(), new_cost
+            search.theta = new_theta.tolist()
             search.stalled = search.stalled + 1 if gain < tolerance else 0
             search.done = search.stalled >= 2 or new_cost == 0.0
             search.history.append(float(np.sqrt(new_cost)))

@@ -1,4 +1,4 @@
-"""What a tuning spends, by purpose; and the running of its pieces."""
+"""What a tuning spends, by purpose."""
 
 from __future__ import annotations
 

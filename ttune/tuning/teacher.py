@@ -23,7 +23,7 @@ class Teacher:
 
     A function is called as ``f(x_T)`` and returns x_0 at the student's last position; the methods that follow a
     whole trajectory call ``f(x_T, t)`` and expect the state at time t. ``remember`` keeps every x_0 for the next call from the
-    same x_T and conditions: for several tunings of one model.
+    same x_T and conditions: for several tunings of one model. What is remembered costs, and counts, no evaluations again.
     """
 
     def __init__(self, source: Schedule | Callable[..., Tensor], *, remember: bool = False) -> None:

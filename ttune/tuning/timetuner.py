@@ -150,9 +150,8 @@ def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: It
 def _epsilon(denoiser: Denoiser, schedule: Schedule, i: int, x: Tensor, conditions: Conditions) -> Tensor:
     """The network's prediction of the noise at position i, told the truth, whatever its prediction type; not clipped."""
     stage = schedule.tableau().stages[i]
-    outputs = denoiser.outputs(x, min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max), conditions)
-    x_weight, *weights = denoiser.data_row(stage.alpha, stage.sigma)
-    D = x_weight * x + sum(w * o for w, o in zip(weights, outputs, strict=True))
+    told = min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max)
+    D = denoiser.unclipped(x, told, conditions, stage.alpha, stage.sigma)
     return (x - stage.alpha * D) / stage.sigma
 
 

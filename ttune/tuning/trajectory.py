@@ -12,7 +12,7 @@ from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.teacher import Teacher
 
-COARSE = 13  # points of the first scan; a loss with two basins inside one bracket was never seen
+COARSE = 13  # points of the first scan; of two basins closer together than its spacing it may choose the wrong one
 TOLERANCE = 1e-3  # of the largest time
 
 

@@ -55,7 +55,7 @@ def load(name: str, *, guidance_scale: float | None = None) -> Denoiser:
 
 
 def schedule(name: str) -> Schedule:
-    """A bundled schedule by the name of its file, without ".json"; ``timetuner_ddim_5`` is the one there is."""
+    """A bundled schedule by the name of its file without ".json": ``ddim_5``, ``dpmpp_2m_5`` or ``timetuner_ddim_5``."""
     with as_file(files("ttune.zoo") / "data" / f"{name}.json") as path:
         return Schedule.load(path)
 
