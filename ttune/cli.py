@@ -273,8 +273,8 @@ def info() -> None:
         f"threads {torch.get_num_threads()}, CPU capability {torch.backends.cpu.get_cpu_capability()}, CUDA {torch.version.cuda or 'none'}"
     )
     for name, state in ttune.backends().items():
-        served = ", ".join(state["operators"])
-        print(f"backend {name:10s} {'serves ' + served if state['available'] else 'not available: ' + state['reason']}")
+        served = f"{state['detail']}; serves {', '.join(state['operators'])}"
+        print(f"backend {name:10s} {served if state['available'] else 'not available: ' + state['reason']}")
     print(f"samplers {', '.join(SAMPLERS)}")
     print(f"grids {', '.join(GRIDS)}")
     print(f"bundled models {', '.join(zoo.MODELS)}")

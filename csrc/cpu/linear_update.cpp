@@ -3,16 +3,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/clones.h"
 #include "math/half.h"
 #include "math/philox.h"
-
-// GCC compiles an entry function, with all that is inlined into it, once per instruction set and picks at load time.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define TTUNE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define TTUNE_CLONES
-#endif
-#define TTUNE_INLINE __attribute__((always_inline)) inline
 
 namespace ttune {
 namespace {

@@ -1,12 +1,15 @@
 """Which implementation runs: the operators' library, the list of backends, and the choice between them.
 
 An operator is defined once, in Python, with its reference (:func:`define`). Native modules implement it for a dispatch
-key; PyTorch's dispatcher then prefers them to the reference by itself. Choosing "reference" overrides those keys with
-the reference for as long as the choice lasts.
+key, and PyTorch's dispatcher then prefers them to the reference by itself: a call costs no Python beyond the operator.
+Choosing another backend overrides those keys for as long as the choice lasts.
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +19,12 @@ from typing import Any
 
 import torch
 
+from ttune.kernels import triton as triton_kernels
+
 LIBRARY = torch.library.Library("ttune", "FRAGMENT")  # holds the schemas; dropping it would undefine the operators
 _REFERENCES: dict[str, Callable[..., Any]] = {}
 _LOAD_ERRORS: dict[str, str] = {}  # native module -> why it did not load
+_NATIVE: dict[str, list[str]] = {}  # dispatch key -> operators with a native kernel
 
 _FOLDER = Path(__file__).resolve().parent.parent / "lib"
 
@@ -31,17 +37,38 @@ def define(name: str, schema: str, reference: Callable[..., Any]) -> None:
 
 
 def load_native() -> None:
-    """Load the native modules that this installation has. What does not load is not an error: the reference does its
-    work, and :func:`backends` says why."""
-    for module in ("_ops_cpu",):
+    """Load the native modules that this installation has and this torch can use. What does not load is not an error:
+    another backend does its work, and :func:`backends` says why."""
+    for module in ("_ops_cpu", "_ops_cuda"):
         path = _FOLDER / f"{module}.so"
-        if not path.exists():
-            _LOAD_ERRORS[module] = f"not built: {module}.so is not in ttune/lib (installed with TTUNE_SKIP_BUILD=1, or without building)"
-            continue
-        try:
-            torch.ops.load_library(path)
-        except OSError as error:
-            _LOAD_ERRORS[module] = f"{module}.so does not load: {error}"
+        if module == "_ops_cuda" and torch.version.cuda is None:
+            _LOAD_ERRORS[module] = f"this torch ({torch.__version__}) has no CUDA"
+        elif not path.exists():
+            _LOAD_ERRORS[module] = f"not built: {module}.so is not in ttune/lib ({_NOT_BUILT[module]})"
+        else:
+            try:
+                torch.ops.load_library(path)
+            except OSError as error:
+                _LOAD_ERRORS[module] = f"{module}.so does not load: {error}"
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    for key in ("CPU", "CUDA"):
+        _NATIVE[key] = [name for name in _REFERENCES if has_kernel(f"ttune::{name}", key)]
+    _CHOICE.switch(None)
+
+
+_NOT_BUILT = {
+    "_ops_cpu": "installed with TTUNE_SKIP_BUILD=1, or without building",
+    "_ops_cuda": "no nvcc was found at installation, or it was switched off",
+}
+
+
+def _describe_native(module: str, function: str) -> str:
+    """What a loaded module says of itself, by a plain C function of its own."""
+    if module in _LOAD_ERRORS:
+        return ""
+    describe = ctypes.CDLL(str(_FOLDER / f"{module}.so"))[function]
+    describe.restype = ctypes.c_char_p
+    return describe().decode()
 
 
 def _why_not_cpu() -> str:
@@ -49,45 +76,90 @@ def _why_not_cpu() -> str:
 
 
 def _why_not_cuda() -> str:
+    return _LOAD_ERRORS.get("_ops_cuda", "") or _why_no_device()
+
+
+def _why_no_device() -> str:
     if torch.version.cuda is None:
-        return f"not part of this build, and this torch ({torch.__version__}) has no CUDA"
-    return "not part of this build"
+        return f"this torch ({torch.__version__}) has no CUDA"
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _why_not_triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install ttune[triton]"
+    if _interpreted():
+        return ""
+    reason = _why_no_device()
+    return reason and f"{reason} (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests)"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """``key``: the dispatch key of its kernels. ``why_not``: "" where it may run, else the reason."""
+    """``why_not``: "" where it may run, else the reason. ``operators``: those that it implements. ``dispatch_keys``: the
+    keys of the tensors that it serves. ``kernel``: its Python kernel for an operator, None for a native module, which
+    registers itself. ``detail``: one line for ``ttune info``."""
 
     name: str
-    key: str
     why_not: Callable[[], str]
-
-    def operators(self) -> list[str]:
-        """The operators that this backend implements now."""
-        if self.why_not():
-            return []
-        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-        return [name for name in _REFERENCES if has_kernel(f"ttune::{name}", self.key)]
+    operators: Callable[[], list[str]]
+    dispatch_keys: Callable[[], tuple[str, ...]]
+    kernel: Callable[[str], Callable[..., Any]] | None
+    detail: Callable[[], str]
 
 
+# In the order of preference for a tensor that several of them could serve.
 _BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("reference", "CompositeExplicitAutograd", lambda: ""),
-        Backend("cpu", "CPU", _why_not_cpu),
-        Backend("cuda", "CUDA", _why_not_cuda),
-        Backend("triton", "CUDA", lambda: "not part of this build"),
+        Backend(
+            "cuda",
+            _why_not_cuda,
+            lambda: _NATIVE["CUDA"],
+            lambda: ("CUDA",),
+            None,
+            lambda: _describe_native("_ops_cuda", "ttune_cuda_architectures"),
+        ),
+        Backend(
+            "triton",
+            _why_not_triton,
+            lambda: list(triton_kernels.MODULES),
+            lambda: ("CPU", "CUDA") if _interpreted() else ("CUDA",),
+            triton_kernels.kernel,
+            lambda: "interpreted on the CPU" if _interpreted() else f"triton {triton_kernels.version()}",
+        ),
+        Backend(
+            "cpu",
+            _why_not_cpu,
+            lambda: _NATIVE["CPU"],
+            lambda: ("CPU",),
+            None,
+            lambda: _describe_native("_ops_cpu", "ttune_simd_level"),
+        ),
+        Backend(
+            "reference", lambda: "", lambda: list(_REFERENCES), lambda: ("CPU", "CUDA"), _REFERENCES.__getitem__, lambda: "plain PyTorch"
+        ),
     )
 }
-_KERNEL_KEYS = ("CPU", "CUDA")
 
 
 def backends() -> dict[str, dict[str, Any]]:
-    """Every backend by name: {"available": bool, "reason": why not ("" if available), "operators": list of names}."""
-    return {
-        name: {"available": not backend.why_not(), "reason": backend.why_not(), "operators": backend.operators()}
-        for name, backend in _BACKENDS.items()
-    }
+    """Every backend by name, in the order of preference: {"available": bool, "reason": why not ("" if available),
+    "operators": list of names, "detail": instruction set, architectures or version}."""
+    report = {}
+    for name, backend in _BACKENDS.items():
+        reason = backend.why_not()
+        report[name] = {
+            "available": not reason,
+            "reason": reason,
+            "operators": [] if reason else backend.operators(),
+            "detail": "" if reason else backend.detail(),
+        }
+    return report
 
 
 class _Choice:
@@ -95,20 +167,33 @@ class _Choice:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._installed: tuple[tuple[str, str, str], ...] = ()
         self._override: torch.library.Library | None = None
 
     def switch(self, name: str | None) -> None:
-        if name == "reference" and self._override is None:
-            self._override = torch.library.Library("ttune", "IMPL")
+        overrides = self._overrides(name)
+        if overrides != self._installed:
+            if self._override is not None:
+                self._override._destroy()  # gives every key back to the kernel that had it
+            library = self._override = torch.library.Library("ttune", "IMPL") if overrides else None
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Warning only once for all operators")  # overriding a kernel is the purpose
-                for operator, reference in _REFERENCES.items():
-                    for key in _KERNEL_KEYS:
-                        self._override.impl(operator, reference, key)
-        elif name != "reference" and self._override is not None:
-            self._override._destroy()  # gives every key back to the kernel that had it
-            self._override = None
+                for backend, operator, key in overrides:
+                    kernel = _BACKENDS[backend].kernel
+                    if library is not None and kernel is not None:
+                        library.impl(operator, kernel(operator), key)
+            self._installed = overrides
         self.name = name
+
+    def _overrides(self, name: str | None) -> tuple[tuple[str, str, str], ...]:
+        """(backend, operator, dispatch key) of the kernels written in Python that the choice ``name`` installs."""
+        chosen = _BACKENDS.get(name or "")
+        if chosen is not None and chosen.kernel is not None:
+            return tuple((chosen.name, operator, key) for operator in chosen.operators() for key in chosen.dispatch_keys())
+        # Without a native module for the GPU, Triton is the next in the order there.
+        if not _why_not_cuda() or _interpreted() or _why_not_triton():
+            return ()
+        return tuple(("triton", operator, "CUDA") for operator in triton_kernels.MODULES)
 
 
 _CHOICE = _Choice()
