@@ -1,7 +1,9 @@
 """The operators as functions: ``ttune.ops.linear_update`` and its kin."""
 
 from ttune.kernels.backend import backends, use_backend
+from ttune.kernels.embedding_lookup import embedding_lookup
 from ttune.kernels.linear_update import linear_update, linear_update_
 from ttune.kernels.philox import philox_normal
+from ttune.kernels.timestep_embedding import timestep_embedding
 
-__all__ = ["backends", "linear_update", "linear_update_", "philox_normal", "use_backend"]
+__all__ = ["backends", "embedding_lookup", "linear_update", "linear_update_", "philox_normal", "timestep_embedding", "use_backend"]

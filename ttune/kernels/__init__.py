@@ -4,6 +4,12 @@ One file per operator: schema, reference, fake, autograd, public function. ``bac
 package loads the native libraries where the installation has them.
 """
 
-from ttune.kernels import backend, linear_update, philox  # noqa: F401  (importing an operator's file defines it)
+from ttune.kernels import (  # noqa: F401  (importing an operator's file defines it)
+    backend,
+    embedding_lookup,
+    linear_update,
+    philox,
+    timestep_embedding,
+)
 
 backend.load_native()
