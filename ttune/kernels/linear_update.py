@@ -179,16 +179,7 @@ def _check(
     if not owners:
         raise ValueError(f"{first_name} must hold at least one tensor, got none")
     first = owners[0]
-    if first.dtype not in _DTYPES:
-        raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {first.dtype}")
-    for name, tensors in (("outs", outs), ("terms", terms)):
-        for i, tensor in enumerate(tensors):
-            if tensor.shape != first.shape:
-                raise ValueError(f"{name}[{i}] must have the shape of {first_name}[0], {tuple(first.shape)}, got {tuple(tensor.shape)}")
-            if tensor.dtype != first.dtype:
-                raise ValueError(f"{name}[{i}] must have the dtype of {first_name}[0], {first.dtype}, got {tensor.dtype}")
-            if tensor.device != first.device:
-                raise ValueError(f"{name}[{i}] must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
+    _check_alike((("outs", outs), ("terms", terms)), first_name, first)
     if coeffs.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"coeffs must be float32 or float64, got {coeffs.dtype}")
     if coeffs.device != first.device:
@@ -223,6 +214,21 @@ def _check(
     for name, tensor in (("step", step), ("draw", draw), ("seeds", seeds)):
         if tensor is not None and tensor.device != first.device:
             raise ValueError(f"{name} must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
+
+
+def _check_alike(lists: Sequence[tuple[str, Sequence[Tensor] | Tensor]], first_name: str, first: Tensor) -> None:
+    """All of one shape, dtype (one of ours) and device."""
+    if first.dtype not in _DTYPES:
+        raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {first.dtype}")
+    for list_name, tensors in lists:
+        for i, tensor in enumerate([tensors] if isinstance(tensors, Tensor) else tensors):
+            name = list_name if isinstance(tensors, Tensor) else f"{list_name}[{i}]"
+            if tensor.shape != first.shape:
+                raise ValueError(f"{name} must have the shape of {first_name}[0], {tuple(first.shape)}, got {tuple(tensor.shape)}")
+            if tensor.dtype != first.dtype:
+                raise ValueError(f"{name} must have the dtype of {first_name}[0], {first.dtype}, got {tensor.dtype}")
+            if tensor.device != first.device:
+                raise ValueError(f"{name} must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
 
 
 def _check_overlap(outs: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
@@ -313,58 +319,71 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 
 
 def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    """With D = clamp(P), P = row 0: dP = inside * (g_0 + sum_r c[r, N] g_r); the rest is linear, so the gradient in the
-    terms is a ``linear_update`` of (dP, g_1, ...) by the transposed coefficients, and this formula differentiates again."""
     coeffs, step, *terms = ctx.saved_tensors
-    needs_terms, needs_coeffs = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-    n, clip = ctx.count, ctx.clip
-    live = [r for r, grad in enumerate(grads) if grad is not None]  # outputs that the loss does not use cost nothing
-    gradients = [grad for grad in grads if grad is not None]
-    term_grads: list[Tensor | None] = [None] * n
-    coeff_grad = None
-    if live:
-        rows = coeffs if step is None else coeffs.index_select(0, step.reshape(1)).squeeze(0)  # (R, C)
-        prediction = None
-        if clip is not None:
-            compute = _arithmetic(terms[0])
-            (prediction,) = linear_update([term.to(compute) for term in terms], rows[:1, :n])
-            # What reaches D: through its own output with weight 1, through the rows after it with theirs.
-            weights = torch.stack([rows.new_ones(()) if r == 0 else rows[r, n] for r in live])
-            (grad_clamped,) = linear_update(gradients, weights[None])
-            inside = (prediction >= -clip) & (prediction <= clip)  # torch.clamp's convention: the ends belong
-            dp = torch.where(inside, grad_clamped, torch.zeros_like(grad_clamped))
-            gradients = [dp, *(grad for r, grad in zip(live, gradients, strict=True) if r != 0)]
-            live = [0, *(r for r in live if r != 0)]
-        if wanted := [j for j in range(n) if needs_terms[j]]:
-            # Stacked and not indexed by a list, which would be copied to a GPU as an index tensor.
-            transposed = torch.stack([torch.stack([rows[r, j] for r in live]) for j in wanted])
-            for j, grad in zip(wanted, linear_update(gradients, transposed), strict=True):
-                term_grads[j] = grad
-        if needs_coeffs:
-            compute = _arithmetic(terms[0])
-            columns = [term.to(compute) for term in terms]
-            if prediction is not None and clip is not None:
-                columns.append(prediction.clamp(-clip, clip))
-            block = _coeff_grad(dict(zip(live, gradients, strict=True)), columns, len(grads), prediction is not None).to(coeffs.dtype)
-            coeff_grad = block if step is None else torch.zeros_like(coeffs).index_copy(0, step.reshape(1), block[None])
+    term_grads, coeff_grad = _gradients(grads, terms, coeffs, step, ctx.clip, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
     # The dispatcher drops trailing arguments that have their default values, and wants as many gradients as it passed.
     return (term_grads, coeff_grad, None, None)[: len(ctx.needs_input_grad)]
 
 
-def _coeff_grad(gradients: dict[int, Tensor], columns: list[Tensor], row_count: int, clipped: bool) -> Tensor:
-    """(R, C): the inner product of every row's gradient with every column; zero for rows without a gradient."""
-    zero = columns[0].new_zeros(())
-    block = []
-    for r in range(row_count):
-        if r not in gradients:
-            block.append([zero] * len(columns))
-            continue
-        gradient = gradients[r].to(columns[0].dtype)
-        # Row 0 ignores its coefficient of the clamped column.
-        used = columns[:-1] if clipped and r == 0 else columns
-        products = [(gradient * column).sum() for column in used]
-        block.append(products + [zero] * (len(columns) - len(used)))
-    return torch.stack([torch.stack(row) for row in block])
+def _gradients(
+    grads: Sequence[Tensor | None],
+    terms: Sequence[Tensor],
+    coeffs: Tensor,
+    step: Tensor | None,
+    clip: float | None,
+    needs_terms: Sequence[bool],
+    needs_coeffs: bool,
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """Out of the outputs' gradients (None where the loss does not use one) those of the terms and of coeffs. ``terms`` are
+    used only with clip or for coeffs' gradient.
+
+    With D = clamp(P), P = row 0: dP = inside * (g_0 + sum_r c[r, N] g_r); the rest is linear, so the gradient in the
+    terms is a ``linear_update`` of (dP, g_1, ...) by the transposed coefficients, and this formula differentiates again."""
+    n = len(needs_terms)
+    live = [r for r, grad in enumerate(grads) if grad is not None]  # outputs that the loss does not use cost nothing
+    gradients = [grad for grad in grads if grad is not None]
+    term_grads: list[Tensor | None] = [None] * n
+    if not live:
+        return term_grads, None
+    rows = coeffs if step is None else coeffs.index_select(0, step.reshape(1)).squeeze(0)  # (R, C)
+    clamped = None
+    if clip is not None:
+        compute = _arithmetic(terms[0])
+        (prediction,) = linear_update([term.to(compute) for term in terms], rows[:1, :n])
+        clamped = prediction.clamp(-clip, clip)
+        # What reaches D: through its own output with weight 1, through the rows after it with theirs.
+        weights = torch.stack([rows.new_ones(()) if r == 0 else rows[r, n] for r in live])
+        (grad_clamped,) = linear_update(gradients, weights[None])
+        inside = (prediction >= -clip) & (prediction <= clip)  # torch.clamp's convention: the ends belong
+        dp = torch.where(inside, grad_clamped, torch.zeros_like(grad_clamped))
+        gradients = [dp, *(grad for r, grad in zip(live, gradients, strict=True) if r != 0)]
+        live = [0, *(r for r in live if r != 0)]
+    if wanted := [j for j in range(n) if needs_terms[j]]:
+        # Stacked and not indexed by a list, which would be copied to a GPU as an index tensor.
+        transposed = torch.stack([torch.stack([rows[r, j] for r in live]) for j in wanted])
+        for j, grad in zip(wanted, linear_update(gradients, transposed), strict=True):
+            term_grads[j] = grad
+    if not needs_coeffs:
+        return term_grads, None
+    block = _coeff_grad(dict(zip(live, gradients, strict=True)), list(terms), clamped, len(grads)).to(coeffs.dtype)
+    return term_grads, block if step is None else torch.zeros_like(coeffs).index_copy(0, step.reshape(1), block[None])
+
+
+def _coeff_grad(gradients: dict[int, Tensor], terms: list[Tensor], clamped: Tensor | None, row_count: int) -> Tensor:
+    """(R, C): the inner product of every row's gradient with every column; zero for rows without a gradient, and for the
+    clamped column in row 0, which ignores it. ``clamped`` is in the dtype of the arithmetic."""
+    products = torch.ops.ttune.inner_products.default
+    block = products(list(gradients.values()), terms)  # (live rows, N)
+    zero = torch.zeros_like(block[:1])
+    places = {r: i for i, r in enumerate(gradients)}
+    block = torch.cat([block[places[r] : places[r] + 1] if r in places else zero for r in range(row_count)])
+    if clamped is None:
+        return block
+    users = {r: i for i, r in enumerate(r for r in gradients if r != 0)}
+    last = products([gradients[r].to(clamped.dtype) for r in users], [clamped]) if users else zero
+    zero = torch.zeros_like(last[:1, :1])
+    column = torch.cat([last[users[r] : users[r] + 1, :1] if r in users else zero for r in range(row_count)])
+    return torch.cat((block, column), 1)
 
 
 backend.define("linear_update", _SCHEMA, _reference)
