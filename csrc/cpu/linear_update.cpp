@@ -14,17 +14,6 @@ namespace {
 constexpr int kTile = 512;
 constexpr int kMaxUnrolled = 6;  // 2M with guidance has 5 terms; more are added one by one, within the tile
 
-template <class T>
-struct Arithmetic {
-  using type = float;
-};
-template <>
-struct Arithmetic<double> {
-  using type = double;
-};
-template <class T>
-using arithmetic_t = typename Arithmetic<T>::type;
-
 // y = sum of N weighted terms. N is a constant, so pointers and weights live in registers.
 template <int N, class T, class Y, class A>
 TTUNE_INLINE void combine_n(const void* const* terms, const double* weights, int64_t at, int count, Y* y, const A*) {

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-namespace ttune {
+#include "math/dtype.h"
 
-enum class DType { float64, float32, bfloat16, float16 };
+namespace ttune {
 
 // One update. Every tensor has its elements in the same order, without gaps; with noise that order is row-major.
 // Columns of coeffs: the terms; with clipped, row 0 clamped to [-clip, clip]; with seeds, noise.

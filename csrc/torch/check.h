@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "math/dtype.h"
+
 // Errors name the argument, the rule and the value received.
 
 namespace ttune {
@@ -44,6 +46,33 @@ inline std::string dtype_of(const Tensor& tensor) {
     default:
       return torch::headeronly::toString(tensor.scalar_type());
   }
+}
+
+// name: "terms[0]".
+inline DType checked_dtype(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return DType::float64;
+    case ScalarType::Float:
+      return DType::float32;
+    case ScalarType::BFloat16:
+      return DType::bfloat16;
+    case ScalarType::Half:
+      return DType::float16;
+    default:
+      check(false, name, " must be float64, float32, bfloat16 or float16, got ", dtype_of(tensor));
+  }
+  return DType::float32;
+}
+
+inline std::string device_of(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "another device";
+}
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  if (a.is_cpu() || b.is_cpu()) return a.is_cpu() && b.is_cpu();
+  return a.is_cuda() && b.is_cuda() && a.get_device_index() == b.get_device_index();
 }
 
 inline bool same_shape(const Tensor& a, const Tensor& b) {

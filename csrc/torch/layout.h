@@ -49,6 +49,13 @@ inline bool same_strides(const Tensor& a, const Tensor& b) {  // a and b have th
   return true;
 }
 
+// Whether one loop over memory visits the same logical element in every tensor (with noise: in row-major order).
+inline bool in_step(const std::vector<Tensor>& outs, const std::vector<Tensor>& terms, bool row_major) {
+  if (row_major ? !outs[0].is_contiguous() : !outs[0].is_contiguous() && !dense(outs[0])) return false;
+  const auto follows = [&](const Tensor& tensor) { return same_strides(outs[0], tensor); };
+  return std::all_of(outs.begin(), outs.end(), follows) && std::all_of(terms.begin(), terms.end(), follows);
+}
+
 inline bool reachable(int64_t shift, const Steps& steps, size_t depth) {
   if (depth == steps.size()) return shift == 0;
   const auto [stride, size] = steps[depth];
