@@ -1,6 +1,7 @@
 """ttune: few-step sampling of frozen diffusion models, made accurate and cheap."""
 
 from ttune import ops
+from ttune.compiled_sampler import CompiledSampler
 from ttune.denoiser import ClassifierFree, Denoiser
 from ttune.evaluation import fid, frechet_distance
 from ttune.noise import NoiseSchedule
@@ -14,6 +15,7 @@ from ttune.version import __version__
 __all__ = [
     "SAMPLERS",
     "ClassifierFree",
+    "CompiledSampler",
     "Denoiser",
     "NoiseSchedule",
     "Schedule",

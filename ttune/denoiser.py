@@ -11,40 +11,10 @@ import torch
 from torch import Tensor
 
 from ttune.noise import NoiseSchedule
+from ttune.prediction import PREDICTION_TYPES, data_row
 
 Network = Callable[..., Tensor]
 Conditions = Mapping[str, Any]
-
-
-def _epsilon(alpha: float, sigma: float) -> tuple[float, float]:
-    return 1 / alpha, -sigma / alpha
-
-
-def _sample(alpha: float, sigma: float) -> tuple[float, float]:
-    return 0.0, 1.0
-
-
-def _v_prediction(alpha: float, sigma: float) -> tuple[float, float]:
-    return alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)
-
-
-def _score(alpha: float, sigma: float) -> tuple[float, float]:
-    return 1 / alpha, sigma**2 / alpha
-
-
-def _flow_prediction(alpha: float, sigma: float) -> tuple[float, float]:
-    return 1 / (alpha + sigma), -sigma / (alpha + sigma)
-
-
-# What a network predicts -> (p, q) of x_0 = p x + q output, given x = alpha x_0 + sigma epsilon.
-# v = alpha epsilon - sigma x_0 (Salimans and Ho 2022); score = -epsilon / sigma; flow = epsilon - x_0.
-PREDICTION_TYPES: dict[str, Callable[[float, float], tuple[float, float]]] = {
-    "epsilon": _epsilon,
-    "sample": _sample,
-    "v_prediction": _v_prediction,
-    "score": _score,
-    "flow_prediction": _flow_prediction,
-}
 
 
 @dataclass(frozen=True)
@@ -112,13 +82,23 @@ class Denoiser:
 
     def outputs(self, x: Tensor, tau: float | Tensor, conditions: Conditions | None = None) -> list[Tensor]:
         """The network's own outputs: one, or with guidance two (with and without conditions). No arithmetic on them."""
+        self.evaluations += x.shape[0] * self.evaluations_per_call
+        return self.evaluate(x, tau, conditions)
+
+    @property
+    def evaluations_per_call(self) -> int:
+        """How many evaluations of the network one sample costs: with guidance two."""
+        return 1 if self.guidance is None or self.guidance.scale == 1.0 else 2
+
+    def evaluate(self, x: Tensor, tau: float | Tensor, conditions: Conditions | None = None) -> list[Tensor]:
+        """:meth:`outputs` without counting: a counter would be a new graph per call under torch.compile."""
         conditions = dict(conditions or {})
         batch = x.shape[0]
         time_dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32  # bfloat16 has 126 values in (500, 1000]
         tau = torch.as_tensor(tau, dtype=time_dtype, device=x.device)
         if tau.ndim == 0:
             tau = tau.expand(batch)
-        if self.guidance is None or self.guidance.scale == 1.0:
+        if self.evaluations_per_call == 1:
             return [self._call(x, tau, conditions)]
         null = self._null_conditions(conditions, batch, x.device)
         both = {k: _twice(v, null.get(k), batch, x.device) for k, v in conditions.items()}
@@ -126,12 +106,7 @@ class Denoiser:
 
     def data_row(self, alpha: float, sigma: float) -> tuple[float, ...]:
         """Coefficients of the (unclipped) x_0 prediction over (x, *outputs) for a state with these alpha and sigma."""
-        if alpha == 0 and self.prediction_type in ("epsilon", "score"):
-            raise ValueError(f"prediction_type {self.prediction_type!r} says nothing about x_0 where alpha = 0; start at a smaller time")
-        p, q = PREDICTION_TYPES[self.prediction_type](alpha, sigma)
-        if self.guidance is None or self.guidance.scale == 1.0:
-            return p, q
-        return p, q * self.guidance.scale, q * (1 - self.guidance.scale)
+        return data_row(self.prediction_type, alpha, sigma, None if self.guidance is None else self.guidance.scale)
 
     def identity(self) -> dict[str, Any]:
         """What a tuned schedule remembers of the denoiser it belongs to (see :meth:`differences`)."""
@@ -163,7 +138,6 @@ class Denoiser:
         return [f"{k} is {mine[k]!r}, the schedule was tuned for {v!r}" for k, v in remembered.items() if k in mine and mine[k] != v]
 
     def _call(self, x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
-        self.evaluations += x.shape[0]
         output = self.network(x, tau, **conditions)
         if not isinstance(output, Tensor):
             raise TypeError(f"network must return a tensor, got {type(output).__name__}; wrap it in a function that picks the prediction")

@@ -13,7 +13,7 @@ import ttune
 from tests.oracles import Gaussian, outputs_from, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, apply_timetuner_ratios, timetuner_ratios
 from ttune.noise import Float64
-from ttune.sampling import Plan
+from ttune.plan import Plan
 from ttune.tuning.timetuner import _noised
 
 NOISE = NoiseSchedule.linear()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ttune.noise import Float64
-from ttune.sampling import Plan, Registers, start_state
+from ttune.plan import Plan, Registers
+from ttune.sampling import start_state
 from ttune.schedule import Schedule
 from ttune.tuning.parameters import Parameters, first_difference
 from ttune.tuning.problem import Problem, finite, squared_errors

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser, select
 from ttune.noise import Float64
-from ttune.sampling import Plan, start_state
+from ttune.plan import Plan
+from ttune.sampling import start_state
 from ttune.schedule import Schedule
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser
-from ttune.sampling import Plan, sample, start_state
+from ttune.plan import Plan
+from ttune.sampling import sample, start_state
 from ttune.schedule import GRIDS, Schedule
 from ttune.tuning.checkpoint import hash_of
 

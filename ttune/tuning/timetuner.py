@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from ttune.denoiser import Conditions, Denoiser
 from ttune.noise import Float64
-from ttune.sampling import Plan, Registers, start_state
+from ttune.plan import Plan, Registers
+from ttune.sampling import start_state
 from ttune.schedule import Schedule
 
 # One batch of clean data: (x_0, epsilon, conditions), all (B, ...).

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from ttune.sampling import Plan, Registers, start_state
+from ttune.plan import Plan, Registers
+from ttune.sampling import start_state
 from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.teacher import Teacher

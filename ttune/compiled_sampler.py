@@ -1,0 +1,143 @@
+"""A whole sampling loop that is compiled once, or replayed as one CUDA graph.
+
+In :func:`ttune.sample` every stage has rows of its own. Here all stages have the same shape: coefficients and
+conditioning are tables, and the number of the stage is data on the device. So torch.compile makes one graph for all
+steps, network included, and nothing in the loop waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttune import ops
+from ttune.denoiser import Conditions, Denoiser
+from ttune.folding import uniform_block
+from ttune.plan import Registers, Step, folded
+from ttune.sampling import check_fits, seed_tensor, start_state
+from ttune.schedule import Schedule
+
+Advance = Callable[[Registers, Conditions, Tensor | None, Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """A captured loop: what to fill before a replay, and where the result is afterwards."""
+
+    graph: torch.cuda.CUDAGraph
+    x_T: Tensor
+    conditions: dict[str, Tensor]
+    seeds: Tensor | None
+    x_0: Tensor
+
+
+class CompiledSampler:
+    """:func:`ttune.sample` for one denoiser and one schedule, made for being called often.
+
+    Args:
+        denoiser, schedule: as for :func:`ttune.sample`; the schedule must fit the denoiser.
+        compile: compile the step (network, guidance and update) with torch.compile; one graph serves all steps.
+        cuda_graph: capture all steps in one CUDA graph per shape of the inputs and replay it: one launch per sample
+            call, no synchronisation, no allocation. Needs CUDA tensors, and a network that can be captured.
+        options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
+            ``dynamic=False`` are set unless given.
+
+    Results are those of :func:`ttune.sample` up to rounding. The noise of stochastic samplers depends on the seeds
+    alone. Raises ValueError like :func:`ttune.sample`, and RuntimeError for ``cuda_graph`` without CUDA tensors.
+
+        sampler = ttune.CompiledSampler(denoiser, schedule)
+        x_0 = sampler(x_T, conditions={"class_label": labels})
+    """
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, *, compile: bool = True, cuda_graph: bool = False, **options: Any) -> None:
+        check_fits(denoiser, schedule)
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.cuda_graph = cuda_graph
+        stages = folded(denoiser, schedule)
+        self._steps = len(stages)
+        self._block = uniform_block(stages)
+        self._retained = tuple(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
+        self._compile = partial(torch.compile, **{"fullgraph": True, "dynamic": False, **options}) if compile else None
+        self._per_device: dict[torch.device, tuple[Advance, list[Tensor]]] = {}
+        self._captures: dict[Any, _Capture] = {}
+
+    def __call__(self, x_T: Tensor, *, conditions: Mapping[str, Any] | None = None, seeds: Tensor | Sequence[int] | None = None) -> Tensor:
+        """x_0 (B, ...) from ``x_T`` (B, ...), in its dtype; ``conditions`` and ``seeds`` as for :func:`ttune.sample`."""
+        if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
+            raise TypeError(
+                f"x_T must be a floating-point tensor (B, ...), got {x_T.dtype if isinstance(x_T, Tensor) else type(x_T).__name__}"
+            )
+        if self.cuda_graph and not x_T.is_cuda:
+            raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
+        with torch.no_grad():
+            x = start_state(self.schedule, x_T)
+            drawn = seed_tensor(seeds, x_T) if self._block.stochastic else None
+            self.denoiser.evaluations += self._steps * x.shape[0] * self.denoiser.evaluations_per_call
+            run = self._replay if self.cuda_graph else self._loop
+            return run(x, dict(conditions or {}), drawn)
+
+    def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
+        advance, numbers = self._on(x.device)
+        # A copy in the layout of the states to come: another layout would be another graph.
+        registers = {"x": torch.empty_like(x).copy_(x)} | {name: torch.zeros_like(x) for name in self._retained}
+        for number in numbers:
+            registers = advance(registers, conditions, seeds, number)
+        return registers["x"]
+
+    def _on(self, device: torch.device) -> tuple[Advance, list[Tensor]]:
+        """One step as a function of the registers and its number, and the numbers, on ``device``."""
+        if device not in self._per_device:
+            step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device)
+            conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
+            denoiser, retained = self.denoiser, self._retained
+
+            def advance(registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor) -> dict[str, Tensor]:
+                tau = ops.embedding_lookup(conditioning, number)
+                outputs = denoiser.evaluate(registers["x"], tau, conditions)
+                after = step(registers, outputs, seeds, number, number)
+                return {name: after[name] for name in ("x", *retained)}
+
+            # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.
+            numbers = [torch.tensor(i, device=device) for i in range(self._steps)]
+            self._per_device[device] = (self._compile(advance) if self._compile else advance, numbers)
+        return self._per_device[device]
+
+    def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
+        tensors = {name: value for name, value in conditions.items() if isinstance(value, Tensor)}
+        others = {name: value for name, value in conditions.items() if name not in tensors}
+        key = (_layout(x), tuple((name, _layout(value)) for name, value in sorted(tensors.items())), repr(sorted(others.items())))
+        if key not in self._captures:
+            self._captures[key] = self._capture(x, tensors, others, seeds)
+        capture = self._captures[key]
+        capture.x_T.copy_(x)
+        for name, value in tensors.items():
+            capture.conditions[name].copy_(value)
+        if capture.seeds is not None and seeds is not None:
+            capture.seeds.copy_(seeds)
+        capture.graph.replay()
+        return capture.x_0.clone()  # the next replay writes over it
+
+    def _capture(self, x: Tensor, tensors: dict[str, Tensor], others: dict[str, Any], seeds: Tensor | None) -> _Capture:
+        x_T, given = x.clone(), {name: value.clone() for name, value in tensors.items()}
+        seeds = None if seeds is None else seeds.clone()
+        # On a side stream, once before: the first run compiles, chooses algorithms and allocates workspaces.
+        side = torch.cuda.Stream(x.device)
+        side.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._loop(x_T, given | others, seeds)
+        torch.cuda.current_stream(x.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(x.device), torch.cuda.graph(graph):
+            x_0 = self._loop(x_T, given | others, seeds)
+        return _Capture(graph, x_T, given, seeds, x_0)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device

@@ -1,0 +1,109 @@
+"""A stage of a tableau as rows over what a loop really holds: the state, the network's outputs, retained tensors.
+
+A tableau speaks of ``D`` and ``eps``; a loop has the network's outputs "o0" (and "o1" with classifier-free guidance).
+Prediction type and guidance are linear, so they fold into the same row; clipping leaves one more column, the clamped D.
+Numbers only, no tensors: loops in PyTorch and in NumPy start from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttune.samplers.tableau import Row, Stage
+
+Rows = Mapping[str, Row]
+
+
+def fold(stage: Stage, data_row: Sequence[float], clips: bool, clip_epsilon: str = "recompute") -> Rows:
+    """New register -> its row over "x", "o0", "o1", retained registers, "D" (the clamped prediction) and "noise".
+
+    ``data_row``: coefficients of the x_0 prediction over (x, *outputs). With ``clips``, the first row is "D", the
+    prediction before it is clamped; ``clip_epsilon``: whether epsilon is recomputed from the clamped D or kept.
+    """
+    alpha, sigma = stage.alpha, stage.sigma
+    x_weight, *output_weights = data_row
+    raw_D = {"x": x_weight} | {f"o{j}": weight for j, weight in enumerate(output_weights)}
+    D: Row = {"D": 1.0} if clips else raw_D
+    eps = _sum((1 / sigma, {"x": 1.0}), (-alpha / sigma, D if clip_epsilon == "recompute" else raw_D))
+    meaning = {"D": D, "eps": eps}
+
+    def folded(row: Row) -> Row:
+        return _sum(*((value, meaning.get(name, {name: 1.0})) for name, value in row.items()))
+
+    first = {"D": raw_D} if clips else {}
+    return first | {"x": folded(stage.update)} | {name: folded(row) for name, row in stage.retain.items()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows as arrays: ``outputs`` = ``coeffs`` @ (``terms``, then the clamped D with ``clips``, then noise with ``stochastic``).
+
+    ``renames``: registers (new name, old name) that need no arithmetic, only another name.
+    """
+
+    terms: tuple[str, ...]
+    outputs: tuple[str, ...]
+    coeffs: np.ndarray  # (R, C), or (K, R, C) for all stages at once
+    stochastic: bool
+    renames: tuple[tuple[str, str], ...]
+
+
+def block(rows: Rows) -> Block:
+    """One stage's rows with the columns that it uses."""
+    aliases = {name: old for name, row in rows.items() if name != "D" and (old := _alias(row)) is not None}
+    kept = {name: row for name, row in rows.items() if name not in aliases}
+    columns = dict.fromkeys(name for row in kept.values() for name in row)
+    terms = tuple(name for name in columns if name not in ("D", "noise"))
+    return Block(terms, tuple(kept), _dense(kept, tuple(kept), terms, "D" in rows, "noise" in columns), "noise" in columns, _pairs(aliases))
+
+
+def uniform_block(stages: Sequence[Rows]) -> Block:
+    """All stages with the same terms and outputs, so that one step with the stage's number as data serves them all.
+
+    A register that a stage does not retain is zero after it; before the first stage every retained register is zero.
+    """
+    clips = "D" in stages[0]
+    retained = list(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
+    aliases = {}
+    for name in retained:
+        sources = {_alias(rows[name]) for rows in stages if name in rows}
+        if len(sources) == 1 and (old := next(iter(sources))) is not None:
+            aliases[name] = old
+    outputs = (*(["D"] if clips else []), "x", *(name for name in retained if name not in aliases))
+    used = {column for rows in stages for name in outputs for column in rows.get(name, ())}
+    networks = sorted(name for name in used if name.startswith("o") and name[1:].isdigit())
+    terms = ("x", *networks, *(name for name in retained if name in used))
+    stochastic = "noise" in used
+    return Block(
+        terms, outputs, np.stack([_dense(rows, outputs, terms, clips, stochastic) for rows in stages]), stochastic, _pairs(aliases)
+    )
+
+
+def _alias(row: Row) -> str | None:
+    """The register that ``row`` repeats. A network's output is copied, never kept under another name: the network may
+    write the next one into the same memory (CUDA graphs)."""
+    if len(row) == 1:
+        ((old, value),) = row.items()
+        if value == 1.0 and old != "noise" and not (old.startswith("o") and old[1:].isdigit()):
+            return old
+    return None
+
+
+def _pairs(aliases: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(aliases.items())
+
+
+def _dense(rows: Rows, outputs: Sequence[str], terms: Sequence[str], clips: bool, stochastic: bool) -> np.ndarray:
+    columns = [*terms, *(["D"] if clips else []), *(["noise"] if stochastic else [])]
+    return np.array([[rows.get(name, {}).get(column, 0.0) for column in columns] for name in outputs], np.float64)
+
+
+def _sum(*weighted: tuple[float, Row]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for weight, row in weighted:
+        for name, value in row.items():
+            total[name] = total.get(name, 0.0) + weight * value
+    return {name: value for name, value in total.items() if value != 0.0}
