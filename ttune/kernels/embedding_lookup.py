@@ -47,10 +47,10 @@ def _reference(table: Tensor, t: Tensor) -> Tensor:
     lo = p.nan_to_num().floor().long()
     hi = (lo + 1).clamp(max=n - 1)
     compute = _arithmetic(table)
-    w = (p - lo).to(compute).reshape(-1, *(1 for _ in row))
+    w = (p - lo).to(compute).reshape((-1, *(1 for _ in row)))
     row_lo, row_hi = table.index_select(0, lo), table.index_select(0, hi)
     between = row_lo.to(compute) + w * (row_hi.to(compute) - row_lo.to(compute))
-    return torch.where(w == 0, row_lo, between.to(table.dtype)).reshape(*t.shape, *row)
+    return torch.where(w == 0, row_lo, between.to(table.dtype)).reshape((*t.shape, *row))
 
 
 def _arithmetic(table: Tensor) -> torch.dtype:
