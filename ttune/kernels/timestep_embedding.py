@@ -93,7 +93,7 @@ def _check(t: Tensor, dim: int, max_period: float, downscale_freq_shift: float) 
     if not max_period > 0:
         raise ValueError(f"max_period must be a number > 0, got {max_period:g}")
     half = dim // 2
-    if half > 0 and not half - downscale_freq_shift != 0:
+    if half > 0 and half == downscale_freq_shift:
         raise ValueError(f"downscale_freq_shift must not be dim // 2, {half}, got {downscale_freq_shift:g}")
 
 
