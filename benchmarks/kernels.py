@@ -1,185 +1,232 @@
-"""How long an update takes: the fused operator against a copy of the same footprint and against torch.compile.
+"""How long the operators take, against the least that they could take and against what they replace.
 
-    python -m benchmarks kernels [--quick] [--output FILE]
+Every case first passes a correctness gate: a result that is not as good as eager PyTorch's (against float64) gets no time.
+Then, in one process on one thread, ttune and its rivals take turns; a figure is the median over rounds of the ratio of
+their times, so that a slow moment of the machine hits both. Absolute times depend on the machine; the ratios are what
+counts, each with its target where there is one:
 
-Correctness first: a case whose result is not as good as eager PyTorch's (against float64) ends the run without a number.
-Everything runs in one process on one thread; a figure is the median of several rounds, in which the three rivals take
-turns, so that a slow moment of the machine hits them alike. The ratio to the copy is what counts: a copy that reads and
-writes as many bytes is the floor. The network dominates a sampling step: a ratio here is not one of end-to-end time.
+  copy            a copy that reads and writes as many bytes: the floor
+  empty           an operator of the same signature that does nothing: the floor of a call (built by the C++ compiler)
+  compiled        torch.compile of the same step in straight-line code, into existing outputs
+  diffusers       the scheduler's step() after eager guidance
+  others          named for what they do
+
+The network dominates a sampling step: a ratio here is not one of end-to-end time.
+
+On a GPU (--device cuda) buffers rotate so that the cache is cold (where it is not, the line says so), times are taken
+by events, once call by call and once in a captured graph; ratios are of the graph's times where both could be
+captured. Launches, allocations and synchronisations are counted per call, outside and inside the graph.
+
+examples:
+  python -m benchmarks kernels                                    all of it; benchmarks/results/kernels-cpu.json
+  python -m benchmarks kernels --quick --output /tmp/k.json       does it work? (no figures to report)
+  python -m benchmarks kernels --case cfg --shape 1,4,128,128     one shape of the cases whose name contains "cfg"
+  python -m benchmarks kernels --check                            the correctness gates alone
+  python -m benchmarks kernels --device cuda --backend triton     one backend on the GPU
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from benchmarks import gate, rivals
+from benchmarks.cases import CASES
+from benchmarks.counts import count
 from benchmarks.machine import machine
+from benchmarks.report import Ratio, Report, Result
+from benchmarks.timing import Effort, Spread, alternate, captured, device_seconds, host_seconds, ratio, rotating
+from benchmarks.trial import SMALLEST, Call, Case, Place, Shape, Trial
 from ttune import ops
 
-RESULTS = Path(__file__).resolve().parent / "results" / "kernels-cpu.json"
-SHAPES = ((1, 3, 32, 32), (1, 4, 128, 128), (16, 4, 64, 64), (64, 3, 64, 64))
-DTYPES = (torch.float32, torch.bfloat16)
-
-
-def ddim_cfg(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
-    """DDIM with guidance 7.5 for an epsilon model, as one writes it: three reads, one write."""
-    x, conditional, unconditional = terms
-    epsilon = unconditional + 7.5 * (conditional - unconditional)
-    outs[0].copy_(c[0] * ((x - c[1] * epsilon) / c[2]) + c[3] * epsilon)
-
-
-def ddim_cfg_row(c: Sequence[float]) -> list[float]:
-    on_x, on_epsilon = c[0] / c[2], c[3] - c[0] * c[1] / c[2]
-    return [on_x, 7.5 * on_epsilon, -6.5 * on_epsilon]
-
-
-def multistep_cfg(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
-    """DPM-Solver++(2M) with guidance: the next state, and the x_0 prediction kept for the next step: four reads, two writes."""
-    x, conditional, unconditional, previous = terms
-    epsilon = unconditional + 7.5 * (conditional - unconditional)
-    prediction = (x - c[0] * epsilon) / c[1]
-    outs[0].copy_(c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * previous))
-    outs[1].copy_(prediction)
-
-
-def multistep_cfg_rows(c: Sequence[float]) -> list[list[float]]:
-    prediction = [1 / c[1], -7.5 * c[0] / c[1], 6.5 * c[0] / c[1], 0.0]
-    state = [c[3] * c[4] * weight for weight in prediction]
-    state[0] += c[2]
-    state[3] += c[3] * (1 - c[4])
-    return [state, prediction]
-
-
-@dataclass(frozen=True)
-class Case:
-    """``straight``: straight-line code into ``outs``; ``rows``: the same as coefficients."""
-
-    name: str
-    n_terms: int
-    n_outs: int
-    scalars: tuple[float, ...]
-    straight: Callable[[list[Tensor], list[Tensor], Tensor], None]
-    rows: list[list[float]]
-
-
-_DDIM = (0.93, 0.51, 0.86, 0.37)
-_MULTISTEP = (0.51, 0.86, 0.72, 0.41, 1.4)
-CASES = (
-    Case("ddim + cfg", 3, 1, _DDIM, ddim_cfg, [ddim_cfg_row(_DDIM)]),
-    Case("2m + cfg", 4, 2, _MULTISTEP, multistep_cfg, multistep_cfg_rows(_MULTISTEP)),
-)
-
-
-@dataclass(frozen=True)
-class Result:
-    """Times in microseconds, medians. ``against_*``: the operator's time over the rival's; below 1 it is faster."""
-
-    case: str
-    shape: tuple[int, ...]
-    dtype: str
-    operator: float
-    copy: float
-    compiled: float
-    against_copy: float
-    against_compiled: float
-
-
-def check(case: Case, terms: list[Tensor], operator: list[Tensor]) -> None:
-    """The gate: at most twice eager PyTorch's own error against float64, plus one unit in the last place."""
-    eager = [torch.empty_like(out) for out in operator]
-    case.straight(eager, terms, torch.tensor(case.scalars))
-    exact = [torch.empty_like(out, dtype=torch.float64) for out in operator]
-    case.straight(exact, [term.double() for term in terms], torch.tensor(case.scalars, dtype=torch.float64))
-    for r, (got, plain, right) in enumerate(zip(operator, eager, exact, strict=True)):
-        error, allowed = float((got - right).abs().max()), float((plain - right).abs().max())
-        allowed = 2 * allowed + torch.finfo(got.dtype).eps * float(right.abs().max())
-        if not error <= allowed:
-            shape = tuple(got.shape)
-            raise SystemExit(
-                f"{case.name}, {shape}, {got.dtype}: row {r} must be within {allowed:.3g} of float64, got {error:.3g}; no times"
-            )
-
-
-def medians(rivals: Sequence[Callable[[], object]], rounds: int, round_seconds: float) -> list[float]:
-    """Median time of a call in microseconds. In each round every rival runs for about ``round_seconds``."""
-    repeats = []
-    for rival in rivals:
-        rival()
-        start = time.perf_counter()
-        for _ in range(3):
-            rival()
-        repeats.append(max(1, int(3 * round_seconds / (time.perf_counter() - start))))
-    times: list[list[float]] = [[] for _ in rivals]
-    for _ in range(rounds):
-        for rival, count, record in zip(rivals, repeats, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(count):
-                rival()
-            record.append((time.perf_counter() - start) / count * 1e6)
-    return [statistics.median(record) for record in times]
-
-
-def measure(case: Case, shape: tuple[int, ...], dtype: torch.dtype, rounds: int, round_seconds: float) -> Result:
-    generator = torch.Generator().manual_seed(0)
-    terms = [torch.randn(shape, generator=generator).to(dtype) for _ in range(case.n_terms)]
-    outs = [torch.full(shape, torch.nan, dtype=dtype) for _ in range(case.n_outs)]
-    coeffs = torch.tensor(case.rows, dtype=torch.float64)
-    scalars = torch.tensor(case.scalars)
-    # A copy reads as much as it writes: half of the update's traffic on either side.
-    half = (case.n_terms + case.n_outs) * terms[0].numel() // 2
-    source, target = torch.randn(half).to(dtype), torch.empty(half, dtype=dtype)
-    torch._dynamo.reset()
-    compiled = torch.compile(case.straight, fullgraph=True, dynamic=False)
-
-    ops.linear_update_(outs, terms, coeffs)
-    check(case, terms, outs)
-    operator, copy, straight = medians(
-        (
-            lambda: ops.linear_update_(outs, terms, coeffs),
-            lambda: target.copy_(source),
-            lambda: compiled(outs, terms, scalars),
-        ),
-        rounds,
-        round_seconds,
-    )
-    return Result(case.name, shape, str(dtype).removeprefix("torch."), operator, copy, straight, operator / copy, operator / straight)
+RESULTS = Path(__file__).resolve().parent / "results"
+# 15 rounds: quartiles of a ratio then lie within some 5 % of it on a shared two-core machine.
+FULL, QUICK = Effort(rounds=15, seconds=0.02), Effort(rounds=3, seconds=0.002)
+_MOST_SETS = 64  # of buffers that rotate; preparing more of the small shapes takes longer than timing them
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run all cases, print a table, write the JSON file. ``argv``: the command line after ``python -m benchmarks kernels``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description="times of the fused sampler update on the CPU")
-    parser.add_argument("--quick", action="store_true", help="short rounds: to see that it works, not to report")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file to write")
-    arguments = parser.parse_args(argv)
-    if not ops.backends()["cpu"]["available"]:
-        raise SystemExit(f"the backend cpu must be available, got: {ops.backends()['cpu']['reason']}")
-    rounds, round_seconds = (3, 0.005) if arguments.quick else (15, 0.05)
+    """Run the cases, print a table, write a JSON file. ``argv``: the command line after ``python -m benchmarks kernels``.
+
+    Exits with 1 where a gate was red or a case failed; a missed target is reported, and no error.
+    """
+    arguments = _parser().parse_args(argv)
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device must be one that torch finds, got cuda: torch finds no CUDA device")
+    backends = arguments.backend or _default_backends(device)
+    effort = QUICK if arguments.quick else FULL
+    output = arguments.output or RESULTS / f"kernels-{device.type}.json"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    results = []
-    print(f"{'case':12}{'shape':20}{'dtype':10}{'operator':>11}{'copy':>11}{'compiled':>11}{'x copy':>9}{'x compiled':>12}   (us)")
     try:
-        for case in CASES:
-            for shape in SHAPES:
-                for dtype in DTYPES:
-                    r = measure(case, shape, dtype, rounds, round_seconds)
-                    results.append(asdict(r))
-                    times = "".join(f"{value:11.1f}" for value in (r.operator, r.copy, r.compiled))
-                    print(f"{r.case:12}{shape!s:20}{r.dtype:10}{times}{r.against_copy:9.2f}{r.against_compiled:12.2f}", flush=True)
+        report = Report(machine(device), device.type, asdict(effort))
+        print(report.heading(), flush=True)
+        for name in backends:
+            with ops.use_backend(name):
+                for case, place in _selected(arguments, device):
+                    _run(report, case, place, name, effort, arguments.check)
     finally:
         torch.set_num_threads(threads)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "threads": 1, "rounds": rounds, "quick": arguments.quick, "unit": "microseconds", "results": results}
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"wrote {arguments.output}")
+    print(report.summary())
+    if not arguments.check:
+        report.write(output)
+        print(f"wrote {output}")
+    if not (report.results or report.checked):
+        report.red.append(("all", "no case ran"))
+    if report.red:
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--backend",
+        action="append",
+        choices=tuple(ops.backends()),
+        help="whose kernels run; may be repeated (default: cpu on the CPU; cuda and triton, where they can run, on a GPU)",
+    )
+    names = ", ".join(case.name for case in CASES)
+    parser.add_argument("--case", action="append", help=f"cases whose name contains this; may be repeated: {names}")
+    parser.add_argument("--shape", action="append", type=_shape, help="such as 1,4,128,128; may be repeated")
+    parser.add_argument("--dtype", action="append", choices=("float32", "bfloat16"), help="may be repeated")
+    parser.add_argument("--quick", action="store_true", help="short rounds, smallest shape: to see that it works, not to report")
+    parser.add_argument("--check", action="store_true", help="the correctness gates of ttune's results alone: no rivals, no times")
+    parser.add_argument("--output", type=Path, help="the JSON file to write (default: benchmarks/results/kernels-<device>.json)")
+    return parser
+
+
+def _shape(text: str) -> Shape:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a shape must be sizes with commas between, such as 1,4,128,128, got {text!r}") from None
+
+
+def _default_backends(device: torch.device) -> list[str]:
+    wanted = ["cuda", "triton"] if device.type == "cuda" else ["cpu"]
+    states = ops.backends()
+    able = [name for name in wanted if states[name]["available"]]
+    for name in wanted:
+        if name not in able:
+            print(f"backend {name} cannot run: {states[name]['reason']}")
+    if not able:
+        sys.exit("no backend to measure")
+    return able
+
+
+def _selected(arguments: argparse.Namespace, device: torch.device) -> list[tuple[Case, Place]]:
+    places = []
+    for case in CASES:
+        if arguments.case and not any(part in case.name for part in arguments.case):
+            continue
+        shapes = case.shapes_on(device)
+        if arguments.shape:
+            shapes = tuple(shape for shape in shapes if shape in arguments.shape)
+        elif arguments.quick and SMALLEST in shapes:
+            shapes = (SMALLEST,)
+        for shape in shapes:
+            for dtype in case.dtypes:
+                if not arguments.dtype or str(dtype).removeprefix("torch.") in arguments.dtype:
+                    places.append((case, Place(shape, dtype, device)))
+    if not places:
+        sys.exit("no case fits --case, --shape and --dtype; see --help for the names")
+    return places
+
+
+def _run(report: Report, case: Case, place: Place, backend: str, effort: Effort, check_only: bool) -> None:
+    where = f"{case.name} {place} {backend}"
+    lacking = [name for name in case.operators if name not in ops.backends()[backend]["operators"]]
+    if lacking:
+        report.skipped.append((where, f"{backend} has no kernel for {', '.join(lacking)}"))
+        return
+    rivals.forget_compiled()
+    try:
+        with torch.set_grad_enabled(case.grad):
+            trial = case.build(place)
+            trial.check()
+            if check_only:
+                report.checked.append(where)
+                print(f"ok      {where}", flush=True)
+                return
+            trial.check_rivals()
+            measure = _on_gpu if place.device.type == "cuda" else _on_cpu
+            result = measure(case, place, backend, trial, effort)
+    except Exception as error:  # one case takes no other with it; the exit status tells
+        kind = "" if isinstance(error, gate.RedGate) else f"{type(error).__name__}: "
+        report.red.append((where, f"{kind}{error}"))
+        print(f"RED     {where}: {kind}{error}", flush=True)
+        return
+    report.results.append(result)
+    print(result.line(), flush=True)
+
+
+def _on_cpu(case: Case, place: Place, backend: str, trial: Trial, effort: Effort) -> Result:
+    times = alternate(trial.contestants, effort, host_seconds)
+    spreads = {name: Spread.of(values) for name, values in times.items()}
+    ratios = _ratios(case, place, times, {})
+    speed = trial.moved / spreads["ttune"].median / 1e3
+    return Result(
+        case.name, place.shape, str(place.dtype).removeprefix("torch."), "cpu", backend, spreads, ratios, speed, dict(trial.missing)
+    )
+
+
+def _on_gpu(case: Case, place: Place, backend: str, first: Trial, effort: Effort) -> Result:
+    cache = torch.cuda.get_device_properties(place.device).L2_cache_size
+    trials = [first]
+    while len(trials) < min(_MOST_SETS, math.ceil(3 * cache / first.moved)):
+        trials.append(case.build(place))
+    sets = {name: [trial.contestants[name] for trial in trials] for name in first.contestants}
+    times = alternate({name: rotating(calls) for name, calls in sets.items()}, effort, device_seconds)
+    graphs: dict[str, Call] = {}
+    not_captured: dict[str, str] = {}
+    for name, calls in sets.items():
+        try:
+            graphs[name] = captured(calls)
+        except RuntimeError as error:
+            not_captured[name] = str(error).splitlines()[0]
+            torch.cuda.synchronize()
+    graph_times = alternate(graphs, effort, device_seconds, len(trials))
+    counts = {name: count(sets[name][0]) for name in first.ours}
+    counts |= {f"{name} in a graph": count(graphs[name], len(trials)) for name in first.ours if name in graphs}
+    best = min(Spread.of(figures["ttune"]).median for figures in (times, graph_times) if "ttune" in figures)
+    return Result(
+        case.name,
+        place.shape,
+        str(place.dtype).removeprefix("torch."),
+        "cuda",
+        backend,
+        {name: Spread.of(values) for name, values in times.items()},
+        _ratios(case, place, times, graph_times),
+        first.moved / best / 1e3,
+        dict(first.missing),
+        {name: Spread.of(values) for name, values in graph_times.items()},
+        not_captured,
+        counts,
+        len(trials) * first.moved >= 2 * cache,
+    )
+
+
+def _ratios(case: Case, place: Place, times: dict[str, list[float]], graph_times: dict[str, list[float]]) -> tuple[Ratio, ...]:
+    """Every pair that the case reports and that took part, once, with the target that holds here."""
+    pairs = dict.fromkeys((figure.subject, figure.rival) for figure in case.figures)
+    ratios = []
+    for subject, rival in pairs:
+        source, timed = (graph_times, "graph") if subject in graph_times and rival in graph_times else (times, "calls")
+        if subject not in source or rival not in source:
+            continue
+        target = next((f.at_most for f in case.figures if (f.subject, f.rival) == (subject, rival) and f.holds_at(place)), None)
+        ratios.append(Ratio(subject, rival, ratio(source, subject, rival), target, timed))
+    return tuple(ratios)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""Every case, and every figure with its target. A new operator's cases are added here; tests and the command iterate CASES.
+
+Targets on the CPU hold for one thread. On a GPU an update beyond the second-level cache is to reach 90 % of the
+bandwidth that a copy reaches.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from benchmarks import embeddings, losses, updates
+from benchmarks.trial import BEYOND_CACHE, LARGER, SMALLEST, Case, Figure
+
+F32, BF16 = torch.float32, torch.bfloat16
+_BANDWIDTH = Figure("ttune", "copy", 1 / 0.9, shapes=(BEYOND_CACHE,), device="cuda")
+
+_UPDATE = (
+    Figure("ttune", "copy", 1.25, shapes=LARGER, dtypes=(F32,)),
+    Figure("ttune", "copy", 1.5, shapes=LARGER, dtypes=(BF16,)),
+    _BANDWIDTH,
+    Figure("operator", "empty", 2.0, shapes=(SMALLEST,)),
+    Figure("ttune", "empty"),
+    Figure("ttune", "compiled", 1.0, device=None),
+    Figure("ttune", "diffusers", 0.2),
+)
+_NOISE = (Figure("ttune", "randn + update", 0.2), Figure("ttune", "copy"), _BANDWIDTH)
+_LOSS = (Figure("ttune", "mse_loss", 0.5, dtypes=(F32,)), Figure("ttune", "copy"))
+_EMBEDDING = (Figure("ttune", "empty + copy", 2.0), Figure("ttune", "empty"))
+
+_IN_PLACE = ("linear_update_",)
+_EMBEDDING_SHAPES = ((16, 320),)
+
+CASES = (
+    Case("ddim + cfg", partial(updates.update, updates.DDIM), _UPDATE, _IN_PLACE),
+    Case("2m + cfg", partial(updates.update, updates.MULTISTEP), _UPDATE, _IN_PLACE),
+    Case("noise step", updates.noise_step, _NOISE, _IN_PLACE),
+    Case("clip", updates.clipping, (Figure("ttune", "without clip"), Figure("ttune", "copy"), _BANDWIDTH), _IN_PLACE),
+    Case("functional", updates.functional, (Figure("ttune", "in place"),), ("linear_update", *_IN_PLACE), dtypes=(F32,)),
+    Case("mse", losses.mse, _LOSS, ("trajectory_loss",), grad=True),
+    Case("ddim + cfg + mse", losses.update_and_mse, _LOSS, ("trajectory_loss",), dtypes=(F32,), grad=True),
+    Case(
+        "gradient in coeffs",
+        updates.coefficient_gradient,
+        (Figure("ttune", "sums of products"), Figure("ttune", "copy")),
+        ("linear_update", "inner_products"),
+        grad=True,
+    ),
+    Case("embedding", embeddings.direct, _EMBEDDING, ("timestep_embedding",), _EMBEDDING_SHAPES, _EMBEDDING_SHAPES, (F32,)),
+    Case("lookup", embeddings.lookup, _EMBEDDING, ("embedding_lookup",), _EMBEDDING_SHAPES, _EMBEDDING_SHAPES, (F32,)),
+)

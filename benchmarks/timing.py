@@ -1,0 +1,102 @@
+"""Medians of alternating rounds: on the CPU by the clock, on a GPU by events, with a cold cache."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.trial import Call
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: ``rounds`` in which every contestant runs for about ``seconds``."""
+
+    rounds: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        if len(values) < 2:
+            return Spread(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(median, low, high)
+
+
+def host_seconds(call: Call, count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start
+
+
+def device_seconds(call: Call, count: int) -> float:
+    """Between two events on the GPU's own queue. Where the host is slower than the device, this is the host's time."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(count):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def alternate(
+    contestants: Mapping[str, Call], effort: Effort, seconds_of: Callable[[Call, int], float], calls: int = 1
+) -> dict[str, list[float]]:
+    """Microseconds per call, one figure per round; the contestants take turns, so that a slow moment of the machine hits
+    them alike. ``calls``: how many calls one call of a contestant stands for (a captured graph holds several)."""
+    counts = {}
+    for name, call in contestants.items():
+        seconds_of(call, 2)  # caches, clocks and compilers warm up
+        once = seconds_of(call, 3) / 3
+        counts[name] = max(1, int(effort.seconds / max(once, 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(effort.rounds):
+        # Every other round in the opposite order: nobody always runs after the same neighbour.
+        order = list(contestants.items())[:: -1 if turn % 2 else 1]
+        for name, call in order:
+            times[name].append(seconds_of(call, counts[name]) / (counts[name] * calls) * 1e6)
+    return times
+
+
+def ratio(times: Mapping[str, Sequence[float]], subject: str, rival: str) -> Spread:
+    """Of the two times of each round: what slows a whole round down cancels."""
+    return Spread.of([a / b for a, b in zip(times[subject], times[rival], strict=True)])
+
+
+def rotating(calls: Sequence[Call]) -> Call:
+    """The calls in turn, each on buffers of its own: together they are larger than the cache."""
+    if len(calls) == 1:
+        return calls[0]
+    turn = itertools.cycle(calls)
+    return lambda: next(turn)()
+
+
+def captured(calls: Sequence[Call]) -> Call:
+    """One replay of a CUDA graph that makes every call once: the device's time without the host's."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph.replay
