@@ -6,7 +6,7 @@ from ttune.denoiser import ClassifierFree, Denoiser
 from ttune.evaluation import fid, frechet_distance
 from ttune.noise import NoiseSchedule
 from ttune.ops import backends, use_backend
-from ttune.samplers import SAMPLERS, Stage, Tableau
+from ttune.samplers import SAMPLERS, Stage, Start, Tableau
 from ttune.sampling import initial_noise, sample
 from ttune.schedule import Schedule
 from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, timetuner_ratios, tune
@@ -20,6 +20,7 @@ __all__ = [
     "NoiseSchedule",
     "Schedule",
     "Stage",
+    "Start",
     "Tableau",
     "TimeTuner",
     "TuneResult",

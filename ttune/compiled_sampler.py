@@ -18,7 +18,7 @@ from torch import Tensor
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser
 from ttune.folding import uniform_block
-from ttune.plan import Registers, Step, folded
+from ttune.plan import START_DRAW, Registers, Step, folded, start_step
 from ttune.sampling import check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
 
@@ -62,9 +62,10 @@ class CompiledSampler:
         stages = folded(denoiser, schedule)
         self._steps = len(stages)
         self._block = uniform_block(stages)
+        self._stochastic = schedule.tableau().stochastic
         self._retained = tuple(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
         self._compile = partial(torch.compile, **{"fullgraph": True, "dynamic": False, **options}) if compile else None
-        self._per_device: dict[torch.device, tuple[Advance, list[Tensor]]] = {}
+        self._per_device: dict[torch.device, tuple[Step | None, Advance, list[Tensor]]] = {}
         self._captures: dict[Any, _Capture] = {}
 
     def __call__(self, x_T: Tensor, *, conditions: Mapping[str, Any] | None = None, seeds: Tensor | Sequence[int] | None = None) -> Tensor:
@@ -77,21 +78,24 @@ class CompiledSampler:
             raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
         with torch.no_grad():
             x = start_state(self.schedule, x_T)
-            drawn = seed_tensor(seeds, x_T) if self._block.stochastic else None
+            drawn = seed_tensor(seeds, x_T) if self._stochastic else None
             self.denoiser.evaluations += self._steps * x.shape[0] * self.denoiser.evaluations_per_call
             run = self._replay if self.cuda_graph else self._loop
             return run(x, dict(conditions or {}), drawn)
 
     def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
-        advance, numbers = self._on(x.device)
+        start, advance, numbers = self._on(x.device)
         # A copy in the layout of the states to come: another layout would be another graph.
-        registers = {"x": torch.empty_like(x).copy_(x)} | {name: torch.zeros_like(x) for name in self._retained}
+        registers = {"x": torch.empty_like(x).copy_(x)}
+        if start is not None:
+            registers = start(registers, (), seeds, START_DRAW)
+        registers |= {name: torch.zeros_like(x) for name in self._retained}
         for number in numbers:
             registers = advance(registers, conditions, seeds, number)
         return registers["x"]
 
-    def _on(self, device: torch.device) -> tuple[Advance, list[Tensor]]:
-        """One step as a function of the registers and its number, and the numbers, on ``device``."""
+    def _on(self, device: torch.device) -> tuple[Step | None, Advance, list[Tensor]]:
+        """What comes first, one step as a function of the registers and its number, and the numbers, on ``device``."""
         if device not in self._per_device:
             step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device)
             conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
@@ -105,7 +109,8 @@ class CompiledSampler:
 
             # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.
             numbers = [torch.tensor(i, device=device) for i in range(self._steps)]
-            self._per_device[device] = (self._compile(advance) if self._compile else advance, numbers)
+            start = start_step(self.schedule.tableau(), device)
+            self._per_device[device] = (start, self._compile(advance) if self._compile else advance, numbers)
         return self._per_device[device]
 
     def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:

@@ -15,7 +15,10 @@ from torch import Tensor
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser
 from ttune.folding import Block, Rows, block, fold
+from ttune.samplers import Tableau
 from ttune.schedule import Schedule
+
+START_DRAW = -2  # the noise before the first evaluation; draws from 0 on belong to the stages, -1 to x_T
 
 Registers = Mapping[str, Tensor]
 Callback = Callable[[int, float, Tensor], Tensor | None]
@@ -77,14 +80,16 @@ class Plan:
 
     steps: tuple[Step, ...]
     conditioning: tuple[float, ...]
+    start: Step | None = None  # before the first evaluation
 
     @staticmethod
     def make(denoiser: Denoiser, schedule: Schedule, device: torch.device | str = "cpu") -> Plan:
         """Fold ``denoiser`` into the tableau of ``schedule``; the coefficients go to ``device`` once, in float64."""
-        stages = schedule.tableau().stages
+        tableau = schedule.tableau()
+        stages = tableau.stages
         blocks = (block(rows) for rows in folded(denoiser, schedule))
         steps = tuple(Step.make(block, stage.time, denoiser.clip_sample, device) for block, stage in zip(blocks, stages, strict=True))
-        return Plan(steps, tuple(schedule.conditioning.tolist()))
+        return Plan(steps, tuple(schedule.conditioning.tolist()), start_step(tableau, device))
 
     def advance(self, i: int, registers: Registers, outputs: Sequence[Tensor], seeds: Tensor | None = None) -> dict[str, Tensor]:
         """The registers after stage ``i``, given those before it and the network's outputs there."""
@@ -102,11 +107,15 @@ class Plan:
         visit: Callable[[int, Registers, Sequence[Tensor]], None] | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """The final state, from stage ``first`` on. ``outputs``, if given, spares the network call of that stage.
+        """The final state, from stage ``first`` on (0: with what the sampler does before it).
+
+        ``outputs``, if given, spares the network call of that stage.
 
         ``visit(i, registers, outputs)`` sees everything that stage i starts from; ``callback(i, time, x)`` sees
         the state after stage i and may return another.
         """
+        if first == 0 and self.start is not None:
+            registers = self.start(registers, (), seeds, START_DRAW)
         for i in range(first, len(self.steps)):
             if outputs is None:
                 outputs = denoiser.outputs(registers["x"], self.conditioning[i], conditions)
@@ -119,6 +128,13 @@ class Plan:
                 if replaced is not None:
                     registers = {**registers, "x": replaced}
         return registers["x"]
+
+
+def start_step(tableau: Tableau, device: torch.device | str) -> Step | None:
+    """What the sampler does to the state before its first evaluation, if anything."""
+    if tableau.start is None:
+        return None
+    return Step.make(block({"x": tableau.start.update}), tableau.stages[0].time, None, device)
 
 
 def folded(denoiser: Denoiser, schedule: Schedule) -> list[Rows]:

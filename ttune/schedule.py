@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ttune.grids import GRIDS, grid
 from ttune.noise import Float64, NoiseSchedule
-from ttune.samplers import SAMPLERS, Tableau
+from ttune.samplers import SAMPLERS, Tableau, build_tableau
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,8 @@ class Schedule:
 
     ``positions`` (n_positions,) are times, strictly decreasing, in the network's own unit; ``conditioning``
     (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
-    denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one.
+    denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
+    sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
     """
 
     noise: NoiseSchedule
@@ -33,6 +34,7 @@ class Schedule:
     lower_order_final: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, float | str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -43,7 +45,8 @@ class Schedule:
             raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
         object.__setattr__(self, "eta", float(self.eta))
         object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
-        tableau = SAMPLERS[self.sampler](self)
+        object.__setattr__(self, "options", _checked_options(self.options))
+        tableau = build_tableau(self)
         object.__setattr__(self, "_tableau", tableau)
         # A position may stand below the smallest trained time; the network is never told such a time.
         told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.conditioning is None else self.conditioning
@@ -70,12 +73,14 @@ class Schedule:
         final: str = "zero",
         lower_order_final: bool = False,
         offset: int = 0,
+        options: Mapping[str, float | str | bool] | None = None,
     ) -> Schedule:
         """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
 
         ``spacing`` is the name of a grid (:data:`ttune.grids.GRIDS`) or the steps + 1 positions themselves.
         ``final`` is "zero" (the last position is clean) or "min" (it is the smallest trained time).
         ``t_start`` replaces the largest trained time as the first position; ``offset`` shifts the leading grid.
+        ``options`` are the sampler's own, e.g. ``{"order": 3}``.
         Always exactly ``steps`` steps, whether or not that divides the number of training steps.
         """
         if isinstance(spacing, str):
@@ -88,7 +93,7 @@ class Schedule:
                 raise ValueError(f"t_start cannot go with explicit positions, whose first is the start; got {t_start}")
             if steps is not None and len(positions) != steps + 1:
                 raise ValueError(f"spacing: explicit positions must be steps + 1 = {steps + 1} times, got {len(positions)}")
-        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final)
+        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final, options=options or {})
 
     @property
     def steps(self) -> int:
@@ -121,9 +126,11 @@ class Schedule:
         New steps drop the record of how the old ones were tuned, and the network is told where they stand
         unless a new ``conditioning`` says otherwise.
         """
-        if {"positions", "sampler", "noise"} & changes.keys():
+        if "sampler" in changes and changes["sampler"] != self.sampler:
+            changes = {"options": {}} | changes
+        if {"positions", "sampler", "noise", "options"} & changes.keys():
             changes = {"conditioning": None} | changes
-        if {"positions", "conditioning", "sampler", "noise"} & changes.keys():
+        if {"positions", "conditioning", "sampler", "noise", "options"} & changes.keys():
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
@@ -148,7 +155,8 @@ class Schedule:
         if not isinstance(other, Schedule):
             return NotImplemented
         return (
-            (self.noise, self.sampler, self.eta, self.lower_order_final) == (other.noise, other.sampler, other.eta, other.lower_order_final)
+            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options)
+            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options)
             and np.array_equal(self.positions, other.positions)
             and np.array_equal(self.conditioning, other.conditioning)
         )
@@ -174,6 +182,17 @@ def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
     if positions[0] > noise.t_max or positions[-1] < noise.t_clean:
         raise ValueError(f"positions must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {positions.tolist()}")
     return positions
+
+
+def _checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in options.items():
+        if (
+            not isinstance(name, str)
+            or not isinstance(value, (bool, int, float, str))
+            or (isinstance(value, float) and not np.isfinite(value))
+        ):
+            raise ValueError(f"options must map names to finite numbers, words or truth values, got {name!r}: {value!r}")
+    return dict(options)
 
 
 def _frozen(name: str, values: ArrayLike) -> Float64:

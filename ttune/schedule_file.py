@@ -35,6 +35,7 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     coefficients: None = None  # corrections of the solver's rows; none are made by this version
     model: dict[str, Any] = {}
     tuned: dict[str, Any] = {}
+    options: dict[str, float | str | bool] = {}  # the sampler's own
     digest: str = ""
 
 
@@ -54,6 +55,7 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
         lower_order_final=schedule.lower_order_final,
         model=dict(schedule.model),
         tuned=dict(schedule.tuned),
+        options=dict(schedule.options),
     )
     content.digest = _digest(content)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
@@ -92,6 +94,7 @@ def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampl
             content.lower_order_final,
             content.model,
             content.tuned,
+            content.options,
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -113,6 +116,8 @@ def _digest(content: ScheduleFile) -> str:
     # Through JSON and back first: what is digested is what a reader of the file will see (NaN, say, becomes null).
     values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=ScheduleFile))
     values.pop("digest")
+    if not values["options"]:
+        del values["options"]  # files written before there were options keep their digest
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
-from ttune import SAMPLERS, NoiseSchedule, Schedule, Stage, Tableau
+from ttune import SAMPLERS, NoiseSchedule, Schedule, Stage, Start, Tableau
 from ttune.grids import GRIDS
 
 NOISES = {
@@ -267,3 +268,72 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch)
     wanted = np.linspace(990, 10, 7)
     ttune.sample(ttune.Denoiser(spy, LINEAR), schedule.replace(conditioning=wanted), standard_normal((1, 2)))
     np.testing.assert_allclose(told, wanted)
+
+
+# --------------------------------------------------------------------------------------------------- options and starts
+
+
+def test_memory_counts_evaluations_back() -> None:
+    a, s = LINEAR.alpha([800, 600, 400, 200]), LINEAR.sigma([800, 600, 400, 200])
+    first = Stage(800.0, a[0], s[0], {"D": a[1], "eps": s[1]}, {"D1": {"D": 1.0}})
+    second = Stage(600.0, a[1], s[1], {"D": a[2], "eps": s[2]}, {"D1": {"D": 1.0}, "D2": {"D1": 1.0}})
+    near = Stage(400.0, a[2], s[2], {"D": a[3] / 2, "D1": a[3] / 2, "eps": s[3]})
+    far = Stage(400.0, a[2], s[2], {"D": a[3] / 2, "D2": a[3] / 2, "eps": s[3]})
+    tableaus = [Tableau("scratch", (first, second, last), 200.0, a[3], s[3]) for last in (near, far)]
+    assert [tableau.memory for tableau in tableaus] == [1, 2]
+    assert Schedule.build(LINEAR, "ddim", 5).tableau().memory == 0
+    assert Schedule.build(LINEAR, "dpmpp_2m", 5).tableau().memory == 1
+
+
+@pytest.fixture
+def churned() -> Iterator[None]:
+    """A scratch sampler with an option, with noise before its first evaluation, and louder than the variance asks."""
+
+    def sampler(schedule: Schedule, *, churn: float = 0.5, loudness: float = 1.0) -> Tableau:
+        t, alpha, sigma = schedule.positions, schedule.alphas, schedule.sigmas
+        hat = sigma[0] * (1 + churn)
+        added = loudness * math.sqrt(hat**2 - sigma[0] ** 2)
+        stages = (Stage(hat, alpha[0], hat, {"D": alpha[1], "eps": sigma[1]}),)
+        return Tableau("scratch", stages, t[1], alpha[1], sigma[1], Start(alpha[0], sigma[0], {"x": 1.0, "noise": added}), loudness)
+
+    SAMPLERS["scratch"] = sampler
+    yield
+    del SAMPLERS["scratch"]
+
+
+@pytest.mark.usefixtures("churned")
+def test_noise_before_the_first_evaluation() -> None:
+    noise, seeds = NOISES["edm"], torch.tensor([1, 2])
+    x_T = standard_normal((2, 3)) * 40
+    for options in ({}, {"churn": 0.25}, {"churn": 0.25, "loudness": 1.5}):
+        schedule = Schedule.build(noise, "scratch", 1, [40.0, 0.5], options=options)
+        assert schedule.tableau().stochastic
+        churn, loudness = options.get("churn", 0.5), options.get("loudness", 1.0)
+        fresh = ttune.ops.philox_normal((3,), seeds, draw=-2, dtype=torch.float64)
+        x_hat = x_T * 40 / 80 + loudness * 40 * math.sqrt((1 + churn) ** 2 - 1) * fresh
+        denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, noise, prediction_type="sample")
+        wanted = 0.1 * x_hat + 0.5 * (x_hat - 0.1 * x_hat) / (40 * (1 + churn))
+        torch.testing.assert_close(ttune.sample(denoiser, schedule, x_T, seeds=seeds), wanted)
+        compiled = ttune.CompiledSampler(denoiser, schedule, compile=False)
+        torch.testing.assert_close(compiled(x_T, seeds=seeds), wanted)
+        assert "start" in str(schedule.tableau())
+
+
+@pytest.mark.usefixtures("churned")
+def test_options_are_the_builders_keywords(tmp_path: Path) -> None:
+    build = lambda **options: Schedule.build(NOISES["edm"], "scratch", 1, [40.0, 0.5], options=options)  # noqa: E731
+    with pytest.raises(ValueError, match=r"options of the sampler 'scratch' must be among \['churn', 'loudness'\], got \['order'\]"):
+        build(order=3)
+    with pytest.raises(ValueError, match=r"options must map names to finite numbers, words or truth values, got 'churn': \[1\]"):
+        build(churn=[1])
+    with pytest.raises(ValueError, match="got 'churn': nan"):
+        build(churn=math.nan)
+    schedule = build(churn=0.25)
+    assert schedule != build()
+    assert schedule.replace(conditioning=[70.0]).options == {"churn": 0.25}
+    assert schedule.replace(sampler="euler").options == {}
+    schedule.save(tmp_path / "ttune.json")
+    assert Schedule.load(tmp_path / "ttune.json") == schedule
+    wrong = Start(1.0, 40.0, {"x": 1.0, "noise": 1.0})
+    with pytest.raises(ValueError, match="start of 'scratch' must land on"):
+        Tableau("scratch", schedule.tableau().stages, 0.5, 1.0, 0.5, wrong)

@@ -47,12 +47,24 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A sampler that changes the state before its first evaluation: ``update`` over "x" and "noise", from alpha, sigma."""
+
+    alpha: float
+    sigma: float
+    update: Row
+
+
+@dataclass(frozen=True)
 class Tableau:
     """All stages of a sampler on a schedule, and where the last update arrives.
 
     Construction verifies the sampler's invariants, so a wrong table fails before it meets an image: with the
     true x_0 and epsilon as predictions every update must land on alpha x_0 + sigma epsilon of the next stage,
     and fresh noise must fill up exactly the variance that the deterministic part leaves.
+
+    ``start``: what happens before the first evaluation, None for nothing. ``noise_scale``: fresh noise is this much
+    larger than the variance asks for (EDM's S_noise).
     """
 
     sampler: str
@@ -60,23 +72,21 @@ class Tableau:
     end_time: float
     end_alpha: float
     end_sigma: float
+    start: Start | None = None
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError(f"stages: the tableau of {self.sampler!r} needs at least one stage, got none")
+        if self.start is not None:
+            known = {"x": (self.start.alpha, self.start.sigma), "noise": (0.0, 0.0)}
+            self._check_landing("start", self.start.update, known, (self.stages[0].alpha, self.stages[0].sigma))
         retained: dict[str, tuple[float, float]] = {}
         for i, stage in enumerate(self.stages):
             known = {"x": (stage.alpha, stage.sigma), "D": (1.0, 0.0), "eps": (0.0, 1.0), "noise": (0.0, 0.0), **retained}
-            for row in (stage.update, *stage.retain.values()):
-                self._check_row(i, row, known)
-            alpha, sigma = self._destination(i)
-            signal, noise = _applied(stage.update, known)
-            filled = float(np.hypot(noise, stage.update.get("noise", 0.0)))
-            if abs(signal - alpha) > TOLERANCE * max(1.0, abs(alpha)) or abs(filled - sigma) > TOLERANCE * max(1.0, sigma):
-                raise ValueError(
-                    f"stages[{i}] of {self.sampler!r} must land on alpha={alpha:.12g}, sigma={sigma:.12g} when the "
-                    f"prediction is exact, got {signal:.12g} and {filled:.12g}"
-                )
+            for row in stage.retain.values():
+                self._check_row(f"stages[{i}]", row, known)
+            self._check_landing(f"stages[{i}]", stage.update, known, self._destination(i))
             retained = {name: _applied(row, known) for name, row in stage.retain.items()}
 
     def _destination(self, i: int) -> tuple[float, float]:
@@ -84,12 +94,23 @@ class Tableau:
             return self.stages[i + 1].alpha, self.stages[i + 1].sigma
         return self.end_alpha, self.end_sigma
 
-    def _check_row(self, i: int, row: Row, known: Iterable[str]) -> None:
+    def _check_landing(self, where: str, row: Row, known: Mapping[str, tuple[float, float]], destination: tuple[float, float]) -> None:
+        self._check_row(where, row, known)
+        alpha, sigma = destination
+        signal, noise = _applied(row, known)
+        filled = float(np.hypot(noise, row.get("noise", 0.0) / self.noise_scale))
+        if abs(signal - alpha) > TOLERANCE * max(1.0, abs(alpha)) or abs(filled - sigma) > TOLERANCE * max(1.0, sigma):
+            raise ValueError(
+                f"{where} of {self.sampler!r} must land on alpha={alpha:.12g}, sigma={sigma:.12g} when the "
+                f"prediction is exact, got {signal:.12g} and {filled:.12g}"
+            )
+
+    def _check_row(self, where: str, row: Row, known: Iterable[str]) -> None:
         for name, value in row.items():
             if name not in known:
-                raise ValueError(f"stages[{i}] of {self.sampler!r} uses {name!r}, which no earlier stage retained")
+                raise ValueError(f"{where} of {self.sampler!r} uses {name!r}, which no earlier stage retained")
             if not np.isfinite(value):
-                raise ValueError(f"stages[{i}] of {self.sampler!r}: the coefficient of {name!r} must be finite, got {value}")
+                raise ValueError(f"{where} of {self.sampler!r}: the coefficient of {name!r} must be finite, got {value}")
 
     @property
     def times(self) -> np.ndarray:
@@ -98,16 +119,22 @@ class Tableau:
 
     @property
     def stochastic(self) -> bool:
-        return any(stage.stochastic for stage in self.stages)
+        return any(stage.stochastic for stage in self.stages) or (self.start is not None and self.start.update.get("noise", 0.0) != 0.0)
 
     @property
     def memory(self) -> int:
-        """How many evaluations back the sampler looks (0 for a one-step method)."""
-        return 1 if any(stage.retain for stage in self.stages) else 0
+        """How many evaluations back an update looks (0 for a one-step method, 1 for 2M or Heun)."""
+        longest, ages = 0, {}  # retained register -> evaluations since the oldest that went into it
+        for stage in self.stages:
+            longest = max(longest, *(ages.get(name, 0) for name in stage.update))
+            ages = {register: 1 + max((ages.get(name, 0) for name in row), default=0) for register, row in stage.retain.items()}
+        return longest
 
     def show(self) -> str:
         """The table as text, one line per row, to be checked against the paper."""
         lines = [f"{self.sampler}: {len(self.stages)} evaluations"]
+        if self.start is not None:
+            lines.append(f"start alpha={self.start.alpha:<12.8g} sigma={self.start.sigma:<12.8g} x' = {_formula(self.start.update)}")
         for i, stage in enumerate(self.stages):
             lines.append(
                 f"{i:3d}  t={stage.time:<10.6g} alpha={stage.alpha:<12.8g} sigma={stage.sigma:<12.8g} x' = {_formula(stage.update)}"

@@ -75,7 +75,7 @@ class Parameters:
             # Free of rounding as far as nothing moved: a run that shares these steps need not repeat them.
             unmoved = np.cumprod(theta[: self._n_positions] == self.start_vector[: self._n_positions]) == 1
             positions[:-1] = np.where(unmoved, start.positions[:-1], positions[:-1])
-        moved = Schedule(noise, start.sampler, positions, eta=start.eta, lower_order_final=start.lower_order_final)
+        moved = start.replace(positions=positions)
         offsets = theta[self._n_positions :] if self.tunes_conditioning else self._offsets
         times = moved.tableau().times
         told = time(noise, coordinate(noise, times) + offsets)
