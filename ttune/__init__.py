@@ -1,16 +1,29 @@
 """ttune: few-step sampling of frozen diffusion models, made accurate and cheap."""
 
-from ttune import ops
-from ttune.compiled_sampler import CompiledSampler
-from ttune.denoiser import ClassifierFree, Denoiser
-from ttune.evaluation import fid, frechet_distance
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 from ttune.noise import NoiseSchedule
-from ttune.ops import backends, use_backend
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
-from ttune.sampling import initial_noise, sample
 from ttune.schedule import Schedule
-from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, timetuner_ratios, tune
 from ttune.version import __version__
+
+# Schedules and ttune.numpy need no torch, the rest does.
+if TYPE_CHECKING or find_spec("torch") is not None:
+    from ttune import ops
+    from ttune.compiled_sampler import CompiledSampler
+    from ttune.denoiser import ClassifierFree, Denoiser
+    from ttune.evaluation import fid, frechet_distance
+    from ttune.ops import backends, use_backend
+    from ttune.sampling import initial_noise, sample
+    from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, timetuner_ratios, tune
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            raise AttributeError(f"ttune.{name} needs torch, which is not installed: pip install 'torch>=2.11'")
+        raise AttributeError(f"module 'ttune' has no attribute {name!r}")
+
 
 __all__ = [
     "SAMPLERS",

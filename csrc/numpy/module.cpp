@@ -1,0 +1,13 @@
+// The CPU kernels for NumPy arrays, without torch: the native part of ttune/numpy.py.
+
+#include "numpy/module.h"
+
+#include <pybind11/pybind11.h>
+
+#include "numpy/threads.h"
+
+PYBIND11_MODULE(_numpy, m) {
+  ttune::define_linear_update(m);
+  m.def("num_threads", &ttune::num_threads);
+  m.def("set_num_threads", &ttune::set_num_threads);
+}

@@ -1,0 +1,351 @@
+"""``ttune.numpy`` against ``torch.ops.ttune`` on the same data, bit for bit, and what only NumPy has: negative and
+odd strides, byte orders, read-only arrays, and no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import ttune
+from tests.kernels import test_linear_update as torch_tests
+from ttune import ops
+
+pytest.importorskip("ttune.numpy", exc_type=ImportError)
+from ttune import numpy as tnp
+
+Kind = tuple[list[int], list[int], int | None, list[int], bool]  # permutation, reversed, with a gap, broadcast, misaligned
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+NUMPY_DTYPES = (np.float64, np.float32, ml_dtypes.bfloat16, np.float16)
+
+needs_native = pytest.mark.skipif(not ops.backends()["cpu"]["available"], reason="the C++ operators are not built")
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    tnp.set_num_threads(request.param)
+    yield request.param
+    tnp.set_num_threads(1)
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """The same memory, the same strides."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).view(f"u{array.itemsize}")
+
+
+def assert_same_bits(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray | Tensor]) -> None:
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted, strict=True):
+        b = as_numpy(b) if isinstance(b, Tensor) else b
+        assert isinstance(a, np.ndarray)
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        np.testing.assert_array_equal(bits(a), bits(b))
+
+
+def generated(shape: Sequence[int], dtype: Any, n: int = 1, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape).astype(dtype) for _ in range(n)]
+
+
+# ------------------------------------------------------------------------------------------------- agreement with torch
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_update_is_that_of_torch(dtype: torch.dtype, threads: int) -> None:
+    for sample in torch_tests.sample_inputs(dtype):
+        terms = [as_numpy(term) for term in sample.terms]
+        wanted = ops.linear_update(sample.terms, sample.coeffs, sample.step, sample.clip)
+        got = tnp.linear_update(terms, sample.coeffs.numpy(), sample.step, sample.clip)
+        assert_same_bits(got, wanted)
+        assert all(out.strides == np.empty_like(terms[0]).strides for out in got), sample.name
+        outs = [np.full(terms[0].shape, np.nan, terms[0].dtype) for _ in wanted]
+        tnp.linear_update_(outs, terms, sample.coeffs.numpy(), sample.step, sample.clip)
+        assert_same_bits(outs, wanted)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (3,), (3, 5), (0, 4), (3, 301, 307)])
+def test_noise_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, ...], threads: int) -> None:
+    seeds = np.array([0, -1, 2**63 - 1, -(2**63)])
+    wanted = ops.philox_normal(shape, torch.from_numpy(seeds), 2**40 + 1, dtype)
+    assert_same_bits([tnp.philox_normal(shape, seeds, 2**40 + 1, NUMPY_DTYPES[DTYPES.index(dtype)])], [wanted])
+    assert_same_bits(
+        [tnp.philox_normal(shape, seeds.tolist(), np.array(2**40 + 1), np.float32)], [ops.philox_normal(shape, seeds, 2**40 + 1)]
+    )
+    # DDPM's step: the clamped prediction and noise beside it, over a term, in a layout that is not row-major.
+    if len(shape) == 2:
+        x, prediction = (array.swapaxes(0, 2) for array in generated((shape[1], shape[0], 4), np.float32, 2))
+        coeffs = np.array([[1.1, -0.3, 0.0, 0.0], [0.2, 0.0, 0.7, 0.1]])
+        outs = [torch.empty(x.shape), torch.from_numpy(x.copy())]
+        ops.linear_update_(outs, [outs[1], torch.from_numpy(prediction)], coeffs, clip=1.0, seeds=torch.from_numpy(seeds), draw=9)
+        got = [np.empty_like(x), x]
+        tnp.linear_update_(got, [x, prediction], coeffs, clip=1.0, seeds=seeds, draw=9)
+        assert_same_bits(got, outs)
+
+
+@given(
+    shape=st.lists(st.integers(0, 7), max_size=4),
+    layout=st.randoms(use_true_random=False),
+    n=st.integers(1, 8),
+    rows=st.integers(1, 3),
+    clip=st.none() | st.floats(0, 2),
+    dtype=st.sampled_from(NUMPY_DTYPES),
+    seed=st.integers(0, 2**32),
+)
+def test_any_shape_and_layout_is_that_of_row_major_copies(
+    shape: list[int], layout: Any, n: int, rows: int, clip: float | None, dtype: Any, seed: int
+) -> None:
+    """Permuted, reversed, with gaps, broadcast, misaligned; all alike now and then, so that the loop in place is met too."""
+    random = np.random.default_rng(seed)
+
+    def array(kind: Kind) -> np.ndarray:
+        permutation, reverse, gap, broadcast, misaligned = kind
+        size = [1 if d in broadcast else shape[d] * (2 if d == gap else 1) for d in permutation]
+        values = random.standard_normal(size).astype(dtype)
+        if misaligned:
+            packed = np.zeros(values.nbytes + 1, np.uint8)
+            shifted = packed[1:].view(dtype).reshape(values.shape)
+            shifted[...] = values
+            values = shifted
+        values = values.transpose([permutation.index(d) for d in range(len(shape))])
+        if gap is not None:
+            values = values[tuple(slice(None, None, 2) if d == gap and d not in broadcast else slice(None) for d in range(len(shape)))]
+        values = values[tuple(slice(None, None, -1) if d in reverse else slice(None) for d in range(len(shape)))]
+        return np.broadcast_to(values, shape)
+
+    def kind() -> Kind:
+        dimensions = list(range(len(shape)))
+        some = lambda chance: [d for d in dimensions if layout.random() < chance]  # noqa: E731
+        gaps = some(0.1)
+        return layout.sample(dimensions, len(dimensions)), some(0.3), gaps[0] if gaps else None, some(0.1), layout.random() < 0.1
+
+    kinds = [kind()] * n if layout.random() < 0.5 else [kind() for _ in range(n)]
+    terms = [array(one) for one in kinds]
+    coeffs = random.standard_normal((rows, n + (clip is not None)))
+    wanted = tnp.linear_update([np.array(term, order="C") for term in terms], coeffs, clip=clip)
+    assert_same_bits(tnp.linear_update(terms, coeffs, clip=clip), wanted)
+    outs = [array((kinds[0][0], kinds[0][1], kinds[0][2], [], kinds[0][4])) for _ in range(rows)]
+    for out in outs:
+        out.flags.writeable = True  # broadcast_to to the same shape made a read-only view
+    tnp.linear_update_(outs, terms, coeffs, clip=clip)
+    assert_same_bits(outs, wanted)
+    count = min(rows, n)
+    over = [np.array(term, order="K") for term in terms]
+    tnp.linear_update_(over[:count][::-1], over, coeffs[:count], clip=clip)  # crosswise: row 0 is written over a term that row 1 reads
+    assert_same_bits(over[:count][::-1], wanted[:count])
+
+
+def test_reversed_arrays_are_updated_where_they_lie() -> None:
+    x, y = (array[::-1, :, ::-1] for array in generated((4, 5, 6), np.float32, 2))
+    before = x.copy()
+    tnp.linear_update_([x], [x, y], [[0.5, 2.0]])
+    np.testing.assert_allclose(x, 0.5 * before + 2 * y, rtol=1e-6)
+    (row_major,) = tnp.linear_update([before, y.copy()], [[0.5, 2.0]])
+    assert_same_bits([x], [row_major])
+
+
+def test_fields_of_records_do_not_overlap() -> None:
+    """Strides of nine bytes: no multiple of the item, and misaligned."""
+    records = np.zeros(100, np.dtype([("a", "f4"), ("between", "i1"), ("b", "f4")]))
+    records["b"] = np.arange(100)
+    tnp.linear_update_([records["a"]], [records["b"]], [[2.0]])
+    np.testing.assert_array_equal(records["a"], 2 * np.arange(100))
+    assert not records["between"].any()
+
+
+def test_interleaved_views_do_not_overlap() -> None:
+    both = generated((2, 6, 4, 4), np.float32)[0]
+    wanted = 2 * both[:, 3:]
+    tnp.linear_update_([both[:, :3]], [both[:, 3:]], [[2.0]])
+    np.testing.assert_array_equal(both[:, :3], wanted)
+    tnp.linear_update_([both[..., ::2]], [both[..., 1::2]], [[3.0]])
+    np.testing.assert_array_equal(both[..., ::2], 3 * both[..., 1::2])
+
+
+def test_coefficients_of_any_layout_and_steps_of_any_integer_type() -> None:
+    terms, table = generated((2, 3), np.float32, 2), generated((4, 1, 2), np.float64)[0]
+    wanted = tnp.linear_update(terms, table[2])
+    strided = np.zeros((4, 2, 3, 1))[..., 0][:, ::-1, :2].transpose(0, 2, 1)[:, :1]
+    strided[...] = table
+    for coeffs in (table, strided, table.tolist()):
+        for step in (2, np.int32(2), np.array(2)):
+            assert_same_bits(tnp.linear_update(terms, coeffs, step), wanted)
+
+
+# ---------------------------------------------------------------------------------------------------------------- errors
+
+
+def as_array_words(message: str) -> str:
+    return message.replace("torch.", "").replace("tensor", "array")
+
+
+def converted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [converted(item) for item in value]
+    return as_numpy(value) if isinstance(value, Tensor) else value
+
+
+def on_cpu(change: dict[str, Any]) -> bool:
+    return not any(
+        isinstance(x, Tensor) and x.device.type != "cpu"
+        for value in change.values()
+        for x in (value if isinstance(value, list) else [value])
+    )
+
+
+@pytest.mark.parametrize("change", [change for change, _ in torch_tests.BAD_CALLS if on_cpu(change)])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_errors_are_those_of_the_reference(change: dict[str, Any], in_place: bool) -> None:
+    assert_same_error({"terms": [torch_tests.X, torch_tests.X.clone()], "coeffs": torch_tests.C2} | change, in_place)
+
+
+@pytest.mark.parametrize("change", [change for change, _ in torch_tests.BAD_CALLS_IN_PLACE])
+def test_in_place_errors_are_those_of_the_reference(change: dict[str, Any]) -> None:
+    assert_same_error({"terms": [torch_tests.X, torch_tests.X.clone()], "coeffs": torch_tests.C2} | change, True)
+
+
+def assert_same_error(arguments: dict[str, Any], in_place: bool) -> None:
+    if in_place:
+        arguments = {"outs": [torch.zeros(2, 3)]} | arguments
+    with ops.use_backend("reference"), pytest.raises(ValueError, match="got") as wanted:
+        (ops.linear_update_ if in_place else ops.linear_update)(**arguments)
+    with pytest.raises(ValueError, match="got") as got:
+        (tnp.linear_update_ if in_place else tnp.linear_update)(**{name: converted(value) for name, value in arguments.items()})
+    # An empty list is found one layer higher by torch's public function.
+    assert str(got.value) == as_array_words(str(wanted.value)).replace("an empty sequence", "none")
+
+
+@pytest.mark.parametrize("name", list(torch_tests.overlapping()))
+def test_overlap_is_refused(name: str) -> None:
+    outs, terms, message = torch_tests.overlapping()[name]
+    arrays = [as_numpy(out) for out in outs]
+    with pytest.raises(ValueError, match=message):
+        tnp.linear_update_(arrays, [as_numpy(term) for term in terms], np.ones((len(outs), 1)))
+
+
+def test_what_only_numpy_has_is_refused() -> None:
+    x = np.zeros((2, 3), np.float32)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    swapped, one = x.astype(x.dtype.newbyteorder()), np.ones((1, 1))
+    for call, error, message in (
+        (lambda: tnp.linear_update_([read_only], [x], one), ValueError, r"outs\[0\] must be writable, got a read-only array"),
+        (lambda: tnp.linear_update_([np.broadcast_to(x[:1], (2, 3))], [x], one), ValueError, r"outs\[0\] must be writable"),
+        (lambda: tnp.linear_update_([x[::-1]], [x], one), ValueError, r"outs\[0\] must be terms\[0\] itself or not overlap it"),
+        (lambda: tnp.linear_update([swapped], one), ValueError, r"terms\[0\] must be in the machine's byte order, got [<>]f4"),
+        (lambda: tnp.linear_update([x, swapped], [[1, 1]]), ValueError, r"terms\[1\] must have the dtype of .*, float32, got [<>]f4"),
+        (lambda: tnp.linear_update([x], one.astype(one.dtype.newbyteorder())), ValueError, "coeffs must be float32 or float64, got [<>]f8"),
+        (lambda: tnp.linear_update([x.astype(np.longdouble)], one), ValueError, r"terms\[0\] must be float64, .*, got .*(double|128)"),
+        (lambda: tnp.linear_update([x.astype(ml_dtypes.float8_e5m2)], one), ValueError, r"terms\[0\] must be float64, .*, got float8_e5m2"),
+        (lambda: tnp.linear_update([x.astype("V2")], one), ValueError, r"terms\[0\] must be float64, .*, got \|V2"),
+        (lambda: tnp.linear_update([x.tolist()], one), TypeError, r"terms\[0\] must be a numpy\.ndarray, got list"),
+        (lambda: tnp.linear_update_([x], [torch.zeros(2, 3)], one), TypeError, r"terms\[0\] must be a numpy\.ndarray, got Tensor"),
+        (lambda: tnp.linear_update([x], np.ones((2, 1, 1)), 1.0), TypeError, r"step must be an int or a 0-d int64 array, got 1\.0"),
+        (lambda: tnp.linear_update([x], np.ones((2, 1, 1)), True), TypeError, "step must be an int or a 0-d int64 array, got True"),
+        (lambda: tnp.linear_update([x], np.ones((2, 1, 1)), 2**63), ValueError, r"step must be in .*2\*\*63\), got 9223372036854775808"),
+        (lambda: tnp.philox_normal((3,), np.zeros(2)), TypeError, "seeds must be int64, got float64"),
+        (lambda: tnp.philox_normal((3,), [0.5]), TypeError, "float"),
+        (lambda: tnp.philox_normal((3,), np.array(1)), ValueError, r"seeds must be one-dimensional, one per sample, got shape \(\)"),
+        (lambda: tnp.philox_normal((3,), [1], 0.5), TypeError, r"draw must be an int or a 0-d int64 array, got 0\.5"),
+        (lambda: tnp.philox_normal((3,), [1], dtype=np.int32), ValueError, r"outs\[0\] must be float64, .*, got int32"),
+        (lambda: tnp.set_num_threads(0), ValueError, r"count must be a number of threads in \[1, 1024\], got 0"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            call()
+    assert not x.any()
+
+
+# --------------------------------------------------------------------------------------------------------------- threads
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    x = generated((3, 400_003), np.float32, 3)
+    seeds, coeffs = np.arange(3), np.array([[0.5, -1.0, 2.0, 0.0, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    results = []
+    try:
+        for count in (1, 2, 3, 7):
+            tnp.set_num_threads(count)
+            assert tnp.get_num_threads() == count
+            outs = [np.empty_like(x[0]) for _ in range(2)]
+            tnp.linear_update_(outs, x, coeffs, clip=1.0, seeds=seeds)
+            results.append(outs)
+    finally:
+        tnp.set_num_threads(1)
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
+def test_several_threads_of_the_caller_run_at_once(threads: int) -> None:
+    terms = generated((1_000_003,), np.float32, 2)
+    wanted = tnp.linear_update(terms, [[1.0, 2.0]])
+    results: list[list[np.ndarray]] = []
+    callers = [threading.Thread(target=lambda: results.append(tnp.linear_update(terms, [[1.0, 2.0]]))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(results) == 4
+    for got in results:
+        assert_same_bits(got, wanted)
+
+
+# --------------------------------------------------------------------------------------------------------- without torch
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+HIDE = "import sys; sys.modules['torch'] = None; sys.modules['ml_dtypes'] = None\n"
+
+
+def test_works_without_torch() -> None:
+    code = """
+import numpy as np
+import ttune, ttune.numpy as tnp
+(y,) = tnp.linear_update([np.ones(3, np.float32), np.arange(3, dtype=np.float32)], [[2.0, 3.0]])
+assert y.tolist() == [2, 5, 8]
+noise = ttune.NoiseSchedule.linear()
+assert len(ttune.Schedule.build(noise, "dpmpp_2m", 5, "log_snr").tableau().stages) == 5
+for name, message in (("sample", "ttune.sample needs torch, which is not installed"), ("nothing", "has no attribute 'nothing'")):
+    try:
+        getattr(ttune, name)
+    except AttributeError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+    run = run_python(HIDE + code)
+    assert run.returncode == 0, run.stderr
+
+
+def test_says_what_to_do_where_it_is_not_built() -> None:
+    run = run_python("import sys; sys.modules['ttune.lib._numpy'] = None\nimport ttune\nimport ttune.numpy")
+    assert run.returncode != 0
+    assert "ImportError: ttune.numpy needs its native module, which does not load" in run.stderr
+    assert "without TTUNE_SKIP_BUILD, and with pybind11 >= 3" in run.stderr
+
+
+def test_public_names_are_the_same_without_torch() -> None:
+    run = run_python(HIDE + "import ttune; print(*ttune.__all__)")
+    assert run.stdout.split() == ttune.__all__, run.stderr

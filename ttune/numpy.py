@@ -1,0 +1,124 @@
+"""The operators for NumPy arrays, by the CPU kernels and without torch: for samplers whose network runs in ONNX Runtime,
+OpenVINO or NumPy itself.
+
+    from ttune import numpy as tnp
+
+The same meaning, rounding and errors as ``ttune.ops`` on the CPU, bit for bit; no derivatives. Arrays: ``numpy.ndarray``
+of float64, float32, float16, or bfloat16 as ``ml_dtypes`` has it; any strides, negative and zero ones included; in the
+machine's byte order. Arrays of one layout without gaps (row-major, or transposed alike) are worked on where they lie,
+others through row-major copies. The interpreter's lock is released during the work.
+
+ImportError, with what to do, where the native module is not built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__ = ["get_num_threads", "linear_update", "linear_update_", "philox_normal", "set_num_threads"]
+
+try:
+    _native: Any = importlib.import_module("ttune.lib._numpy")
+except ImportError as error:
+    raise ImportError(
+        f"ttune.numpy needs its native module, which does not load ({error}): install ttune for this version of Python with a "
+        f"C++ compiler, without TTUNE_SKIP_BUILD, and with pybind11 >= 3 beside it (pip install 'pybind11>=3')"
+    ) from error
+
+Array = NDArray[Any]
+
+
+def linear_update(terms: Sequence[Array], coeffs: ArrayLike, step: SupportsIndex | None = None, clip: float | None = None) -> list[Array]:
+    """Linear combinations of arrays in one pass over memory.
+
+    Args:
+        terms: N >= 1 arrays of one shape and dtype.
+        coeffs: (R, C), float32 or float64; or a table (K, R, C). Columns: the N terms in order; with ``clip``, the
+            clamped row 0. Nested lists are read as float64.
+        step: the row block of a table, in [0, K).
+        clip: clamp row 0 (the x_0 prediction) to [-clip, clip]. It is returned clamped, and the rows after it may use it;
+            row 0's own coefficient of that column is ignored. NaN stays NaN.
+
+    Returns R arrays with the strides of ``numpy.empty_like(terms[0])``. Arithmetic is float64 for float64 and float32
+    otherwise. A zero coefficient still multiplies, so NaN propagates. Without ``clip``, equivalent to:
+
+        rows = coeffs if step is None else coeffs[step]
+        [sum(c * term for c, term in zip(row, terms)) for row in rows]
+
+    ValueError (TypeError for what is no array or no integer) names the argument, the rule and the value received.
+    """
+    return _native.linear_update(list(terms), _as_coeffs(coeffs), step, clip)
+
+
+def linear_update_(
+    outs: Sequence[Array],
+    terms: Sequence[Array],
+    coeffs: ArrayLike,
+    step: SupportsIndex | None = None,
+    clip: float | None = None,
+    seeds: Array | Sequence[int] | None = None,
+    draw: SupportsIndex = 0,
+) -> None:
+    """:func:`linear_update` into existing arrays, optionally with Gaussian noise.
+
+    Args:
+        outs: R writable arrays like the terms. An output may be one of the terms (same memory, same strides);
+            overlapping one in part, or another output, is an error.
+        terms, coeffs, step, clip: as for :func:`linear_update`; ``terms`` may be empty where there is noise.
+        seeds: (B,) int64, one per sample along the leading dimension. The last column of ``coeffs`` then multiplies unit
+            Gaussian noise, a function of (seed, draw, element) alone: see :func:`philox_normal`.
+        draw: which noise of the sample.
+    """
+    _native.linear_update_(list(outs), list(terms), _as_coeffs(coeffs), step, clip, None if seeds is None else _as_seeds(seeds), draw)
+
+
+def philox_normal(
+    sample_shape: Sequence[int], seeds: Array | Sequence[int], draw: SupportsIndex = 0, dtype: DTypeLike = np.float32
+) -> Array:
+    """Unit Gaussian noise of shape (B, *sample_shape), one int64 seed per sample: Philox4x32-10 (Salmon et al., SC 2011)
+    and Box-Muller.
+
+    Element i of a sample depends on (its seed, ``draw``, i) only, so a sample has the same noise in any batch, and the
+    noise that ``ttune.ops.philox_normal`` makes. ``dtype``: float64 (float64 arithmetic), float32, or float16 and
+    bfloat16 (made in float32, then rounded).
+    TypeError: seeds or draw that are not integers. ValueError: seeds that are not one-dimensional.
+    """
+    seeds = _as_seeds(seeds)
+    if seeds.dtype != np.int64:
+        raise TypeError(f"seeds must be int64, got {seeds.dtype}")
+    if seeds.ndim != 1:
+        raise ValueError(f"seeds must be one-dimensional, one per sample, got shape {seeds.shape}")
+    out = np.empty((seeds.shape[0], *sample_shape), dtype)
+    _native.linear_update_([out], [], np.ones((1, 1)), None, None, seeds, draw)
+    return out
+
+
+def set_num_threads(count: SupportsIndex) -> None:
+    """Let every call use up to ``count`` threads from now on, in the whole process. Results do not depend on it.
+
+    The default is 1, as for NumPy's own arithmetic: the update is a small part of a step, and the network's runtime has
+    threads of its own. Threads live for one call and are used for arrays of at least 262,144 elements.
+    ValueError: a count outside [1, 1024].
+    """
+    _native.set_num_threads(operator.index(count))
+
+
+def get_num_threads() -> int:
+    """What :func:`set_num_threads` set, 1 by default."""
+    return _native.num_threads()
+
+
+def _as_coeffs(coeffs: ArrayLike) -> Array:
+    return coeffs if isinstance(coeffs, np.ndarray) else np.asarray(coeffs, np.float64)
+
+
+def _as_seeds(seeds: Array | Sequence[int]) -> Array:
+    if isinstance(seeds, np.ndarray):
+        return seeds
+    return np.array([operator.index(seed) for seed in seeds], np.int64)  # np.array alone would round a float
