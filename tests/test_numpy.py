@@ -192,6 +192,70 @@ def test_coefficients_of_any_layout_and_steps_of_any_integer_type() -> None:
             assert_same_bits(tnp.linear_update(terms, coeffs, step), wanted)
 
 
+# ----------------------------------------------------------------------------------------------------- a loop of steps
+
+
+def network(x: np.ndarray, tau: float) -> np.ndarray:
+    return (np.tanh(x) * (0.2 + tau / 2000)).astype(x.dtype)
+
+
+@needs_native
+@pytest.mark.parametrize("sampler", ttune.SAMPLERS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"prediction_type": "sample", "clip_sample": 0.8},
+        {"prediction_type": "v_prediction", "clip_sample": 0.8, "clip_epsilon": "keep", "guidance_scale": 2.5},
+    ],
+    ids=["plain", "clipped", "guided"],
+)
+def test_a_loop_in_numpy_is_that_of_sample(sampler: str, settings: dict[str, Any]) -> None:
+    noise = ttune.NoiseSchedule.linear()
+    schedule = ttune.Schedule.build(noise, sampler, 7, "quadratic", t_start=900)
+    schedule = schedule.replace(conditioning=schedule.conditioning * 0.97)
+    (x_T,) = generated((2, 3, 5), np.float32)
+    registers, seeds = {"x": x_T}, [3, 4]
+    for step in tnp.steps(schedule, **settings):
+        outputs = [network(registers["x"], step.conditioning)]
+        if "guidance_scale" in settings:
+            outputs.append(network(registers["x"], 0.5 * step.conditioning))
+        registers = step(registers, outputs, seeds)
+
+    def torch_network(x: Tensor, tau: Tensor, half: Tensor | None = None) -> Tensor:
+        halves = torch.ones(len(x)) if half is None else half
+        return torch.from_numpy(
+            np.stack([network(a.numpy(), float(b) * float(c)) for a, b, c in zip(x, tau.double(), halves, strict=True)])
+        )
+
+    options = {name: value for name, value in settings.items() if name != "guidance_scale"}
+    guidance = ttune.ClassifierFree(settings["guidance_scale"], {"half": 0.5}) if "guidance_scale" in settings else None
+    denoiser = ttune.Denoiser(torch_network, noise, guidance=guidance, **options)
+    conditions = {"half": torch.ones(2)} if guidance else None
+    wanted = ttune.sample(denoiser, schedule, torch.from_numpy(x_T), conditions=conditions, seeds=seeds)
+    np.testing.assert_allclose(registers["x"], wanted.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_steps_refuse_what_the_schedule_was_not_tuned_for() -> None:
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 3).replace(
+        model={"prediction_type": "sample", "clip_sample": 1.0}
+    )
+    assert len(tnp.steps(schedule, "sample", clip_sample=1.0)) == 3
+    for settings, message in (
+        ({}, "prediction_type must be what the schedule was tuned for, 'sample', got 'epsilon'"),
+        ({"prediction_type": "sample"}, "clip_sample must be what the schedule was tuned for, 1.0, got None"),
+        ({"prediction_type": "noise"}, r"prediction_type must be one of \[.*\], got 'noise'"),
+        ({"clip_sample": -1.0}, "clip_sample must be a positive number or None, got -1"),
+        ({"clip_epsilon": "drop"}, "clip_epsilon must be 'recompute' or 'keep', got 'drop'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tnp.steps(schedule, **settings)
+    stochastic = tnp.steps(ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 3))[0]
+    x = np.zeros((1, 2), np.float32)
+    with pytest.raises(ValueError, match="seeds must be given for a stochastic sampler, one per sample, got None"):
+        stochastic({"x": x}, [x])
+
+
 # ---------------------------------------------------------------------------------------------------------------- errors
 
 

@@ -1,15 +1,4 @@
-"""The operators for NumPy arrays, by the CPU kernels and without torch: for samplers whose network runs in ONNX Runtime,
-OpenVINO or NumPy itself.
-
-    from ttune import numpy as tnp
-
-The same meaning, rounding and errors as ``ttune.ops`` on the CPU, bit for bit; no derivatives. Arrays: ``numpy.ndarray``
-of float64, float32, float16, or bfloat16 as ``ml_dtypes`` has it; any strides, negative and zero ones included; in the
-machine's byte order. Arrays of one layout without gaps (row-major, or transposed alike) are worked on where they lie,
-others through row-major copies. The interpreter's lock is released during the work.
-
-ImportError, with what to do, where the native module is not built.
-"""
+"""The operators on NumPy arrays: checks and loops are native, see csrc/numpy."""
 
 from __future__ import annotations
 
