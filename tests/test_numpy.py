@@ -215,8 +215,9 @@ def test_a_loop_in_numpy_is_that_of_sample(sampler: str, settings: dict[str, Any
     schedule = ttune.Schedule.build(noise, sampler, 7, "quadratic", t_start=900)
     schedule = schedule.replace(conditioning=schedule.conditioning * 0.97)
     (x_T,) = generated((2, 3, 5), np.float32)
-    registers, seeds = {"x": x_T}, [3, 4]
-    for step in tnp.steps(schedule, **settings):
+    seeds, plan = [3, 4], tnp.Plan.make(schedule, **settings)
+    registers = plan.start(x_T, seeds)
+    for step in plan.steps:
         outputs = [network(registers["x"], step.conditioning)]
         if "guidance_scale" in settings:
             outputs.append(network(registers["x"], 0.5 * step.conditioning))
@@ -236,11 +237,36 @@ def test_a_loop_in_numpy_is_that_of_sample(sampler: str, settings: dict[str, Any
     np.testing.assert_allclose(registers["x"], wanted.numpy(), rtol=1e-6, atol=1e-6)
 
 
-def test_steps_refuse_what_the_schedule_was_not_tuned_for() -> None:
+@needs_native
+def test_a_loop_starts_as_sample_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state scaled to the first position, and a sampler that adds noise before its first evaluation."""
+    noise = ttune.NoiseSchedule.edm()
+
+    def churned(schedule: ttune.Schedule) -> ttune.Tableau:
+        plain = euler(schedule)
+        alpha, sigma = plain.stages[0].alpha, plain.stages[0].sigma
+        start = ttune.Start(alpha, 0.6 * sigma, {"x": 1.0, "noise": 0.8 * sigma})
+        return ttune.Tableau("churned", plain.stages, plain.end_time, plain.end_alpha, plain.end_sigma, start)
+
+    euler = ttune.SAMPLERS["euler"]
+    monkeypatch.setitem(ttune.SAMPLERS, "churned", churned)
+    (x_T,) = generated((2, 3, 5), np.float32)
+    for sampler in ("euler", "churned"):
+        schedule = ttune.Schedule.build(noise, sampler, 4, "karras", t_start=10.0)
+        plan = tnp.Plan.make(schedule, "sample")
+        registers = plan.start(x_T, [5, 6])
+        for step in plan.steps:
+            registers = step(registers, [network(registers["x"], step.conditioning)])
+        denoiser = ttune.Denoiser(lambda x, tau: torch.from_numpy(network(x.numpy(), float(tau[0]))), noise, "sample")
+        wanted = ttune.sample(denoiser, schedule, torch.from_numpy(x_T), seeds=[5, 6])
+        np.testing.assert_allclose(registers["x"], wanted.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_plans_refuse_what_the_schedule_was_not_tuned_for() -> None:
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 3).replace(
         model={"prediction_type": "sample", "clip_sample": 1.0}
     )
-    assert len(tnp.steps(schedule, "sample", clip_sample=1.0)) == 3
+    assert len(tnp.Plan.make(schedule, "sample", clip_sample=1.0).steps) == 3
     for settings, message in (
         ({}, "prediction_type must be what the schedule was tuned for, 'sample', got 'epsilon'"),
         ({"prediction_type": "sample"}, "clip_sample must be what the schedule was tuned for, 1.0, got None"),
@@ -249,8 +275,8 @@ def test_steps_refuse_what_the_schedule_was_not_tuned_for() -> None:
         ({"clip_epsilon": "drop"}, "clip_epsilon must be 'recompute' or 'keep', got 'drop'"),
     ):
         with pytest.raises(ValueError, match=message):
-            tnp.steps(schedule, **settings)
-    stochastic = tnp.steps(ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 3))[0]
+            tnp.Plan.make(schedule, **settings)
+    stochastic = tnp.Plan.make(ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 3)).steps[0]
     x = np.zeros((1, 2), np.float32)
     with pytest.raises(ValueError, match="seeds must be given for a stochastic sampler, one per sample, got None"):
         stochastic({"x": x}, [x])

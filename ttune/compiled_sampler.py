@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser
-from ttune.folding import uniform_block
-from ttune.plan import START_DRAW, Registers, Step, folded, start_step
+from ttune.folding import START_DRAW, uniform_block
+from ttune.plan import Registers, Step, folded, start_step
 from ttune.sampling import check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
 

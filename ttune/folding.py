@@ -16,6 +16,8 @@ from ttune.samplers.tableau import Row, Stage
 
 Rows = Mapping[str, Row]
 
+START_DRAW = -2  # the noise before the first evaluation; draws from 0 on belong to the stages, -1 to x_T
+
 
 def fold(stage: Stage, data_row: Sequence[float], clips: bool, clip_epsilon: str = "recompute") -> Rows:
     """New register -> its row over "x", "o0", "o1", retained registers, "D" (the clamped prediction) and "noise".

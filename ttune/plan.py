@@ -14,11 +14,9 @@ from torch import Tensor
 
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser
-from ttune.folding import Block, Rows, block, fold
+from ttune.folding import START_DRAW, Block, Rows, block, fold
 from ttune.samplers import Tableau
 from ttune.schedule import Schedule
-
-START_DRAW = -2  # the noise before the first evaluation; draws from 0 on belong to the stages, -1 to x_T
 
 Registers = Mapping[str, Tensor]
 Callback = Callable[[int, float, Tensor], Tensor | None]

@@ -8,11 +8,11 @@ of float64, float32, float16, or bfloat16 as ``ml_dtypes`` has it; any strides, 
 machine's byte order. Arrays of one layout without gaps (row-major, or transposed alike) are worked on where they lie,
 others through row-major copies. The interpreter's lock is released during the work.
 
-:func:`steps` makes a schedule into the calls of ``linear_update`` that a sampling loop needs.
+:class:`Plan` makes a schedule into the calls of ``linear_update`` that a sampling loop needs.
 ImportError, with what to do, where the native module is not built.
 """
 
 from ttune.numpy.operators import get_num_threads, linear_update, linear_update_, philox_normal, set_num_threads
-from ttune.numpy.steps import Step, steps
+from ttune.numpy.plan import Plan, Step
 
-__all__ = ["Step", "get_num_threads", "linear_update", "linear_update_", "philox_normal", "set_num_threads", "steps"]
+__all__ = ["Plan", "Step", "get_num_threads", "linear_update", "linear_update_", "philox_normal", "set_num_threads"]

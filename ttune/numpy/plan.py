@@ -1,0 +1,116 @@
+"""A schedule as the steps of a sampling loop over NumPy arrays. The twin of ttune/plan.py, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttune.folding import START_DRAW, Block, block, fold
+from ttune.numpy.operators import linear_update, linear_update_
+from ttune.prediction import PREDICTION_TYPES, data_row
+from ttune.schedule import Schedule
+
+Array = NDArray[Any]
+Registers = Mapping[str, Array]
+Seeds = Array | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The update after one network evaluation: ``block.outputs`` = ``block.coeffs`` @ (``block.terms``, the clamped x_0
+    prediction, noise), see :class:`ttune.folding.Block`.
+
+    The network is told ``conditioning`` where the state stands at ``time``. ``draw``: the number of the step's noise.
+    """
+
+    time: float
+    conditioning: float
+    clip: float | None
+    draw: int
+    block: Block
+
+    def __call__(self, registers: Registers, outputs: Sequence[Array], seeds: Seeds | None = None) -> dict[str, Array]:
+        """The registers after this step, given those before it ("x" is the state) and the network's outputs there.
+
+        ``seeds``: one int64 per sample, for stochastic samplers. The arrays given are not written to.
+        """
+        if self.block.stochastic and seeds is None:
+            raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
+        known = dict(registers) | {f"o{j}": output for j, output in enumerate(outputs)}
+        made = {name: np.empty_like(known["x"]) for name in self.block.outputs}
+        terms = [known[name] for name in self.block.terms]
+        noise = {"seeds": seeds, "draw": self.draw} if self.block.stochastic else {}
+        linear_update_(list(made.values()), terms, self.block.coeffs, clip=self.clip, **noise)
+        kept = {new: (known | made)[old] for new, old in self.block.renames}
+        return {name: array for name, array in made.items() if name != "D"} | kept
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule for a network of known kind, ready for arrays. A whole sampling loop:
+
+        plan = Plan.make(schedule, prediction_type="epsilon")
+        registers = plan.start(x_T)
+        for step in plan.steps:
+            registers = step(registers, [network(registers["x"], step.conditioning)])
+        x_0 = registers["x"]
+
+    The same as :func:`ttune.sample`, to rounding. Stochastic samplers get ``seeds`` in ``start`` and in every step.
+    """
+
+    steps: tuple[Step, ...]
+    start_scale: float
+    first: Step | None  # what the sampler does before its first evaluation
+
+    @staticmethod
+    def make(
+        schedule: Schedule,
+        prediction_type: str = "epsilon",
+        *,
+        guidance_scale: float | None = None,
+        clip_sample: float | None = None,
+        clip_epsilon: str = "recompute",
+    ) -> Plan:
+        """Fold what the network predicts into the schedule's tableau, as :class:`ttune.Denoiser` would.
+
+        ``guidance_scale``: classifier-free guidance; a step's outputs are then [with the condition, without it], unless
+        it is 1. ``clip_sample`` clamps the x_0 prediction; ``clip_epsilon``: "recompute" epsilon from the clamped
+        prediction, or "keep" the network's.
+        ValueError: settings that there are not, or that the schedule was not tuned for.
+        """
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type must be one of {sorted(PREDICTION_TYPES)}, got {prediction_type!r}")
+        if guidance_scale is not None and not abs(guidance_scale) < float("inf"):
+            raise ValueError(f"guidance_scale must be a finite number or None, got {guidance_scale}")
+        if clip_sample is not None and not 0 < clip_sample < float("inf"):
+            raise ValueError(f"clip_sample must be a positive number or None, got {clip_sample}")
+        if clip_epsilon not in ("recompute", "keep"):
+            raise ValueError(f"clip_epsilon must be 'recompute' or 'keep', got {clip_epsilon!r}")
+        settings = {
+            "prediction_type": prediction_type,
+            "guidance_scale": guidance_scale,
+            "clip_sample": clip_sample,
+            "clip_epsilon": clip_epsilon,
+        }
+        for name, value in settings.items():
+            if schedule.model.get(name, value) != value:
+                raise ValueError(f"{name} must be what the schedule was tuned for, {schedule.model[name]!r}, got {value!r}")
+        tableau = schedule.tableau()
+        steps = []
+        for i, stage in enumerate(tableau.stages):
+            row = data_row(prediction_type, stage.alpha, stage.sigma, guidance_scale)
+            rows = fold(stage, row, clip_sample is not None, clip_epsilon)
+            steps.append(Step(stage.time, float(schedule.conditioning[i]), clip_sample, i, block(rows)))
+        first = None
+        if tableau.start is not None:
+            first = Step(steps[0].time, steps[0].conditioning, None, START_DRAW, block({"x": tableau.start.update}))
+        return Plan(tuple(steps), schedule.noise.start_scale(schedule.positions[0]), first)
+
+    def start(self, x_T: Array, seeds: Seeds | None = None) -> dict[str, Array]:
+        """The registers before the first evaluation, for a state ``x_T`` (B, ...) at the largest time."""
+        x = x_T if self.start_scale == 1.0 else linear_update([x_T], [[self.start_scale]])[0]
+        return {"x": x} if self.first is None else self.first({"x": x}, [], seeds)
