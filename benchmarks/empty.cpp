@@ -19,8 +19,8 @@ Tensor output(std::vector<int64_t> sizes, int32_t dtype, const Tensor& on) {
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(on.get(), &device));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(on.get(), &index));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, device,
-                                                  index, &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, device, index, &handle));
   return Tensor(handle);
 }
 
