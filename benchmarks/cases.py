@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from benchmarks import embeddings, losses, updates
+from benchmarks import embeddings, loops, losses, updates
 from benchmarks.trial import BEYOND_CACHE, LARGER, SMALLEST, Case, Figure
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -46,6 +46,16 @@ CASES = (
         (Figure("ttune", "sums of products"), Figure("ttune", "copy")),
         ("linear_update", "inner_products"),
         grad=True,
+    ),
+    Case(
+        "whole loop",
+        loops.whole_loop,
+        (Figure("ttune", "plain loop"), Figure("CUDA graph", "plain loop")),
+        ("linear_update", *_IN_PLACE, "embedding_lookup"),
+        (SMALLEST, (16, 4, 64, 64)),
+        (SMALLEST, (16, 4, 64, 64)),
+        (F32,),
+        rotate=False,
     ),
     Case("embedding", embeddings.direct, _EMBEDDING, ("timestep_embedding",), _EMBEDDING_SHAPES, _EMBEDDING_SHAPES, (F32,)),
     Case("lookup", embeddings.lookup, _EMBEDDING, ("embedding_lookup",), _EMBEDDING_SHAPES, _EMBEDDING_SHAPES, (F32,)),

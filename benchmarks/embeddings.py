@@ -72,4 +72,4 @@ def _trial(place: Place, call: Call, empty: Call, check: Call, reads: int) -> Tr
         contestants |= {"empty": empty, "empty + copy": empty_and_copy}
     except NoCompiler as reason:
         missing["empty + copy"] = str(reason)
-    return Trial(contestants, check, (reads + written) * source.element_size(), missing=missing)
+    return Trial(contestants, check, (reads + written) * source.element_size(), missing=missing, uncaptured=("empty", "empty + copy"))

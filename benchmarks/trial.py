@@ -58,7 +58,8 @@ class Trial:
     ``contestants``: what is timed, by name; those named in ``ours`` are the project's. ``check``: raises
     :class:`benchmarks.gate.RedGate` where a result is wrong. ``moved``: bytes that the first contestant has to read and
     write, each once. ``missing``: contestants that cannot take part here, and why. ``check_rivals``: raises likewise where
-    a rival does other work than it should.
+    a rival does other work than it should. ``steps``: how many steps one call makes; what is counted on a GPU is per step.
+    ``uncaptured``: contestants that a CUDA graph cannot hold, or would leave nothing of.
     """
 
     contestants: Mapping[str, Call]
@@ -67,6 +68,8 @@ class Trial:
     ours: tuple[str, ...] = ("ttune",)
     missing: Mapping[str, str] = field(default_factory=dict)
     check_rivals: Call = lambda: None
+    steps: int = 1
+    uncaptured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Case:
     cuda_shapes: tuple[Shape, ...] = (*SHAPES, BEYOND_CACHE)
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     grad: bool = False  # sampling runs under torch.no_grad()
+    rotate: bool = True  # False: a call as a user makes it, on one set of buffers and in no graph but its own
 
     def shapes_on(self, device: torch.device) -> tuple[Shape, ...]:
         return self.cuda_shapes if device.type == "cuda" else self.shapes

@@ -87,7 +87,9 @@ def update(step: Step, place: Place) -> Trial:
             gate.same_work("diffusers", step.diffusers(terms)(), exact)
 
     bytes_moved = moved * terms[0].numel() * terms[0].element_size()
-    return Trial(contestants, check, bytes_moved, ("ttune", "operator"), missing, check_rivals)
+    return Trial(
+        contestants, check, bytes_moved, ("ttune", "operator"), missing, check_rivals, uncaptured=("operator", "empty", "diffusers")
+    )
 
 
 def noise_step(place: Place) -> Trial:
@@ -187,4 +189,5 @@ def coefficient_gradient(place: Place) -> Trial:
     arithmetic = torch.float32
     contestants: dict[str, Call] = {"ttune": backward, "sums of products": lambda: sums(arithmetic)}
     bytes_moved = (len(terms) + len(gradients)) * terms[0].numel() * terms[0].element_size()
-    return Trial({**contestants, "copy": copy_of(place, len(terms) + len(gradients))}, check, bytes_moved)
+    # A backward runs on its forward's stream, which is not the one that a graph is captured on.
+    return Trial({**contestants, "copy": copy_of(place, len(terms) + len(gradients))}, check, bytes_moved, uncaptured=("ttune",))
