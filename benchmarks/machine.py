@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import ttune
+from benchmarks.timing import Spread, device_seconds
 from ttune import ops
 
 
@@ -65,8 +66,6 @@ def _version(package: str) -> str | None:
 
 def _copy_bandwidth(device: torch.device) -> float:
     """Of a copy of 1 GiB within the device's memory, bytes read and written together, median of 20."""
-    from benchmarks.timing import Spread, device_seconds
-
     source = torch.randn(2**28, device=device)
     target = torch.empty_like(source)
     device_seconds(lambda: target.copy_(source), 5)

@@ -13,7 +13,7 @@ import torch
 from benchmarks import kernels
 from benchmarks.cases import CASES
 from benchmarks.timing import Effort, Spread, alternate, host_seconds, ratio, rotating
-from benchmarks.trial import BEYOND_CACHE, SMALLEST, Place
+from benchmarks.trial import BEYOND_CACHE, SMALLEST, Case, Place
 from ttune import ops
 
 
@@ -114,3 +114,12 @@ def test_the_smallest_shape_is_where_calls_are_weighed() -> None:
     place = Place(SMALLEST, torch.float32, torch.device("cpu"))
     (figure,) = [f for f in case.figures if f.rival == "empty" and f.holds_at(place)]
     assert (figure.subject, figure.at_most) == ("operator", 2.0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+def test_under_pytest_benchmark(case: Case, benchmark: Any) -> None:
+    """``pytest tests/benchmarks --benchmark-enable -k pytest_benchmark``: absolute times, for whoever tracks those."""
+    with torch.set_grad_enabled(case.grad):
+        trial = case.build(Place(case.shapes[0], case.dtypes[0], torch.device("cpu")))
+        trial.check()
+        benchmark(trial.contestants["ttune"])
