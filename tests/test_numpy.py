@@ -103,6 +103,68 @@ def test_noise_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, ...], thre
         assert_same_bits(got, outs)
 
 
+TIME_DTYPES = (*DTYPES, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def times_of(dtype: torch.dtype) -> list[Tensor]:
+    """Whole and fractional, outside of a table of 50 rows too, some no numbers; in several shapes and layouts."""
+    values = torch.tensor([0, 1, 2.5, 48, 48.75, 49, 50, 120, 7.1, 3, 0.3, 12], dtype=torch.float64)
+    if dtype.is_floating_point:
+        values = torch.cat([values, torch.tensor([-0.5, torch.nan, torch.inf, -torch.inf], dtype=torch.float64)])
+    t = values.to(dtype)
+    return [t, t.reshape(4, -1).t(), t[::3], t[:1].expand(5), t[2], t[:0], t[:0].reshape(0, 3)]
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", TIME_DTYPES)
+def test_timestep_embedding_is_that_of_torch(dtype: torch.dtype, threads: int) -> None:
+    for t in (*times_of(dtype), torch.linspace(0, 120, 1999).to(dtype)):
+        for options in ({"dim": 320}, {"dim": 9, "max_period": 100.0, "flip_sin_to_cos": True, "scale": 0.5}, {"dim": 1}):
+            wanted = ops.timestep_embedding(t, **options, downscale_freq_shift=0.25)
+            assert_same_bits([tnp.timestep_embedding(as_numpy(t), **options, downscale_freq_shift=0.25)], [wanted])
+
+
+def test_times_may_be_numbers_lists_and_reversed_arrays() -> None:
+    t = np.array([3.5, 700.25, 11.0])
+    wanted = tnp.timestep_embedding(t, 8)
+    assert_same_bits([tnp.timestep_embedding(t[::-1][::-1], 8), tnp.timestep_embedding(t.tolist(), 8)], [wanted, wanted])
+    assert_same_bits([tnp.timestep_embedding(t[::-1], 8), tnp.timestep_embedding(3.5, 8)], [wanted[::-1], wanted[0]])
+    assert tnp.timestep_embedding(3, 8).dtype == np.float32
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("time_dtype", TIME_DTYPES)
+def test_embedding_lookup_is_that_of_torch(dtype: torch.dtype, time_dtype: torch.dtype, threads: int) -> None:
+    table = torch.randn(50, 6, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    table[3, 0, 0] = torch.inf
+    for t in times_of(time_dtype):
+        for view in (
+            table,
+            table[:, :3],
+            table[::2],
+            table.transpose(1, 2),
+            table[:, 0, 0],
+            table[:1],
+            table[:, :0],
+            table.expand(50, 6, 4),
+        ):
+            assert_same_bits([tnp.embedding_lookup(as_numpy(view), as_numpy(t))], [ops.embedding_lookup(view, t)])
+
+
+def test_tables_of_any_layout(threads: int) -> None:
+    (table,) = generated((50, 6000), np.float32)
+    t = np.linspace(-1, 50, 70)
+    wanted = tnp.embedding_lookup(table, t)
+    records = np.zeros(50, np.dtype([("between", "i1"), ("row", "f4", (6000,))]))
+    records["row"] = table
+    for view in (table[::-1].copy()[::-1], table[:, ::-1].copy()[:, ::-1], np.asfortranarray(table), records["row"]):
+        assert not view.flags.c_contiguous or not view.flags.aligned
+        assert_same_bits([tnp.embedding_lookup(view, t)], [wanted])
+    np.testing.assert_array_equal(wanted[0], table[0])
+    assert_same_bits([tnp.embedding_lookup(np.broadcast_to(table[:1], (9, 6000)), [3.5])], [table[:1]])
+
+
 @given(
     shape=st.lists(st.integers(0, 7), max_size=4),
     layout=st.randoms(use_true_random=False),
@@ -325,6 +387,31 @@ def assert_same_error(arguments: dict[str, Any], in_place: bool) -> None:
     assert str(got.value) == as_array_words(str(wanted.value)).replace("an empty sequence", "none")
 
 
+TIMES, TABLE = torch.zeros(3), torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("timestep_embedding", (TIMES.bool(), 8)),
+        ("timestep_embedding", (TIMES, 0)),
+        ("timestep_embedding", (TIMES, 8, 0.0)),
+        ("timestep_embedding", (TIMES, 8, float("nan"))),
+        ("timestep_embedding", (TIMES, 8, 100.0, True, 4.0)),
+        ("embedding_lookup", (TABLE.long(), TIMES)),
+        ("embedding_lookup", (TABLE[0, 0], TIMES)),
+        ("embedding_lookup", (TABLE[:0], TIMES)),
+        ("embedding_lookup", (TABLE, TIMES.bool())),
+    ],
+)
+def test_errors_of_embeddings_are_those_of_the_reference(name: str, arguments: tuple[Any, ...]) -> None:
+    with ops.use_backend("reference"), pytest.raises(ValueError, match="got") as wanted:
+        getattr(ops, name)(*arguments)
+    with pytest.raises(ValueError, match="got") as got:
+        getattr(tnp, name)(*map(converted, arguments))
+    assert str(got.value) == as_array_words(str(wanted.value))
+
+
 @pytest.mark.parametrize("name", list(torch_tests.overlapping()))
 def test_overlap_is_refused(name: str) -> None:
     outs, terms, message = torch_tests.overlapping()[name]
@@ -358,6 +445,11 @@ def test_what_only_numpy_has_is_refused() -> None:
         (lambda: tnp.philox_normal((3,), np.array(1)), ValueError, r"seeds must be one-dimensional, one per sample, got shape \(\)"),
         (lambda: tnp.philox_normal((3,), [1], 0.5), TypeError, r"draw must be an int or a 0-d int64 array, got 0\.5"),
         (lambda: tnp.philox_normal((3,), [1], dtype=np.int32), ValueError, r"outs\[0\] must be float64, .*, got int32"),
+        (lambda: tnp.embedding_lookup(x.tolist(), [1]), TypeError, "table must be a numpy.ndarray, got list"),
+        (lambda: tnp.embedding_lookup(swapped, [1]), ValueError, "table must be in the machine's byte order, got [<>]f4"),
+        (lambda: tnp.embedding_lookup(x, np.ones(2, "u4")), ValueError, "t must be float64, .*, got uint32"),
+        (lambda: tnp.timestep_embedding(swapped, 8), ValueError, "t must be float64, .*, got [<>]f4"),
+        (lambda: tnp.timestep_embedding(["1"], 8), ValueError, "t must be float64, .*, got <U1"),
         (lambda: tnp.set_num_threads(0), ValueError, r"count must be a number of threads in \[1, 1024\], got 0"),
     ):  # fmt: skip
         with pytest.raises(error, match=message):

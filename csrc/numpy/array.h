@@ -55,6 +55,17 @@ inline std::optional<DType> loop_dtype(const py::array& array) {
   return std::nullopt;
 }
 
+// name: "terms[0]".
+inline DType checked_dtype(const py::array& array, const char* name) {
+  const std::optional<DType> dtype = loop_dtype(array);
+  if (!dtype) {
+    if (!native_byte_order(array.dtype()))
+      check(false, name, " must be in the machine's byte order, got ", dtype_of(array));
+    check(false, name, " must be float64, float32, bfloat16 or float16, got ", dtype_of(array));
+  }
+  return *dtype;
+}
+
 inline bool is_int64(const py::array& array) {
   const py::dtype dtype = array.dtype();
   return dtype.kind() == 'i' && dtype.itemsize() == 8 && native_byte_order(dtype);
@@ -93,6 +104,20 @@ inline int64_t as_index(const py::handle& value, const char* name) {
 
 inline bool same_shape(const py::array& a, const py::array& b) {
   return a.ndim() == b.ndim() && std::equal(a.shape(), a.shape() + a.ndim(), b.shape());
+}
+
+// name: "target"; first_name: "terms", whose first array sets shape and dtype.
+inline void check_like(const py::array& array, const std::string& name, const py::array& first,
+                       const char* first_name) {
+  if (!same_shape(array, first))
+    check(false, name, " must have the shape of ", first_name, "[0], ", shape_of(first), ", got ", shape_of(array));
+  if (loop_dtype(array) != loop_dtype(first))
+    check(false, name, " must have the dtype of ", first_name, "[0], ", dtype_of(first), ", got ", dtype_of(array));
+}
+
+inline void check_alike(const Arrays& arrays, const char* name, const py::array& first, const char* first_name) {
+  for (size_t i = 0; i < arrays.size(); ++i)
+    check_like(arrays[i], std::string(name) + "[" + std::to_string(i) + "]", first, first_name);
 }
 
 inline bool same_strides(const py::array& a, const py::array& b) {  // a and b have the same shape
@@ -155,9 +180,30 @@ inline bool touch(const py::array& a, const py::array& b) {
   }
 }
 
+// Whether one loop over memory visits the same logical element in all of them, a not being empty.
+inline bool in_step(const Arrays& a, const Arrays& b) {
+  if (!dense(a[0])) return false;
+  const auto follows = [&](const py::array& array) { return same_strides(a[0], array) && aligned(array); };
+  return std::all_of(a.begin(), a.end(), follows) && std::all_of(b.begin(), b.end(), follows);
+}
+
+// Where such a loop begins: negative strides are the same in all, so it begins at the lowest address.
+inline std::vector<const void*> data_of(const Arrays& arrays) {
+  std::vector<const void*> data;
+  for (const py::array& array : arrays) data.push_back(array.size() ? range_of(array).low : array.data());
+  return data;
+}
+
+// The array itself where it is row-major already.
 inline py::array row_major_copy(const py::array& array) {
   if (row_major(array) && aligned(array)) return array;
   return py::array(array.attr("copy")("C"));
+}
+
+inline Arrays row_major_copies(const Arrays& arrays) {
+  Arrays copies;
+  for (const py::array& array : arrays) copies.push_back(row_major_copy(array));
+  return copies;
 }
 
 // numpy.empty_like, which costs a call into Python.

@@ -12,7 +12,6 @@
 namespace ttune {
 namespace {
 
-constexpr int64_t kTile = 512;
 std::atomic<int> threads{1};
 
 }  // namespace
@@ -26,14 +25,14 @@ void set_num_threads(int64_t count) {
 }
 
 // Threads live for one call: there is no pool that a fork would lose or that would compete with the network's.
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void parallel_for(int64_t n, int64_t grain, int64_t tile, const std::function<void(int64_t, int64_t)>& body) {
   const int64_t parts = std::min<int64_t>(threads, n / grain);
   if (parts < 2) return body(0, n);
-  const int64_t tiles = (n + kTile - 1) / kTile;
+  const int64_t tiles = (n + tile - 1) / tile;
   std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
   const auto run = [&](int64_t part) {
     try {
-      body(tiles * part / parts * kTile, std::min(n, tiles * (part + 1) / parts * kTile));
+      body(tiles * part / parts * tile, std::min(n, tiles * (part + 1) / parts * tile));
     } catch (...) {
       errors[size_t(part)] = std::current_exception();
     }

@@ -12,7 +12,25 @@ others through row-major copies. The interpreter's lock is released during the w
 ImportError, with what to do, where the native module is not built.
 """
 
-from ttune.numpy.operators import get_num_threads, linear_update, linear_update_, philox_normal, set_num_threads
+from ttune.numpy.operators import (
+    embedding_lookup,
+    get_num_threads,
+    linear_update,
+    linear_update_,
+    philox_normal,
+    set_num_threads,
+    timestep_embedding,
+)
 from ttune.numpy.plan import Plan, Step
 
-__all__ = ["Plan", "Step", "get_num_threads", "linear_update", "linear_update_", "philox_normal", "set_num_threads"]
+__all__ = [
+    "Plan",
+    "Step",
+    "embedding_lookup",
+    "get_num_threads",
+    "linear_update",
+    "linear_update_",
+    "philox_normal",
+    "set_num_threads",
+    "timestep_embedding",
+]

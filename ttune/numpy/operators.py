@@ -10,8 +10,6 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["get_num_threads", "linear_update", "linear_update_", "philox_normal", "set_num_threads"]
-
 try:
     _native: Any = importlib.import_module("ttune.lib._numpy")
 except ImportError as error:
@@ -88,6 +86,45 @@ def philox_normal(
     return out
 
 
+def timestep_embedding(
+    t: ArrayLike,
+    dim: int,
+    max_period: float = 10000.0,
+    flip_sin_to_cos: bool = False,
+    downscale_freq_shift: float = 1.0,
+    scale: float = 1.0,
+) -> Array:
+    """Sinusoidal embedding of times, fractional ones too (Vaswani et al. 2017, section 3.5; the flags are diffusers').
+
+    Args:
+        t: times of any shape, in the network's own unit: float64, float32, float16, bfloat16 or a signed integer dtype, or
+            uint8. Numbers and lists are read as NumPy reads them.
+        dim: columns of the result, >= 1. An odd one ends with a column of zeros.
+        max_period: > 0, the longest period over 2 pi.
+        flip_sin_to_cos: [cos | sin] in place of [sin | cos].
+        downscale_freq_shift: the frequencies end at 1 / max_period with 1, one step before it with 0.
+        scale: multiplies the times.
+
+    Returns (*t.shape, dim), float64 if ``t`` is float64 and float32 otherwise; the angle is formed and reduced in float64
+    for every dtype. A NaN or infinite time gives NaN. ValueError names the argument, the rule and the value received.
+    """
+    return _native.timestep_embedding(np.asarray(t), dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale)
+
+
+def embedding_lookup(table: Array, t: ArrayLike) -> Array:
+    """Row ``t`` of a table, between rows their linear interpolation.
+
+    Args:
+        table: (n, *row), n >= 1.
+        t: times of any shape, clamped to [0, n - 1], as for :func:`timestep_embedding`.
+
+    Returns (*t.shape, *row) in the table's dtype; float64 arithmetic for float64, float32 otherwise. A whole ``t`` returns
+    its row bit for bit, whatever the next one holds. A NaN time gives a row of NaN.
+    ValueError names the argument, the rule and the value received.
+    """
+    return _native.embedding_lookup(_as_array("table", table), np.asarray(t))
+
+
 def set_num_threads(count: SupportsIndex) -> None:
     """Let every call use up to ``count`` threads from now on, in the whole process. Results do not depend on it.
 
@@ -101,6 +138,12 @@ def set_num_threads(count: SupportsIndex) -> None:
 def get_num_threads() -> int:
     """What :func:`set_num_threads` set, 1 by default."""
     return _native.num_threads()
+
+
+def _as_array(name: str, value: Array) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(value).__name__}")
+    return value
 
 
 def _as_coeffs(coeffs: ArrayLike) -> Array:
