@@ -10,7 +10,7 @@ from ttune.version import __version__
 
 # Schedules and ttune.numpy need no torch, the rest does.
 if TYPE_CHECKING or find_spec("torch") is not None:
-    from ttune import ops
+    from ttune import nn, ops
     from ttune.compiled_sampler import CompiledSampler
     from ttune.denoiser import ClassifierFree, Denoiser
     from ttune.evaluation import fid, frechet_distance
@@ -43,6 +43,7 @@ __all__ = [
     "fid",
     "frechet_distance",
     "initial_noise",
+    "nn",
     "ops",
     "sample",
     "timetuner_ratios",

@@ -43,6 +43,20 @@ inline std::string dtype_of(const Tensor& tensor) {
       return "torch.float16";
     case ScalarType::Long:
       return "torch.int64";
+    case ScalarType::Int:
+      return "torch.int32";
+    case ScalarType::Short:
+      return "torch.int16";
+    case ScalarType::Char:
+      return "torch.int8";
+    case ScalarType::Byte:
+      return "torch.uint8";
+    case ScalarType::Bool:
+      return "torch.bool";
+    case ScalarType::ComplexFloat:
+      return "torch.complex64";
+    case ScalarType::ComplexDouble:
+      return "torch.complex128";
     default:
       return torch::headeronly::toString(tensor.scalar_type());
   }
