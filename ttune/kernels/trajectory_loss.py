@@ -234,16 +234,29 @@ class _Loss(torch.autograd.Function):
             y = update.linear_update([term.to(grad.dtype) for term in terms], coeffs, step, ctx.clip)[-1]
             slope = _slope(y - target.to(grad.dtype), ctx.kind, ctx.delta)
             gradient = _weighted(slope, weight).to(target.dtype)
-        scaled = gradient if _all_ones(grad) else _weighted(gradient, grad).to(gradient.dtype)
+        if ctx.clip is None and not needs_coeffs and not needs_target and needs_terms.count(True) == 1:
+            j = needs_terms.index(True)
+            term_grads: list[Tensor | None] = [None] * len(terms)
+            term_grads[j] = _scaled(gradient, grad, update._pick(coeffs, step)[0, j])
+            return *(None,) * 8, *term_grads
+        scaled = _scaled(gradient, grad)
         target_grad = -scaled if needs_target else None
         grads = [scaled] if coeffs.shape[-2] == 1 else [None, scaled]
         term_grads, coeff_grad = update._gradients(grads, terms, coeffs, step, ctx.clip, needs_terms, needs_coeffs)
         return None, coeff_grad, target_grad, None, None, None, None, None, *term_grads
 
 
-def _all_ones(grad: Tensor) -> bool:
-    """Whether multiplying by ``grad`` changes nothing, where asking is free: of a tensor on the CPU, outside of tracing."""
-    return type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and bool((grad == 1).all())
+def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -> Tensor:
+    """``gradient`` times its sample's ``grad`` and a coefficient; itself where they are ones and asking is free: on the
+    CPU, outside of tracing. Most losses are summed, which makes ``grad`` one element expanded."""
+    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled()
+    if concrete and grad.numel() and (coefficient is None or coefficient.item() == 1):
+        used = grad[0] if grad.stride(0) == 0 else grad
+        if used.item() == 1 if used.dim() == 0 else bool((used == 1).all()):
+            # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
+            return gradient.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else gradient
+    factor = grad if coefficient is None else grad * coefficient
+    return _weighted(gradient, factor).to(gradient.dtype)
 
 
 def _autograd(
