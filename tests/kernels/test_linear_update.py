@@ -269,6 +269,8 @@ def test_gradients_are_those_of_eager(backend: str, dtype: torch.dtype, unused: 
         assert isinstance(loss, Tensor)
         gradients.append(torch.autograd.grad(loss, (*terms, coeffs), allow_unused=True))
     for got, wanted in zip(*gradients, strict=True):
+        if got.dtype == torch.float64 != dtype:  # coeffs', of products and sums in float32
+            got, wanted = got.float(), wanted.float()
         torch.testing.assert_close(got, wanted)
 
 
@@ -287,7 +289,8 @@ def test_opcheck(name: str) -> None:
     sample = named(name)
     terms = [term.clone(memory_format=torch.preserve_format).requires_grad_() for term in sample.terms]
     _, coeffs, step, clip = sample.arguments()
-    torch.library.opcheck(torch.ops.ttune.linear_update.default, (terms, coeffs.clone().requires_grad_(), step, clip))
+    # float32, whose tolerance is that of the arithmetic: the two gradients that are compared may add in different orders.
+    torch.library.opcheck(torch.ops.ttune.linear_update.default, (terms, coeffs.float().requires_grad_(), step, clip))
 
 
 @pytest.mark.parametrize("name", ["plain", "table and clip", "channels last"])
@@ -338,7 +341,7 @@ def test_compiled_backward_is_the_eager_one() -> None:
 
     def gradients(function: Any) -> tuple[Tensor, ...]:
         terms = [term.clone().requires_grad_() for term in sample.terms]
-        coeffs = sample.coeffs.clone().requires_grad_()
+        coeffs = sample.coeffs.float().requires_grad_()
         loss = function(terms, coeffs)
         return torch.autograd.grad(loss, (*terms, coeffs))
 

@@ -254,7 +254,7 @@ def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -
         used = grad[0] if grad.stride(0) == 0 else grad
         if used.item() == 1 if used.dim() == 0 else bool((used == 1).all()):
             # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
-            return gradient.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else gradient
+            return gradient.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else gradient  # pyright: ignore[reportAttributeAccessIssue]
     factor = grad if coefficient is None else grad * coefficient
     return _weighted(gradient, factor).to(gradient.dtype)
 
