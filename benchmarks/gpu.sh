@@ -6,7 +6,7 @@
 #
 # PYTHON         whose torch is used (python3); it needs numpy, msgspec, tqdm and safetensors, and for the tests pytest,
 #                hypothesis, scipy and tyro; diffusers, if there, is measured as a rival
-# TTUNE_WHEELS   a folder of wheels for what it lacks; they are installed into build/gpu alone, without their dependencies
+# TTUNE_WHEELS   a folder of wheels for what it lacks; they are installed into build/gpu/venv alone, without their dependencies
 # OUT            where logs and figures go (logs: build/gpu/logs; figures: benchmarks/results)
 # SECONDS_MAX    for all of it (480)
 #
@@ -71,12 +71,21 @@ skip() { # name, why
   note "$1" absent 0 "$2"
 }
 
+# An environment that has the wheels and, after them, all that $PYTHON has. Not PYTHONPATH: tests start Python with their own.
+wheels() {
+  set -e
+  "$python" -m venv --without-pip --clear "$work/venv"
+  local site
+  site=$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+  "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$TTUNE_WHEELS"/*.whl
+  "$python" -c 'import site
+for folder in site.getsitepackages():
+    print(f"import site; site.addsitedir({folder!r})")' >"$site/zz_parent.pth"
+  "$work/venv/bin/python" -c 'import torch; print("beside torch", torch.__version__)'
+}
+
 build() {
   set -e
-  if [[ -n ${TTUNE_WHEELS:-} ]]; then
-    rm -rf "$work/site"
-    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$TTUNE_WHEELS"/*.whl
-  fi
   "$python" -c 'import torch; print("torch", torch.__version__, "cuda", torch.version.cuda)'
   local generator=() architectures=()
   command -v ninja >/dev/null && generator=(-G Ninja)
@@ -124,16 +133,16 @@ sanitize() { # tool, most seconds, options...: every kernel once, on small tenso
   if [[ $device == cuda ]]; then nvidia-smi; fi
 } 2>&1 | head -n 30
 
-if [[ -n ${TTUNE_WHEELS:-} ]]; then export PYTHONPATH=$PYTHONPATH:$work/site; fi
-export -f build
+export -f build wheels
 export python work device
+if [[ -n ${TTUNE_WHEELS:-} ]] && stage wheels build 30 bash -c wheels; then python=$work/venv/bin/python; fi
 if stage build build 150 bash -c build; then
   missing=$(lacking pytest hypothesis scipy tyro)
   if [[ -n $missing ]]; then
     skip tests "this Python lacks: $missing"
   else
     # Without the options of pyproject.toml: they belong to plugins that may not be here.
-    stage tests tests 120 "$python" -m pytest -o addopts= -q -p no:cacheprovider tests/kernels
+    stage tests tests 120 "$python" -m pytest -o addopts= -q -p no:cacheprovider -m "not slow" tests/kernels
   fi
   sanitize memcheck 50
   if [[ $device == cuda ]]; then
