@@ -87,14 +87,14 @@ for folder in site.getsitepackages():
 build() {
   set -e
   "$python" -c 'import torch; print("torch", torch.__version__, "cuda", torch.version.cuda)'
-  local generator=() architectures=()
+  local generator=() cuda=(-DTTUNE_CUDA=OFF)
   command -v ninja >/dev/null && generator=(-G Ninja)
   if [[ $device == cuda ]]; then
     nvcc --version
     # For this GPU alone: machine code of others would take the time of the build, and is compiled in the tests.
-    architectures=("-DCMAKE_CUDA_ARCHITECTURES=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')")
+    cuda=("-DTTUNE_CUDA=ON" "-DTTUNE_CUDA_ARCHITECTURES=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')")
   fi
-  cmake -S . -B "$work/cmake" "${generator[@]}" "-DPYTHON=$python" "-DCMAKE_INSTALL_PREFIX=$PWD/ttune" "${architectures[@]}"
+  cmake -S . -B "$work/cmake" "${generator[@]}" "-DPYTHON=$python" "-DCMAKE_INSTALL_PREFIX=$PWD/ttune" "${cuda[@]}"
   cmake --build "$work/cmake" --parallel
   cmake --install "$work/cmake"
   "$python" - "$device" <<'PY'
