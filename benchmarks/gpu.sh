@@ -92,7 +92,9 @@ build() {
   if [[ $device == cuda ]]; then
     nvcc --version
     # For this GPU alone: machine code of others would take the time of the build, and is compiled in the tests.
-    cuda=("-DTTUNE_CUDA=ON" "-DTTUNE_CUDA_ARCHITECTURES=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')")
+    local architecture
+    architecture=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
+    cuda=("-DTTUNE_CUDA=ON" "-DTTUNE_CUDA_ARCHITECTURES=$architecture")
   fi
   cmake -S . -B "$work/cmake" "${generator[@]}" "-DPYTHON=$python" "-DCMAKE_INSTALL_PREFIX=$PWD/ttune" "${cuda[@]}"
   cmake --build "$work/cmake" --parallel
@@ -146,7 +148,8 @@ if stage build build 150 bash -c build; then
   fi
   sanitize memcheck 50
   if [[ $device == cuda ]]; then
-    stage kernels kernels 150 "$python" -m benchmarks kernels --device cuda --backend cuda "${quick[@]}" --output "$results/kernels-cuda.json"
+    stage kernels kernels 150 "$python" -m benchmarks kernels --device cuda --backend cuda "${quick[@]}" \
+      --output "$results/kernels-cuda.json"
     # Beyond the cache and within it: all shapes would not fit the time.
     stage triton kernels 80 "$python" -m benchmarks kernels --device cuda --backend triton --dtype float32 \
       --shape 64,16,256,256 --shape 16,4,64,64 --shape 16,320 --output "$results/kernels-cuda-triton.json"
