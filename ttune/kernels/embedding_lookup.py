@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import backend
+from ttune.kernels import backend, shortcut
 from ttune.kernels.timestep_embedding import check_time
 
 _SCHEMA = "(Tensor table, Tensor t) -> Tensor"
@@ -33,7 +33,7 @@ def embedding_lookup(table: Tensor, t: Tensor) -> Tensor:
     The slope in ``t`` is the difference of the two rows: to the right at a whole time, to the left at the last row, zero
     outside [0, n - 1]. ValueError names the argument, the rule and the value received.
     """
-    return torch.ops.ttune.embedding_lookup.default(table, t)
+    return shortcut.call(torch.ops.ttune.embedding_lookup.default, table, t)
 
 
 # ----------------------------------------------------------------------------------------------------------- reference

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import backend
+from ttune.kernels import backend, shortcut
 
 _SCHEMA = (
     "(Tensor t, int dim, float max_period=10000., bool flip_sin_to_cos=False, float downscale_freq_shift=1., float scale=1.) -> Tensor"
@@ -51,7 +51,8 @@ def timestep_embedding(
     The angle is formed and reduced in float64 for every dtype: at t = 999, float32 products err by 3e-5.
     ValueError names the argument, the rule and the value received.
     """
-    return torch.ops.ttune.timestep_embedding.default(t, dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale)
+    operator = torch.ops.ttune.timestep_embedding.default
+    return shortcut.call(operator, t, dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale)
 
 
 # ----------------------------------------------------------------------------------------------------------- reference

@@ -1,0 +1,47 @@
+"""Calls that need no derivative pass autograd by: whatever asks for one still gets it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttune import ops
+from ttune.kernels import shortcut
+
+T = torch.tensor([0.5, 2.25])
+TABLE = torch.arange(12.0).view(4, 3) ** 2
+
+
+def lookup(t: Tensor) -> Tensor:
+    return ops.embedding_lookup(TABLE, t)
+
+
+def test_a_derivative_is_made_where_and_only_where_it_is_asked_for() -> None:
+    t = T.clone().requires_grad_()
+    assert lookup(t).requires_grad
+    assert not lookup(T).requires_grad
+    assert ops.embedding_lookup(TABLE.clone().requires_grad_(), T).requires_grad
+    with torch.no_grad():
+        assert not lookup(t).requires_grad
+    with torch.inference_mode():
+        assert lookup(t).is_inference()
+    assert torch.equal(lookup(T), lookup(t))
+
+
+def test_a_result_that_passed_by_can_be_differentiated_from() -> None:
+    embedding = lookup(T).requires_grad_()
+    (gradient,) = torch.autograd.grad((embedding**2).sum(), embedding)
+    assert torch.equal(gradient, 2 * lookup(T))
+
+
+def test_autograds_kernel_is_passed_by() -> None:
+    """The operator is called with autograd's keys off, which is all that saves time."""
+    seen = []
+    off = torch._C.DispatchKey.AutogradFunctionality
+
+    def operator(*arguments: Tensor) -> None:
+        seen.append(torch._C._dispatch_tls_is_dispatch_key_excluded(off))
+
+    shortcut.call(operator, T)
+    shortcut.call(operator, T.clone().requires_grad_())
+    assert seen == [True, False]

@@ -1,0 +1,23 @@
+"""The way past autograd for a call that needs no derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def call(operator: Any, *arguments: Any) -> Any:
+    """``operator(*arguments)``, without the kernel that ``register_autograd`` put before it where nothing is differentiated.
+
+    That kernel is Python: under ``no_grad`` it made embedding_lookup take 7.0 us in place of 3.7 at (16, 320); twice an
+    empty operator and a copy are 5.3. It would do the same as this in these cases. Compilers see the operator itself.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_inference_mode_enabled()  # passes it by itself
+        or (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments))
+    ):
+        return operator(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
