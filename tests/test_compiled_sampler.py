@@ -31,9 +31,9 @@ def denoiser(guided: bool = False, clip: float | None = None) -> Denoiser:
     return Denoiser(Network().eval(), NOISE, guidance=ClassifierFree(2.5, {"label": 0}) if guided else None, clip_sample=clip)
 
 
-@pytest.mark.parametrize("clip", [None, 1.0])
-@pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize(
+    ("sampler", "guided", "clip"), [*((s, True, 1.0) for s in SAMPLERS), ("dpmpp_2m", False, None), ("ddpm", False, 1.0)]
+)
 def test_one_graph_and_the_plain_loops_result(sampler: str, guided: bool, clip: float | None) -> None:
     d, schedule = denoiser(guided, clip), Schedule.build(NOISE, sampler, 5)
     x_T = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

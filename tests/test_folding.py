@@ -72,9 +72,9 @@ def test_rows_are_the_tableau(sampler: str, guided: bool, clip: float | None) ->
                 own = block(rows)
                 network = {f"o{j}": o for j, o in enumerate(outputs)}
                 made = registers | network | apply(registers | network, own.terms, own.coeffs, own.outputs, clip, noise)
-                made |= {new: made[old] for new, old in own.renames}
+                made |= {new: (made | registers)[old] for new, old in own.renames}
                 every = uniform | network | apply(uniform | network, table.terms, table.coeffs[k], table.outputs, clip, noise)
-                every |= {new: every[old] for new, old in table.renames}
+                every |= {new: (every | uniform)[old] for new, old in table.renames}
                 for name, right in wanted.items():
                     np.testing.assert_allclose(made[name], right, rtol=1e-12, atol=1e-12)
                     np.testing.assert_allclose(every[name], right, rtol=1e-12, atol=1e-12)

@@ -31,8 +31,8 @@ def sample(
 
     ``conditions`` go to the network as keyword arguments. ``seeds`` (B,) int64 make the noise of stochastic
     samplers, the same for any batch size and device; without them they are drawn from torch's generator.
-    ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(step, time, x)`` runs after every step
-    and may return a state to go on with. Runs without gradients.
+    ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
+    follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
 
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser.
     """

@@ -15,6 +15,8 @@ from ttune.grids import GRIDS, grid
 from ttune.noise import Float64, NoiseSchedule
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
 
+Option = float | str | bool | tuple[float, ...]  # a sampler's own
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -34,7 +36,7 @@ class Schedule:
     lower_order_final: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, float | str | bool] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -73,7 +75,7 @@ class Schedule:
         final: str = "zero",
         lower_order_final: bool = False,
         offset: int = 0,
-        options: Mapping[str, float | str | bool] | None = None,
+        options: Mapping[str, Option] | None = None,
     ) -> Schedule:
         """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
 
@@ -184,15 +186,24 @@ def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
     return positions
 
 
-def _checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:
+    checked: dict[str, Option] = {}
     for name, value in options.items():
-        if (
-            not isinstance(name, str)
-            or not isinstance(value, (bool, int, float, str))
-            or (isinstance(value, float) and not np.isfinite(value))
-        ):
-            raise ValueError(f"options must map names to finite numbers, words or truth values, got {name!r}: {value!r}")
-    return dict(options)
+        plain = value if isinstance(value, (bool, str)) else _numbers(value)
+        if not isinstance(name, str) or plain is None:
+            raise ValueError(f"options must map names to finite numbers, lists of them, words or truth values, got {name!r}: {value!r}")
+        checked[name] = plain
+    return checked
+
+
+def _numbers(value: Any) -> int | float | tuple[float, ...] | None:
+    """A finite number, or a tuple of them; None for anything else."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        numbers = tuple(_numbers(v) for v in value)
+        return numbers if all(isinstance(v, (int, float)) for v in numbers) else None  # pyright: ignore[reportReturnType]
+    if isinstance(value, (int, float, np.integer, np.floating)) and np.isfinite(value):
+        return int(value) if isinstance(value, (int, np.integer)) else float(value)
+    return None
 
 
 def _frozen(name: str, values: ArrayLike) -> Float64:

@@ -35,7 +35,7 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     coefficients: None = None  # corrections of the solver's rows; none are made by this version
     model: dict[str, Any] = {}
     tuned: dict[str, Any] = {}
-    options: dict[str, float | str | bool] = {}  # the sampler's own
+    options: dict[str, float | str | bool | list[float]] = {}  # the sampler's own
     digest: str = ""
 
 
@@ -55,7 +55,7 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
         lower_order_final=schedule.lower_order_final,
         model=dict(schedule.model),
         tuned=dict(schedule.tuned),
-        options=dict(schedule.options),
+        options={name: list(value) if isinstance(value, tuple) else value for name, value in schedule.options.items()},
     )
     content.digest = _digest(content)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
@@ -94,7 +94,7 @@ def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampl
             content.lower_order_final,
             content.model,
             content.tuned,
-            content.options,
+            content.options,  # pyright: ignore[reportArgumentType]
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -54,7 +54,10 @@ def test_a_true_prediction_is_kept(sampler: str, noise: NoiseSchedule) -> None:
             continue
         start = float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * eps
         x = ttune.sample(denoiser, schedule, start / noise.start_scale(schedule.positions[0]))
-        torch.testing.assert_close(x, tableau.end_alpha * x_0 + tableau.end_sigma * eps, rtol=1e-9, atol=1e-9)
+        # Methods in epsilon divide by alpha: rounding grows by the largest coefficient, in two-stage steps twice.
+        largest = max(abs(c) for stage in tableau.stages for c in stage.update.values())
+        atol = max(1e-9, 4 * torch.finfo(torch.float64).eps * largest**2)
+        torch.testing.assert_close(x, tableau.end_alpha * x_0 + tableau.end_sigma * eps, rtol=1e-9, atol=atol)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -294,7 +297,8 @@ def churned() -> Iterator[None]:
         hat = sigma[0] * (1 + churn)
         added = loudness * math.sqrt(hat**2 - sigma[0] ** 2)
         stages = (Stage(hat, alpha[0], hat, {"D": alpha[1], "eps": sigma[1]}),)
-        return Tableau("scratch", stages, t[1], alpha[1], sigma[1], Start(alpha[0], sigma[0], {"x": 1.0, "noise": added}), loudness)
+        start = Start(alpha[0], sigma[0], {"x": 1.0, "noise": added}, excess=added**2 * (1 - loudness**-2))
+        return Tableau("scratch", stages, t[1], alpha[1], sigma[1], start)
 
     SAMPLERS["scratch"] = sampler
     yield
@@ -324,8 +328,8 @@ def test_options_are_the_builders_keywords(tmp_path: Path) -> None:
     build = lambda **options: Schedule.build(NOISES["edm"], "scratch", 1, [40.0, 0.5], options=options)  # noqa: E731
     with pytest.raises(ValueError, match=r"options of the sampler 'scratch' must be among \['churn', 'loudness'\], got \['order'\]"):
         build(order=3)
-    with pytest.raises(ValueError, match=r"options must map names to finite numbers, words or truth values, got 'churn': \[1\]"):
-        build(churn=[1])
+    with pytest.raises(ValueError, match=r"options must map names to finite numbers, words or truth values, got 'churn': None"):
+        build(churn=None)
     with pytest.raises(ValueError, match="got 'churn': nan"):
         build(churn=math.nan)
     schedule = build(churn=0.25)

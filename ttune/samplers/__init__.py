@@ -9,19 +9,46 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ttune.samplers.adams import deis, ipndm, lms
 from ttune.samplers.ddim import ddim, ddpm
-from ttune.samplers.dpmpp_2m import dpmpp_2m
-from ttune.samplers.euler import euler
+from ttune.samplers.dpm_solver import dpm_solver_1, dpm_solver_2, dpm_solver_3, dpm_solver_fast, dpm_solver_multistep
+from ttune.samplers.dpmpp_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
+from ttune.samplers.dpmpp_singlestep import dpmpp_2s, dpmpp_3s, dpmpp_sde
+from ttune.samplers.euler import euler, euler_ancestral
+from ttune.samplers.heun import edm_heun, heun, kdpm_2
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
+from ttune.samplers.unipc import unipc
 
 if TYPE_CHECKING:
     from ttune.schedule import Schedule
 
 SAMPLERS: dict[str, Callable[..., Tableau]] = {
-    "ddim": ddim,
-    "ddpm": ddpm,
-    "euler": euler,
-    "dpmpp_2m": dpmpp_2m,
+    builder.__name__: builder
+    for builder in (
+        ddim,
+        ddpm,
+        euler,
+        euler_ancestral,
+        heun,
+        edm_heun,
+        kdpm_2,
+        dpm_solver_1,
+        dpm_solver_2,
+        dpm_solver_3,
+        dpm_solver_fast,
+        dpm_solver_multistep,
+        dpmpp_2s,
+        dpmpp_3s,
+        dpmpp_sde,
+        dpmpp_2m,
+        dpmpp_3m,
+        dpmpp_2m_sde,
+        dpmpp_3m_sde,
+        deis,
+        ipndm,
+        lms,
+        unipc,
+    )
 }
 
 

@@ -1,9 +1,13 @@
-"""Euler's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, algorithm 1 without churn)."""
+"""Euler's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, algorithm 1 without churn), and ancestral."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
+from ttune.samplers.dpm_solver import first_order
+from ttune.samplers.dpmpp_singlestep import ancestral
+from ttune.samplers.points import points
 from ttune.samplers.tableau import Stage, Tableau
 
 if TYPE_CHECKING:
@@ -17,13 +21,19 @@ def euler(schedule: Schedule) -> Tableau:
     (alpha = 1) the coefficients are k-diffusion's own. Where alpha = 0 (flow matching at t = 1) x_hat does not
     exist and the same step is taken through D.
     """
-    t, alpha, sigma = schedule.positions, schedule.alphas, schedule.sigmas
-    stages = []
-    for i in range(len(t) - 1):
-        if alpha[i] > 0:
-            growth = alpha[i + 1] / alpha[i]
-            update = {"x": growth, "eps": sigma[i + 1] - growth * sigma[i]}
-        else:
-            update = {"D": alpha[i + 1], "eps": sigma[i + 1]}
-        stages.append(Stage(t[i], alpha[i], sigma[i], update))
-    return Tableau("euler", tuple(stages), t[-1], alpha[-1], sigma[-1])
+    at = points(schedule)
+    stages = [Stage(t.t, t.alpha, t.sigma, first_order(t, u)) for t, u in itertools.pairwise(at)]
+    return Tableau("euler", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
+
+
+def euler_ancestral(schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
+    """k-diffusion's ``sample_euler_ancestral``: down to s_down, s_down^2 + s_up^2 = s_u^2, and noise back up.
+
+    In exact arithmetic this is DDIM with the same ``eta`` (where that is at most 1). ``s_noise`` scales the noise.
+    """
+    at, stages = points(schedule), []
+    for t, u in itertools.pairwise(at):
+        down, noise = ancestral(t, u, eta)
+        extra = {"noise": s_noise * noise} if noise > 0 else {}
+        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, down) | extra, excess=noise**2 * (s_noise**2 - 1)))
+    return Tableau("euler_ancestral", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)

@@ -16,6 +16,7 @@ own output becomes ``D`` and ``eps`` (prediction type, guidance, clipping) is th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ class Stage:
 
     ``time``, ``alpha``, ``sigma`` say where the evaluation stands; ``update`` makes the next ``x``;
     ``retain`` makes the tensors that later stages may use (what is not retained again is forgotten).
+    ``excess``: the variance that fresh noise adds on purpose beyond what the next stage's sigma asks for.
     """
 
     time: float
@@ -40,6 +42,7 @@ class Stage:
     sigma: float
     update: Row
     retain: Mapping[str, Row] = field(default_factory=dict)
+    excess: float = 0.0
 
     @property
     def stochastic(self) -> bool:
@@ -48,11 +51,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Start:
-    """A sampler that changes the state before its first evaluation: ``update`` over "x" and "noise", from alpha, sigma."""
+    """What a sampler does to the state before its first evaluation: ``update`` over "x" and "noise", from alpha, sigma."""
 
     alpha: float
     sigma: float
     update: Row
+    excess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,7 @@ class Tableau:
     true x_0 and epsilon as predictions every update must land on alpha x_0 + sigma epsilon of the next stage,
     and fresh noise must fill up exactly the variance that the deterministic part leaves.
 
-    ``start``: what happens before the first evaluation, None for nothing. ``noise_scale``: fresh noise is this much
-    larger than the variance asks for (EDM's S_noise).
+    ``start``: what happens before the first evaluation, None for nothing.
     """
 
     sampler: str
@@ -73,20 +76,19 @@ class Tableau:
     end_alpha: float
     end_sigma: float
     start: Start | None = None
-    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError(f"stages: the tableau of {self.sampler!r} needs at least one stage, got none")
         if self.start is not None:
             known = {"x": (self.start.alpha, self.start.sigma), "noise": (0.0, 0.0)}
-            self._check_landing("start", self.start.update, known, (self.stages[0].alpha, self.stages[0].sigma))
+            self._check_landing("start", self.start, known, (self.stages[0].alpha, self.stages[0].sigma))
         retained: dict[str, tuple[float, float]] = {}
         for i, stage in enumerate(self.stages):
             known = {"x": (stage.alpha, stage.sigma), "D": (1.0, 0.0), "eps": (0.0, 1.0), "noise": (0.0, 0.0), **retained}
             for row in stage.retain.values():
                 self._check_row(f"stages[{i}]", row, known)
-            self._check_landing(f"stages[{i}]", stage.update, known, self._destination(i))
+            self._check_landing(f"stages[{i}]", stage, known, self._destination(i))
             retained = {name: _applied(row, known) for name, row in stage.retain.items()}
 
     def _destination(self, i: int) -> tuple[float, float]:
@@ -94,11 +96,13 @@ class Tableau:
             return self.stages[i + 1].alpha, self.stages[i + 1].sigma
         return self.end_alpha, self.end_sigma
 
-    def _check_landing(self, where: str, row: Row, known: Mapping[str, tuple[float, float]], destination: tuple[float, float]) -> None:
-        self._check_row(where, row, known)
+    def _check_landing(
+        self, where: str, step: Stage | Start, known: Mapping[str, tuple[float, float]], destination: tuple[float, float]
+    ) -> None:
+        self._check_row(where, step.update, known)
         alpha, sigma = destination
-        signal, noise = _applied(row, known)
-        filled = float(np.hypot(noise, row.get("noise", 0.0) / self.noise_scale))
+        signal, noise = _applied(step.update, known)
+        filled = math.sqrt(max(0.0, noise**2 + step.update.get("noise", 0.0) ** 2 - step.excess))
         if abs(signal - alpha) > TOLERANCE * max(1.0, abs(alpha)) or abs(filled - sigma) > TOLERANCE * max(1.0, sigma):
             raise ValueError(
                 f"{where} of {self.sampler!r} must land on alpha={alpha:.12g}, sigma={sigma:.12g} when the "

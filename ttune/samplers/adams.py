@@ -1,0 +1,115 @@
+"""Linear multistep methods in the noise prediction: LMS, DEIS, iPNDM, PNDM.
+
+x / alpha has the slope eps over rho = sigma / alpha, so x_u / alpha_u = x_t / alpha_t + integral of eps d rho. Each method
+puts a polynomial through the last few eps and integrates it; they differ in the coordinate of the polynomial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ttune.samplers.dpm_solver import first_order
+from ttune.samplers.points import Point, expands, history, points
+from ttune.samplers.tableau import Stage, Tableau
+
+if TYPE_CHECKING:
+    from ttune.schedule import Schedule
+
+COORDINATES = ("rho", "log_rho", "time")
+# Gauss-Legendre in log rho, in which the integrands are smooth: exact to rounding for LMS and DEIS with 32 points on steps
+# of up to 10 in log rho (against 200 points); with "time" limited by the schedule's own table.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+
+
+def lms(schedule: Schedule, *, order: int = 4) -> Tableau:
+    """k-diffusion's ``sample_lms``: the polynomial in rho itself (Adams-Bashforth on any grid), order 1 to 4."""
+    return _adams("lms", schedule, order, "rho")
+
+
+def deis(schedule: Schedule, *, order: int = 3, coordinate: str = "log_rho") -> Tableau:
+    """DEIS, tAB-DEIS (Zhang and Chen 2022, arXiv 2204.13902, eq. 15), order 1 to 4 (tAB0 to tAB3).
+
+    ``coordinate``: of the polynomial: "time" as in the paper's tAB, "rho" (rhoAB), or "log_rho" (diffusers' ``logrho``).
+    """
+    return _adams("deis", schedule, order, coordinate)
+
+
+def ipndm(schedule: Schedule, *, order: int = 4) -> Tableau:
+    """iPNDM (Zhang and Chen 2022, section 3.3; Liu et al. 2022): Adams-Bashforth weights of an even grid, whatever the grid is.
+
+    eps' = (55 eps - 59 eps1 + 37 eps2 - 9 eps3) / 24, with fewer of them at the first steps, in a DDIM step.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
+    at = points(schedule)
+    last, stages = len(at) - 2, []
+    for i in range(last + 1):
+        t, u = at[i], at[i + 1]
+        p = 1 if u.clean or not expands(t, u) else _lowered(schedule, at, i, order)
+        stages.append(_stage(t, u, [w * _span(t, u) for w in _EVEN[p]] if p > 1 else None, i, order, i < last))
+    return Tableau("ipndm", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
+
+
+_EVEN = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+
+
+def _adams(name: str, schedule: Schedule, order: int, coordinate: str) -> Tableau:
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
+    if coordinate not in COORDINATES:
+        raise ValueError(f"coordinate must be one of {list(COORDINATES)}, got {coordinate!r}")
+    at = points(schedule)
+    last, stages = len(at) - 2, []
+    for i in range(last + 1):
+        t, u = at[i], at[i + 1]
+        p = 1 if u.clean or not expands(t, u) else _lowered(schedule, at, i, order)
+        weights = _integrals(schedule, [at[i - j] for j in range(p)], u, coordinate) if p > 1 else None
+        stages.append(_stage(t, u, weights, i, order, i < last))
+    return Tableau(name, tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
+
+
+def _lowered(schedule: Schedule, at: Sequence[Point], i: int, order: int) -> int:
+    """The order at step i: as much history as there is (and has a finite rho), less at the end with ``lower_order_final``."""
+    p = min(order, i + 1, len(at) - 1 - i if schedule.lower_order_final else order)
+    while p > 1 and not expands(at[i - p + 1], at[i]):
+        p -= 1
+    return p
+
+
+def _span(t: Point, u: Point) -> float:
+    return u.rho - t.rho
+
+
+def _stage(t: Point, u: Point, weights: Sequence[float] | None, i: int, order: int, more: bool) -> Stage:
+    """``weights``: what eps, eps1, ... add to x / alpha; None for a first-order step."""
+    if weights is None:
+        update = first_order(t, u)
+    else:
+        names = ["eps", *(f"eps{j}" for j in range(1, len(weights)))]
+        update = {"x": u.alpha / t.alpha} | {name: u.alpha * w for name, w in zip(names, weights, strict=True)}
+    return Stage(t.t, t.alpha, t.sigma, update, history("eps", i, order - 1) if more else {})
+
+
+def _integrals(schedule: Schedule, nodes: Sequence[Point], u: Point, coordinate: str) -> list[float]:
+    """The integral over rho, from the first node to u, of each node's Lagrange polynomial in ``coordinate``."""
+    t = nodes[0]
+    log_rho = -t.lam + (-u.lam + t.lam) * (_NODES + 1) / 2
+    rho = np.exp(log_rho)
+    measure = _WEIGHTS / 2 * (t.lam - u.lam) * rho  # d rho = rho d log rho
+    if coordinate == "rho":
+        y, known = rho, np.array([p.rho for p in nodes])
+    elif coordinate == "log_rho":
+        y, known = log_rho, np.array([-p.lam for p in nodes])
+    else:
+        y, known = schedule.noise.time(-log_rho), np.array([p.t for p in nodes])
+    weights = []
+    for j in range(len(nodes)):
+        others = [k for k in range(len(nodes)) if k != j]
+        basis = np.prod([(y - known[k]) / (known[j] - known[k]) for k in others], axis=0)
+        weights.append(float(measure @ basis))
+    # The polynomials sum to one, so the weights sum to the length of the step: exactly, whatever the quadrature left.
+    weights[0] = _span(t, u) - sum(weights[1:])
+    return weights

@@ -1,0 +1,68 @@
+"""Where a solver stands: time, alpha, sigma and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ttune.noise import NoiseSchedule
+    from ttune.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Point:
+    """A time with its alpha and sigma. ``lam``: the half log-SNR (+inf where clean, -inf where alpha = 0)."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def lam(self) -> float:
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    @property
+    def rho(self) -> float:
+        """sigma / alpha, the noise level of x / alpha (k-diffusion's sigma); +inf where alpha = 0."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def clean(self) -> bool:
+        return self.sigma == 0
+
+
+def points(schedule: Schedule) -> list[Point]:
+    """The schedule's positions."""
+    return [Point(*values) for values in zip(schedule.positions.tolist(), schedule.alphas.tolist(), schedule.sigmas.tolist(), strict=True)]
+
+
+def at_log_snr(noise: NoiseSchedule, lam: float) -> Point:
+    """The point of a given half log-SNR (of the nearest trained one, where that lies outside)."""
+    t = noise.time(np.float64(lam))
+    return Point(float(t), float(noise.alpha(t)), float(noise.sigma(t)))
+
+
+def between(noise: NoiseSchedule, t: Point, u: Point, r: float) -> Point:
+    """The point a fraction ``r`` of the way from ``t`` to ``u`` in log-SNR."""
+    return at_log_snr(noise, t.lam + r * (u.lam - t.lam))
+
+
+def expands(t: Point, u: Point) -> bool:
+    """Whether the step t -> u has a finite length in log-SNR: only then are there orders above the first."""
+    return math.isfinite(t.lam) and math.isfinite(u.lam)
+
+
+def history(register: str, known: int, depth: int) -> dict[str, dict[str, float]]:
+    """Rows that retain ``register`` ("D" or "eps") for the next stages, under D1, D2, ... as many evaluations back.
+
+    ``known``: how many of those there are now; ``depth``: how many are wanted.
+    """
+    if depth < 1:
+        return {}
+    return {f"{register}1": {register: 1.0}} | {f"{register}{k + 1}": {f"{register}{k}": 1.0} for k in range(1, min(known + 1, depth))}
