@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.noise import EDM, ContinuousVP, DiscreteVP, Flow, NoiseSchedule
+from ttune.noise import EDM, VE, ContinuousVP, DiscreteVP, Flow, NoiseSchedule
 
 
 def alpha_sigma(noise: NoiseSchedule, tau: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma at the times ``tau`` (any shape), in torch, written anew from the definitions."""
     if isinstance(noise, EDM):
         return torch.ones_like(tau), tau
+    if isinstance(noise, VE):
+        return torch.ones_like(tau), noise.sigma_min * (noise.sigma_max / noise.sigma_min) ** tau
     if isinstance(noise, Flow):
         return 1 - tau, tau
     if isinstance(noise, ContinuousVP):
@@ -28,7 +30,8 @@ def alpha_sigma(noise: NoiseSchedule, tau: Tensor) -> tuple[Tensor, Tensor]:
         assert isinstance(noise, DiscreteVP)
         table = torch.tensor([1.0, *noise.alphas_cumprod], dtype=tau.dtype).log() / 2  # entry 0 is the clean s = -1
         below = (tau + 1).floor().long().clamp(0, len(table) - 2)
-        log_alpha = table[below] + (tau + 1 - below) * (table[below + 1] - table[below])
+        part = tau + 1 - below
+        log_alpha = table[below] + torch.where(torch.isinf(table[below + 1]), torch.log1p(-part), part * (table[below + 1] - table[below]))
     return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from ttune import NoiseSchedule, Schedule
-from ttune.grids import GRIDS, grid
+from ttune.grids import AYS_TABLES, GRIDS, grid
 
 N = 1000
 LINEAR = NoiseSchedule.linear(N)
@@ -21,6 +22,7 @@ NOISES = {
     "cosine": NoiseSchedule.cosine(),
     "continuous_vp": NoiseSchedule.continuous_vp(),
     "edm": NoiseSchedule.edm(),
+    "ve": NoiseSchedule.ve(),
     "flow": NoiseSchedule.flow(3.0),
 }
 
@@ -52,7 +54,55 @@ def karras(K: int) -> list[float]:
     return [float(LINEAR.time(-math.log(ratio))) for ratio in ratios]
 
 
-FORMULAS = {f.__name__: f for f in (leading, trailing, linspace, quadratic, log_snr, karras)}
+def exponential(K: int) -> list[float]:
+    first, last = (math.log(rho(t)) for t in (999, 0))
+    return [at_rho(math.exp(first + (last - first) * (i / (K - 1) if K > 1 else 0))) for i in range(K)]
+
+
+def beta(K: int) -> list[float]:
+    return [999 * float(stats.beta.ppf(1 - i / K, 0.6, 0.6)) for i in range(K)]
+
+
+def beta_sigma(K: int) -> list[float]:
+    quantiles = [float(stats.beta.ppf(1 - (i / (K - 1) if K > 1 else 0), 0.6, 0.6)) for i in range(K)]
+    return [at_rho(rho(0) + q * (rho(999) - rho(0))) for q in quantiles]
+
+
+def _stretched(table: str) -> Callable[[int], list[float]]:
+    def formula(K: int) -> list[float]:
+        logs = [math.log(value) for value in AYS_TABLES[table]]
+        positions = []
+        for i in range(K):
+            place = 10 * i / K
+            j = int(place)
+            value = logs[j] + (place - j) * (logs[j + 1] - logs[j])
+            share = (value - logs[-1]) / (logs[0] - logs[-1])
+            positions.append(at_rho(math.exp(math.log(rho(0)) + share * (math.log(rho(999)) - math.log(rho(0))))))
+        return positions
+
+    return formula
+
+
+def rho(t: float) -> float:
+    return float(LINEAR.sigma(t) / LINEAR.alpha(t))
+
+
+def at_rho(value: float) -> float:
+    return float(LINEAR.time(-math.log(value)))
+
+
+FORMULAS = {f.__name__: f for f in (leading, trailing, linspace, quadratic, log_snr, karras, exponential, beta, beta_sigma)}
+FORMULAS |= {name: _stretched(name) for name in AYS_TABLES}
+
+
+def test_ten_steps_on_their_own_model_are_the_published_ones() -> None:
+    """Where the published table's ends are the schedule's own, the times agree with the published ones to the table's digits."""
+    latent_diffusion = NoiseSchedule.scaled_linear()
+    for name, times in (
+        ("ays", [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]),
+        ("ays_sdxl", [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]),
+    ):
+        np.testing.assert_allclose(grid(latent_diffusion, name, 10)[:-1], times, atol=1.5)
 
 
 def test_every_grid_has_a_formula_here() -> None:
@@ -175,7 +225,7 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -
 def test_grids_that_need_what_the_noise_schedule_lacks() -> None:
     with pytest.raises(ValueError, match="'leading' counts training steps and needs a discrete noise schedule"):
         grid(NoiseSchedule.edm(), "leading", 5)
-    with pytest.raises(ValueError, match="'log_snr' needs a finite log-SNR at t_start"):
+    with pytest.raises(ValueError, match="'log_snr' needs a finite sigma / alpha at t_start"):
         grid(NoiseSchedule.flow(), "log_snr", 5)
     with pytest.raises(ValueError, match="'karras' needs a finite sigma / alpha at t_start"):
         grid(NoiseSchedule.flow(), "karras", 5)

@@ -18,8 +18,11 @@ KINDS = {
     "cosine": NoiseSchedule.cosine(),
     "from_betas": NoiseSchedule.from_betas([0.1, 0.2, 0.3]),
     "from_alphas_cumprod": NoiseSchedule.from_alphas_cumprod([0.9, 0.5, 0.1]),
+    "sigmoid": NoiseSchedule.sigmoid(),
+    "zero terminal SNR": NoiseSchedule.scaled_linear().zero_terminal_snr(),
     "continuous_vp": NoiseSchedule.continuous_vp(),
     "edm": NoiseSchedule.edm(),
+    "ve": NoiseSchedule.ve(),
     "flow": NoiseSchedule.flow(),
     "flow, shift 3": NoiseSchedule.flow(3.0),
 }
@@ -75,7 +78,7 @@ def test_whole_times_are_table_entries(name: str) -> None:
 @given(u=st.floats(0, 1), data=st.data())
 def test_log_alpha_is_linear_between_whole_times(name: str, u: float, data: st.DataObject) -> None:
     noise = KINDS[name]
-    s = data.draw(st.integers(-1, noise.discrete_steps - 2))
+    s = data.draw(st.integers(-1, noise.discrete_steps - (3 if noise.alpha(noise.t_max) == 0 else 2)))
     low, high = np.log(noise.alpha([s, s + 1]))
     assert np.log(noise.alpha(s + u)) == pytest.approx((1 - u) * low + u * high, rel=1e-10, abs=1e-15)
 
@@ -100,6 +103,8 @@ def test_variance_is_preserved_where_it_should_be(noise: NoiseSchedule) -> None:
     if noise.to_dict()["kind"] == "edm":
         assert (alpha == 1).all()
         np.testing.assert_array_equal(sigma, t)
+    elif noise.to_dict()["kind"] == "ve":
+        assert (alpha == 1).all()
     elif noise.to_dict()["kind"] == "flow":
         np.testing.assert_allclose(alpha + sigma, 1, rtol=1e-15)
     else:
@@ -154,6 +159,8 @@ def test_start_scale(noise: NoiseSchedule) -> None:
     t = 0.4 * noise.t_max
     if noise.to_dict()["kind"] in ("edm", "flow"):
         assert noise.start_scale(t) == pytest.approx(0.4, rel=1e-15)
+    elif noise.to_dict()["kind"] == "ve":
+        assert noise.start_scale(t) == pytest.approx((0.01 / 50) ** 0.6, rel=1e-14)
     else:
         assert noise.start_scale(t) == 1
     assert noise.start_scale(noise.t_max) == 1
@@ -178,7 +185,15 @@ def test_even_times() -> None:
         (lambda: NoiseSchedule.from_alphas_cumprod([]), "alphas_cumprod must be at least one value"),
         (lambda: NoiseSchedule.from_alphas_cumprod([0.5, 0.5]), "alphas_cumprod must .*strictly decreasing"),
         (lambda: NoiseSchedule.from_alphas_cumprod([1.0, 0.5]), "alphas_cumprod must .*from 1.0"),
-        (lambda: NoiseSchedule.from_alphas_cumprod([0.5, 0.0]), "alphas_cumprod must .*to 0.0"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([0.5, 0.0, 0.0]), "alphas_cumprod must .*to 0.0"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([0.5, -0.1]), "alphas_cumprod must .*to -0.1"),
+        (lambda: NoiseSchedule.edm().zero_terminal_snr(), "defined for discrete schedules, got EDM"),
+        (lambda: NoiseSchedule.linear(1).zero_terminal_snr(), "at least two training steps"),
+        (lambda: NoiseSchedule.from_dict({"kind": "zero_terminal_snr", "base": {"kind": "edm"}}), "defined for discrete schedules"),
+        (lambda: NoiseSchedule.from_dict({"kind": "zero_terminal_snr", "base": {"kind": "zero_terminal_snr"}}), "must be another kind"),
+        (lambda: NoiseSchedule.from_dict({"kind": "zero_terminal_snr", "base": 3}), "do not describe a 'zero_terminal_snr'"),
+        (lambda: NoiseSchedule.ve(1.0, 0.5), "sigma_min and sigma_max must .*1.0 and 0.5"),
+        (lambda: NoiseSchedule.flow_for_tokens(0), "tokens must be positive .*tokens=0"),
         (lambda: NoiseSchedule.from_alphas_cumprod([0.9, math.nan, 0.1]), "alphas_cumprod must"),
         (lambda: NoiseSchedule.continuous_vp(2.0, 1.0), "beta_min and beta_max must .*2.0 and 1.0"),
         (lambda: NoiseSchedule.edm(0.0, 1.0), "sigma_min and sigma_max must .*0.0 and 1.0"),
@@ -209,10 +224,43 @@ any_noise = st.one_of(
     st.builds(NoiseSchedule.cosine, st.integers(1, 300), st.floats(1e-4, 0.1), st.floats(0.5, 0.999)),
     st.builds(NoiseSchedule.from_betas, st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=20)),
     st.builds(NoiseSchedule.from_alphas_cumprod, decreasing(1 - 1e-6)),
+    st.builds(NoiseSchedule.sigmoid, st.integers(1, 300), st.floats(1e-5, 1e-3), st.floats(1e-3, 0.5)),
+    st.builds(lambda n: NoiseSchedule.linear(n).zero_terminal_snr(), st.integers(2, 300)),
+    st.builds(NoiseSchedule.ve, st.floats(1e-4, 0.1), st.floats(1, 1e3)),
     st.builds(NoiseSchedule.continuous_vp, st.floats(0.01, 1), st.floats(1.5, 30)),
     st.builds(NoiseSchedule.edm, st.floats(1e-4, 0.1), st.floats(1, 1e3)),
     st.builds(NoiseSchedule.flow, st.floats(0.1, 10)),
 )
+
+
+def test_zero_terminal_snr_is_the_papers_algorithm() -> None:
+    """Lin et al. 2024, algorithm 1, on sqrt(alphas_cumprod); the first value stays, the last is 0, alpha falls evenly to it."""
+    base = NoiseSchedule.scaled_linear()
+    noise = base.zero_terminal_snr()
+    root = base.alpha(np.arange(1000))
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    np.testing.assert_allclose(noise.alpha(np.arange(1000)), expected, rtol=1e-12, atol=1e-15)
+    assert noise.alpha(999) == 0.0
+    assert noise.sigma(999) == 1.0
+    assert noise.half_log_snr(999) == -math.inf
+    np.testing.assert_allclose(noise.alpha(998.75), 0.25 * noise.alpha(998), rtol=1e-12)
+    assert noise.time(-math.inf) == 999
+    t = np.linspace(-0.9, 998.99, 777)
+    np.testing.assert_allclose(noise.time(noise.half_log_snr(t)), t, atol=1e-8)
+
+
+def test_ve_is_geometric_and_ends_clean() -> None:
+    noise = NoiseSchedule.ve(0.01, 50.0)
+    np.testing.assert_allclose(noise.sigma([0, 0.5, 1]), [0.01, math.sqrt(0.5), 50], rtol=1e-12)
+    np.testing.assert_allclose(noise.sigma([-1, -0.5]), [0, 0.005], rtol=1e-12)
+    t = np.linspace(-0.999, 1, 101)
+    np.testing.assert_allclose(noise.time(noise.half_log_snr(t)), t, atol=1e-12)
+
+
+def test_flow_shift_of_an_image_size() -> None:
+    """mu is .5 at 256 tokens and 1.15 at 4096 (Flux's published constants)."""
+    np.testing.assert_allclose(NoiseSchedule.flow_for_tokens(256).even_times(0.5), 1 / (1 + math.exp(-0.5)))
+    np.testing.assert_allclose(NoiseSchedule.flow_for_tokens(4096).even_times(0.5), 1 / (1 + math.exp(-1.15)))
 
 
 @given(noise=any_noise)

@@ -64,20 +64,71 @@ def _evenness(noise: NoiseSchedule, t_0: float, u: Float64) -> Float64:
 
 
 def _log_snr(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
-    ends = noise.half_log_snr([t_0, noise.t_min])
-    if not np.isfinite(ends).all():
-        raise ValueError(f"spacing 'log_snr' needs a finite log-SNR at t_start; t_start={t_0:g} has none, start just below it")
-    return _exact_start(t_0, noise.time(np.linspace(ends[0], ends[1], steps + 1)[:-1]))
+    high, low = _log_rho(noise, t_0, "log_snr")
+    return _exact_start(t_0, noise.time(-np.linspace(high, low, steps + 1)[:-1]))
 
 
 def _karras(noise: NoiseSchedule, t_0: float, steps: int, final: str, rho: float = 7.0) -> Float64:
     """Even in (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5); the last evaluated position is the smallest trained time."""
-    ends = np.exp(-noise.half_log_snr([t_0, noise.t_min]))
-    if not np.isfinite(ends).all():
-        raise ValueError(f"spacing 'karras' needs a finite sigma / alpha at t_start; t_start={t_0:g} has none, start just below it")
+    ends = np.exp(_log_rho(noise, t_0, "karras"))
     points = steps if final == "zero" else steps + 1
     ratios = np.linspace(ends[0] ** (1 / rho), ends[1] ** (1 / rho), points) ** rho
     return _exact_start(t_0, noise.time(-np.log(ratios))[:steps])
+
+
+def _exponential(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
+    """Even in log(sigma / alpha), and unlike ``log_snr`` the last evaluated position is the smallest trained time."""
+    return _exact_start(
+        t_0, noise.time(-np.linspace(*_log_rho(noise, t_0, "exponential"), steps if final == "zero" else steps + 1))[:steps]
+    )
+
+
+def _beta(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
+    """Times at even quantiles of Beta(0.6, 0.6): dense at both ends (Lee et al. 2024, arXiv 2407.12173)."""
+    return t_0 * _evenness(noise, t_0, _beta_quantiles(1 - np.arange(steps) / steps))
+
+
+def _beta_sigma(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
+    """The same in sigma / alpha, both ends included, as diffusers' ``use_beta_sigmas``."""
+    high, low = np.exp(_log_rho(noise, t_0, "beta_sigma"))
+    points = steps if final == "zero" else steps + 1
+    return _exact_start(t_0, noise.time(-np.log(low + _beta_quantiles(1 - np.linspace(0, 1, points)) * (high - low)))[:steps])
+
+
+def _beta_quantiles(u: Float64) -> Float64:
+    try:
+        from scipy.stats import beta
+    except ImportError:
+        raise ValueError("the spacings 'beta' and 'beta_sigma' need scipy: pip install scipy") from None
+    return beta.ppf(u, 0.6, 0.6)
+
+
+# Align Your Steps (Sabour et al. 2024, arXiv 2404.14507): sigma / alpha of the published ten steps.
+AYS_TABLES = {
+    "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),  # Stable Diffusion 1.5
+    "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "ays_svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),  # Stable Video Diffusion
+}
+
+
+def _ays(table: str) -> Callable[[NoiseSchedule, float, int, str], Float64]:
+    def grid(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
+        """The published table, its logarithm interpolated linearly to any number of steps and stretched to this schedule's ends."""
+        published = np.log(AYS_TABLES[table])
+        at = np.linspace(0, len(published) - 1, steps + 1)[:-1]
+        fraction = (np.interp(at, np.arange(len(published)), published) - published[-1]) / (published[0] - published[-1])
+        high, low = _log_rho(noise, t_0, table)
+        return _exact_start(t_0, noise.time(-(low + fraction * (high - low))))
+
+    return grid
+
+
+def _log_rho(noise: NoiseSchedule, t_0: float, spacing: str) -> Float64:
+    """log(sigma / alpha) at t_0 and at the smallest trained time."""
+    ends = -noise.half_log_snr([t_0, noise.t_min])
+    if not np.isfinite(ends).all():
+        raise ValueError(f"spacing {spacing!r} needs a finite sigma / alpha at t_start; t_start={t_0:g} has none, start just below it")
+    return ends
 
 
 def _exact_start(t_0: float, times: Float64) -> Float64:
@@ -92,4 +143,8 @@ GRIDS: dict[str, Callable[[NoiseSchedule, float, int, str], Float64]] = {
     "quadratic": _quadratic,
     "log_snr": _log_snr,
     "karras": _karras,
+    "exponential": _exponential,
+    "beta": _beta,
+    "beta_sigma": _beta_sigma,
+    **{name: _ays(name) for name in AYS_TABLES},
 }

@@ -4,7 +4,10 @@ x_t = alpha(t) x_0 + sigma(t) epsilon. Times are in the network's own unit:
 
 - discrete (N training steps): s in [-1, N-1]; a whole s >= 0 is index s of ``alphas_cumprod``; s = -1 is
   clean (alpha 1, sigma 0); log alpha is linear in s in between;
-- continuous VP: t in [0, 1]; EDM: t = sigma; flow matching: t in [0, 1], alpha = 1 - t, sigma = t.
+- continuous VP: t in [0, 1]; EDM: t = sigma; VE: t in [0, 1], log sigma linear in t, clean at t = -1; flow matching: t in
+  [0, 1], alpha = 1 - t, sigma = t.
+
+Where the last index of a discrete model has alpha = 0 (zero terminal SNR), alpha itself is linear on the way to it.
 """
 
 from __future__ import annotations
@@ -65,6 +68,10 @@ class NoiseSchedule:
         """The inverse of :meth:`half_log_snr`; values beyond the trained range give its ends."""
         raise NotImplementedError
 
+    def alpha_beside(self, sigma: ArrayLike) -> Float64:
+        """The alpha that goes with a given sigma."""
+        return np.sqrt(np.maximum(0.0, 1.0 - np.asarray(sigma, np.float64) ** 2))
+
     def start_scale(self, t: float) -> float:
         """What x_T, the state at ``t_max``, is multiplied by to start at ``t`` instead."""
         return float(self.sigma(t) / self.sigma(self.t_max))
@@ -86,14 +93,14 @@ class NoiseSchedule:
             raise ValueError(f"noise.kind must be one of {sorted(_KINDS)}, got {kind!r}")
         try:
             return _KINDS[kind](**values)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, OverflowError, AttributeError) as error:
             raise ValueError(f"noise: the values {sorted(values)} do not describe a {kind!r} schedule ({error})") from None
 
     # ---- discrete ----------------------------------------------------------------------------------------
 
     @staticmethod
     def from_alphas_cumprod(alphas_cumprod: Iterable[float]) -> NoiseSchedule:
-        """Discrete VP schedule from alpha_s^2, s = 0 … N-1: strictly decreasing, in (0, 1)."""
+        """Discrete VP schedule from alpha_s^2, s = 0 … N-1: strictly decreasing, in (0, 1); the last may be 0."""
         table = tuple(float(a) for a in alphas_cumprod)
         return DiscreteVP(table, {"kind": "alphas_cumprod", "alphas_cumprod": list(table)})
 
@@ -125,6 +132,19 @@ class NoiseSchedule:
         recipe = {"kind": "cosine", "steps": steps, "offset": offset, "max_beta": max_beta}
         return DiscreteVP(tuple(_cumprod(betas).tolist()), recipe)
 
+    @staticmethod
+    def sigmoid(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+        """Betas on a sigmoid from -6 to 6 (GeoDiff, and diffusers' "sigmoid")."""
+        u = np.linspace(-6, 6, _positive_int("steps", steps))
+        betas = beta_start + (beta_end - beta_start) / (1 + np.exp(-u))
+        recipe = {"kind": "sigmoid", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
+        return DiscreteVP(tuple(_cumprod(betas).tolist()), recipe)
+
+    def zero_terminal_snr(self) -> NoiseSchedule:
+        """This discrete schedule with alpha = 0 at its last index: alpha shifted and rescaled so that the first one stays
+        (Lin et al. 2024, arXiv 2305.08891, algorithm 1). ValueError for a continuous one."""
+        raise ValueError(f"zero_terminal_snr is defined for discrete schedules, got {type(self).__name__}")
+
     # ---- continuous --------------------------------------------------------------------------------------
 
     @staticmethod
@@ -138,9 +158,27 @@ class NoiseSchedule:
         return EDM(sigma_min, sigma_max)
 
     @staticmethod
+    def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> NoiseSchedule:
+        """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1]: the VE SDE (Song et al. 2021)."""
+        return VE(sigma_min, sigma_max)
+
+    @staticmethod
     def flow(shift: float = 1.0) -> NoiseSchedule:
         """alpha = 1 - t, sigma = t; ``shift`` bends even grids towards noise (Esser et al. 2024)."""
         return Flow(shift)
+
+    @staticmethod
+    def flow_for_tokens(
+        tokens: int, base_tokens: int = 256, max_tokens: int = 4096, base_shift: float = 0.5, max_shift: float = 1.15
+    ) -> NoiseSchedule:
+        """:meth:`flow` with the shift e^mu of an image of ``tokens`` latent patches, mu linear in their number (Flux, SD3)."""
+        if not tokens > 0 or not base_tokens < max_tokens:
+            raise ValueError(
+                f"tokens must be positive and base_tokens < max_tokens, got tokens={tokens}, base_tokens={base_tokens}, "
+                f"max_tokens={max_tokens}"
+            )
+        slope = (max_shift - base_shift) / (max_tokens - base_tokens)
+        return Flow(math.exp(base_shift + slope * (tokens - base_tokens)))
 
 
 @dataclass(frozen=True)
@@ -152,9 +190,9 @@ class DiscreteVP(NoiseSchedule):
 
     def __post_init__(self) -> None:
         bar = np.asarray(self.alphas_cumprod, np.float64)
-        if bar.ndim != 1 or bar.size < 1 or not np.isfinite(bar).all() or bar[0] >= 1 or bar[-1] <= 0 or (np.diff(bar) >= 0).any():
+        if bar.ndim != 1 or bar.size < 1 or not np.isfinite(bar).all() or not 0 < bar[0] < 1 or bar[-1] < 0 or (np.diff(bar) >= 0).any():
             raise ValueError(
-                f"alphas_cumprod must be at least one value, strictly decreasing inside (0, 1), got {bar.size} values "
+                f"alphas_cumprod must be at least one value, strictly decreasing inside (0, 1) (the last may be 0), got {bar.size} values "
                 f"from {bar[0] if bar.size else 'nothing'} to {bar[-1] if bar.size else 'nothing'}"
             )
 
@@ -163,7 +201,8 @@ class DiscreteVP(NoiseSchedule):
 
     @cached_property
     def _log_alpha(self) -> Float64:
-        return np.concatenate([[0.0], 0.5 * np.log(np.asarray(self.alphas_cumprod))])
+        with np.errstate(divide="ignore"):
+            return np.concatenate([[0.0], 0.5 * np.log(np.asarray(self.alphas_cumprod))])
 
     @property
     def t_clean(self) -> float:
@@ -186,7 +225,11 @@ class DiscreteVP(NoiseSchedule):
 
     def log_alpha(self, t: ArrayLike) -> Float64:
         t = _times(self, t)
-        return np.interp(t, np.arange(-1.0, len(self.alphas_cumprod)), self._log_alpha)
+        table, times = self._log_alpha, np.arange(-1.0, len(self.alphas_cumprod))
+        if np.isfinite(table[-1]):
+            return np.interp(t, times, table)
+        with np.errstate(divide="ignore"):  # zero terminal SNR: alpha itself is linear in the last interval
+            return np.where(t <= times[-2], np.interp(t, times[:-1], table[:-1]), table[-2] + np.log(np.maximum(0.0, times[-1] - t)))
 
     def alpha(self, t: ArrayLike) -> Float64:
         return np.exp(self.log_alpha(t))
@@ -201,7 +244,19 @@ class DiscreteVP(NoiseSchedule):
 
     def time(self, half_log_snr: ArrayLike) -> Float64:
         log_alpha = -0.5 * np.logaddexp(0.0, -2 * np.asarray(half_log_snr, np.float64))
-        return np.interp(-log_alpha, -self._log_alpha, np.arange(-1.0, len(self.alphas_cumprod)))
+        table, times = self._log_alpha, np.arange(-1.0, len(self.alphas_cumprod))
+        if np.isfinite(table[-1]):
+            return np.interp(-log_alpha, -table, times)
+        before = np.interp(-log_alpha, -table[:-1], times[:-1])
+        return np.where(log_alpha >= table[-2], before, times[-1] - np.exp(np.minimum(0.0, log_alpha - table[-2])))
+
+    def zero_terminal_snr(self) -> NoiseSchedule:
+        root = np.sqrt(np.asarray(self.alphas_cumprod))
+        if len(root) < 2:
+            raise ValueError("zero_terminal_snr needs at least two training steps, got one")
+        rescaled = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+        rescaled[0] = root[0]
+        return DiscreteVP(tuple((rescaled**2).tolist()), {"kind": "zero_terminal_snr", "base": self.to_dict()})
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.recipe)
@@ -271,6 +326,9 @@ class EDM(NoiseSchedule):
     def alpha(self, t: ArrayLike) -> Float64:
         return np.ones_like(_times(self, t))
 
+    def alpha_beside(self, sigma: ArrayLike) -> Float64:
+        return np.ones_like(np.asarray(sigma, np.float64))
+
     def sigma(self, t: ArrayLike) -> Float64:
         return _times(self, t)
 
@@ -280,6 +338,50 @@ class EDM(NoiseSchedule):
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "edm", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+
+
+@dataclass(frozen=True)
+class VE(NoiseSchedule):
+    """The variance-exploding SDE, t in [0, 1]: log sigma linear in t; below 0, sigma falls linearly to the clean t = -1."""
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    @property
+    def t_clean(self) -> float:
+        return -1.0
+
+    @property
+    def t_min(self) -> float:
+        return 0.0
+
+    @property
+    def t_max(self) -> float:
+        return 1.0
+
+    def alpha(self, t: ArrayLike) -> Float64:
+        return np.ones_like(_times(self, t))
+
+    def alpha_beside(self, sigma: ArrayLike) -> Float64:
+        return np.ones_like(np.asarray(sigma, np.float64))
+
+    def sigma(self, t: ArrayLike) -> Float64:
+        t = _times(self, t)
+        return self.sigma_min * np.where(t < 0, 1 + t, (self.sigma_max / self.sigma_min) ** np.maximum(t, 0.0))
+
+    def time(self, half_log_snr: ArrayLike) -> Float64:
+        log_sigma = -np.asarray(half_log_snr, np.float64)
+        above = (log_sigma - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+        with np.errstate(over="ignore"):
+            below = np.exp(np.minimum(log_sigma, math.log(self.sigma_min))) / self.sigma_min - 1
+        return np.where(above < 0, below, np.minimum(above, 1.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "ve", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
 
 @dataclass(frozen=True)
@@ -303,6 +405,9 @@ class Flow(NoiseSchedule):
     def alpha(self, t: ArrayLike) -> Float64:
         return 1.0 - _times(self, t)
 
+    def alpha_beside(self, sigma: ArrayLike) -> Float64:
+        return 1.0 - np.asarray(sigma, np.float64)
+
     def sigma(self, t: ArrayLike) -> Float64:
         return _times(self, t)
 
@@ -318,13 +423,22 @@ class Flow(NoiseSchedule):
         return {"kind": "flow", "shift": self.shift}
 
 
+def _zero_terminal(base: Mapping[str, Any]) -> NoiseSchedule:
+    if base.get("kind") == "zero_terminal_snr":
+        raise ValueError("noise.base of a 'zero_terminal_snr' schedule must be another kind, got the same")
+    return NoiseSchedule.from_dict(base).zero_terminal_snr()
+
+
 _KINDS: dict[str, Callable[..., NoiseSchedule]] = {
     "alphas_cumprod": NoiseSchedule.from_alphas_cumprod,
     "linear": NoiseSchedule.linear,
     "scaled_linear": NoiseSchedule.scaled_linear,
     "cosine": NoiseSchedule.cosine,
+    "sigmoid": NoiseSchedule.sigmoid,
+    "zero_terminal_snr": _zero_terminal,
     "continuous_vp": NoiseSchedule.continuous_vp,
     "edm": NoiseSchedule.edm,
+    "ve": NoiseSchedule.ve,
     "flow": NoiseSchedule.flow,
 }
 

@@ -328,7 +328,9 @@ def test_options_are_the_builders_keywords(tmp_path: Path) -> None:
     build = lambda **options: Schedule.build(NOISES["edm"], "scratch", 1, [40.0, 0.5], options=options)  # noqa: E731
     with pytest.raises(ValueError, match=r"options of the sampler 'scratch' must be among \['churn', 'loudness'\], got \['order'\]"):
         build(order=3)
-    with pytest.raises(ValueError, match=r"options must map names to finite numbers, words or truth values, got 'churn': None"):
+    with pytest.raises(
+        ValueError, match=r"options must map names to finite numbers, lists of them, words or truth values, got 'churn': None"
+    ):
         build(churn=None)
     with pytest.raises(ValueError, match="got 'churn': nan"):
         build(churn=math.nan)

@@ -260,9 +260,9 @@ def test_parallel_states_of_2m_remember_the_noised_state_before() -> None:
         registers = _noised(denoiser, schedule, Plan.make(denoiser, schedule), i, x_0, eps, {})
         a, s = schedule.alphas, schedule.sigmas
         torch.testing.assert_close(registers["x"], a[i] * x_0 + s[i] * eps)
-        assert ("D_prev" in registers) == (1 <= i <= 3)  # the last step is first order
+        assert ("D1" in registers) == (1 <= i <= 3)  # the last step is first order
         if 1 <= i <= 3:
-            torch.testing.assert_close(registers["D_prev"], denoiser(a[i - 1] * x_0 + s[i - 1] * eps, schedule.positions[i - 1]))
+            torch.testing.assert_close(registers["D1"], denoiser(a[i - 1] * x_0 + s[i - 1] * eps, schedule.positions[i - 1]))
 
 
 def test_a_run_taken_over_goes_on_as_it_would_have() -> None:

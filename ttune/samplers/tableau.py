@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Tableau:
     true x_0 and epsilon as predictions every update must land on alpha x_0 + sigma epsilon of the next stage,
     and fresh noise must fill up exactly the variance that the deterministic part leaves.
 
-    ``start``: what happens before the first evaluation, None for nothing.
+    ``start``: what happens before the first evaluation, None for nothing. What is retained and never used is dropped.
     """
 
     sampler: str
@@ -90,6 +90,7 @@ class Tableau:
                 self._check_row(f"stages[{i}]", row, known)
             self._check_landing(f"stages[{i}]", stage, known, self._destination(i))
             retained = {name: _applied(row, known) for name, row in stage.retain.items()}
+        object.__setattr__(self, "stages", _without_unused(self.stages))
 
     def _destination(self, i: int) -> tuple[float, float]:
         if i + 1 < len(self.stages):
@@ -148,6 +149,16 @@ class Tableau:
         return "\n".join(lines)
 
     __str__ = show
+
+
+def _without_unused(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    kept: list[Stage] = []
+    wanted: set[str] = set()
+    for stage in reversed(stages):
+        retain = {name: row for name, row in stage.retain.items() if name in wanted}
+        kept.append(replace(stage, retain=retain))
+        wanted = {name for row in (stage.update, *retain.values()) for name in row}
+    return tuple(reversed(kept))
 
 
 def _applied(row: Row, known: Mapping[str, tuple[float, float]]) -> tuple[float, float]:

@@ -97,9 +97,9 @@ def time(noise: NoiseSchedule, y: Float64) -> Float64:
     """The inverse of :func:`coordinate`."""
     if np.isfinite(noise.half_log_snr(noise.t_max)):
         return noise.time(y)
-    sigma = np.exp(-np.maximum(y, 0.0))  # alpha + sigma = 1 is the only schedule without a finite log-SNR at its largest time
+    sigma = np.exp(-np.maximum(y, 0.0))
     with np.errstate(divide="ignore"):
-        return noise.time(np.log1p(-sigma) - np.log(sigma))
+        return noise.time(np.log(noise.alpha_beside(sigma)) - np.log(sigma))
 
 
 def first_difference(a: Schedule, b: Schedule) -> tuple[int, bool]:
