@@ -30,8 +30,10 @@ def alpha_sigma(noise: NoiseSchedule, tau: Tensor) -> tuple[Tensor, Tensor]:
         assert isinstance(noise, DiscreteVP)
         table = torch.tensor([1.0, *noise.alphas_cumprod], dtype=tau.dtype).log() / 2  # entry 0 is the clean s = -1
         below = (tau + 1).floor().long().clamp(0, len(table) - 2)
-        part = tau + 1 - below
-        log_alpha = table[below] + torch.where(torch.isinf(table[below + 1]), torch.log1p(-part), part * (table[below + 1] - table[below]))
+        part, ends = tau + 1 - below, torch.isinf(table[below + 1])
+        # The branch that is not taken must be finite too, for the gradient's sake.
+        falling = torch.log1p(-torch.where(ends, part, torch.zeros_like(part)))
+        log_alpha = table[below] + torch.where(ends, falling, part * (table[below + 1].clamp(min=-1e6) - table[below]))
     return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
 
 

@@ -78,9 +78,8 @@ def _karras(noise: NoiseSchedule, t_0: float, steps: int, final: str, rho: float
 
 def _exponential(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
     """Even in log(sigma / alpha), and unlike ``log_snr`` the last evaluated position is the smallest trained time."""
-    return _exact_start(
-        t_0, noise.time(-np.linspace(*_log_rho(noise, t_0, "exponential"), steps if final == "zero" else steps + 1))[:steps]
-    )
+    high, low = _log_rho(noise, t_0, "exponential")
+    return _exact_start(t_0, noise.time(-np.linspace(high, low, steps if final == "zero" else steps + 1))[:steps])
 
 
 def _beta(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:

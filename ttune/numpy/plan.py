@@ -45,7 +45,7 @@ class Step:
         terms = [known[name] for name in self.block.terms]
         noise = {"seeds": seeds, "draw": self.draw} if self.block.stochastic else {}
         linear_update_(list(made.values()), terms, self.block.coeffs, clip=self.clip, **noise)
-        kept = {new: (known | made)[old] for new, old in self.block.renames}
+        kept = {new: (made | known)[old] for new, old in self.block.renames}
         return {name: array for name, array in made.items() if name != "D"} | kept
 
 
