@@ -13,8 +13,10 @@ from torch import Tensor
 from ttune import ops
 from ttune.kernels import philox
 
+from .test_linear_update import CPU_BACKENDS
 
-@pytest.fixture(params=["reference", "cpu"])
+
+@pytest.fixture(params=CPU_BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     state = ops.backends()[request.param]
     if not state["available"]:

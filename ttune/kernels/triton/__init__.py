@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 # operator -> the file that has a function of its name
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {"linear_update": "linear_update", "linear_update_": "linear_update"}
 
 
 @cache
