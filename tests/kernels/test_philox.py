@@ -13,7 +13,7 @@ from torch import Tensor
 from ttune import ops
 from ttune.kernels import philox
 
-from .test_linear_update import CPU_BACKENDS
+from tests.kernels.test_linear_update import CPU_BACKENDS
 
 
 @pytest.fixture(params=CPU_BACKENDS)

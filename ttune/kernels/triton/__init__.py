@@ -11,7 +11,15 @@ from importlib import import_module, metadata
 from typing import Any
 
 # operator -> the file that has a function of its name
-MODULES: dict[str, str] = {"linear_update": "linear_update", "linear_update_": "linear_update"}
+MODULES: dict[str, str] = {
+    "linear_update": "linear_update",
+    "linear_update_": "linear_update",
+    "timestep_embedding": "timestep_embedding",
+    "embedding_lookup": "embedding_lookup",
+    "trajectory_loss": "trajectory_loss",
+    "trajectory_loss_gradient": "trajectory_loss",
+    "inner_products": "inner_products",
+}
 
 
 @cache

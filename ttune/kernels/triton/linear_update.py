@@ -133,7 +133,7 @@ def _run(
             step,
             seeds,
             draw,
-            0.0 if clip is None else clip,
+            0.0 if clip is None else float(clip),
             n // samples,
             blocks,
             *table,
