@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from tests.cpu_backends import CPU_BACKENDS, INTERPRETED
 from ttune import ops
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Triton's interpreter has a run of its own (test_triton.py), with fewer elements: it takes milliseconds for each 512.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-CPU_BACKENDS = ("triton",) if INTERPRETED else ("reference", "cpu")
 
 
 @pytest.fixture(params=CPU_BACKENDS)

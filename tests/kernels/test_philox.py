@@ -10,10 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from tests.cpu_backends import CPU_BACKENDS
 from ttune import ops
 from ttune.kernels import philox
-
-from tests.kernels.test_linear_update import CPU_BACKENDS
 
 
 @pytest.fixture(params=CPU_BACKENDS)

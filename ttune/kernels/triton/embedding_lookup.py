@@ -1,6 +1,6 @@
 """``embedding_lookup`` in Triton. Specification: ttune/kernels/embedding_lookup.py."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ttune.kernels import embedding_lookup as spec
-from ttune.kernels.triton.rows import compute_of
-
-# Four elements per thread: rows are short, and a batch of them is to make as many blocks as it can.
-_WARPS = 4
-_BLOCK = 4 * 32 * _WARPS
+from ttune.kernels.triton.rows import WARPS, block_size, compute_of
 
 
 # The width and the stride of the rows are specialised for 16-byte accesses.
 @triton.jit(do_not_specialize=["times", "last", "blocks"])
-def lookup_kernel(
-    out, table, t, times, last, width, row_stride, blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr
-):
+def lookup_kernel(out, table, t, times, last, width, row_stride, blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr):
     """A program makes COLUMNS elements of ROWS rows of the result; ``blocks`` programs side by side make whole rows."""
     program = tl.program_id(0)
     row = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -51,8 +45,9 @@ def embedding_lookup(table: Tensor, t: Tensor) -> Tensor:
     if not table[0].is_contiguous():
         table = table.contiguous()
     times, width = t.numel(), out.numel() // t.numel()
-    columns = min(triton.next_power_of_2(width), _BLOCK)
-    rows = _BLOCK // columns
+    block = block_size(table, 1, 2)
+    columns = min(triton.next_power_of_2(width), block)
+    rows = block // columns
     blocks = -(-width // columns)
     with torch.cuda.device_of(table):
         lookup_kernel[(-(-times // rows) * blocks,)](
@@ -67,7 +62,7 @@ def embedding_lookup(table: Tensor, t: Tensor) -> Tensor:
             rows,
             columns,
             compute_of(table),
-            num_warps=_WARPS,
+            num_warps=WARPS,
             enable_fp_fusion=True,
         )
     return out

@@ -1,6 +1,6 @@
 """``inner_products`` in Triton. Specification: ttune/kernels/inner_products.py."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def products_kernel(
     EACH: tl.constexpr,
 ):
     """partial[(row + r) * columns + column + c, program]: a program takes every parts-th tile of all tensors. The EACH
-    neighbours of a thread are added in the products' dtype, everything else in float64."""
+    neighbours of a thread are added in the products' dtype, all else in float64."""
     program = tl.program_id(0)
     zero = tl.zeros((THREADS,), tl.float64)
     sums = ()

@@ -1,6 +1,6 @@
 """``linear_update`` and ``linear_update_`` in Triton. Specification: ttune/kernels/linear_update.py."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ttune.kernels import linear_update as spec
 from ttune.kernels.triton.layout import in_step
 from ttune.kernels.triton.philox import unit_normals
-from ttune.kernels.triton.rows import MOST, WARPS, block_size, clamp, coefficient, combine, compute_of, pick_block, table_of
+from ttune.kernels.triton.rows import WARPS, block_size, clamp, coefficient, combine, compute_of, pick_block, table_of, too_many
 
 # -------------------------------------------------------------------------------------------------------------- kernel
 
@@ -78,7 +78,7 @@ def update_kernel(
 
 def linear_update(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip: float | None = None) -> list[Tensor]:
     spec._check((), terms, coeffs, step, clip)
-    if max(len(terms), coeffs.shape[-2]) > MOST:
+    if too_many(len(terms), coeffs.shape[-2]):
         return spec._reference(terms, coeffs, step, clip)
     outs = [torch.empty_like(terms[0]) for _ in range(coeffs.shape[-2])]
     _run(outs, terms, coeffs, step, clip, None, None)
@@ -96,7 +96,7 @@ def linear_update_(
 ) -> None:
     spec._check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
     spec._check_overlap(outs, terms)
-    if max(len(terms), len(outs)) > MOST:
+    if too_many(len(terms), len(outs)):
         return spec._reference_(outs, terms, coeffs, step, clip, seeds, draw)
     _run(outs, terms, coeffs, step, clip, seeds, draw)
 
@@ -123,7 +123,7 @@ def _run(
             out.copy_(result)
         return
     samples = 1 if seeds is None else first.shape[0]
-    block = block_size(first, len(outs))
+    block = block_size(first, len(outs), len(terms))
     blocks = -(-(n // samples) // block)
     with torch.cuda.device_of(first):
         update_kernel[(samples * blocks,)](

@@ -1,6 +1,6 @@
 """Philox and Box-Muller as Triton functions. Specification: ttune/kernels/philox.py; twin: csrc/math/philox.h."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def cos_sin_turns(u):
     x = (4.0 * u - quarter.to(tl.float32)) * 1.57079633
     x2 = x * x
     sin = x * (1.0 + x2 * (-1.6666666667e-1 + x2 * (8.3333333333e-3 + x2 * (-1.9841269841e-4 + x2 * 2.7557319224e-6))))
-    cos = 1.0 + x2 * (
-        -0.5 + x2 * (4.1666666667e-2 + x2 * (-1.3888888889e-3 + x2 * (2.4801587302e-5 + x2 * -2.7557319224e-7)))
-    )
+    cos = 1.0 + x2 * (-0.5 + x2 * (4.1666666667e-2 + x2 * (-1.3888888889e-3 + x2 * (2.4801587302e-5 + x2 * -2.7557319224e-7))))
     odd = (quarter & 1) != 0
     c = tl.where(odd, -sin, cos)
     s = tl.where(odd, cos, sin)

@@ -1,6 +1,6 @@
 """The rows of an update as Triton functions, and their arguments: what ``linear_update`` stores and ``trajectory_loss`` compares."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WARPS = 4
 _BYTES = 16
 # Every row holds an accumulator per element of the thread in registers, of which there are 255 of 4 bytes.
 _ACCUMULATORS = 64
-# More terms or rows than this unroll to minutes of compilation, for which one pass is no reward: the reference takes them.
-MOST = 64
+# What one pass unrolls. 64 terms by 2 rows compiled in 2 s; on a busy machine by 16 rows in 19 s, by 32 rows in 195 s.
+_MOST_TERMS, _MOST_PRODUCTS = 64, 512
 
 
 @triton.jit
@@ -39,9 +39,7 @@ def coefficient(block, valid, r, c, row_stride, column_stride, COMPUTE: tl.const
 
 
 @triton.jit
-def combine(
-    terms, offset, mask, block, valid, row_stride, column_stride, TERMS: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr
-):
+def combine(terms, offset, mask, block, valid, row_stride, column_stride, TERMS: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr):
     """The terms' part of every row; empty without terms. A term is loaded once and dropped: registers hold the rows, of
     which there are few."""
     values = ()
@@ -68,15 +66,20 @@ def compute_of(tensor: Tensor) -> tl.dtype:
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32
 
 
-def block_size(tensor: Tensor, rows: int) -> int:
+def block_size(tensor: Tensor, rows: int, terms: int) -> int:
     """Elements per program. A multiple of four per thread where there can be noise in quadruples, up to 16 rows."""
     per_thread = max(4, _BYTES // tensor.element_size())
-    while per_thread > 1 and per_thread * rows > _ACCUMULATORS:
+    while per_thread > 1 and per_thread * max(rows, terms // 2) > _ACCUMULATORS:
         per_thread //= 2
     return 32 * WARPS * per_thread
 
 
-def table_of(coeffs: Tensor, step: Tensor | None) -> tuple[int, int, int, int]:
+def too_many(terms: int, rows: int) -> bool:
+    """Whether compiling one pass would cost more than it can ever save: the reference takes such a call."""
+    return terms > _MOST_TERMS or terms * rows > _MOST_PRODUCTS or rows > _ACCUMULATORS
+
+
+def table_of(coeffs: Tensor, step: Tensor | None) -> tuple[int, ...]:
     """Blocks in the table, and the strides of block, row and column. On a CPU, where it costs nothing, a step outside
     the table is an error as it is in the reference."""
     if step is None:

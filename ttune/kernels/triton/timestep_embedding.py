@@ -1,6 +1,6 @@
 """``timestep_embedding`` in Triton. Specification: ttune/kernels/timestep_embedding.py."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """``trajectory_loss`` and ``trajectory_loss_gradient`` in Triton. Specification: ttune/kernels/trajectory_loss.py."""
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ttune.kernels import linear_update as update
 from ttune.kernels import trajectory_loss as spec
 from ttune.kernels.triton.layout import in_step
-from ttune.kernels.triton.rows import MOST, WARPS, block_size, clamp, coefficient, combine, compute_of, pick_block, table_of
+from ttune.kernels.triton.rows import WARPS, block_size, clamp, coefficient, combine, compute_of, pick_block, table_of, too_many
 from ttune.kernels.triton.sums import MOST_PARTS, finish
 
 # ------------------------------------------------------------------------------------------------------------- kernels
@@ -43,17 +43,20 @@ def loss_kernel(
     KIND: tl.constexpr,
     EACH_WEIGHED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    THREADS: tl.constexpr,
+    EACH: tl.constexpr,
 ):
     """partial[sample, part]: a program takes every parts-th block of its sample. ``parts`` depends on the sample's size
-    alone, and so does the order of its sum."""
+    alone, and so does the order of its sum. The EACH neighbours of a thread are added in the dtype of the elements, all
+    else in float64."""
     program = tl.program_id(0)
     sample = (program // parts).to(tl.int64)
     part = program % parts
     block, valid = pick_block(coeffs, step, table_size, table_stride)
-    total = tl.zeros((BLOCK,), tl.float64)
-    for tile in range(part, tl.cdiv(sample_size, BLOCK), parts):
-        position = tl.cast(tile, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((THREADS,), tl.float64)
+    inside = tl.arange(0, THREADS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
+    for tile in range(part, tl.cdiv(sample_size, THREADS * EACH), parts):
+        position = tl.cast(tile, tl.int64) * (THREADS * EACH) + inside
         mask = position < sample_size
         offset = sample * sample_size + position
         values = combine(terms, offset, mask, block, valid, row_stride, column_stride, TERMS, ROWS, COMPUTE)
@@ -71,7 +74,7 @@ def loss_kernel(
             else:
                 factor = tl.load(weight + sample * weight_stride)
             value = factor * value
-        total += tl.where(mask, value, 0.0).to(tl.float64)
+        total += tl.sum(tl.where(mask, value, 0.0), axis=1).to(tl.float64)
         if gradient is not None:
             tl.store(gradient + offset, factor * slope(d, delta, KIND, COMPUTE), mask=mask)
     tl.store(partial + sample * parts + part, tl.sum(total, axis=0))
@@ -113,7 +116,7 @@ def trajectory_loss(
     delta: float = 1.0,
 ) -> Tensor:
     spec._check(terms, coeffs, target, step, clip, weight, kind, delta)
-    if len(terms) > MOST:
+    if too_many(len(terms), 2):
         return spec._reference(terms, coeffs, target, step, clip, weight, kind, delta)
     return _run(None, terms, coeffs, target, step, clip, weight, kind, delta)
 
@@ -129,7 +132,7 @@ def trajectory_loss_gradient(
     delta: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     spec._check(terms, coeffs, target, step, clip, weight, kind, delta)
-    if len(terms) > MOST:
+    if too_many(len(terms), 2):
         return spec._reference_gradient(terms, coeffs, target, step, clip, weight, kind, delta)
     gradient = torch.empty_like(terms[0])
     return _run(gradient, terms, coeffs, target, step, clip, weight, kind, delta), gradient
@@ -171,7 +174,7 @@ def _run(
         if gradient is not None and result is not None:
             gradient.copy_(result)
         return loss
-    block = block_size(first, coeffs.shape[-2])
+    block = block_size(first, coeffs.shape[-2], len(terms))
     parts = min(-(-sample_size // block), MOST_PARTS)
     with torch.cuda.device_of(first):
         partial = torch.empty((samples, parts), dtype=torch.float64, device=first.device)
@@ -195,7 +198,8 @@ def _run(
             kind,
             each_weighed,
             compute_of(first),
-            block,
+            32 * WARPS,
+            block // (32 * WARPS),
             num_warps=WARPS,
             enable_fp_fusion=True,
         )
