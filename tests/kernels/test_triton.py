@@ -289,24 +289,24 @@ def launch_noise(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compile_ahead_of_time(dtype: torch.dtype, capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launches = Launches(monkeypatch)
-    for operator, arguments in cases(dtype).values():
-        implementation(operator)(*arguments)
+    for name, (operator, arguments) in cases(dtype).items():
+        if capability == 90 or name not in ("update, 17 rows", "update, 64 terms"):  # the longest to compile, once
+            implementation(operator)(*arguments)
     launch_noise(dtype)
     seen = set()
     for name, compiled in launches.compile(capability):
         seen.add(name)
         used = resources(compiled, tmp_path)
         print(f"sm_{capability} {dtype} {name}: {used}")
-        # In float64 the library's sine and cosine keep a table of their own on the stack.
-        if dtype != torch.float64 and name != "embedding_kernel":
-            assert "ld.local" not in compiled.asm["ptx"]
-            assert used["STACK"] == used["LOCAL"] == 0  # no register is spilled
     assert seen == {"update_kernel", "embedding_kernel", "lookup_kernel", "products_kernel", "loss_kernel", "finish_kernel"}
 
 
 @pytest.mark.skipif(INTERPRETED, reason="an interpreted kernel is not compiled")
+@pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_accesses_are_16_bytes_wide(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_move_16_bytes_at_a_time_and_spill_nothing(
+    dtype: torch.dtype, capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     launches = Launches(monkeypatch)
     image = [torch.zeros(2, 4, 64, 64, dtype=dtype) for _ in range(4)]
     implementation("linear_update")(image, torch.ones(2, 5), None, 1.0)
@@ -315,12 +315,16 @@ def test_accesses_are_16_bytes_wide(dtype: torch.dtype, monkeypatch: pytest.Monk
     implementation("inner_products")(image[:1], image)
     implementation("trajectory_loss_gradient")(image[:2], torch.ones(1, 2), image[2])
     names = []
-    for name, compiled in launches.compile(90):
+    for name, compiled in launches.compile(capability):
         names.append(name)
         ptx = compiled.asm["ptx"]
         if name in STREAMS:
             assert re.search("ld" + WIDE, ptx), name
             assert name == "products_kernel" or re.search("st" + WIDE, ptx), name
+            used = resources(compiled, tmp_path)
+            # In float64 the library's sine and cosine, which noise uses, keep a table of their own on the stack.
+            assert used["LOCAL"] == 0
+            assert used["STACK"] == 0 or dtype == torch.float64
     assert set(names) >= STREAMS
 
 

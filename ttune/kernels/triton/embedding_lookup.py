@@ -1,6 +1,6 @@
 """``embedding_lookup`` in Triton. Specification: ttune/kernels/embedding_lookup.py."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

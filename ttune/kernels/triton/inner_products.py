@@ -1,6 +1,6 @@
 """``inner_products`` in Triton. Specification: ttune/kernels/inner_products.py."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ttune.kernels.triton.sums import MOST_PARTS, finish
 
 _WARPS = 4
 _THREADS = 32 * _WARPS
-# Pairs of one pass: each keeps a float64 sum per thread, and 32 of them with the values loaded fill half the registers.
+# Tensors of one pass: each pair keeps a float64 sum per thread. In the half types 32 pairs take 227 of 255 registers.
 _MOST_A, _MOST_B = 4, 8
 
 
@@ -46,8 +46,9 @@ def products_kernel(
     for _ in tl.static_range(A * B):
         sums = sums + (zero,)
     inside = tl.arange(0, THREADS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
-    for tile in range(program, tiles, parts):
-        offset = tl.cast(tile, tl.int64) * (THREADS * EACH) + inside
+    tile = program.to(tl.int64)
+    while tile < tiles:  # and not range(): Triton 3.6 cannot interpret one over values of the device with NumPy 2.4
+        offset = tile * (THREADS * EACH) + inside
         mask = offset < n
         right = ()
         for c in tl.static_range(B):
@@ -58,6 +59,7 @@ def products_kernel(
             for c in tl.static_range(B):
                 added = added + (sums[r * B + c] + tl.sum(left * right[c], axis=1).to(tl.float64),)
         sums = added
+        tile += parts
     for r in tl.static_range(A):
         for c in tl.static_range(B):
             item = (tl.cast(row, tl.int64) + r) * columns + column + c

@@ -1,6 +1,6 @@
 """``linear_update`` and ``linear_update_`` in Triton. Specification: ttune/kernels/linear_update.py."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

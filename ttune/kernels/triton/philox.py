@@ -1,6 +1,6 @@
 """Philox and Box-Muller as Triton functions. Specification: ttune/kernels/philox.py; twin: csrc/math/philox.h."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

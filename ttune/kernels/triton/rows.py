@@ -1,6 +1,6 @@
 """The rows of an update as Triton functions, and their arguments: what ``linear_update`` stores and ``trajectory_loss`` compares."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sums over many programs: partial sums in memory, then one short kernel. No atomic additions, so the order, and the
 result with it, is always the same."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

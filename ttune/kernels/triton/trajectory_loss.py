@@ -1,6 +1,6 @@
 """``trajectory_loss`` and ``trajectory_loss_gradient`` in Triton. Specification: ttune/kernels/trajectory_loss.py."""
 
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnbound=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def loss_kernel(
     block, valid = pick_block(coeffs, step, table_size, table_stride)
     total = tl.zeros((THREADS,), tl.float64)
     inside = tl.arange(0, THREADS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
-    for tile in range(part, tl.cdiv(sample_size, THREADS * EACH), parts):
-        position = tl.cast(tile, tl.int64) * (THREADS * EACH) + inside
+    start = part.to(tl.int64) * (THREADS * EACH)
+    while start < sample_size:  # and not range(): Triton 3.6 cannot interpret one over values of the device with NumPy 2.4
+        position = start + inside
         mask = position < sample_size
         offset = sample * sample_size + position
         values = combine(terms, offset, mask, block, valid, row_stride, column_stride, TERMS, ROWS, COMPUTE)
@@ -77,6 +78,7 @@ def loss_kernel(
         total += tl.sum(tl.where(mask, value, 0.0), axis=1).to(tl.float64)
         if gradient is not None:
             tl.store(gradient + offset, factor * slope(d, delta, KIND, COMPUTE), mask=mask)
+        start += parts.to(tl.int64) * (THREADS * EACH)
     tl.store(partial + sample * parts + part, tl.sum(total, axis=0))
 
 
