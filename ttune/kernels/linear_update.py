@@ -359,14 +359,21 @@ def _gradients(
         gradients = [dp, *(grad for r, grad in zip(live, gradients, strict=True) if r != 0)]
         live = [0, *(r for r in live if r != 0)]
     if wanted := [j for j in range(n) if needs_terms[j]]:
-        # Stacked and not indexed by a list, which would be copied to a GPU as an index tensor.
-        transposed = torch.stack([torch.stack([rows[r, j] for r in live]) for j in wanted])
+        transposed = _block(rows, live, wanted).t()
         for j, grad in zip(wanted, linear_update(gradients, transposed), strict=True):
             term_grads[j] = grad
     if not needs_coeffs:
         return term_grads, None
     block = _coeff_grad(dict(zip(live, gradients, strict=True)), list(terms), clamped, len(grads)).to(coeffs.dtype)
     return term_grads, block if step is None else torch.zeros_like(coeffs).index_copy(0, step.reshape(1), block[None])
+
+
+def _block(rows: Tensor, live: list[int], wanted: list[int]) -> Tensor:
+    """``rows[live][:, wanted]``, both ascending: views where they are runs, as they mostly are. Else stacked, and not indexed
+    by lists, which would be copied to a GPU as index tensors."""
+    if live[-1] - live[0] == len(live) - 1 and wanted[-1] - wanted[0] == len(wanted) - 1:
+        return rows[live[0] : live[-1] + 1, wanted[0] : wanted[-1] + 1]
+    return torch.stack([torch.stack([rows[r, j] for j in wanted]) for r in live])
 
 
 def _coeff_grad(gradients: dict[int, Tensor], terms: list[Tensor], clamped: Tensor | None, row_count: int) -> Tensor:
