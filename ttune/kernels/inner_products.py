@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import backend
+from ttune.kernels import backend, shortcut
 from ttune.kernels.linear_update import _arithmetic, _check_alike, linear_update
 
 _SCHEMA = "(Tensor[] a, Tensor[] b) -> Tensor"
@@ -35,7 +35,7 @@ def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
     ValueError or RuntimeError name the argument, the rule and the value received.
     """
-    return torch.ops.ttune.inner_products.default(list(a), list(b))
+    return shortcut.call(torch.ops.ttune.inner_products.default, list(a), list(b))
 
 
 # ----------------------------------------------------------------------------------------------------------- reference
