@@ -8,5 +8,11 @@
 #define TTUNE_HAS_CLONES 0
 #define TTUNE_CLONES
 #endif
+// Intrinsics in functions with a target attribute, for the few loops that compilers do not see through.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TTUNE_HAS_X86 1
+#else
+#define TTUNE_HAS_X86 0
+#endif
 // Into the clone that calls it: what is not inlined is compiled for the default instruction set only.
 #define TTUNE_INLINE __attribute__((always_inline)) inline

@@ -1,91 +1,93 @@
 #include "cpu/linear_update.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/clones.h"
 #include "cpu/combine.h"
+#include "cpu/float16.h"
+#include "cpu/noise.h"
 #include "math/half.h"
-#include "math/philox.h"
 
 namespace ttune {
 namespace {
 
-// Unit Gaussian noise of elements [at, at + count), counted over all samples in row-major order.
-template <class A>
-TTUNE_INLINE void noise(const LinearUpdate& u, int64_t at, int count, A* y) {
-  constexpr int kBlocks = kTile / 4 + 1;  // a run that starts inside a block of four ends inside one more
-  uint32_t words[4][kBlocks];
-  A normals[4 * kBlocks];
-  for (int done = 0; done < count;) {
-    const int64_t sample = (at + done) / u.sample_size, element = (at + done) % u.sample_size;
-    const int run = int(std::min<int64_t>(count - done, u.sample_size - element));
-    const int64_t block = element / 4, seed = u.seeds[sample], draw = u.draw;
-    const int skip = int(element % 4), blocks = (skip + run + 3) / 4;
-#pragma omp simd
-    for (int q = 0; q < blocks; ++q) {
-      const Words w = philox_block(seed, draw, block + q);
-      words[0][q] = w.a;
-      words[1][q] = w.b;
-      words[2][q] = w.c;
-      words[3][q] = w.d;
-    }
-#pragma omp simd
-    for (int q = 0; q < blocks; ++q) {
-      box_muller(words[0][q], words[1][q], normals[4 * q], normals[4 * q + 1]);
-      box_muller(words[2][q], words[3][q], normals[4 * q + 2], normals[4 * q + 3]);
-    }
-    std::copy(normals + skip, normals + skip + run, y + done);
-    done += run;
+static_assert(kTile <= kMaxNoise);
+constexpr int kMaxRows = 4;  // whose sums are on the stack
+
+TTUNE_INLINE void store(const float* x, int count, Float16* y) { narrow_float16(x, count, y); }
+
+// Terms [first, first + n) of a tile, as the loops read them: float16 widened into `buffer`, others where they are.
+template <class T, class A>
+TTUNE_INLINE void fetch(const LinearUpdate& u, int first, int n, int64_t at, int, A*, const T** x) {
+  for (int j = 0; j < n; ++j) x[j] = static_cast<const T*>(u.terms[first + j]) + at;
+}
+TTUNE_INLINE void fetch(const LinearUpdate& u, int first, int n, int64_t at, int count, float* buffer, const float** x,
+                        Float16) {
+  for (int j = 0; j < n; ++j) {
+    x[j] = buffer + j * kTile;
+    widen_float16(static_cast<const Float16*>(u.terms[first + j]) + at, count, buffer + j * kTile);
   }
 }
 
 template <class T>
-bool aliased(const LinearUpdate& u) {
-  for (int r = 0; r < u.n_outs; ++r)
-    for (int j = 0; j < u.n_terms; ++j)
-      if (u.outs[r] == u.terms[j]) return true;
-  return false;
+TTUNE_INLINE void run_tiles(const LinearUpdate& u, int64_t begin, int64_t end) {
+  using A = arithmetic_t<T>;
+  constexpr bool kWidened = std::is_same_v<T, Float16>;
+  using X = std::conditional_t<kWidened, float, T>;
+  const int columns = u.n_terms + u.clipped + (u.seeds != nullptr), together = std::min(u.n_terms, kMaxUnrolled);
+  A on_stack[kMaxRows * kTile], gaussian[kTile], widened[kWidened ? kMaxUnrolled * kTile : 1];
+  std::vector<A> on_heap(u.n_outs > kMaxRows ? size_t(u.n_outs) * kTile : 0);
+  A* const sums = u.n_outs > kMaxRows ? on_heap.data() : on_stack;
+  const auto load = [&](int first, int n, int64_t at, int count, const X** x) {
+    if constexpr (kWidened)
+      fetch(u, first, n, at, count, widened, x, Float16());
+    else
+      fetch<T>(u, first, n, at, count, widened, x);
+  };
+
+  for (int64_t at = begin; at < end; at += kTile) {
+    const int count = int(std::min<int64_t>(kTile, end - at));
+    const X* x[kMaxUnrolled] = {};
+    load(0, together, at, count, x);
+    for (int r = 0; r < u.n_outs; r += 2) {
+      A* const pair[2] = {sums + r * kTile, sums + (r + 1) * kTile};
+      const int rows = std::min(2, u.n_outs - r);
+      if (together == 0) std::fill(pair[0], pair[0] + rows * kTile, A(0));
+      combine(x, together, u.coeffs + r * columns, columns, rows, count, pair, sums);
+    }
+    for (int j = together; j < u.n_terms; ++j) {
+      load(j, 1, at, count, x);
+      for (int r = 0; r < u.n_outs; ++r)
+        add(x[0], weight_of<A>(u.coeffs[r * columns + j]), count, sums + r * kTile);
+    }
+    if (u.seeds) noise(u.seeds, u.draw, u.sample_size, at, count, gaussian);
+    for (int r = 0; r < u.n_outs; ++r) {
+      A* const sum = sums + r * kTile;
+      const double* weights = u.coeffs + r * columns;
+      if (u.clipped && r > 0) add(sums, weight_of<A>(weights[u.n_terms]), count, sum);
+      if (u.seeds) add(gaussian, weight_of<A>(weights[columns - 1]), count, sum);
+      if (u.clipped && r == 0) clamp(A(u.clip), count, sum);
+    }
+    // Only now: an output may be a term.
+    for (int r = 0; r < u.n_outs; ++r) store(sums + r * kTile, count, static_cast<T*>(u.outs[r]) + at);
+  }
 }
 
 template <class T>
 TTUNE_INLINE void run(const LinearUpdate& u, int64_t begin, int64_t end) {
-  using A = arithmetic_t<T>;
-  const int columns = u.n_terms + u.clipped + (u.seeds != nullptr);
-  // A row that is written before the rows after it have read the terms must wait, if it is written over a term.
-  const bool wait = u.n_outs > 1 && aliased<T>(u);
-  std::vector<A> waiting(wait ? size_t(u.n_outs - 1) * kTile : 0);
-  A sum[kTile], clamped[kTile], gaussian[kTile];
-
-  for (int64_t at = begin; at < end; at += kTile) {
-    const int count = int(std::min<int64_t>(kTile, end - at));
-    if (u.seeds) noise(u, at, count, gaussian);
-    for (int r = 0; r < u.n_outs; ++r) {
-      const double* weights = u.coeffs + r * columns;
-      T* out = static_cast<T*>(u.outs[r]) + at;
-      const bool last = r == u.n_outs - 1;
-      if (columns == u.n_terms && columns <= kMaxUnrolled && (last || !wait)) {
-        combine<T>(u.terms, u.n_terms, weights, at, count, out, sum);
-        continue;
-      }
-      const int unrolled = std::min(u.n_terms, kMaxUnrolled);
-      if (unrolled == 0) std::fill(sum, sum + count, A(0));
-      combine<T>(u.terms, unrolled, weights, at, count, sum, sum);
-      for (int j = unrolled; j < u.n_terms; ++j) add(static_cast<const T*>(u.terms[j]) + at, A(weights[j]), count, sum);
-      if (u.clipped && r > 0) add(clamped, A(weights[u.n_terms]), count, sum);
-      if (u.seeds) add(gaussian, A(weights[columns - 1]), count, sum);
-      if (u.clipped && r == 0) {
-        clamp(A(u.clip), count, sum);
-        std::copy(sum, sum + count, clamped);
-      }
-      if (last || !wait)
-        store(sum, count, out);
-      else
-        std::copy(sum, sum + count, waiting.data() + size_t(r) * kTile);
+  if constexpr (!std::is_same_v<T, Float16>) {
+    if (!u.clipped && !u.seeds && u.n_terms <= kMaxUnrolled && u.n_outs <= 2) {
+      const T* terms[kMaxUnrolled] = {};
+      T* outs[2] = {};
+      for (int j = 0; j < u.n_terms; ++j) terms[j] = static_cast<const T*>(u.terms[j]) + begin;
+      for (int r = 0; r < u.n_outs; ++r) outs[r] = static_cast<T*>(u.outs[r]) + begin;
+      const arithmetic_t<T>* const a = nullptr;
+      return combine(terms, u.n_terms, u.coeffs, u.n_terms, u.n_outs, end - begin, outs, a);
     }
-    for (int r = 0; wait && r < u.n_outs - 1; ++r)
-      store(waiting.data() + size_t(r) * kTile, count, static_cast<T*>(u.outs[r]) + at);
   }
+  run_tiles<T>(u, begin, end);
 }
 
 TTUNE_CLONES void run_float64(const LinearUpdate& u, int64_t begin, int64_t end) { run<double>(u, begin, end); }
