@@ -16,7 +16,7 @@ namespace ttune {
 constexpr int kTile = 512;
 constexpr int kMaxUnrolled = 6;  // terms of one pass; 2M with guidance and noise has 5; more are added one by one
 
-// Every NaN of the arithmetic then has its low bits clear, as a widened half and the machine's own have: see round_pair.
+// Every NaN of the arithmetic then has its low bits clear, as a widened half and the machine's own have: see rounded.
 template <class A>
 TTUNE_INLINE A weight_of(double value) {
   return value == value ? A(value) : std::numeric_limits<A>::quiet_NaN();

@@ -5,7 +5,16 @@
 #include "cpu/clones.h"
 
 #if TTUNE_HAS_X86
+// GCC's own headers leave registers undefined on purpose (its bug 105593).
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 
 // Processors have had float16 conversions since 2012 (F16C), but GCC 12 vectorises them only for AVX512-FP16: without

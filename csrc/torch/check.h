@@ -2,11 +2,13 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
 #include "math/dtype.h"
+#include "torch/view.h"
 
 // Errors name the argument, the rule and the value received.
 
@@ -84,16 +86,12 @@ inline std::string device_of(const Tensor& tensor) {
   return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "another device";
 }
 
-inline bool same_device(const Tensor& a, const Tensor& b) {
-  if (a.is_cpu() || b.is_cpu()) return a.is_cpu() && b.is_cpu();
-  return a.is_cuda() && b.is_cuda() && a.get_device_index() == b.get_device_index();
+inline bool same_device(const View& a, const View& b) {
+  return a.device == b.device && (a.device == aoti_torch_device_type_cpu() || a.device_index == b.device_index);
 }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t d = 0; d < a.dim(); ++d)
-    if (a.size(d) != b.size(d)) return false;
-  return true;
+inline bool same_shape(const View& a, const View& b) {
+  return a.dim == b.dim && std::equal(a.sizes, a.sizes + a.dim, b.sizes);
 }
 
 }  // namespace ttune

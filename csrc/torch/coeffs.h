@@ -12,26 +12,25 @@ inline int64_t scalar_of(const Tensor& tensor) { return *static_cast<const int64
 
 // The (R, C) coefficients of this step, row-major.
 inline std::vector<double> coeffs_of(const Arguments& a) {
-  const Tensor& coeffs = a.coeffs;
+  const View coeffs = a.coeffs;
   int64_t offset = 0;
   if (a.step) {
     const int64_t step = scalar_of(*a.step);
-    check(0 <= step && step < coeffs.size(0), "step must be in [0, ", coeffs.size(0),
+    check(0 <= step && step < coeffs.sizes[0], "step must be in [0, ", coeffs.sizes[0],
           "), the number of blocks of coeffs, got ", step);
-    offset = step * coeffs.stride(0);
+    offset = step * coeffs.strides[0];
   }
-  const bool wide = coeffs.scalar_type() == ScalarType::Double;
-  const int64_t rows = a.rows(), columns = a.columns();
-  std::vector<double> values;
-  values.reserve(size_t(rows * columns));
-  const int64_t row_stride = coeffs.stride(coeffs.dim() - 2), column_stride = coeffs.stride(coeffs.dim() - 1);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) {
-      const int64_t at = offset + r * row_stride + c * column_stride;
-      values.push_back(wide ? static_cast<const double*>(coeffs.data_ptr())[at]
-                            : double(static_cast<const float*>(coeffs.data_ptr())[at]));
-    }
-  return values;
+  const int64_t* const sizes = coeffs.sizes + coeffs.dim - 2;
+  const int64_t* const strides = coeffs.strides + coeffs.dim - 2;
+  const auto copy = [&](const auto* data) {
+    std::vector<double> values(size_t(sizes[0] * sizes[1]));
+    for (int64_t r = 0; r < sizes[0]; ++r)
+      for (int64_t c = 0; c < sizes[1]; ++c)
+        values[size_t(r * sizes[1] + c)] = double(data[offset + r * strides[0] + c * strides[1]]);
+    return values;
+  };
+  if (coeffs.dtype == aoti_torch_dtype_float64()) return copy(static_cast<const double*>(coeffs.data));
+  return copy(static_cast<const float*>(coeffs.data));
 }
 
 }  // namespace ttune
