@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ttune.kernels import backend, philox
 
@@ -53,7 +54,7 @@ def linear_update(
     if not terms:
         raise ValueError("terms must hold at least one tensor, got an empty sequence")
     device = terms[0].device
-    return torch.ops.ttune.linear_update.default(terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
+    return _LINEAR_UPDATE(terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
 
 
 def linear_update_(
@@ -80,10 +81,19 @@ def linear_update_(
         raise ValueError("outs must hold at least one tensor, got an empty sequence")
     device = outs[0].device
     coeffs = _as_coeffs(coeffs, device)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*outs, *terms, coeffs)):
+    if torch.is_grad_enabled() and (coeffs.requires_grad or _require_grad(outs) or _require_grad(terms)):
         raise RuntimeError("linear_update_ must run under torch.no_grad() where an argument requires grad; linear_update is differentiable")
     draw_tensor = None if seeds is None else _as_index("draw", draw, device)
-    torch.ops.ttune.linear_update_.default(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
+    _LINEAR_UPDATE_(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
+    # As every in-place operator of PyTorch: a backward that needs what was here raises and does not use what is here now.
+    increment_version(outs)
+
+
+def _require_grad(tensors: list[Tensor]) -> bool:
+    for tensor in tensors:  # noqa: SIM110 - any() of a generator costs three times as much, a tenth of a small update
+        if tensor.requires_grad:
+            return True
+    return False
 
 
 def _as_coeffs(coeffs: Tensor | NDArray[Any], device: torch.device) -> Tensor:
@@ -398,3 +408,7 @@ backend.define("linear_update_", _SCHEMA_, _reference_)
 torch.library.register_fake("ttune::linear_update", _fake, lib=backend.LIBRARY)
 torch.library.register_fake("ttune::linear_update_", _fake_, lib=backend.LIBRARY)
 torch.library.register_autograd("ttune::linear_update", _backward, setup_context=_setup_context, lib=backend.LIBRARY)
+
+# Looked up once: three attributes of torch.ops cost as much as a tenth of a small update.
+_LINEAR_UPDATE = torch.ops.ttune.linear_update.default
+_LINEAR_UPDATE_ = torch.ops.ttune.linear_update_.default
