@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cpu/clones.h"
+#include "cpu/float16.h"
 #include "math/dtype.h"
 #include "math/half.h"
 
@@ -22,8 +23,8 @@ TTUNE_INLINE A weight_of(double value) {
   return value == value ? A(value) : std::numeric_limits<A>::quiet_NaN();
 }
 
-// One pass over memory for R rows of N terms: y[r] = sum of weights[r, j] * x[j]. N and R are constants, so pointers and
-// weights live in registers, and every element is read before its place is written: an output may be a term.
+// One pass over memory for R rows of N terms: y[r] = sum of weights[r, j] * x[j]. N and R are constants, so pointers
+// and weights live in registers, and every element is read before its place is written: an output may be a term.
 template <int N, int R, class X, class Y, class A>
 TTUNE_INLINE void combine_n(const X* const* terms, const double* weights, int columns, int64_t count, Y* const* outs,
                             const A*) {
@@ -47,9 +48,10 @@ TTUNE_INLINE void combine_n(const X* const* terms, const double* weights, int co
   }
 }
 
-// bfloat16 in place of its own pairs: two neighbours are one 32-bit word, the upper one a float once the lower is masked
-// off, the lower one a float once shifted up. No instruction moves an element to another lane, which made this loop
-// 2 to 3 times as fast as the one above. The bits below are rounded to nearest even; a NaN has none (see weight_of).
+// bfloat16 in place of its own pairs: two neighbours are one 32-bit word, the upper one a float once the lower is
+// masked off, the lower one a float once shifted up. No instruction moves an element to another lane, which made this
+// loop 2 to 3 times as fast as the one above. The bits below are rounded to nearest even; a NaN has none (see
+// weight_of).
 TTUNE_INLINE uint32_t rounded(float x) {
   const uint32_t bits = bits_of(x);
   return bits + (bits & 0x10000u ? 0x8000u : 0x7fffu);
@@ -152,5 +154,6 @@ TTUNE_INLINE void store(const A* __restrict x, int count, T* __restrict y) {
 #pragma omp simd
   for (int i = 0; i < count; ++i) narrow(x[i], y[i]);
 }
+TTUNE_INLINE void store(const float* x, int count, Float16* y) { narrow_float16(x, count, y); }
 
 }  // namespace ttune

@@ -16,8 +16,6 @@ namespace {
 static_assert(kTile <= kMaxNoise);
 constexpr int kMaxRows = 4;  // whose sums are on the stack
 
-TTUNE_INLINE void store(const float* x, int count, Float16* y) { narrow_float16(x, count, y); }
-
 // Terms [first, first + n) of a tile, as the loops read them: float16 widened into `buffer`, others where they are.
 template <class T, class A>
 TTUNE_INLINE void fetch(const LinearUpdate& u, int first, int n, int64_t at, int, A*, const T** x) {
@@ -59,8 +57,7 @@ TTUNE_INLINE void run_tiles(const LinearUpdate& u, int64_t begin, int64_t end) {
     }
     for (int j = together; j < u.n_terms; ++j) {
       load(j, 1, at, count, x);
-      for (int r = 0; r < u.n_outs; ++r)
-        add(x[0], weight_of<A>(u.coeffs[r * columns + j]), count, sums + r * kTile);
+      for (int r = 0; r < u.n_outs; ++r) add(x[0], weight_of<A>(u.coeffs[r * columns + j]), count, sums + r * kTile);
     }
     if (u.seeds) noise(u.seeds, u.draw, u.sample_size, at, count, gaussian);
     for (int r = 0; r < u.n_outs; ++r) {

@@ -48,7 +48,7 @@ __attribute__((target("avx512f"))) void words_avx512(int64_t seed, int64_t draw,
   const __m512i factor0 = _mm512_set1_epi64(0xD2511F53), factor1 = _mm512_set1_epi64(0xCD9E8D57);
   const __m512i steps = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
   constexpr auto kUpper = _MM_PERM_ENUM(0xf5), kLower = _MM_PERM_ENUM(0xa0);  // of a lane, into both halves
-  constexpr int kXor = 0x96;                                                 // of three
+  constexpr int kXor = 0x96;                                                  // of three
   for (int q = 0; q < count; q += kLanes) {
     __m512i a[2], b[2], c[2], d[2];
     for (int odd = 0; odd < 2; ++odd) {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ttune.kernels import backend, philox
+from ttune.kernels import backend, philox, shortcut
 
 _SCHEMA = "(Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None) -> Tensor[]"
 # The in-place form is an operator of its own: it is what a sampler loop wants (fresh 64 MB outputs cost six times the
@@ -54,7 +54,7 @@ def linear_update(
     if not terms:
         raise ValueError("terms must hold at least one tensor, got an empty sequence")
     device = terms[0].device
-    return _LINEAR_UPDATE(terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
+    return shortcut.call(_LINEAR_UPDATE, terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
 
 
 def linear_update_(
