@@ -69,9 +69,17 @@ TTUNE_HOST_DEVICE void box_muller(uint32_t word1, uint32_t word2, float& even, f
 }
 TTUNE_HOST_DEVICE void box_muller(uint32_t word1, uint32_t word2, double& even, double& odd) {
   const double radius = std::sqrt(-2 * log_uniform(uniform(word1, 0.)));
+#ifdef __CUDA_ARCH__
+  double cos, sin;
+  sincospi(2 * uniform(word2, 0.), &sin,
+           &cos);  // the general cosine brings a reduction of large angles in local memory
+  even = radius * cos;
+  odd = radius * sin;
+#else
   const double angle = 6.283185307179586 * uniform(word2, 0.);
   even = radius * std::cos(angle);
   odd = radius * std::sin(angle);
+#endif
 }
 
 }  // namespace ttune

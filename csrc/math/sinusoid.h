@@ -58,6 +58,14 @@ TTUNE_HOST_DEVICE SinCos<float> sin_cos(double angle, float) {
   const float s = quarter & 1 ? cos : sin, c = quarter & 1 ? sin : cos;
   return {float_of(bits_of(s) ^ ((quarter & 2) << 30)), float_of(bits_of(c) ^ (((quarter + 1) & 2) << 30))};
 }
-TTUNE_HOST_DEVICE SinCos<double> sin_cos(double angle, double) { return {std::sin(angle), std::cos(angle)}; }
+TTUNE_HOST_DEVICE SinCos<double> sin_cos(double angle, double) {
+#ifdef __CUDA_ARCH__
+  SinCos<double> value;
+  sincos(angle, &value.sin, &value.cos);
+  return value;
+#else
+  return {std::sin(angle), std::cos(angle)};
+#endif
+}
 
 }  // namespace ttune

@@ -4,6 +4,7 @@
 
 #include "math/time.h"
 #include "torch/check.h"
+#include "torch/layout.h"
 #include "torch/output.h"
 
 // What timestep_embedding and embedding_lookup ask of their arguments, on every device. The Python twins, with the same

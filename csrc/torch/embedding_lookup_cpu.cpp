@@ -15,16 +15,6 @@ namespace {
 // 32768 elements take some 10 us from memory: ten times what waking a thread costs.
 constexpr int64_t kGrain = 32768;
 
-// Whether each row lies in memory without gaps, in row-major order.
-bool rows_contiguous(const Tensor& table) {
-  int64_t expected = 1;
-  for (int64_t d = table.dim() - 1; d > 0; --d) {
-    if (table.size(d) != 1 && table.stride(d) != expected) return false;
-    expected *= table.size(d);
-  }
-  return true;
-}
-
 Tensor embedding_lookup_cpu(const Tensor& table, const Tensor& t) {
   const LookupDTypes dtypes = check_embedding_lookup(table, t);
   const std::vector<int64_t> sizes = sizes_of(table);

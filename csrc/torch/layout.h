@@ -48,6 +48,16 @@ inline bool same_strides(const View& a, const View& b) {  // a and b have the sa
   return true;
 }
 
+// Whether each row lies in memory without gaps, in row-major order.
+inline bool rows_contiguous(const Tensor& table) {
+  int64_t expected = 1;
+  for (int64_t d = table.dim() - 1; d > 0; --d) {
+    if (table.size(d) != 1 && table.stride(d) != expected) return false;
+    expected *= table.size(d);
+  }
+  return true;
+}
+
 // Whether one loop over memory visits the same logical element in every tensor (with noise: in row-major order).
 inline bool in_step(const Views& outs, const Views& terms, bool row_major) {
   if (!outs[0].contiguous() && (row_major || !dense(outs[0]))) return false;
