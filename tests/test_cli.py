@@ -1,6 +1,7 @@
 """The command line, end to end on a tiny model: what it writes, what it says, and how it fails."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["sample", "--out", "a.png", *TINY, "--steps", "0"], "steps must be a whole number >= 1, got 0"),
         (["sample", "--out", "a.png", *TINY, "--steps", "1001"], "at most the 1000 training steps, got 1001"),
         (["tune", "--out", "a.json", *QUICK, "--sampler", "ddpm"], "needs a deterministic sampler, got 'ddpm'"),
-        (["tune", "--out", "a.json", *QUICK, "--method", "timetuner"], "needs clean images"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "timetuner"], "clean images are needed"),
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
         (["evaluate", "missing.json"], "missing.json"),
@@ -120,3 +121,23 @@ def test_a_schedule_for_something_else_is_refused(tmp_path: Path, capsys: pytest
     assert "tuned for another denoiser: clip_sample is 1.0" in failure(sample, capsys)  # the bundled model
     file.write_bytes(file.read_bytes()[:-40])
     assert "not a readable schedule file" in failure([*sample, *TINY], capsys)
+
+
+def test_sampler_options_and_analytic_variance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["analytic", "--steps", "3", "--samples", "16", "--out", str(tmp_path / "a.json"), "--quiet"])
+    schedule = ttune.Schedule.load(tmp_path / "a.json")
+    assert schedule.options["variance"] == "analytic"
+    gammas = schedule.options["gammas"]
+    assert isinstance(gammas, tuple)
+    assert all(0.3 < gamma < 1.1 for gamma in gammas)  # a trained network predicts noise of nearly unit variance
+    main(["sample", "--schedule", str(tmp_path / "a.json"), "--n", "2", "--out", str(tmp_path / "a.png")])
+    untuned = ["sample", "--sampler", "unipc", "--steps", "3", "--n", "2", "--out", str(tmp_path / "b.png"), "--option"]
+    main([*untuned, "order", "3", "variant", "bh1", "corrector", "false"])
+    for words, message in (
+        (["order", "7"], "order must be 1, 2 or 3, got 7"),
+        (["eta", "1"], r"must be among \['order', 'variant', 'corrector'\], got \['eta'\]"),
+    ):
+        assert re.search(message, failure([*untuned, *words], capsys))
+    capsys.readouterr()
+    main(["info"])
+    assert "unipc (order=2, variant='bh2', corrector=True)" in capsys.readouterr().out

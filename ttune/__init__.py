@@ -11,11 +11,15 @@ from ttune.version import __version__
 # Schedules and ttune.numpy need no torch, the rest does.
 if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune import nn, ops
+    from ttune.analytic import estimate_gammas
     from ttune.compiled_sampler import CompiledSampler
-    from ttune.denoiser import ClassifierFree, Denoiser
+    from ttune.denoiser import Denoiser
     from ttune.evaluation import fid, frechet_distance
+    from ttune.guidance import Classifier, ClassifierFree
     from ttune.ops import backends, use_backend
-    from ttune.sampling import initial_noise, sample
+    from ttune.sampling import initial_noise, noised, sample
+    from ttune.stitched import Stitched
+    from ttune.threshold import DynamicThreshold
     from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, timetuner_ratios, tune
 else:
 
@@ -27,23 +31,28 @@ else:
 
 __all__ = [
     "SAMPLERS",
+    "Classifier",
     "ClassifierFree",
     "CompiledSampler",
     "Denoiser",
+    "DynamicThreshold",
     "NoiseSchedule",
     "Schedule",
     "Stage",
     "Start",
+    "Stitched",
     "Tableau",
     "TimeTuner",
     "TuneResult",
     "__version__",
     "apply_timetuner_ratios",
     "backends",
+    "estimate_gammas",
     "fid",
     "frechet_distance",
     "initial_noise",
     "nn",
+    "noised",
     "ops",
     "sample",
     "timetuner_ratios",

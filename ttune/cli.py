@@ -1,4 +1,4 @@
-"""The command line: ``ttune demo | tune | sample | evaluate | info``."""
+"""The command line: ``ttune demo | tune | sample | evaluate | analytic | info``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from ttune.grids import GRIDS
-from ttune.samplers import SAMPLERS
+from ttune.samplers import SAMPLERS, sampler_options
 
 if TYPE_CHECKING:
     Sampler = Spacing = str
@@ -47,6 +47,7 @@ def tune(
     offset: int = 0,
     t_start: float | None = None,
     final: Literal["zero", "min"] = "zero",
+    option: dict[str, str] | None = None,
     fix_start: bool = False,
     samples: int = 128,
     holdout: int = 256,
@@ -78,6 +79,7 @@ def tune(
         offset: Shift of the leading grid.
         t_start: First position, instead of the largest trained time.
         final: Last position: clean ("zero") or the smallest trained time ("min").
+        option: The sampler's own options, for example --option order 3 variant bh1 (see ttune info).
         fix_start: Keep the first position.
         samples: x_T to tune on.
         holdout: x_T that decide whether the result is kept.
@@ -96,7 +98,9 @@ def tune(
     from ttune.models import load_model
 
     denoiser = load_model(model, guidance_scale=guidance_scale)
-    schedule = ttune.Schedule.build(denoiser.noise, sampler, steps, spacing, t_start=t_start, final=final, offset=offset)
+    schedule = ttune.Schedule.build(
+        denoiser.noise, sampler, steps, spacing, t_start=t_start, final=final, offset=offset, options=_options(option)
+    )
     journal = checkpoint or out.with_name(out.name + ".checkpoint")
     try:
         result = ttune.tune(
@@ -137,6 +141,7 @@ def sample(
     sampler: Sampler | None = None,
     steps: int = 50,
     spacing: Spacing = "leading",
+    option: dict[str, str] | None = None,
     n: int = 64,
     seed: int = 0,
     condition: dict[str, int] | None = None,
@@ -155,6 +160,7 @@ def sample(
         sampler: Default ddim; with --schedule it must be the schedule's own.
         steps: Untuned only.
         spacing: Untuned only.
+        option: Untuned only: the sampler's own options, for example --option eta 0.5 (see ttune info).
         n: Samples.
         seed: Sample i has seed SEED + i, whatever n is.
         condition: One value for all samples, for example --condition class_label 7.
@@ -174,9 +180,11 @@ def sample(
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
     denoiser = load_model(model, guidance_scale=guidance_scale)
     if schedule is not None:
+        if option:
+            raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
         chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler)
     else:
-        chosen = ttune.Schedule.build(denoiser.noise, sampler or "ddim", steps, spacing)
+        chosen = ttune.Schedule.build(denoiser.noise, sampler or "ddim", steps, spacing, options=_options(option))
     seeds = torch.arange(n) + seed
     x_T, conditions = drawn_points(denoiser, seeds)
     conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
@@ -255,6 +263,58 @@ def evaluate(
         print(f"Wrote {out}")
 
 
+def analytic(
+    out: Path,
+    model: str = "fashion",
+    sampler: Literal["ddpm", "ddim"] = "ddpm",
+    steps: int = 10,
+    spacing: Spacing = "leading",
+    eta: float = 0.0,
+    samples: int = 1000,
+    chunk: int = 256,
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Estimate the optimal variance of every step from real images (Analytic-DPM), and write a schedule that has it.
+
+    Example: ttune analytic --sampler ddpm --steps 10 --out analytic.json
+
+    Args:
+        out: The ttune.json to write; ttune sample and ttune tune take it like any other.
+        model: The bundled one (fashion), whose images are at hand. For others: ttune.estimate_gammas in Python.
+        sampler: ddpm (Analytic-DPM) or ddim (Analytic-DDIM).
+        steps: Step budget.
+        spacing: The grid.
+        eta: ddim only.
+        samples: Real images, at most 10,000.
+        chunk: Samples in one network call.
+        seed: Of the noise.
+        quiet: No progress bars.
+    """
+    import ttune
+    from ttune.models import load_model
+
+    denoiser = load_model(model)
+    images, conditions = _bundled_data(model)
+    if not 1 <= samples <= len(images):
+        raise ValueError(f"samples must lie in [1, {len(images)}], got {samples}")
+    plain = ttune.Schedule.build(denoiser.noise, sampler, steps, spacing, eta=eta)
+    gammas = ttune.estimate_gammas(
+        denoiser,
+        plain,
+        images[:samples],
+        conditions={name: value[:samples] for name, value in conditions.items()},
+        seeds=torch.arange(samples) + seed,
+        chunk=chunk,
+        progress=not quiet,
+    )
+    options = {"gammas": gammas} | ({"variance": "analytic"} if sampler == "ddpm" else {})
+    schedule = plain.replace(options=options)
+    schedule.save(out)
+    print(schedule.tableau())
+    print(f"Wrote {out}")
+
+
 def info() -> None:
     """Versions, backends and why one is not available, samplers, grids, bundled models.
 
@@ -275,14 +335,28 @@ def info() -> None:
     for name, state in ttune.backends().items():
         served = f"{state['detail']}; serves {', '.join(state['operators'])}"
         print(f"backend {name:10s} {served if state['available'] else 'not available: ' + state['reason']}")
-    print(f"samplers {', '.join(SAMPLERS)}")
+    print("samplers")
+    for name in SAMPLERS:
+        own = ", ".join(f"{option}={value!r}" for option, value in sampler_options(name).items())
+        print(f"  {name}{f' ({own})' if own else ''}")
     print(f"grids {', '.join(GRIDS)}")
     print(f"bundled models {', '.join(zoo.MODELS)}")
 
 
+def _options(given: dict[str, str] | None) -> dict[str, float | str | bool]:
+    """Words of the command line as the numbers and truth values that they spell."""
+    options: dict[str, float | str | bool] = {}
+    for name, word in (given or {}).items():
+        try:
+            options[name] = int(word) if word.lstrip("+-").isdigit() else float(word)
+        except ValueError:
+            options[name] = {"true": True, "false": False}.get(word.lower(), word)
+    return options
+
+
 def _bundled_data(model: str) -> Any:
     if model != "fashion":
-        raise ValueError(f"method 'timetuner' needs clean images, which the command line has for the bundled model only, got {model!r}")
+        raise ValueError(f"clean images are needed, which the command line has for the bundled model (fashion) only, got {model!r}")
     from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 
     images, labels = load_test_images()
@@ -295,7 +369,7 @@ def _bundled_features(model: str) -> Any:
     return lenet64() if model == "fashion" else None
 
 
-COMMANDS = {"demo": demo, "tune": tune, "sample": sample, "evaluate": evaluate, "info": info}
+COMMANDS = {"demo": demo, "tune": tune, "sample": sample, "evaluate": evaluate, "analytic": analytic, "info": info}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ttune import ops
-from ttune.denoiser import Conditions, Denoiser
+from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.folding import START_DRAW, uniform_block
-from ttune.plan import Registers, Step, folded, start_step
+from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
 from ttune.sampling import check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
 
@@ -59,7 +59,9 @@ class CompiledSampler:
         self.denoiser = denoiser
         self.schedule = schedule
         self.cuda_graph = cuda_graph
-        stages = folded(denoiser, schedule)
+        evaluations = evaluations_of(denoiser, schedule)
+        stages = folded(denoiser, schedule, evaluations)
+        self._evaluation, self._bound = _uniform(denoiser, schedule, evaluations)
         self._steps = len(stages)
         self._block = uniform_block(stages)
         self._stochastic = schedule.tableau().stochastic
@@ -79,7 +81,7 @@ class CompiledSampler:
         with torch.no_grad():
             x = start_state(self.schedule, x_T)
             drawn = seed_tensor(seeds, x_T) if self._stochastic else None
-            self.denoiser.evaluations += self._steps * x.shape[0] * self.denoiser.evaluations_per_call
+            self.denoiser.evaluations += self._steps * x.shape[0] * self.denoiser.cost(self._evaluation)
             run = self._replay if self.cuda_graph else self._loop
             return run(x, dict(conditions or {}), drawn)
 
@@ -97,13 +99,16 @@ class CompiledSampler:
     def _on(self, device: torch.device) -> tuple[Step | None, Advance, list[Tensor]]:
         """What comes first, one step as a function of the registers and its number, and the numbers, on ``device``."""
         if device not in self._per_device:
-            step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device)
+            bound = (
+                None if self._bound is None or self.denoiser.threshold is None else Bound.make(self._bound, self.denoiser.threshold, device)
+            )
+            step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device, bound)
             conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
-            denoiser, retained = self.denoiser, self._retained
+            denoiser, evaluation, retained = self.denoiser, self._evaluation, self._retained
 
             def advance(registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor) -> dict[str, Tensor]:
                 tau = ops.embedding_lookup(conditioning, number)
-                outputs = denoiser.evaluate(registers["x"], tau, conditions)
+                outputs = denoiser.evaluate(registers["x"], tau, conditions, evaluation)
                 after = step(registers, outputs, seeds, number, number)
                 return {name: after[name] for name in ("x", *retained)}
 
@@ -142,6 +147,21 @@ class CompiledSampler:
         with torch.cuda.device(x.device), torch.cuda.graph(graph):
             x_0 = self._loop(x_T, given | others, seeds)
         return _Capture(graph, x_T, given, seeds, x_0)
+
+
+def _uniform(
+    denoiser: Denoiser, schedule: Schedule, evaluations: Sequence[Evaluation]
+) -> tuple[Evaluation, list[tuple[float, ...]] | None]:
+    """One evaluation that does for all steps, and for a threshold the rows of D; ValueError where steps differ in more than numbers."""
+    if len({id(evaluation.network) for evaluation in evaluations}) > 1:
+        raise ValueError("denoiser: one graph for all steps needs one network, and this schedule uses several; use ttune.sample")
+    if any(stage.log_variance is not None for stage in schedule.tableau().stages):
+        raise ValueError(f"schedule: {schedule.sampler!r} with a learned variance has no uniform step; use ttune.sample")
+    if len({evaluation.scale is None for evaluation in evaluations}) > 1 or (
+        getattr(denoiser.guidance, "rescale", 0.0) and len({evaluation.scale for evaluation in evaluations}) > 1
+    ):
+        raise ValueError("denoiser: one graph for all steps needs guidance at all of them or none, and its own scale only if not rescaled")
+    return evaluations[0], [evaluation.row for evaluation in evaluations] if denoiser.threshold is not None else None
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

@@ -19,16 +19,20 @@ Rows = Mapping[str, Row]
 START_DRAW = -2  # the noise before the first evaluation; draws from 0 on belong to the stages, -1 to x_T
 
 
-def fold(stage: Stage, data_row: Sequence[float], clips: bool, clip_epsilon: str = "recompute") -> Rows:
+PREDICTION = "prediction"  # D as a tensor of its own, where something bounds it that is not linear
+
+
+def fold(stage: Stage, data_row: Sequence[float], clips: bool, clip_epsilon: str = "recompute", *, separate: bool = False) -> Rows:
     """New register -> its row over "x", "o0", "o1", retained registers, "D" (the clamped prediction) and "noise".
 
     ``data_row``: coefficients of the x_0 prediction over (x, *outputs). With ``clips``, the first row is "D", the
-    prediction before it is clamped; ``clip_epsilon``: whether epsilon is recomputed from the clamped D or kept.
+    prediction before it is clamped; ``clip_epsilon``: whether epsilon is recomputed from the clamped D or kept. With
+    ``separate`` the rows use the register "prediction" for D instead.
     """
     alpha, sigma = stage.alpha, stage.sigma
     x_weight, *output_weights = data_row
     raw_D = {"x": x_weight} | {f"o{j}": weight for j, weight in enumerate(output_weights)}
-    D: Row = {"D": 1.0} if clips else raw_D
+    D: Row = {"D": 1.0} if clips else {PREDICTION: 1.0} if separate else raw_D
     eps = _sum((1 / sigma, {"x": 1.0}), (-alpha / sigma, D if clip_epsilon == "recompute" else raw_D))
     meaning = {"D": D, "eps": eps}
 
@@ -77,7 +81,7 @@ def uniform_block(stages: Sequence[Rows]) -> Block:
     outputs = (*(["D"] if clips else []), "x", *(name for name in retained if name not in aliases))
     used = {column for rows in stages for name in outputs for column in rows.get(name, ())}
     networks = sorted(name for name in used if name.startswith("o") and name[1:].isdigit())
-    terms = ("x", *networks, *(name for name in retained if name in used))
+    terms = ("x", *networks, *(name for name in (*retained, PREDICTION) if name in used))
     stochastic = "noise" in used
     return Block(
         terms, outputs, np.stack([_dense(rows, outputs, terms, clips, stochastic) for rows in stages]), stochastic, _pairs(aliases)

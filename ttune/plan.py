@@ -13,13 +13,30 @@ import torch
 from torch import Tensor
 
 from ttune import ops
-from ttune.denoiser import Conditions, Denoiser
-from ttune.folding import START_DRAW, Block, Rows, block, fold
+from ttune.denoiser import Conditions, Denoiser, Evaluation
+from ttune.folding import PREDICTION, START_DRAW, Block, Rows, block, fold
 from ttune.samplers import Tableau
+from ttune.samplers.points import Point
 from ttune.schedule import Schedule
 
 Registers = Mapping[str, Tensor]
 Callback = Callable[[int, float, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """D as a tensor of its own, bounded by a function that is not linear."""
+
+    row: Tensor  # (1, 1 + outputs): x, then the network's outputs; (K, 1, ...) for a table
+    function: Callable[[Tensor], Tensor]
+
+    @staticmethod
+    def make(row: Sequence[float] | Sequence[Sequence[float]], function: Callable[[Tensor], Tensor], device: torch.device | str) -> Bound:
+        return Bound(torch.tensor(row, dtype=torch.float64, device=device).unsqueeze(-2), function)
+
+    def __call__(self, x: Tensor, outputs: Sequence[Tensor], step: Tensor | None) -> Tensor:
+        terms = [x, *outputs[: self.row.shape[-1] - 1]]
+        return self.function(ops.linear_update(terms, self.row, step)[0])
 
 
 @dataclass(frozen=True)
@@ -38,11 +55,24 @@ class Step:
     clip: float | None
     stochastic: bool
     renames: tuple[tuple[str, str], ...]  # (new name, old name)
+    bound: Bound | None = None
+    log_variance: tuple[float, float] | None = None
 
     @staticmethod
-    def make(block: Block, time: float, clip: float | None, device: torch.device | str) -> Step:
+    def make(
+        block: Block,
+        time: float,
+        clip: float | None,
+        device: torch.device | str,
+        bound: Bound | None = None,
+        log_variance: tuple[float, float] | None = None,
+    ) -> Step:
         coeffs = torch.from_numpy(block.coeffs).to(device)
-        return Step(time, block.terms, block.outputs, coeffs, clip, block.stochastic, block.renames)
+        if log_variance is None:
+            return Step(time, block.terms, block.outputs, coeffs, clip, block.stochastic, block.renames, bound)
+        # Noise of a learned variance is a tensor like others: its column moves to the terms, before that of the clamped D.
+        order = [*range(len(block.terms)), coeffs.shape[-1] - 1, *range(len(block.terms), coeffs.shape[-1] - 1)]
+        return Step(time, (*block.terms, "noise"), block.outputs, coeffs[..., order], clip, True, block.renames, bound, log_variance)
 
     def __call__(
         self,
@@ -57,13 +87,20 @@ class Step:
         ``draw``: the number of its noise; ``step``: which block of a table.
         """
         known = dict(registers) | {f"o{j}": o for j, o in enumerate(outputs)}
-        terms = [known[name] for name in self.terms]
         if self.stochastic and seeds is None:
             raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
-        if self.stochastic or not torch.is_grad_enabled():
+        if self.bound is not None:
+            known[PREDICTION] = self.bound(registers["x"], outputs, step)
+        inside = self.stochastic and self.log_variance is None  # noise made by the operator itself
+        if self.log_variance is not None and seeds is not None:
+            known["noise"] = _learned_noise(known["x"], outputs[-1], self.log_variance, seeds, draw)
+        terms = [known[name] for name in self.terms]
+        if not self.outputs:  # the bounded prediction itself, under another name
+            results: list[Tensor] = []
+        elif inside or not torch.is_grad_enabled():
             # Without a gradient to record, the in-place operator spares the trip through autograd.
             results = [torch.empty_like(known["x"]) for _ in self.outputs]
-            seeds = seeds if self.stochastic else None
+            seeds = seeds if inside else None
             ops.linear_update_(results, terms, self.coeffs, step, self.clip, seeds, draw)
         else:
             results = ops.linear_update(terms, self.coeffs, step, self.clip)
@@ -74,20 +111,30 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a schedule for one denoiser, and what the network is told at each."""
+    """The steps of a schedule for one denoiser, what each evaluation is, and what the network is told there."""
 
     steps: tuple[Step, ...]
     conditioning: tuple[float, ...]
+    evaluations: tuple[Evaluation, ...]
     start: Step | None = None  # before the first evaluation
 
     @staticmethod
     def make(denoiser: Denoiser, schedule: Schedule, device: torch.device | str = "cpu") -> Plan:
         """Fold ``denoiser`` into the tableau of ``schedule``; the coefficients go to ``device`` once, in float64."""
         tableau = schedule.tableau()
-        stages = tableau.stages
-        blocks = (block(rows) for rows in folded(denoiser, schedule))
-        steps = tuple(Step.make(block, stage.time, denoiser.clip_sample, device) for block, stage in zip(blocks, stages, strict=True))
-        return Plan(steps, tuple(schedule.conditioning.tolist()), start_step(tableau, device))
+        evaluations = evaluations_of(denoiser, schedule)
+        rows = folded(denoiser, schedule, evaluations)
+        steps = []
+        for stage, evaluation, row in zip(tableau.stages, evaluations, rows, strict=True):
+            bound = None if denoiser.threshold is None else Bound.make(evaluation.row, denoiser.threshold, device)
+            steps.append(Step.make(block(row), stage.time, denoiser.clip_sample, device, bound, stage.log_variance))
+        return Plan(tuple(steps), tuple(schedule.conditioning.tolist()), tuple(evaluations), start_step(tableau, device))
+
+    def outputs(
+        self, denoiser: Denoiser, i: int, x: Tensor, conditions: Conditions | None, tau: float | Tensor | None = None
+    ) -> list[Tensor]:
+        """What the network says at evaluation ``i``, told what the schedule says, or ``tau``."""
+        return denoiser.outputs(x, self.conditioning[i] if tau is None else tau, conditions, self.evaluations[i])
 
     def advance(self, i: int, registers: Registers, outputs: Sequence[Tensor], seeds: Tensor | None = None) -> dict[str, Tensor]:
         """The registers after stage ``i``, given those before it and the network's outputs there."""
@@ -102,12 +149,14 @@ class Plan:
         first: int = 0,
         outputs: Sequence[Tensor] | None = None,
         seeds: Tensor | None = None,
+        told: Tensor | None = None,
         visit: Callable[[int, Registers, Sequence[Tensor]], None] | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """The final state, from stage ``first`` on (0: with what the sampler does before it).
 
-        ``outputs``, if given, spares the network call of that stage.
+        ``outputs``, if given, spares the network call of that stage. ``told`` (n_evaluations, ...): what the network is told
+        instead of the schedule's conditioning, e.g. per sample.
 
         ``visit(i, registers, outputs)`` sees everything that stage i starts from; ``callback(i, time, x)`` sees
         the state after stage i and may return another.
@@ -116,7 +165,7 @@ class Plan:
             registers = self.start(registers, (), seeds, START_DRAW)
         for i in range(first, len(self.steps)):
             if outputs is None:
-                outputs = denoiser.outputs(registers["x"], self.conditioning[i], conditions)
+                outputs = self.outputs(denoiser, i, registers["x"], conditions, None if told is None else told[i])
             if visit is not None:
                 visit(i, registers, outputs)
             registers = self.advance(i, registers, outputs, seeds)
@@ -128,6 +177,15 @@ class Plan:
         return registers["x"]
 
 
+def _learned_noise(x: Tensor, variance: Tensor, log_variance: tuple[float, float], seeds: Tensor, draw: int | Tensor) -> Tensor:
+    """Noise whose log-variance the network chose between the two ends, -1 meaning the low one (Nichol and Dhariwal 2021, eq. 15)."""
+    low, high = log_variance
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    share = (variance.to(dtype) + 1) / 2
+    unit = ops.philox_normal(tuple(x.shape[1:]), seeds, draw, dtype)
+    return (torch.exp(0.5 * (low + share * (high - low))) * unit).to(x.dtype)
+
+
 def start_step(tableau: Tableau, device: torch.device | str) -> Step | None:
     """What the sampler does to the state before its first evaluation, if anything."""
     if tableau.start is None:
@@ -135,7 +193,20 @@ def start_step(tableau: Tableau, device: torch.device | str) -> Step | None:
     return Step.make(block({"x": tableau.start.update}), tableau.stages[0].time, None, device)
 
 
-def folded(denoiser: Denoiser, schedule: Schedule) -> list[Rows]:
+def evaluations_of(denoiser: Denoiser, schedule: Schedule) -> list[Evaluation]:
+    """What each evaluation of the schedule is for ``denoiser``."""
+    return [denoiser.evaluation(i, Point(stage.time, stage.alpha, stage.sigma)) for i, stage in enumerate(schedule.tableau().stages)]
+
+
+def folded(denoiser: Denoiser, schedule: Schedule, evaluations: Sequence[Evaluation] | None = None) -> list[Rows]:
     """Every stage of the schedule's tableau over (x, outputs of ``denoiser``, retained, clamped D, noise)."""
-    clips = denoiser.clip_sample is not None
-    return [fold(stage, denoiser.data_row(stage.alpha, stage.sigma), clips, denoiser.clip_epsilon) for stage in schedule.tableau().stages]
+    stages = schedule.tableau().stages
+    evaluations = evaluations or evaluations_of(denoiser, schedule)
+    clips, separate = denoiser.clip_sample is not None, denoiser.threshold is not None
+    for i, stage in enumerate(stages):
+        if stage.log_variance is not None and not denoiser.learned_variance:
+            raise ValueError(f"evaluation {i} of {schedule.sampler!r} needs a denoiser with learned_variance=True")
+    return [
+        fold(stage, evaluation.row, clips, denoiser.clip_epsilon, separate=separate)
+        for stage, evaluation in zip(stages, evaluations, strict=True)
+    ]

@@ -26,6 +26,8 @@ def sample(
     seeds: Tensor | Sequence[int] | None = None,
     backend: str | None = None,
     callback: Callback | None = None,
+    conditioning: Tensor | None = None,
+    from_state: bool = False,
 ) -> Tensor:
     """Sample from ``x_T`` (B, ...), the state at the largest time, and return x_0 (B, ...) in the same dtype.
 
@@ -33,6 +35,10 @@ def sample(
     samplers, the same for any batch size and device; without them they are drawn from torch's generator.
     ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
     follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
+
+    ``conditioning``: what the network is told instead of the schedule's: (n_evaluations,), or per sample (n_evaluations, B), or
+    per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
+    (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser.
     """
@@ -43,9 +49,34 @@ def sample(
     context = ops.use_backend(backend) if backend is not None else nullcontext()
     with torch.no_grad(), context:
         plan = Plan.make(denoiser, schedule, x_T.device)
-        registers = {"x": start_state(schedule, x_T)}
+        registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
-        return plan.run(denoiser, registers, conditions, seeds=drawn, callback=callback)
+        return plan.run(denoiser, registers, conditions, seeds=drawn, told=_told(conditioning, schedule, x_T), callback=callback)
+
+
+def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Tensor:
+    """alpha x_0 + sigma noise at the schedule's first position: the start of image to image, for ``sample(..., from_state=True)``.
+
+    ``x_0`` (B, ...); ``seeds`` one per sample: the noise is that of :func:`initial_noise`.
+    """
+    unit = ops.philox_normal(tuple(x_0.shape[1:]), seed_tensor(seeds, x_0), draw=-1, dtype=x_0.dtype)
+    return float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * unit
+
+
+def _told(conditioning: Tensor | None, schedule: Schedule, x: Tensor) -> Tensor | None:
+    if conditioning is None:
+        return None
+    noise, count = schedule.noise, len(schedule.conditioning)
+    told = torch.as_tensor(conditioning, dtype=torch.float64, device=x.device)
+    if told.ndim not in (1, 2, 3) or told.shape[0] != count or (told.ndim > 1 and told.shape[1] != x.shape[0]):
+        raise ValueError(
+            f"conditioning must have shape ({count},), ({count}, {x.shape[0]}) or ({count}, {x.shape[0]}, frames), got {tuple(told.shape)}"
+        )
+    if not ((told >= noise.t_min) & (told <= noise.t_max)).all():
+        raise ValueError(
+            f"conditioning must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {told.min():g} to {told.max():g}"
+        )
+    return told
 
 
 def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:

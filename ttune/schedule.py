@@ -136,6 +136,17 @@ class Schedule:
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
+    def part(self, first: int = 0, last: int | None = None) -> Schedule:
+        """Steps ``first`` to ``last`` (exclusive) alone, told what they are told here: to start from an intermediate state, to
+        stop early, or to hand over to another sampler. A multistep sampler begins anew at first order. Only for samplers
+        with one evaluation a step."""
+        last = self.steps if last is None else last
+        if not 0 <= first < last <= self.steps:
+            raise ValueError(f"first and last must satisfy 0 <= first < last <= {self.steps}, got {first} and {last}")
+        if len(self.conditioning) != self.steps:
+            raise ValueError(f"part is defined for samplers with one evaluation a step, {self.sampler!r} has more; build a schedule there")
+        return self.replace(positions=self.positions[first : last + 1], conditioning=self.conditioning[first:last])
+
     def with_integer_times(self) -> Schedule:
         """Positions and conditioning rounded to whole times, for networks that only know those."""
         return self.replace(positions=np.round(self.positions), conditioning=np.round(self.conditioning))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttune.samplers.adams import deis, ipndm, lms
 from ttune.samplers.ddim import ddim, ddpm
@@ -52,14 +52,23 @@ SAMPLERS: dict[str, Callable[..., Tableau]] = {
 }
 
 
+def sampler_options(name: str) -> dict[str, Any]:
+    """The options of a sampler and their defaults."""
+    return {p.name: p.default for p in inspect.signature(SAMPLERS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
 def build_tableau(schedule: Schedule) -> Tableau:
     """The tableau of ``schedule.sampler`` with ``schedule.options``; ValueError for an option that it does not have."""
-    builder = SAMPLERS[schedule.sampler]
-    accepted = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    accepted = sampler_options(schedule.sampler)
     unknown = [name for name in schedule.options if name not in accepted]
     if unknown:
-        raise ValueError(f"options of the sampler {schedule.sampler!r} must be among {accepted}, got {unknown}")
-    return builder(schedule, **schedule.options)
+        raise ValueError(f"options of the sampler {schedule.sampler!r} must be among {list(accepted)}, got {unknown}")
+    try:
+        return SAMPLERS[schedule.sampler](schedule, **schedule.options)
+    except TypeError as error:  # a word where a number belongs, say
+        raise ValueError(
+            f"options of the sampler {schedule.sampler!r} must be of the kind of {accepted}, got {schedule.options} ({error})"
+        ) from None
 
 
-__all__ = ["SAMPLERS", "Row", "Stage", "Start", "Tableau", "build_tableau"]
+__all__ = ["SAMPLERS", "Row", "Stage", "Start", "Tableau", "build_tableau", "sampler_options"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from ttune.samplers.tableau import Stage, Tableau
 if TYPE_CHECKING:
     from ttune.schedule import Schedule
 
-VARIANCES = ("fixed_small", "fixed_large", "analytic")
+VARIANCES = ("fixed_small", "fixed_large", "learned_range", "analytic")
 
 
 def ddim(schedule: Schedule, *, gammas: Sequence[float] = ()) -> Tableau:
@@ -33,7 +34,8 @@ def ddpm(schedule: Schedule, *, variance: str = "fixed_small", gammas: Sequence[
     The mean is that of DDIM with eta = 1. ``variance``: of the noise, which is not added on the way to a clean image:
     "fixed_small" is the posterior's; "fixed_large" is beta = 1 - alpha_t^2 / alpha_u^2 of the step (for models with
     alpha^2 + sigma^2 = 1), more than the next level asks for; "analytic" is the optimal one of Analytic-DPM (Bao et al.
-    2022, arXiv 2201.06503, theorem 1), which needs ``gammas``: E ||eps(x_t, t)||^2 / d at each evaluated position.
+    2022, arXiv 2201.06503, theorem 1), which needs ``gammas``: E ||eps(x_t, t)||^2 / d at each evaluated position;
+    "learned_range" lets the network choose between the logarithms of the first two (Nichol and Dhariwal 2021, eq. 15).
     """
     if variance not in VARIANCES:
         raise ValueError(f"variance must be one of {list(VARIANCES)}, got {variance!r}")
@@ -46,9 +48,17 @@ def ddpm(schedule: Schedule, *, variance: str = "fixed_small", gammas: Sequence[
     if variance == "analytic":
         return _tableau("ddpm", at, posterior, _optimal(at, posterior, gammas))
     if any(abs(math.hypot(p.alpha, p.sigma) - 1) > 1e-6 for p in at):
-        raise ValueError("variance 'fixed_large' is defined for alpha^2 + sigma^2 = 1 only; use 'fixed_small'")
+        raise ValueError(f"variance {variance!r} is defined for alpha^2 + sigma^2 = 1 only; use 'fixed_small'")
     large = [0.0 if u.clean else math.sqrt(1 - (t.alpha / u.alpha) ** 2) for t, u in pairwise(at)]
-    return _tableau("ddpm", at, posterior, large)
+    if variance == "fixed_large":
+        return _tableau("ddpm", at, posterior, large)
+    stages = []
+    for stage, s, most in zip(_tableau("ddpm", at, posterior).stages, posterior, large, strict=True):
+        if s > 0:
+            unit = {**stage.update, "noise": 1.0}
+            stage = replace(stage, update=unit, excess=1 - s**2, log_variance=(2 * math.log(s), 2 * math.log(most)))
+        stages.append(stage)
+    return Tableau("ddpm", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
 def _optimal(at: Sequence[Point], s: Sequence[float], gammas: Sequence[float]) -> list[float]:

@@ -35,6 +35,8 @@ class Stage:
     ``time``, ``alpha``, ``sigma`` say where the evaluation stands; ``update`` makes the next ``x``;
     ``retain`` makes the tensors that later stages may use (what is not retained again is forgotten).
     ``excess``: the variance that fresh noise adds on purpose beyond what the next stage's sigma asks for.
+    ``log_variance``: the ends, low and high, between which a network with a learned variance chooses the logarithm of the noise's
+    variance for every element; ``noise`` is then multiplied by the chosen deviation before its coefficient.
     """
 
     time: float
@@ -43,6 +45,7 @@ class Stage:
     update: Row
     retain: Mapping[str, Row] = field(default_factory=dict)
     excess: float = 0.0
+    log_variance: tuple[float, float] | None = None
 
     @property
     def stochastic(self) -> bool:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ttune.denoiser import Conditions, Denoiser
 from ttune.noise import Float64
 from ttune.plan import Plan, Registers
+from ttune.samplers.points import Point
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
 
@@ -131,7 +132,7 @@ def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: It
             target = _epsilon(denoiser, schedule, i, registers["x"], conditions)
         before = denoiser.evaluations
         tau = rho * (t + shift) - shift
-        outputs = denoiser.outputs(registers["x"], tau, conditions)
+        outputs = plan.outputs(denoiser, i, registers["x"], conditions, tau)
         moved = plan.advance(i, registers, outputs)["x"]
         predicted = _epsilon(denoiser, schedule, i + 1, moved, conditions)
         loss = (target - predicted).square().flatten(1).sum(1).mean()
@@ -152,7 +153,7 @@ def _epsilon(denoiser: Denoiser, schedule: Schedule, i: int, x: Tensor, conditio
     """The network's prediction of the noise at position i, told the truth, whatever its prediction type; not clipped."""
     stage = schedule.tableau().stages[i]
     told = min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max)
-    D = denoiser.unclipped(x, told, conditions, stage.alpha, stage.sigma)
+    D = denoiser.unclipped(x, told, conditions, denoiser.evaluation(i, Point(stage.time, stage.alpha, stage.sigma)))
     return (x - stage.alpha * D) / stage.sigma
 
 
@@ -168,7 +169,7 @@ def _rolled(
 ) -> Registers:
     """The registers at step ``last``, rolled on from those at step ``first``."""
     for i in range(first, last):
-        registers = plan.advance(i, registers, denoiser.outputs(registers["x"], plan.conditioning[i], conditions))
+        registers = plan.advance(i, registers, plan.outputs(denoiser, i, registers["x"], conditions))
     return registers
 
 

@@ -53,7 +53,7 @@ def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher
 
         def moved(tau: float, i: int = i, states: list[Registers] = states) -> list[Registers]:
             return [
-                plan.advance(i, registers, problem.denoiser.outputs(registers["x"], tau, chunk.conditions))
+                plan.advance(i, registers, plan.outputs(problem.denoiser, i, registers["x"], chunk.conditions, tau))
                 for registers, chunk in zip(states, chunks, strict=True)
             ]
 

@@ -1,0 +1,217 @@
+"""Guidance: how conditions steer a prediction. Linear, so it becomes coefficients; what is not linear says so.
+
+A guidance says how many outputs one evaluation has, what they are, and how they enter the prediction of x_0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ttune.samplers.points import Point
+
+Conditions = Mapping[str, Any]
+Network = Callable[[Tensor, Tensor, Conditions], Tensor]
+Scale = float | Sequence[float] | Callable[[Point], float]
+
+
+class Guidance(Protocol):
+    """``scale_at`` is asked once per evaluation; 1 (or 0 for a classifier) means that nothing is to be done there."""
+
+    @property
+    def scale(self) -> Any: ...
+
+    def scale_at(self, index: int, point: Point) -> float:
+        """The scale at evaluation ``index``, which stands at ``point``."""
+        ...
+
+    def idle(self, scale: float) -> bool:
+        """Whether a plain evaluation does at this scale."""
+        ...
+
+    def weights(self, q: float, scale: float, point: Point) -> tuple[float, ...]:
+        """Coefficients of the outputs in the prediction of x_0, where a plain output has ``q``."""
+        ...
+
+    def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
+        """The outputs of one guided evaluation."""
+        ...
+
+    def cost(self, scale: float) -> int:
+        """How many evaluations of the network one sample costs."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What a tuned schedule remembers of it, in plain values."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance (Ho and Salimans 2022): scale * output(conditions) + (1 - scale) * output(null).
+
+    ``null`` holds, per condition, the value that means "no condition": a number, or a tensor that broadcasts
+    to the condition's shape.
+
+    ``scale``: a number, one per evaluation, or a function of where the evaluation stands (:class:`Point`: t, alpha, sigma, rho).
+    ``interval``: (low, high) in sigma / alpha outside which the scale is 1 and one evaluation does (Kynkäänniemi et al. 2024).
+    ``rescale``: phi of Lin et al. 2024, section 3.4: the guided output gets, in this proportion, the standard deviation that
+    the conditional one has in each sample. Not linear: it takes a pass of its own.
+    ``batched``: True evaluates both halves in one call, False in two, which needs half the memory; None in one call, and in
+    two from the first time on that memory runs out.
+    """
+
+    scale: Scale
+    null: Conditions
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+    batched: bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, (int, float)):
+            _finite("scale", self.scale)
+        elif not callable(self.scale):
+            object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
+            for s in self.scale:  # pyright: ignore[reportGeneralTypeIssues]
+                _finite("scale", s)
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            raise ValueError(f"interval must be (low, high) in sigma / alpha with 0 <= low < high, got {self.interval}")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale must lie in [0, 1], got {self.rescale}")
+
+    def scale_at(self, index: int, point: Point) -> float:
+        if self.interval is not None and not self.interval[0] <= point.rho <= self.interval[1]:
+            return 1.0
+        return _scale_at(self.scale, index, point)
+
+    def idle(self, scale: float) -> bool:
+        return scale == 1.0
+
+    def weights(self, q: float, scale: float, point: Point) -> tuple[float, ...]:
+        return (q,) if self.rescale else (q * scale, q * (1 - scale))
+
+    def cost(self, scale: float) -> int:
+        return 2
+
+    def settings(self) -> dict[str, Any]:
+        scale = "a function" if callable(self.scale) else list(self.scale) if isinstance(self.scale, tuple) else float(self.scale)  # pyright: ignore[reportArgumentType]
+        more = {"guidance_interval": None if self.interval is None else list(self.interval), "guidance_rescale": self.rescale or None}
+        return {"guidance_scale": scale} | {name: value for name, value in more.items() if value is not None}
+
+    def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
+        batch = x.shape[0]
+        null = self._null(conditions, batch, x.device)
+        outputs = None
+        if self.batched is not False and not getattr(self, "_short_of_memory", False):
+            both = {k: _twice(v, null.get(k), batch, x.device) for k, v in conditions.items()}
+            try:
+                outputs = list(network(torch.cat([x, x]), torch.cat([tau, tau]), both).chunk(2))
+            except torch.OutOfMemoryError:
+                if self.batched:
+                    raise
+                object.__setattr__(self, "_short_of_memory", True)
+                warnings.warn(
+                    "classifier-free guidance: memory ran out, both halves are evaluated one after the other from here on", stacklevel=2
+                )
+        if outputs is None:
+            outputs = [network(x, tau, conditions), network(x, tau, {**conditions, **null})]
+        conditional, without = outputs
+        return [_rescaled(conditional, without, scale, self.rescale)] if self.rescale else outputs
+
+    def _null(self, conditions: Conditions, batch: int, device: torch.device) -> dict[str, Tensor]:
+        missing = [k for k in self.null if k not in conditions]
+        if missing:
+            raise ValueError(f"conditions must give {missing} for classifier-free guidance, got {sorted(conditions)}")
+        null = {}
+        for k, value in self.null.items():
+            given = torch.as_tensor(conditions[k], device=device)
+            if given.ndim == 0 or given.shape[0] != batch:
+                raise ValueError(f"conditions[{k!r}] must have one row per sample, {batch}, got shape {tuple(given.shape)}")
+            null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
+        return null
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Classifier guidance (Dhariwal and Nichol 2021): epsilon - scale * sigma * grad of log p(y | x_t) with respect to x_t.
+
+    ``log_prob(x, tau, **conditions)``: (B,) log-probabilities, differentiable in x. ``scale``: as for
+    :class:`ClassifierFree`. It gets all conditions; the network gets those not named in ``only``, which are the
+    classifier's own. Linear in the gradient, which is one more output of the evaluation.
+    """
+
+    log_prob: Callable[..., Tensor]
+    scale: Scale = 1.0
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not callable(self.log_prob):
+            raise TypeError(f"log_prob must be callable as log_prob(x, tau, **conditions), got {type(self.log_prob).__name__}")
+        if isinstance(self.scale, (int, float)):
+            _finite("scale", self.scale)
+
+    def scale_at(self, index: int, point: Point) -> float:
+        return _scale_at(self.scale, index, point)
+
+    def idle(self, scale: float) -> bool:
+        return False  # also at scale 0 the network must not see the classifier's own conditions
+
+    def weights(self, q: float, scale: float, point: Point) -> tuple[float, ...]:
+        if point.alpha == 0 and scale:
+            raise ValueError("Classifier: its gradient says nothing about x_0 where alpha = 0; start at a smaller time")
+        # epsilon' = epsilon - s sigma g, and x_0 = (x - sigma epsilon') / alpha
+        return q, scale * point.sigma**2 / point.alpha if scale else 0.0
+
+    def cost(self, scale: float) -> int:
+        return 1
+
+    def settings(self) -> dict[str, Any]:
+        scale = "a function" if callable(self.scale) else self.scale
+        return {"guidance_scale": list(scale) if isinstance(scale, (tuple, list)) else scale, "guidance": "classifier"}
+
+    def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
+        own = {k: v for k, v in conditions.items() if k not in self.only}
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            log_prob = self.log_prob(leaf, tau, **conditions)
+            if log_prob.shape != x.shape[:1]:
+                raise ValueError(f"log_prob must return one number per sample, shape ({x.shape[0]},), got {tuple(log_prob.shape)}")
+            (gradient,) = torch.autograd.grad(log_prob.sum(), leaf)
+        return [network(x, tau, own), gradient.to(x.dtype)]
+
+
+def _scale_at(scale: Scale, index: int, point: Point) -> float:
+    if callable(scale):
+        value = float(scale(point))
+        _finite("scale", value)
+        return value
+    if isinstance(scale, (int, float)):
+        return float(scale)
+    if index >= len(scale):
+        raise ValueError(f"scale must have one number per evaluation, got {len(scale)} for evaluation {index}")
+    return float(scale[index])
+
+
+def _finite(name: str, value: float) -> None:
+    if not abs(value) < float("inf"):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def _rescaled(conditional: Tensor, null: Tensor, scale: float, phi: float) -> Tensor:
+    guided = null + scale * (conditional - null)
+    dims = tuple(range(1, guided.ndim))
+    factor = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return guided * (phi * factor + (1 - phi))
+
+
+def _twice(value: Any, null: Tensor | None, batch: int, device: torch.device) -> Any:
+    """A condition for the batch of both halves; what guidance does not replace by its null is the same in both."""
+    if null is not None:
+        return torch.cat([torch.as_tensor(value, device=device), null])
+    per_sample = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+    return torch.cat([value, value]) if per_sample else value
