@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo figures test bench lint format clean
+.PHONY: install demo figures test bench lint format sanitize clean
 
 install: .venv/installed
 
@@ -36,6 +36,24 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find csrc benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+
+# The kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC), in a copy of the tree with libraries of its
+# own. Python is not built for it, so the runtime is preloaded, and leaks, which are Python's, are not looked for. Tests
+# that start torch.compile stay out: they would run a C++ compiler under the preloaded runtime.
+SANITIZED := build/sanitize/tree
+sanitize: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DPYTHON=$(CURDIR)/$(BIN)/python -DTTUNE_SANITIZE=ON \
+		-DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(SANITIZED)/ttune
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -r ttune tests pyproject.toml $(SANITIZED)
+	rm -rf $(SANITIZED)/ttune/lib
+	$(BIN)/cmake --install build/sanitize
+	for library in $(SANITIZED)/ttune/lib/*.so; do nm -D $$library | grep -q __asan_report || exit 1; done
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -k "not compile" tests/kernels tests/test_numpy.py
 
 clean:
 	rm -rf build dist *.egg-info .venv/installed
