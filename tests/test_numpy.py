@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ttune
+from tests.kernels import test_inner_products, test_trajectory_loss
 from tests.kernels import test_linear_update as torch_tests
 from ttune import ops
 
@@ -101,6 +102,44 @@ def test_noise_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, ...], thre
         got = [np.empty_like(x), x]
         tnp.linear_update_(got, [x, prediction], coeffs, clip=1.0, seeds=seeds, draw=9)
         assert_same_bits(got, outs)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_trajectory_loss_is_that_of_torch(dtype: torch.dtype, threads: int) -> None:
+    large = [tensor.to(dtype) for tensor in torch.randn(3, 3, 150_001, generator=torch.Generator().manual_seed(1))]
+    several = test_trajectory_loss.Sample("in several threads", large[:2], torch.tensor([[0.5, -2.0]]), large[2])
+    for sample in (*test_trajectory_loss.sample_inputs(dtype), several):
+        terms, target = [as_numpy(term) for term in sample.terms], as_numpy(sample.target)
+        options = {name: converted(value) for name, value in sample.options().items()}
+        wanted = torch.ops.ttune.trajectory_loss_gradient(*sample.arguments())
+        got = tnp.trajectory_loss_gradient(terms, sample.coeffs.numpy(), target, **options)
+        assert_same_bits(got, wanted)
+        assert got[1].strides == np.empty_like(terms[0]).strides, sample.name
+        assert_same_bits([tnp.trajectory_loss(terms, sample.coeffs.numpy(), target, **options)], wanted[:1])
+
+
+def test_losses_of_reversed_arrays(threads: int) -> None:
+    terms, weight = generated((3, 4, 5), np.float64, 3), generated((3, 4, 5), np.float64, seed=1)[0]
+    for reverse in (np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1, ::-1]):
+        views, copies = [x[reverse] for x in terms], [x[reverse].copy() for x in terms]
+        got = tnp.trajectory_loss_gradient(views[:2], [[1.0, 2.0]], views[2], weight=weight[reverse], kind="huber")
+        wanted = tnp.trajectory_loss_gradient(copies[:2], [[1.0, 2.0]], copies[2], weight=weight[reverse].copy(), kind="huber")
+        assert_same_bits(got, wanted)
+        d = copies[0] + 2 * copies[1] - copies[2]
+        element = np.where(abs(d) <= 1, d * d / 2, abs(d) - 0.5) * weight[reverse]
+        np.testing.assert_allclose(got[0], element.sum((1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(got[1], np.clip(d, -1, 1) * weight[reverse], rtol=1e-12)
+        np.testing.assert_allclose(tnp.inner_products(views, views), tnp.inner_products(copies, copies), rtol=1e-12)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inner_products_are_those_of_torch(dtype: torch.dtype, threads: int) -> None:
+    large = [tensor.to(dtype) for tensor in torch.randn(3, 450_001, generator=torch.Generator().manual_seed(1))]
+    for sample in (*test_inner_products.sample_inputs(dtype), test_inner_products.Sample("in several threads", large[:2], large[1:])):
+        got = tnp.inner_products([as_numpy(x) for x in sample.a], [as_numpy(x) for x in sample.b])
+        assert_same_bits([got], [ops.inner_products(sample.a, sample.b)])
 
 
 TIME_DTYPES = (*DTYPES, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -387,6 +426,30 @@ def assert_same_error(arguments: dict[str, Any], in_place: bool) -> None:
     assert str(got.value) == as_array_words(str(wanted.value)).replace("an empty sequence", "none")
 
 
+@pytest.mark.parametrize("change", [change for change, _ in test_trajectory_loss.BAD_CALLS])
+@pytest.mark.parametrize("name", ["trajectory_loss", "trajectory_loss_gradient"])
+def test_errors_of_losses_are_those_of_the_reference(change: dict[str, Any], name: str) -> None:
+    x = test_trajectory_loss.X
+    arguments = {"terms": [x, x.clone()], "coeffs": torch.zeros(1, 2), "target": x.clone()} | change
+    with ops.use_backend("reference"), pytest.raises(ValueError, match="got") as wanted:
+        ops.trajectory_loss(**arguments)
+    with pytest.raises(ValueError, match="got") as got:
+        getattr(tnp, name)(**{name: converted(value) for name, value in arguments.items()})
+    assert str(got.value) == as_array_words(str(wanted.value)).replace("an empty sequence", "none")
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([], [torch.zeros(2)]), ([torch.zeros(2)], []), ([torch.zeros(2)], [torch.zeros(3)]), ([torch.zeros(2)], [torch.zeros(2).double()])],
+)
+def test_errors_of_inner_products_are_those_of_the_reference(a: list[Tensor], b: list[Tensor]) -> None:
+    with ops.use_backend("reference"), pytest.raises(ValueError, match="got") as wanted:
+        ops.inner_products(a, b)
+    with pytest.raises(ValueError, match="got") as got:
+        tnp.inner_products(converted(a), converted(b))
+    assert str(got.value) == as_array_words(str(wanted.value))
+
+
 TIMES, TABLE = torch.zeros(3), torch.zeros(4, 2)
 
 
@@ -445,6 +508,9 @@ def test_what_only_numpy_has_is_refused() -> None:
         (lambda: tnp.philox_normal((3,), np.array(1)), ValueError, r"seeds must be one-dimensional, one per sample, got shape \(\)"),
         (lambda: tnp.philox_normal((3,), [1], 0.5), TypeError, r"draw must be an int or a 0-d int64 array, got 0\.5"),
         (lambda: tnp.philox_normal((3,), [1], dtype=np.int32), ValueError, r"outs\[0\] must be float64, .*, got int32"),
+        (lambda: tnp.trajectory_loss([x], one, x.tolist()), TypeError, "target must be a numpy.ndarray, got list"),
+        (lambda: tnp.trajectory_loss([x], one, x, weight=[1, 1]), TypeError, "weight must be a numpy.ndarray, got list"),
+        (lambda: tnp.inner_products([x], [swapped]), ValueError, r"b\[0\] must have the dtype of a\[0\], float32, got [<>]f4"),
         (lambda: tnp.embedding_lookup(x.tolist(), [1]), TypeError, "table must be a numpy.ndarray, got list"),
         (lambda: tnp.embedding_lookup(swapped, [1]), ValueError, "table must be in the machine's byte order, got [<>]f4"),
         (lambda: tnp.embedding_lookup(x, np.ones(2, "u4")), ValueError, "t must be float64, .*, got uint32"),

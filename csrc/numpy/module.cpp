@@ -8,8 +8,10 @@
 
 PYBIND11_MODULE(_numpy, m) {
   ttune::define_embedding_lookup(m);
+  ttune::define_inner_products(m);
   ttune::define_linear_update(m);
   ttune::define_timestep_embedding(m);
+  ttune::define_trajectory_loss(m);
   m.def("num_threads", &ttune::num_threads);
   m.def("set_num_threads", &ttune::set_num_threads);
 }

@@ -15,11 +15,14 @@ ImportError, with what to do, where the native module is not built.
 from ttune.numpy.operators import (
     embedding_lookup,
     get_num_threads,
+    inner_products,
     linear_update,
     linear_update_,
     philox_normal,
     set_num_threads,
     timestep_embedding,
+    trajectory_loss,
+    trajectory_loss_gradient,
 )
 from ttune.numpy.plan import Plan, Step
 
@@ -28,9 +31,12 @@ __all__ = [
     "Step",
     "embedding_lookup",
     "get_num_threads",
+    "inner_products",
     "linear_update",
     "linear_update_",
     "philox_normal",
     "set_num_threads",
     "timestep_embedding",
+    "trajectory_loss",
+    "trajectory_loss_gradient",
 ]

@@ -125,6 +125,59 @@ def embedding_lookup(table: Array, t: ArrayLike) -> Array:
     return _native.embedding_lookup(_as_array("table", table), np.asarray(t))
 
 
+def trajectory_loss(
+    terms: Sequence[Array],
+    coeffs: ArrayLike,
+    target: Array,
+    step: SupportsIndex | None = None,
+    clip: float | None = None,
+    weight: Array | None = None,
+    kind: str = "l2",
+    delta: float = 1.0,
+) -> Array:
+    """Loss of each sample between an update and a target, without storing the update.
+
+    Args:
+        terms, coeffs, step, clip: as for :func:`linear_update`; the terms have a leading batch dimension B. The last row
+            of ``coeffs`` is the update that is compared: one row, or with ``clip`` also two, of which row 0 is the x_0
+            prediction that the other uses, clamped. One row with ``clip``: the clamped prediction is compared.
+        target: what the update should be; the terms' shape and dtype.
+        weight: (B,) or the terms' shape, in the output's dtype.
+        kind: of the difference d, "l2": d^2; "l1": |d|; "huber": d^2 / 2 up to |d| = ``delta``, beyond it
+            delta (|d| - delta / 2).
+        delta: > 0; used by "huber" alone.
+
+    Returns (B,), each the *sum* over the sample's elements of weight times element: float64 for float64 arrays, else
+    float32, which is also the dtype of the arithmetic. ValueError names the argument, the rule and the value received.
+    """
+    return _loss(terms, coeffs, target, step, clip, weight, kind, delta, False)
+
+
+def trajectory_loss_gradient(
+    terms: Sequence[Array],
+    coeffs: ArrayLike,
+    target: Array,
+    step: SupportsIndex | None = None,
+    clip: float | None = None,
+    weight: Array | None = None,
+    kind: str = "l2",
+    delta: float = 1.0,
+) -> tuple[Array, Array]:
+    """:func:`trajectory_loss` and, from the same pass, its gradient in the update: (loss, gradient), the gradient in the
+    terms' shape and dtype. The slope of "l1" at 0 is 0."""
+    return _loss(terms, coeffs, target, step, clip, weight, kind, delta, True)
+
+
+def inner_products(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """Every inner product, over all elements, of one list of arrays with another, in one pass over memory.
+
+    ``a``, ``b``: at least one array each, all of one shape and dtype; an array may be in both. Returns (len(a), len(b)):
+    float64 for float64 arrays, else float32; sums are exact to 1e-6 of the sum of the products' magnitudes.
+    ValueError names the argument, the rule and the value received.
+    """
+    return _native.inner_products(list(a), list(b))
+
+
 def set_num_threads(count: SupportsIndex) -> None:
     """Let every call use up to ``count`` threads from now on, in the whole process. Results do not depend on it.
 
@@ -138,6 +191,22 @@ def set_num_threads(count: SupportsIndex) -> None:
 def get_num_threads() -> int:
     """What :func:`set_num_threads` set, 1 by default."""
     return _native.num_threads()
+
+
+def _loss(
+    terms: Sequence[Array],
+    coeffs: ArrayLike,
+    target: Array,
+    step: SupportsIndex | None,
+    clip: float | None,
+    weight: Array | None,
+    kind: str,
+    delta: float,
+    with_gradient: bool,
+) -> Any:
+    weight = None if weight is None else _as_array("weight", weight)
+    target = _as_array("target", target)
+    return _native.trajectory_loss(list(terms), _as_coeffs(coeffs), target, step, clip, weight, kind, delta, with_gradient)
 
 
 def _as_array(name: str, value: Array) -> Array:
