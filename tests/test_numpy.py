@@ -377,6 +377,16 @@ def test_plans_refuse_what_the_schedule_was_not_tuned_for() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             tnp.Plan.make(schedule, **settings)
+    for extra, message in (
+        ({"threshold": "DynamicThreshold()"}, "schedule must be tuned without what ttune.numpy has not, got threshold = 'DynamicThreshold"),
+        ({"guidance_rescale": 0.7}, "got guidance_rescale = 0.7"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tnp.Plan.make(schedule.replace(model=extra))
+    learned = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 3, options={"variance": "learned_range"})
+    with pytest.raises(ValueError, match="schedule must not need a learned variance, got the sampler 'ddpm'"):
+        tnp.Plan.make(learned)
+    assert tnp.Plan.make(schedule.replace(model={"name": "mine", "guidance_rescale": None})).steps
     stochastic = tnp.Plan.make(ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 3)).steps[0]
     x = np.zeros((1, 2), np.float32)
     with pytest.raises(ValueError, match="seeds must be given for a stochastic sampler, one per sample, got None"):

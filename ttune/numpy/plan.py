@@ -18,6 +18,8 @@ Array = NDArray[Any]
 Registers = Mapping[str, Array]
 Seeds = Array | Sequence[int]
 
+_NAMES = ("name", "parameter_shapes")  # of the model that a schedule was tuned for: they say nothing about the rows
+
 
 @dataclass(frozen=True)
 class Step:
@@ -99,7 +101,13 @@ class Plan:
         for name, value in settings.items():
             if schedule.model.get(name, value) != value:
                 raise ValueError(f"{name} must be what the schedule was tuned for, {schedule.model[name]!r}, got {value!r}")
+        # Guidance by intervals or a classifier, rescaling and thresholds are not in the rows.
+        for name, value in schedule.model.items():
+            if name not in (*settings, *_NAMES) and value is not None:
+                raise ValueError(f"schedule must be tuned without what ttune.numpy has not, got {name} = {value!r}")
         tableau = schedule.tableau()
+        if any(stage.log_variance is not None for stage in tableau.stages):
+            raise ValueError(f"schedule must not need a learned variance, got the sampler {schedule.sampler!r}")
         steps = []
         for i, stage in enumerate(tableau.stages):
             row = data_row(prediction_type, stage.alpha, stage.sigma, guidance_scale)
