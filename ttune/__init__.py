@@ -15,6 +15,7 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.compiled_sampler import CompiledSampler
     from ttune.denoiser import Denoiser
     from ttune.evaluation import fid, frechet_distance
+    from ttune.frozen_time import freeze_time
     from ttune.guidance import Classifier, ClassifierFree
     from ttune.ops import backends, use_backend
     from ttune.sampling import initial_noise, noised, sample
@@ -50,6 +51,7 @@ __all__ = [
     "estimate_gammas",
     "fid",
     "frechet_distance",
+    "freeze_time",
     "initial_noise",
     "nn",
     "noised",

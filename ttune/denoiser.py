@@ -161,7 +161,7 @@ class Denoiser:
             identity["name"] = self.name
         modules = self._modules()
         if modules:
-            shapes = sorted((k, tuple(v.shape)) for module in modules for k, v in module.state_dict().items())
+            shapes = sorted(shape for module in modules for shape in _shapes(module))
             identity["parameter_shapes"] = hashlib.sha256(repr(shapes).encode()).hexdigest()
         return identity
 
@@ -208,6 +208,12 @@ class Denoiser:
             raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
         return output.to(x.dtype)
+
+
+def _shapes(network: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    # A network with frozen time (ttune.freeze_time) is still the one that it was.
+    unfrozen = getattr(network, "unfrozen_shapes", None)
+    return [(k, tuple(v.shape)) for k, v in network.state_dict().items()] if unfrozen is None else unfrozen
 
 
 def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:
