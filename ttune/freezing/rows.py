@@ -34,11 +34,11 @@ def take_apart(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         parts = [take_apart(part, tensors) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value):
         return _Dataclass(type(value), {f.name: take_apart(getattr(value, f.name), tensors) for f in dataclasses.fields(value)})
     if type(value) is dict:
         return {key: take_apart(part, tensors) for key, part in value.items()}
-    raise TypeError(f"{type(value).__name__} cannot be taken apart")
+    raise TypeError(f"a {type(value).__name__} cannot be taken apart")
 
 
 def put_together(template: Any, tensors: Sequence[Tensor]) -> Any:
@@ -46,7 +46,7 @@ def put_together(template: Any, tensors: Sequence[Tensor]) -> Any:
     if isinstance(template, Slot):
         return tensors[template.i]
     if isinstance(template, _Dataclass):
-        return template.type(**{name: put_together(part, tensors) for name, part in template.fields.items()})
+        return template.kind(**{name: put_together(part, tensors) for name, part in template.contents.items()})
     if isinstance(template, dict):
         return {key: put_together(part, tensors) for key, part in template.items()}
     if isinstance(template, (tuple, list)):
@@ -57,8 +57,8 @@ def put_together(template: Any, tensors: Sequence[Tensor]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Dataclass:
-    type: type
-    fields: dict[str, Any]
+    kind: type
+    contents: dict[str, Any]
 
 
 def leaves(value: Any, path: Path = ()) -> list[tuple[Path, Any]]:
@@ -78,9 +78,9 @@ def spelled(path: Path) -> str:
 class Clock(nn.Module):
     """Which step it is: the time argument of a call, found among the times that the network was frozen for.
 
-    ``run`` takes the place of the network's ``forward``. ``index`` (B,) float64 lives during the call: number of the step per sample, NaN for a time or a
-    condition that the rows were not made for. Nothing waits for the device, except on the CPU in eager mode, where waiting is
-    free: there the same is a ValueError.
+    ``run`` takes the place of the network's ``forward``. ``index`` (B,) float64 lives during the call: the number of the step
+    per sample, NaN for a time or a condition that the rows were not made for. Nothing waits for the device, except on the CPU in
+    eager mode, where waiting is free: there the same is a ValueError.
     """
 
     keys: Tensor
@@ -127,9 +127,7 @@ class Clock(nn.Module):
         x, t = arguments.get(self.state), arguments.get(self.time)
         if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[1:] != self.shape[1:]:
             received = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"{spelled(self.state)} must be a state of the shape that the network was frozen for, (B, *{self.shape[1:]}), got {received}"
-            )
+            raise ValueError(f"{spelled(self.state)} must be (B, *{self.shape[1:]}), a state as the network was frozen for, got {received}")
         if not isinstance(t, Tensor) or t.dtype != self.keys.dtype:
             received = t.dtype if isinstance(t, Tensor) else type(t).__name__
             raise ValueError(
@@ -138,9 +136,10 @@ class Clock(nn.Module):
         batch = x.shape[0]
         if batch != self.shape[0] and self.one_batch:
             raise ValueError(
-                f"{spelled(self.state)} must have the batch size that the network was frozen for, {self.shape[0]}, got {batch}: {self.one_batch}"
+                f"{spelled(self.state)} must have the batch size that the network was frozen for, {self.shape[0]}, "
+                f"got {batch}: {self.one_batch}"
             )
-        if t.ndim > 1 or t.numel() not in (1, batch):
+        if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != 1 and t.shape[0] != batch):
             raise ValueError(f"{spelled(self.time)} must be one time, or one per sample (B,) = ({batch},), got shape {tuple(t.shape)}")
         self._check_constants(arguments)
         match = t.reshape(-1, 1) == self.keys
@@ -185,7 +184,8 @@ class Clock(nn.Module):
         if fitting is not None and not bool(fitting.all()):
             names = ", ".join(spelled(path) for path in self.conditions)
             raise ValueError(
-                f"{names} must have the values that the network was frozen for, got others; freeze it again, or name what changes in varying="
+                f"{names} must have the values that the network was frozen for, got others; freeze it again, "
+                "or name what changes in varying="
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Clock:
@@ -200,14 +200,15 @@ class Clock(nn.Module):
 class Table:
     """One output tensor of a module at all steps. ``rows`` (K or 1, B or 1, *row) if ``batched``, else (K or 1, *shape).
 
-    ``read`` is False where nothing but other frozen modules reads it: then only its shape is kept. ``written``: the network
-    writes into it.
+    ``timed``: chosen by the step; otherwise one row serves all. ``read`` is False where nothing but other frozen modules reads it:
+    then only its shape is kept. ``written``: the network writes into it.
     """
 
     rows: Tensor
     batched: bool
     read: bool
     written: bool
+    timed: bool
 
 
 class Rows(nn.Module):
@@ -217,7 +218,7 @@ class Rows(nn.Module):
         super().__init__()
         self.clock = clock
         self.template = template
-        self.kinds = tuple((table.batched, table.read, table.written) for table in tables)
+        self.kinds = tuple((table.batched, table.read, table.written, table.timed) for table in tables)
         self.shapes = tuple(tuple(table.rows.shape) for table in tables)
         for i, table in enumerate(tables):
             # Should anything read an unread one after all, NaN will show.
@@ -233,12 +234,14 @@ class Rows(nn.Module):
 
     def _serve(self, i: int, index: Tensor, batch: int) -> Tensor:
         rows: Tensor = getattr(self, f"rows_{i}")
-        batched, read, written = self.kinds[i]
+        batched, read, written, timed = self.kinds[i]
         if not read:
             return rows.expand(batch, *self.shapes[i][2:]) if batched else rows.expand(self.shapes[i][1:])
-        if rows.shape[0] == 1:
+        if not timed:
             row = rows[0].expand(batch, *rows.shape[2:]).contiguous() if batched else rows[0]
             return row.clone() if written else row
+        if rows.shape[0] == 1:
+            index = index * 0  # NaN stays
         if not batched:  # one output for all samples: they must stand at the same step
             return ops.embedding_lookup(rows, torch.where((index == index[0]).all(), index[0], torch.nan))
         if rows.shape[1] == 1:
