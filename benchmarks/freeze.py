@@ -88,7 +88,8 @@ def _timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
 def _line(r: dict[str, Any]) -> str:
     seconds = r["seconds"]
     weights, spared, tables = (r["bytes"][k] / 2**20 for k in ("network", "weights_spared", "tables"))
-    return f"{r['network']:14}{r['batch']:>6}{weights:>12.1f}{spared:>12.1f}{tables:>10.1f}{seconds['before']:>11.3f}{seconds['after']:>11.3f}{r['ratio']:>8.3f}"
+    sizes = f"{r['network']:14}{r['batch']:>6}{weights:>12.1f}{spared:>12.1f}{tables:>10.1f}"
+    return f"{sizes}{seconds['before']:>11.3f}{seconds['after']:>11.3f}{r['ratio']:>8.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
