@@ -452,6 +452,17 @@ def test_the_bundled_model_samples_the_same_images(name: str, guidance: float | 
     assert torch.equal(ttune.sample(denoiser, schedule, x_T, conditions=conditions), expected)
 
 
+def test_guidance_at_some_steps_only_is_refused() -> None:
+    denoiser = zoo.load("fashion")
+    denoiser.guidance = ttune.ClassifierFree(2.5, {"class_label": 10}, interval=(0.5, 2.0))
+    schedule, conditions = ttune.Schedule.build(denoiser.noise, "ddim", 5), {"class_label": torch.tensor([3, 9])}
+    with pytest.raises(ValueError, match=r"guidance must be at work at all steps or at none, .* got \d guided steps of 5"):
+        ttune.freeze_time(denoiser, schedule, conditions, batch=2, progress=False)
+    denoiser.guidance = ttune.ClassifierFree(2.5, {"class_label": 10}, batched=False)
+    with pytest.raises(ValueError, match="called twice"):
+        ttune.freeze_time(denoiser, schedule, conditions, batch=2, progress=False)
+
+
 @needs_diffusers
 @pytest.mark.parametrize("name", SMALL)
 def test_networks_of_diffusers(name: str) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.compiled_sampler import CompiledSampler
     from ttune.denoiser import Denoiser
     from ttune.evaluation import fid, frechet_distance
-    from ttune.guidance import Classifier, ClassifierFree
     from ttune.frozen_time import FrozenTime, freeze_time
+    from ttune.guidance import Classifier, ClassifierFree
     from ttune.ops import backends, use_backend
     from ttune.sampling import initial_noise, noised, sample
     from ttune.stitched import Stitched

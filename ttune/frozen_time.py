@@ -139,8 +139,10 @@ def freeze_time(
     Frozen weights get no gradients. One frozen network serves one thread at a time. ValueError: modules in training mode,
     a network that is compiled or frozen already, several time arguments, times that coincide in their dtype but have different rows.
     """
-    target = Target.of(network, module, sample_shape, batch, time_dtype)
     times = schedule.conditioning.tolist() if isinstance(schedule, Schedule) else [float(t) for t in schedule]
+    if not times or not np.isfinite(times).all():
+        raise ValueError(f"schedule must have at least one time, all finite, got {times}")
+    target = Target.of(network, schedule if isinstance(schedule, Schedule) else times, module, sample_shape, batch, time_dtype)
     conditions = dict(conditions or {})
     _check(target, times, conditions, varying, keep, batch)
     runs = Runs(target, conditions, tuple(varying), max_table_bytes)
@@ -166,8 +168,6 @@ def _check(target: Target, times: Sequence[float], conditions: Mapping[str, Any]
         raise ValueError(f"keep must be one of {_KEEP}, got {keep!r}")
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    if not times or not np.isfinite(times).all():
-        raise ValueError(f"schedule must have at least one time, all finite, got {list(times)}")
     unknown = [name for name in varying if name not in conditions]
     if unknown:
         raise ValueError(f"varying must name conditions, of {sorted(conditions)}, got {unknown}")

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ttune.denoiser import Denoiser
+from ttune.denoiser import Denoiser, Evaluation
 from ttune.freezing.dependence import Dependence, same_bits
 from ttune.freezing.rows import Path, leaves, spelled, take_apart
+from ttune.plan import evaluations_of
+from ttune.samplers.points import Point
+from ttune.schedule import Schedule
+from ttune.stitched import Stitched
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of embedding_lookup
 # Marks of dependence; arguments of the network and then modules have the bits that follow.
@@ -35,9 +39,16 @@ class Target:
 
     @staticmethod
     def of(
-        network: Any, module: nn.Module | None, sample_shape: Sequence[int] | None, batch: int, time_dtype: torch.dtype | None
+        network: Any,
+        schedule: Schedule | Sequence[float],
+        module: nn.Module | None,
+        sample_shape: Sequence[int] | None,
+        batch: int,
+        time_dtype: torch.dtype | None,
     ) -> Target:
         function = network.network if isinstance(network, Denoiser) else network
+        if isinstance(function, Stitched):
+            raise ValueError("network must be one network, got a ttune.Stitched: freeze each of its networks by itself, at its own times")
         if not callable(function):
             raise TypeError(f"network must be callable as network(x, t, **conditions), got {type(function).__name__}")
         inside: Any = module if module is not None else function
@@ -54,7 +65,8 @@ class Target:
         if isinstance(network, Denoiser):
             if time_dtype not in (None, natural):
                 raise ValueError(f"time_dtype must be what the denoiser tells its network, {natural}, got {time_dtype}")
-            run: Callable[..., Any] = network.evaluate
+            evaluation = _evaluation(network, schedule)
+            run: Callable[..., Any] = lambda x, t, conditions: network.evaluate(x, t, conditions, evaluation)  # noqa: E731
         else:
             run = lambda x, t, conditions: function(x, t, **conditions)  # noqa: E731
         device = weights[0].device if weights else torch.device("cpu")
@@ -66,6 +78,22 @@ class Target:
 
     def time(self, t: float, extra: int = 0) -> Tensor:
         return torch.full((self.shape[0] + extra,), t, dtype=torch.float64).to(self.time_dtype).to(self.device)
+
+
+def _evaluation(denoiser: Denoiser, schedule: Schedule | Sequence[float]) -> Evaluation:
+    """One evaluation that calls the network as all of them do."""
+    if isinstance(schedule, Schedule):
+        evaluations = evaluations_of(denoiser, schedule)
+    else:
+        noise = denoiser.noise
+        evaluations = [denoiser.evaluation(i, Point(t, float(noise.alpha(t)), float(noise.sigma(t)))) for i, t in enumerate(schedule)]
+    guided = [evaluation.scale is not None for evaluation in evaluations]
+    if len(set(guided)) > 1:
+        raise ValueError(
+            "guidance must be at work at all steps or at none, since it doubles the batch that the network sees, "
+            f"got {sum(guided)} guided steps of {len(guided)}"
+        )
+    return evaluations[0]
 
 
 @dataclass
@@ -173,7 +201,7 @@ class Runs:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             entered.append(None)
             if len(entered) > 1:
-                raise ValueError("network must call the module once per call, it was called twice; freeze a module that is called once")
+                raise ValueError("network must call the module once per call, it was called twice (guidance with batched=False does)")
             if marks is not None:
                 self._enter(args, kwargs, marks)
 
