@@ -166,7 +166,7 @@ inline bool dense(const py::array& array) {
 }
 
 // Whether two arrays share an element: exactly, as far as NumPy finds out with this much work; then it counts as yes.
-// 10,000 trials take some 100 us; two slices of one array, however interleaved, took fewer than 100.
+// 10,000 trials took 280 us on the hardest pair tried; slices, transposes and reversals of one array took a single one.
 inline bool touch(const py::array& a, const py::array& b) {
   if (a.size() == 0 || b.size() == 0) return false;
   const Range x = range_of(a), y = range_of(b);

@@ -12,7 +12,7 @@
 namespace ttune {
 namespace {
 
-// A third of what a thread costs, as for linear_update: both are copies in the end.
+// As many elements take 23 us in float32 and 80 us in float16; a thread costs 9 us to start and to join.
 constexpr int64_t kGrain = 131072;
 
 // Whether each row lies in memory without gaps, in row-major order, a whole number of elements from the one before.

@@ -182,7 +182,7 @@ def set_num_threads(count: SupportsIndex) -> None:
     """Let every call use up to ``count`` threads from now on, in the whole process. Results do not depend on it.
 
     The default is 1, as for NumPy's own arithmetic: the update is a small part of a step, and the network's runtime has
-    threads of its own. Threads live for one call and are used for arrays of at least 262,144 elements.
+    threads of its own. Threads live for one call, and small arrays (below 262,144 elements for an update) get one.
     ValueError: a count outside [1, 1024].
     """
     _native.set_num_threads(operator.index(count))
