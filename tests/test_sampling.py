@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,20 @@ from ttune.sampling import start_state
 NOISE = NoiseSchedule.linear()
 SEEDS = torch.tensor([0, 1, 5, 2**40, -3, 7, 123456789])
 
-STOCHASTIC = {
-    "ddpm": Schedule.build(NOISE, "ddpm", 4),
-    "ddim, eta 1": Schedule.build(NOISE, "ddim", 4, eta=1.0),
-    "ddim, eta 0.5": Schedule.build(NOISE, "ddim", 4, eta=0.5),
-}
+
+def stochastic() -> dict[str, Schedule]:
+    """Every sampler that can add noise, with the options that make it do so."""
+    found = {"ddim, eta 0.5": Schedule.build(NOISE, "ddim", 4, eta=0.5)}
+    for name, builder in SAMPLERS.items():
+        accepted = inspect.signature(builder).parameters
+        options = {key: value for key, value in {"eta": 1.0, "s_churn": 2.0, "s_noise": 1.1}.items() if key in accepted}
+        schedule = Schedule.build(NOISE, name, 4, eta=1.0 if name == "ddim" else 0.0, options=options)
+        if schedule.tableau().stochastic:
+            found[name] = schedule
+    return found
+
+
+STOCHASTIC = stochastic()
 
 
 def elementwise(x: Tensor, tau: Tensor) -> Tensor:
@@ -240,7 +251,7 @@ def test_backends_agree() -> None:
     x_T = standard_normal((5, 3, 4)).float()
     denoiser = ttune.Denoiser(elementwise, NOISE, clip_sample=0.8)
     available = [name for name, state in ttune.backends().items() if state["available"] and name in ("reference", "cpu")]
-    for schedule in (*STOCHASTIC.values(), Schedule.build(NOISE, "dpmpp_2m", 5, "log_snr")):
+    for schedule in (*STOCHASTIC.values(), *(Schedule.build(NOISE, name, 5, "log_snr") for name in SAMPLERS)):
         results = [ttune.sample(denoiser, schedule, x_T, seeds=[1, 2, 3, 4, 5], backend=name) for name in available]
         for result in results[1:]:
             torch.testing.assert_close(result, results[0], rtol=1e-5, atol=1e-5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +70,50 @@ def test_the_table_can_be_printed(sampler: str) -> None:
     assert text.startswith(f"{sampler}: {len(tableau.stages)} evaluations")
     assert len(text.splitlines()) >= 2 + len(tableau.stages)
     assert "end  t=-1" in text
+
+
+def test_what_is_printed() -> None:
+    """Signs, weights of one, what is kept, the order of the terms; nothing that has no weight."""
+    lines = Schedule.build(LINEAR, "pndm", 3, "linspace").tableau().show().splitlines()
+    assert lines[1].startswith("  0  t=999 ")
+    assert "lambda=-5.05" in lines[1]
+    assert lines[2] == "     keep x_t = x, eps1 = eps"
+    assert re.search(r"x' = [\d.]+ x_t - [\d.]+ eps1 - [\d.]+ eps$", lines[3])
+    assert lines[-1].endswith("lambda=+inf")
+    ddpm = Schedule.build(LINEAR, "ddpm", 2, "linspace").tableau().show().splitlines()
+    assert re.search(r"x' = [\d.]+ D \+ [\d.]+ eps \+ [\d.]+ noise$", ddpm[1])
+    assert ddpm[2].endswith("x' = D")
+
+
+SINGLESTEP = ("dpmpp_2s", "dpmpp_3s", "dpm_solver_2", "dpm_solver_3")
+OPTIONS = [
+    *((name, {"inner": "grid", "solver_type": kind}) for name in SINGLESTEP for kind in ("midpoint", "heun")),
+    *((name, {"full_order_to_clean": True}) for name in ("lms", "ipndm", "pndm")),
+    *((name, {"order": order}) for name in ("lms", "deis", "ipndm", "pndm") for order in (1, 2, 3, 4)),
+    *(("unipc", {"order": order, "variant": v, "corrector": c}) for order in (1, 2, 3) for v in ("bh1", "bh2") for c in (True, False)),
+]
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize(("sampler", "options"), OPTIONS, ids=str)
+def test_every_option_keeps_a_true_prediction(sampler: str, options: dict[str, Any], noise: NoiseSchedule) -> None:
+    """Construction checks it; every length of the last group, clean end or not."""
+    for steps in (1, 2, 3, 4, 5, 8):
+        for final, lowered in itertools.product(("zero", "min"), (False, True)):
+            schedule = Schedule.build(noise, sampler, steps, "linspace", final=final, lower_order_final=lowered, options=options)
+            if options.get("inner") == "grid":
+                np.testing.assert_array_equal(schedule.tableau().times, schedule.positions[:-1])
+
+
+def test_options_of_singlestep_solvers_are_checked() -> None:
+    for options, message in (
+        ({"inner": "middle"}, "inner must be one of"),
+        ({"inner": "grid", "solver_type": "euler"}, "solver_type must be one of"),
+        ({"solver_type": "heun"}, "solver_type is an option of inner='grid'"),
+        ({"inner": "grid", "eta": 1.0}, "eta must be 0 with inner='grid'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Schedule.build(LINEAR, "dpmpp_2s", 4, options=options)
 
 
 # ---------------------------------------------------------------------------------------------------------- wrong tables

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ttune.samplers.adams import deis, ipndm, lms
+from ttune.samplers.adams import deis, ipndm, lms, pndm
 from ttune.samplers.ddim import ddim, ddpm
 from ttune.samplers.dpm_solver import dpm_solver_1, dpm_solver_2, dpm_solver_3, dpm_solver_fast, dpm_solver_multistep
 from ttune.samplers.dpmpp_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
@@ -46,6 +46,7 @@ SAMPLERS: dict[str, Callable[..., Tableau]] = {
         dpmpp_3m_sde,
         deis,
         ipndm,
+        pndm,
         lms,
         unipc,
     )

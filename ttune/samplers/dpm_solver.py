@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ttune.samplers.points import Point, between, expands, history, points
+from ttune.samplers.points import Point, between, expands, first_order, history, points
+from ttune.samplers.singlestep_grid import check_inner, on_grid
 from ttune.samplers.tableau import Stage, Tableau
 
 if TYPE_CHECKING:
@@ -18,13 +19,27 @@ def dpm_solver_1(schedule: Schedule) -> Tableau:
     return _singlestep("dpm_solver_1", schedule, [1] * schedule.steps)
 
 
-def dpm_solver_2(schedule: Schedule, *, r: float = 0.5) -> Tableau:
-    """Algorithm 1: an evaluation at the fraction ``r`` of the step in log-SNR, and its slope. A step to a clean image is first order."""
+def dpm_solver_2(schedule: Schedule, *, r: float = 0.5, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
+    """Algorithm 1: an evaluation at the fraction ``r`` of the step in log-SNR, and its slope. A step to a clean image is first order.
+
+    ``inner`` "grid" and ``solver_type``: as for :func:`ttune.samplers.dpmpp_singlestep.dpmpp_2s`.
+    """
+    check_inner(inner, solver_type)
+    if inner == "grid":
+        return on_grid("dpm_solver_2", schedule, 2, "eps", solver_type)
     return _singlestep("dpm_solver_2", schedule, [2] * schedule.steps, r=r)
 
 
-def dpm_solver_3(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3) -> Tableau:
-    """Algorithm 2: evaluations at the fractions ``r1`` and ``r2``. A step to a clean image is first order."""
+def dpm_solver_3(
+    schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint"
+) -> Tableau:
+    """Algorithm 2: evaluations at the fractions ``r1`` and ``r2``. A step to a clean image is first order.
+
+    ``inner`` "grid" and ``solver_type``: as for :func:`ttune.samplers.dpmpp_singlestep.dpmpp_3s`.
+    """
+    check_inner(inner, solver_type)
+    if inner == "grid":
+        return on_grid("dpm_solver_3", schedule, 3, "eps", solver_type)
     return _singlestep("dpm_solver_3", schedule, [3] * schedule.steps, r1=r1, r2=r2)
 
 
@@ -40,12 +55,14 @@ def dpm_solver_fast(schedule: Schedule, *, tail: str = "1") -> Tableau:
     return _singlestep("dpm_solver_fast", schedule, orders[-schedule.steps :])
 
 
-def dpm_solver_multistep(schedule: Schedule, *, order: int = 2) -> Tableau:
+def dpm_solver_multistep(schedule: Schedule, *, order: int = 2, solver_type: str = "midpoint") -> Tableau:
     """The multistep form for the noise prediction (the authors' code), of order 1, 2 or 3.
 
     x_u = (alpha_u / alpha_t) x - sigma_u (e^h - 1) [eps + (eps - eps1) / 2r], r = h_prev / h; third order by the divided
     differences of three. With ``lower_order_final`` the last steps are of lower order; one to a clean image always is.
+    ``solver_type`` "heun" weighs eps - eps1 at second order by the exact integral of a straight line.
     """
+    check_inner("grid", solver_type)
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     at = points(schedule)
@@ -63,7 +80,8 @@ def dpm_solver_multistep(schedule: Schedule, *, order: int = 2) -> Tableau:
             r0 = (t.lam - at[i - 1].lam) / h
             noise = -u.sigma * math.expm1(h)
             if p == 2:
-                update |= {"eps": noise * (1 + 0.5 / r0), "eps1": -noise * 0.5 / r0}
+                slope = 0.5 * noise if solver_type == "midpoint" else -u.sigma * (math.expm1(h) / h - 1)
+                update |= {"eps": noise + slope / r0, "eps1": -slope / r0}
             else:
                 r1 = (at[i - 1].lam - at[i - 2].lam) / h
                 phi_2 = math.expm1(h) / h - 1
@@ -73,13 +91,6 @@ def dpm_solver_multistep(schedule: Schedule, *, order: int = 2) -> Tableau:
                 update |= {"eps": noise + on_d0 / r0, "eps1": -on_d0 / r0 + on_d1 / r1, "eps2": -on_d1 / r1}
         stages.append(Stage(t.t, t.alpha, t.sigma, update, history("eps", i, order - 1) if i < last else {}))
     return Tableau("dpm_solver_multistep", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
-
-
-def first_order(t: Point, u: Point) -> dict[str, float]:
-    """DDIM; from alpha = 0, where x / alpha does not exist, through D."""
-    if t.alpha == 0:
-        return {"D": u.alpha, "eps": u.sigma}
-    return {"x": u.alpha / t.alpha, "eps": u.sigma - u.alpha * t.sigma / t.alpha}
 
 
 def _singlestep(name: str, schedule: Schedule, orders: list[int], r: float = 0.5, r1: float = 1 / 3, r2: float = 2 / 3) -> Tableau:

@@ -7,18 +7,33 @@ import math
 from typing import TYPE_CHECKING
 
 from ttune.samplers.points import Point, between, expands, points
+from ttune.samplers.singlestep_grid import check_inner, on_grid
 from ttune.samplers.tableau import Stage, Tableau
 
 if TYPE_CHECKING:
     from ttune.schedule import Schedule
 
 
-def dpmpp_2s(schedule: Schedule, *, r: float = 0.5, eta: float = 0.0, s_noise: float = 1.0) -> Tableau:
+def dpmpp_2s(
+    schedule: Schedule,
+    *,
+    r: float = 0.5,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    inner: str = "log_snr",
+    solver_type: str = "midpoint",
+) -> Tableau:
     """Algorithm 1: to s at the fraction ``r`` of the step in log-SNR, then x_u with (1 - 1/2r) D_t + (1/2r) D_s.
 
     Two evaluations a step; a step to a clean image is x_u = D. ``eta`` > 0 is k-diffusion's ``sample_dpmpp_2s_ancestral``:
-    the step goes further down and noise comes back up.
+    the step goes further down and noise comes back up. ``inner`` "grid": s is the next position instead (diffusers'
+    ``DPMSolverSinglestepScheduler``), where ``solver_type`` "heun" weighs D_s - D_t by the exact integral of a straight line.
     """
+    check_inner(inner, solver_type)
+    if inner == "grid":
+        if eta:
+            raise ValueError(f"eta must be 0 with inner='grid', got {eta}")
+        return on_grid("dpmpp_2s", schedule, 2, "D", solver_type)
     if not 0 < r <= 1:
         raise ValueError(f"r must lie in (0, 1], got {r}")
     at, stages = points(schedule), []
@@ -34,13 +49,19 @@ def dpmpp_2s(schedule: Schedule, *, r: float = 0.5, eta: float = 0.0, s_noise: f
         r_ = (s.lam - t.lam) / (down.lam - t.lam)  # as it is, after the trip through the model's own time
         stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, s), {"x_t": {"x": 1.0}, "D_t": {"D": 1.0}}))
         data = -down.alpha * math.expm1(t.lam - down.lam)
-        update = {"x_t": down.sigma / t.sigma, "D_t": data * (1 - 1 / (2 * r_)), "D": data / (2 * r_)}
+        update = {"x_t": down.sigma / t.sigma} | _mixed(data, 1 / (2 * r_))
         stages.append(Stage(s.t, s.alpha, s.sigma, update | extra, excess=excess))
     return Tableau("dpmpp_2s", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def dpmpp_3s(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3) -> Tableau:
-    """Third order with evaluations at the fractions ``r1`` and ``r2`` (the authors' code, ``singlestep_dpm_solver_third_update``)."""
+def dpmpp_3s(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
+    """Third order with evaluations at the fractions ``r1`` and ``r2`` (the authors' code, ``singlestep_dpm_solver_third_update``).
+
+    ``inner`` "grid": they are the next two positions instead (see :func:`dpmpp_2s`); ``solver_type`` "heun" then uses both.
+    """
+    check_inner(inner, solver_type)
+    if inner == "grid":
+        return on_grid("dpmpp_3s", schedule, 3, "D", solver_type)
     if not 0 < r1 < r2 <= 1:
         raise ValueError(f"r1 and r2 must satisfy 0 < r1 < r2 <= 1, got {r1} and {r2}")
     at, stages = points(schedule), []
@@ -77,11 +98,16 @@ def dpmpp_sde(schedule: Schedule, *, r: float = 0.5, eta: float = 1.0, s_noise: 
         for here, there, on in ((t, s, None), (s, u, 1 / (2 * r))):
             down, noise = ancestral(t, there, eta)
             data = -down.alpha * math.expm1(t.lam - down.lam)
-            weights = {"D": data} if on is None else {"D_t": data * (1 - on), "D": data * on}
+            weights = {"D": data} if on is None else _mixed(data, on)
             update = {("x" if on is None else "x_t"): down.sigma / t.sigma} | weights | ({"noise": s_noise * noise} if noise > 0 else {})
             kept = {"x_t": {"x": 1.0}, "D_t": {"D": 1.0}} if on is None else {}
             stages.append(Stage(here.t, here.alpha, here.sigma, update, kept, excess=noise**2 * (s_noise**2 - 1)))
     return Tableau("dpmpp_sde", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
+
+
+def _mixed(data: float, on: float) -> dict[str, float]:
+    """``data`` shared by D_t and D, the latter's share being ``on``; D_t is not kept for a share that is only rounding."""
+    return {"D": data} if abs(1 - on) < 1e-9 else {"D_t": data * (1 - on), "D": data * on}
 
 
 def first_order(t: Point, u: Point) -> dict[str, float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from ttune.samplers.dpm_solver import first_order
 from ttune.samplers.dpmpp_singlestep import ancestral
-from ttune.samplers.points import points
+from ttune.samplers.points import first_order, points
 from ttune.samplers.tableau import Stage, Tableau
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from ttune.samplers.dpm_solver import first_order
 from ttune.samplers.dpmpp_singlestep import ancestral
-from ttune.samplers.points import Point, at_log_snr, between, expands, points
+from ttune.samplers.points import Point, at_log_snr, between, expands, first_order, points
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
 
 if TYPE_CHECKING:

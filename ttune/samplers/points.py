@@ -58,6 +58,13 @@ def expands(t: Point, u: Point) -> bool:
     return math.isfinite(t.lam) and math.isfinite(u.lam)
 
 
+def first_order(t: Point, u: Point) -> dict[str, float]:
+    """DDIM; from alpha = 0, where x / alpha does not exist, through D."""
+    if t.alpha == 0:
+        return {"D": u.alpha, "eps": u.sigma}
+    return {"x": u.alpha / t.alpha, "eps": u.sigma - u.alpha * t.sigma / t.alpha}
+
+
 def history(register: str, known: int, depth: int) -> dict[str, dict[str, float]]:
     """Rows that retain ``register`` ("D" or "eps") for the next stages, under D1, D2, ... as many evaluations back.
 

@@ -139,16 +139,18 @@ class Tableau:
         return longest
 
     def show(self) -> str:
-        """The table as text, one line per row, to be checked against the paper."""
+        """The table as text, one line per evaluation, to be checked against the paper.
+
+        x' is the state that the next evaluation sees; a line below names what is kept for later ones. lambda = log(alpha / sigma).
+        """
         lines = [f"{self.sampler}: {len(self.stages)} evaluations"]
         if self.start is not None:
-            lines.append(f"start alpha={self.start.alpha:<12.8g} sigma={self.start.sigma:<12.8g} x' = {_formula(self.start.update)}")
+            lines.append(f"start{'':15}{_level(self.start.alpha, self.start.sigma)}  x' = {_formula(self.start.update)}")
         for i, stage in enumerate(self.stages):
-            lines.append(
-                f"{i:3d}  t={stage.time:<10.6g} alpha={stage.alpha:<12.8g} sigma={stage.sigma:<12.8g} x' = {_formula(stage.update)}"
-            )
-            lines += [f"     {name}' = {_formula(row)}" for name, row in stage.retain.items()]
-        lines.append(f"end  t={self.end_time:<10.6g} alpha={self.end_alpha:<12.8g} sigma={self.end_sigma:<12.8g}")
+            lines.append(f"{i:3d}  t={stage.time:<12.8g} {_level(stage.alpha, stage.sigma)}  x' = {_formula(stage.update)}")
+            if stage.retain:
+                lines.append("     keep " + ", ".join(f"{name} = {_formula(row)}" for name, row in stage.retain.items()))
+        lines.append(f"end  t={self.end_time:<12.8g} {_level(self.end_alpha, self.end_sigma)}".rstrip())
         return "\n".join(lines)
 
     __str__ = show
@@ -169,5 +171,14 @@ def _applied(row: Row, known: Mapping[str, tuple[float, float]]) -> tuple[float,
     return sum(c * known[name][0] for name, c in row.items()), sum(c * known[name][1] for name, c in row.items())
 
 
+def _level(alpha: float, sigma: float) -> str:
+    lam = math.inf if sigma == 0 else -math.inf if alpha == 0 else math.log(alpha / sigma)
+    return f"alpha={alpha:<12.8g} sigma={sigma:<12.8g} lambda={lam:<+10.6g}"
+
+
 def _formula(row: Row) -> str:
-    return " ".join(f"{value:+.8g} {name}" for name, value in row.items()) or "0"
+    """States first, then predictions, the newest before the older, then noise; without what has no weight."""
+    order = {"x": 0, "D": 1, "e": 1, "n": 2}
+    terms = sorted(((name, value) for name, value in row.items() if value != 0), key=lambda term: order.get(term[0][0], 1))
+    text = " ".join(f"{'-' if value < 0 else '+'} {'' if abs(value) == 1 else f'{abs(value):.8g} '}{name}" for name, value in terms)
+    return text.removeprefix("+ ").replace("- ", "-", 1) if text.startswith("- ") else text.removeprefix("+ ") or "0"
