@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -300,7 +301,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: Denoiser(network, NOISE, clip_sample=1.0, threshold=DynamicThreshold()), "threshold takes the place of clip_sample"),
     (
         lambda: ttune.sample(Denoiser(network, NOISE, guidance=ClassifierFree([2.0], {"label": 0.0})), SCHEDULE, X_T),
-        "one number per evaluation, got 1",
+        "one number per evaluation, 5, got 1",
     ),
     (
         lambda: ttune.sample(Denoiser(network, NOISE, guidance=Classifier(lambda x, tau: x.sum())), SCHEDULE, X_T),
@@ -320,8 +321,139 @@ def test_a_tuned_schedule_remembers_the_guidance() -> None:
     assert plain.identity()["guidance_scale"] == 2.0
     assert "guidance_interval" not in plain.identity()
     other = Denoiser(network, NOISE, guidance=ClassifierFree([2.0, 3.0], {"label": 0.0}, interval=(0.5, 3.0), rescale=0.5))
-    assert other.identity() | {"guidance_scale": [2.0, 3.0], "guidance_interval": [0.5, 3.0], "guidance_rescale": 0.5} == other.identity()
+    assert other.identity() | {"guidance_scale": [2.0, 3.0], "guidance_interval": "0.5 to 3", "guidance_rescale": 0.5} == other.identity()
     assert other.differences(plain.identity())
     assert (
         Denoiser(network, NOISE, threshold=DynamicThreshold(0.9)).identity()["threshold"] == "DynamicThreshold(quantile=0.9, maximum=inf)"
     )
+
+
+# -------------------------------------------------------------------------------------------- parts, identity, one place each
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler_ancestral", "dpmpp_2m_sde"])
+def test_a_part_has_the_noise_and_the_scales_of_the_whole(sampler: str) -> None:
+    seeds, scale = torch.tensor([7, 8, 9]), [3.0, 2.5, 2.0, 1.5, 0.5, 4.0]
+    for options in ({}, {"variance": "analytic", "gammas": [0.9, 0.8, 0.9, 0.7, 0.6, 0.5]}):
+        if options and sampler != "ddpm":
+            continue
+        whole = Schedule.build(NOISE, sampler, 6, "linspace", options=options)
+        denoiser = Denoiser(network, NOISE, guidance=ClassifierFree(scale, {"label": 0.0}))
+        conditions = {"label": LABELS}
+        states: list[Tensor] = []
+        wanted = ttune.sample(denoiser, whole, X_T, conditions=conditions, seeds=seeds, callback=lambda i, t, x, s=states: s.append(x))
+        if sampler == "dpmpp_2m_sde":  # begins anew at first order: the first half alone is the whole's
+            early = Denoiser(network, NOISE, guidance=ClassifierFree(scale[:3], {"label": 0.0}))
+            half = ttune.sample(early, whole.part(0, 3), X_T, conditions=conditions, seeds=seeds)
+            torch.testing.assert_close(half, states[2], rtol=1e-12, atol=1e-12)
+            continue
+        late = whole.part(3)
+        assert late.first == 3
+        got = ttune.sample(denoiser, late, states[2], conditions=conditions, seeds=seeds, from_state=True)
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+        compiled = CompiledSampler(denoiser, late, compile=False)
+        torch.testing.assert_close(compiled(states[2], conditions=conditions, seeds=seeds, from_state=True), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_part_of_a_variance_exploding_schedule_is_not_scaled_again() -> None:
+    noise = NoiseSchedule.edm()
+    denoiser = Denoiser(lambda x, tau: 0.1 * x, noise)
+    late = Schedule.build(noise, "ddim", 6, "karras").part(3)
+    state = 3 * X_T
+    wanted = ttune.sample(denoiser, late, state, from_state=True)
+    torch.testing.assert_close(CompiledSampler(denoiser, late, compile=False)(state, from_state=True), wanted)
+    assert (wanted - ttune.sample(denoiser, late, state)).abs().max() > 0.1
+
+
+def test_a_part_remembers_its_model_and_refuses_what_is_no_part() -> None:
+    tuned = SCHEDULE.replace(conditioning=SCHEDULE.conditioning - 0.5 * (SCHEDULE.conditioning > 1), model={"name": "other"})
+    assert tuned.part(1, 3).model == {"name": "other"}
+    with pytest.raises(ValueError, match="lower_order_final"):
+        Schedule.build(NOISE, "dpmpp_2m", 5, lower_order_final=True).part(0, 3)
+
+
+def denoisers() -> dict[str, Denoiser]:
+    def free(**settings: object) -> ClassifierFree:
+        return ClassifierFree(2.0, {"label": 0.0}, **settings)  # pyright: ignore[reportArgumentType]
+
+    def log_prob(x: Tensor, tau: Tensor) -> Tensor:
+        return x.flatten(1).sum(1)
+
+    return {
+        "plain": Denoiser(network, NOISE),
+        "guided": Denoiser(network, NOISE, guidance=free()),
+        "interval": Denoiser(network, NOISE, guidance=free(interval=(0.5, float("inf")))),
+        "rescaled": Denoiser(network, NOISE, guidance=free(rescale=0.5)),
+        "per evaluation": Denoiser(network, NOISE, guidance=ClassifierFree([2.0] * 5, {"label": 0.0})),
+        "classifier": Denoiser(network, NOISE, guidance=Classifier(log_prob, 2.0)),
+        "threshold": Denoiser(network, NOISE, threshold=DynamicThreshold()),
+        "learned": Denoiser(network, NOISE, learned_variance=True),
+        "stitched": Denoiser(Stitched([network, network], [900.0]), NOISE),
+        "stitched elsewhere": Denoiser(Stitched([network, network], [100.0]), NOISE),
+    }
+
+
+def test_a_schedule_tuned_for_other_settings_is_refused_both_ways(tmp_path: Path) -> None:
+    every = denoisers()
+    for name, mine in every.items():
+        schedule = SCHEDULE.replace(model=mine.identity())
+        schedule.save(tmp_path / "s.json")
+        again = Schedule.load(tmp_path / "s.json")
+        for other, theirs in every.items():
+            assert bool(theirs.differences(again.model)) == (name != other), (name, other)
+
+
+@pytest.mark.parametrize("sampler", ttune.SAMPLERS)
+def test_options_survive_the_file(sampler: str, tmp_path: Path) -> None:
+    from ttune.samplers import sampler_options
+
+    schedule = Schedule.build(NOISE, sampler, 5, "linspace", options={k: v for k, v in sampler_options(sampler).items() if v != ()})
+    schedule.part(0).save(tmp_path / "s.json") if len(schedule.conditioning) == 5 else schedule.save(tmp_path / "s.json")
+    again = Schedule.load(tmp_path / "s.json")
+    assert again.options == schedule.options
+    assert str(again.tableau()) == str(schedule.tableau())
+
+
+def test_single_predictions_and_callbacks_are_checked() -> None:
+    denoiser = Denoiser(network, NOISE, guidance=ClassifierFree([2.0] * 5, {"label": 0.0}))
+    with pytest.raises(ValueError, match="a scale per evaluation"):
+        denoiser(X_T, 500.0, label=LABELS)
+    with pytest.raises(ValueError, match=r"callback must return None or a state of shape \(3, 2, 4\), got \(1, 2, 4\)"):
+        ttune.sample(Denoiser(network, NOISE), SCHEDULE, X_T, callback=lambda i, t, x: x[:1])
+    whole = SCHEDULE.with_integer_times()
+    told = (torch.tensor(whole.conditioning) - 0.5).clamp(min=0.0)
+    with pytest.raises(ValueError, match="whole times where integer_time=True"):
+        ttune.sample(Denoiser(network, NOISE, integer_time=True), whole, X_T, conditioning=told)
+    with pytest.raises(ValueError, match="compile must be False"):
+        CompiledSampler(denoisers()["classifier"], SCHEDULE)
+
+
+@pytest.mark.parametrize("guidance", ["scale", "interval", "stitched"])
+def test_tuning_sees_the_guidance_of_each_place(guidance: str) -> None:
+    """Jacobians by restarts against brute force where the scale, the number of outputs or the network depend on the place."""
+    from ttune.tuning.least_squares import normal_equations
+    from ttune.tuning.parameters import Parameters
+    from ttune.tuning.problem import Problem
+
+    steered = {
+        "scale": Denoiser(network, NOISE, guidance=ClassifierFree(lambda p: 1 + p.t / 400, {"label": 0.0}, rescale=0.5)),
+        "interval": Denoiser(network, NOISE, guidance=ClassifierFree(3.0, {"label": 0.0}, interval=(0.5, 20.0))),
+        "stitched": Denoiser(Stitched([lambda x, tau, label: 0.9 * network(x, tau), network], [500.0]), NOISE),
+    }[guidance]
+    target, conditions = standard_normal((3, 2, 4), 6), {"label": LABELS}
+    start = Schedule.build(NOISE, "dpmpp_2m", 4, "linspace", t_start=950.0)
+    parameters = Parameters(start, ("conditioning", "positions"))
+    theta = parameters.start_vector + 0.05
+    problem = Problem(steered, X_T, conditions, target)
+    _, _, g = normal_equations(problem, parameters, theta)
+
+    def residual(vector: object) -> Tensor:
+        return (ttune.sample(steered, parameters.schedule(vector), X_T, conditions=conditions) - target).flatten()  # pyright: ignore[reportArgumentType]
+
+    h = 1e-6
+    for row, j in enumerate(parameters.free):
+        moved = [theta.copy(), theta.copy()]
+        moved[0][j] += h
+        moved[1][j] -= h
+        slope = (residual(moved[0]) - residual(moved[1])) / (2 * h)
+        assert g[row] == pytest.approx(float(slope @ residual(theta)) / target.numel(), rel=1e-3, abs=1e-6)

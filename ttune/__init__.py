@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ttune.noise import NoiseSchedule
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
+from ttune.samplers.points import Point
 from ttune.schedule import Schedule
 from ttune.version import __version__
 
@@ -39,6 +40,7 @@ __all__ = [
     "DynamicThreshold",
     "FrozenTime",
     "NoiseSchedule",
+    "Point",
     "Schedule",
     "Stage",
     "Start",

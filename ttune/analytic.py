@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ttune import ops
 from ttune.denoiser import Denoiser, select
 from ttune.plan import evaluations_of
-from ttune.sampling import seed_tensor
+from ttune.sampling import check_fits, seed_tensor
 from ttune.schedule import Schedule
 
 
@@ -36,6 +36,7 @@ def estimate_gammas(
     """
     if x_0.ndim < 1 or x_0.shape[0] == 0:
         raise ValueError(f"x_0 must hold at least one sample, got shape {tuple(x_0.shape)}")
+    check_fits(denoiser, schedule)
     seeds = seed_tensor(seeds, x_0)
     noise, gammas = schedule.noise, []
     stages = schedule.tableau().stages

@@ -72,7 +72,7 @@ def tune(
         out: The ttune.json to write.
         model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
         sampler: The sampler to tune for; a tuned schedule does not carry over to another.
-        steps: Step budget: network evaluations of one sample.
+        steps: Step budget: network evaluations of one sample, for samplers with one evaluation a step.
         method: endpoint (default), trajectory (1-D searches, cheap), timetuner (the published objective; bundled model only).
         tune: What endpoint may change.
         spacing: The untuned grid that the result must beat.
@@ -160,7 +160,7 @@ def sample(
         sampler: Default ddim; with --schedule it must be the schedule's own.
         steps: Untuned only.
         spacing: Untuned only.
-        option: Untuned only: the sampler's own options, for example --option eta 0.5 (see ttune info).
+        option: Untuned only: the sampler's own options, for example --option eta 0.5 with ddim (see ttune info).
         n: Samples.
         seed: Sample i has seed SEED + i, whatever n is.
         condition: One value for all samples, for example --condition class_label 7.
@@ -280,7 +280,7 @@ def analytic(
     Example: ttune analytic --sampler ddpm --steps 10 --out analytic.json
 
     Args:
-        out: The ttune.json to write; ttune sample and ttune tune take it like any other.
+        out: The ttune.json to write; ttune sample takes it like any other.
         model: The bundled one (fashion), whose images are at hand. For others: ttune.estimate_gammas in Python.
         sampler: ddpm (Analytic-DPM) or ddim (Analytic-DDIM).
         steps: Step budget.

@@ -18,6 +18,7 @@ from torch import Tensor
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.folding import START_DRAW, uniform_block
+from ttune.guidance import Classifier
 from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
 from ttune.sampling import check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
@@ -56,6 +57,8 @@ class CompiledSampler:
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, *, compile: bool = True, cuda_graph: bool = False, **options: Any) -> None:
         check_fits(denoiser, schedule)
+        if compile and isinstance(denoiser.guidance, Classifier):
+            raise ValueError("compile must be False for a denoiser with Classifier guidance: torch.compile cannot trace its gradient")
         self.denoiser = denoiser
         self.schedule = schedule
         self.cuda_graph = cuda_graph
@@ -70,8 +73,15 @@ class CompiledSampler:
         self._per_device: dict[torch.device, tuple[Step | None, Advance, list[Tensor]]] = {}
         self._captures: dict[Any, _Capture] = {}
 
-    def __call__(self, x_T: Tensor, *, conditions: Mapping[str, Any] | None = None, seeds: Tensor | Sequence[int] | None = None) -> Tensor:
-        """x_0 (B, ...) from ``x_T`` (B, ...), in its dtype; ``conditions`` and ``seeds`` as for :func:`ttune.sample`."""
+    def __call__(
+        self,
+        x_T: Tensor,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        seeds: Tensor | Sequence[int] | None = None,
+        from_state: bool = False,
+    ) -> Tensor:
+        """x_0 (B, ...) from ``x_T`` (B, ...), in its dtype; the other arguments as for :func:`ttune.sample`."""
         if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
             raise TypeError(
                 f"x_T must be a floating-point tensor (B, ...), got {x_T.dtype if isinstance(x_T, Tensor) else type(x_T).__name__}"
@@ -79,7 +89,7 @@ class CompiledSampler:
         if self.cuda_graph and not x_T.is_cuda:
             raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
         with torch.no_grad():
-            x = start_state(self.schedule, x_T)
+            x = x_T if from_state else start_state(self.schedule, x_T)
             drawn = seed_tensor(seeds, x_T) if self._stochastic else None
             self.denoiser.evaluations += self._steps * x.shape[0] * self.denoiser.cost(self._evaluation)
             run = self._replay if self.cuda_graph else self._loop
@@ -104,12 +114,12 @@ class CompiledSampler:
             )
             step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device, bound)
             conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
-            denoiser, evaluation, retained = self.denoiser, self._evaluation, self._retained
+            denoiser, evaluation, retained, first = self.denoiser, self._evaluation, self._retained, self.schedule.first
 
             def advance(registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor) -> dict[str, Tensor]:
                 tau = ops.embedding_lookup(conditioning, number)
                 outputs = denoiser.evaluate(registers["x"], tau, conditions, evaluation)
-                after = step(registers, outputs, seeds, number, number)
+                after = step(registers, outputs, seeds, number + first, number)
                 return {name: after[name] for name in ("x", *retained)}
 
             # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.

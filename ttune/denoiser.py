@@ -23,6 +23,10 @@ Conditions = Mapping[str, Any]
 __all__ = ["PREDICTION_TYPES", "Classifier", "ClassifierFree", "Conditions", "Denoiser", "Evaluation", "Network", "select"]
 
 
+# Settings that an identity has only where they are on; where one lacks them, they are off.
+_SWITCHED = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "learned_variance", "switch_at")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One call of a denoiser in a loop: which network it is, and the scale of guidance (None: no guidance is needed there).
@@ -33,6 +37,10 @@ class Evaluation:
     network: Network
     scale: float | None
     row: tuple[float, ...]
+
+    def same_call(self, other: Evaluation) -> bool:
+        """Whether both return the same outputs for the same state and time."""
+        return self.network is other.network and self.scale == other.scale
 
 
 @dataclass
@@ -83,6 +91,8 @@ class Denoiser:
 
     def __call__(self, x: Tensor, t: float, tau: float | Tensor | None = None, **conditions: Any) -> Tensor:
         """The x_0 prediction (B, ...) for a state x (B, ...) that stands at time ``t`` when the network is told ``tau``."""
+        if isinstance(getattr(self.guidance, "scale", None), tuple):
+            raise ValueError("guidance: with a scale per evaluation a single prediction has no scale; use a number or a function")
         evaluation = self.evaluation(0, Point(float(t), float(self.noise.alpha(t)), float(self.noise.sigma(t))))
         D = self.unclipped(x, t if tau is None else tau, conditions, evaluation)
         return self.bounded(D)
@@ -156,23 +166,29 @@ class Denoiser:
         if self.guidance is not None:
             identity |= self.guidance.settings()
         if self.threshold is not None:
-            identity["threshold"] = repr(self.threshold) if dataclasses.is_dataclass(self.threshold) else "a function"
+            named = getattr(self.threshold, "__qualname__", type(self.threshold).__name__)
+            identity["threshold"] = repr(self.threshold) if dataclasses.is_dataclass(self.threshold) else f"a function: {named}"
+        if self.learned_variance:
+            identity["learned_variance"] = True
+        if isinstance(self.network, Stitched):
+            identity["switch_at"] = list(self.network.switch_at)
         if self.name:
             identity["name"] = self.name
-        modules = self._modules()
+        modules = self.modules()
         if modules:
             shapes = sorted(shape for module in modules for shape in _shapes(module))
             identity["parameter_shapes"] = hashlib.sha256(repr(shapes).encode()).hexdigest()
         return identity
 
-    def _modules(self) -> list[torch.nn.Module]:
+    def modules(self) -> list[torch.nn.Module]:
+        """The networks that are modules: one, or of a stitched denoiser several."""
         networks = self.network.networks if isinstance(self.network, Stitched) else (self.network,)
         # torch.compile wraps; the parameters are the same
         return [getattr(n, "_orig_mod", n) for n in networks if isinstance(n, torch.nn.Module)]
 
     def weights_digest(self) -> str | None:
         """A digest of the weights themselves, cheap even for large networks: of every parameter's sum; None for a plain function."""
-        modules = self._modules()
+        modules = self.modules()
         if not modules:
             return None
         sums = [value.detach().double().sum().item() for module in modules for value in module.state_dict().values()]
@@ -181,7 +197,14 @@ class Denoiser:
     def differences(self, remembered: Mapping[str, Any]) -> list[str]:
         """What this denoiser and a remembered :meth:`identity` both state, and state differently."""
         mine = self.identity()
-        return [f"{k} is {mine[k]!r}, the schedule was tuned for {v!r}" for k, v in remembered.items() if k in mine and mine[k] != v]
+        if not remembered:
+            return []
+        both = {k for k in remembered if k in mine} | {k for k in _SWITCHED if k in mine or k in remembered}
+        return [
+            f"{k} is {mine.get(k)!r}, the schedule was tuned for {remembered.get(k)!r}"
+            for k in sorted(both)
+            if mine.get(k) != remembered.get(k)
+        ]
 
     def _anywhere(self) -> Evaluation:
         """An evaluation of which nobody said where it stands."""

@@ -94,12 +94,22 @@ def _beta_sigma(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Flo
     return _exact_start(t_0, noise.time(-np.log(low + _beta_quantiles(1 - np.linspace(0, 1, points)) * (high - low)))[:steps])
 
 
-def _beta_quantiles(u: Float64) -> Float64:
-    try:
-        from scipy.stats import beta
-    except ImportError:
-        raise ValueError("the spacings 'beta' and 'beta_sigma' need scipy: pip install scipy") from None
-    return beta.ppf(u, 0.6, 0.6)
+def _beta_quantiles(u: Float64, shape: float = 0.6) -> Float64:
+    """Quantiles of Beta(shape, shape), by bisection of its series: x^a sum (1 - a)_n x^n / (n! (a + n)), halved at each term below 1/2."""
+    n = np.arange(60)
+    terms = np.cumprod(np.concatenate([[1.0], (n[1:] - shape) / n[1:]])) / (shape + n)
+
+    def mass(x: Float64) -> Float64:
+        return x**shape * np.polynomial.polynomial.polyval(x, terms)
+
+    lower = np.minimum(u, 1 - u)  # symmetric about 1/2
+    low, high = np.zeros_like(lower), np.full_like(lower, 0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = mass(middle) < 2 * lower * mass(np.array(0.5))  # both halves weigh the same
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    x = np.where(lower > 0, high, 0.0)
+    return np.where(u > 0.5, 1 - x, x)
 
 
 # Align Your Steps (Sabour et al. 2024, arXiv 2404.14507): sigma / alpha of the published ten steps.

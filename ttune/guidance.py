@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +51,10 @@ class Guidance(Protocol):
         """What a tuned schedule remembers of it, in plain values."""
         ...
 
+    def check_length(self, evaluations: int) -> None:
+        """ValueError if there are scales per evaluation, and not as many as evaluations."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClassifierFree:
@@ -73,12 +78,7 @@ class ClassifierFree:
     batched: bool | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, (int, float)):
-            _finite("scale", self.scale)
-        elif not callable(self.scale):
-            object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
-            for s in self.scale:  # pyright: ignore[reportGeneralTypeIssues]
-                _finite("scale", s)
+        object.__setattr__(self, "scale", _checked_scale(self.scale))
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
             raise ValueError(f"interval must be (low, high) in sigma / alpha with 0 <= low < high, got {self.interval}")
         if not 0 <= self.rescale <= 1:
@@ -99,9 +99,13 @@ class ClassifierFree:
         return 2
 
     def settings(self) -> dict[str, Any]:
-        scale = "a function" if callable(self.scale) else list(self.scale) if isinstance(self.scale, tuple) else float(self.scale)  # pyright: ignore[reportArgumentType]
-        more = {"guidance_interval": None if self.interval is None else list(self.interval), "guidance_rescale": self.rescale or None}
-        return {"guidance_scale": scale} | {name: value for name, value in more.items() if value is not None}
+        # The interval as words: JSON has no infinity.
+        interval = None if self.interval is None else f"{self.interval[0]:g} to {self.interval[1]:g}"
+        more = {"guidance_interval": interval, "guidance_rescale": self.rescale or None}
+        return {"guidance_scale": _described(self.scale)} | {name: value for name, value in more.items() if value is not None}
+
+    def check_length(self, evaluations: int) -> None:
+        _check_length(self.scale, evaluations)
 
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
         batch = x.shape[0]
@@ -152,8 +156,7 @@ class Classifier:
     def __post_init__(self) -> None:
         if not callable(self.log_prob):
             raise TypeError(f"log_prob must be callable as log_prob(x, tau, **conditions), got {type(self.log_prob).__name__}")
-        if isinstance(self.scale, (int, float)):
-            _finite("scale", self.scale)
+        object.__setattr__(self, "scale", _checked_scale(self.scale))
 
     def scale_at(self, index: int, point: Point) -> float:
         return _scale_at(self.scale, index, point)
@@ -163,7 +166,7 @@ class Classifier:
 
     def weights(self, q: float, scale: float, point: Point) -> tuple[float, ...]:
         if point.alpha == 0 and scale:
-            raise ValueError("Classifier: its gradient says nothing about x_0 where alpha = 0; start at a smaller time")
+            raise ValueError(f"guidance by a Classifier says nothing about x_0 where alpha = 0 (t = {point.t:g}); start below that")
         # epsilon' = epsilon - s sigma g, and x_0 = (x - sigma epsilon') / alpha
         return q, scale * point.sigma**2 / point.alpha if scale else 0.0
 
@@ -171,8 +174,10 @@ class Classifier:
         return 1
 
     def settings(self) -> dict[str, Any]:
-        scale = "a function" if callable(self.scale) else self.scale
-        return {"guidance_scale": list(scale) if isinstance(scale, (tuple, list)) else scale, "guidance": "classifier"}
+        return {"guidance_scale": _described(self.scale), "guidance": "classifier"}
+
+    def check_length(self, evaluations: int) -> None:
+        _check_length(self.scale, evaluations)
 
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
         own = {k: v for k, v in conditions.items() if k not in self.only}
@@ -192,9 +197,31 @@ def _scale_at(scale: Scale, index: int, point: Point) -> float:
         return value
     if isinstance(scale, (int, float)):
         return float(scale)
-    if index >= len(scale):
-        raise ValueError(f"scale must have one number per evaluation, got {len(scale)} for evaluation {index}")
+    _check_length(scale, max(index + 1, len(scale)))
     return float(scale[index])
+
+
+def _check_length(scale: Scale, evaluations: int) -> None:
+    if isinstance(scale, tuple) and len(scale) != evaluations:
+        raise ValueError(f"scale must have one number per evaluation, {evaluations}, got {len(scale)}")
+
+
+def _checked_scale(scale: Any) -> Scale:
+    if callable(scale):
+        return scale  # pyright: ignore[reportReturnType]
+    if isinstance(scale, Real):
+        _finite("scale", float(scale))
+        return float(scale)
+    numbers = tuple(float(s) for s in scale)
+    for s in numbers:
+        _finite("scale", s)
+    return numbers
+
+
+def _described(scale: Scale) -> Any:
+    if callable(scale):
+        return f"a function: {getattr(scale, '__qualname__', type(scale).__name__)}"
+    return list(scale) if isinstance(scale, tuple) else scale
 
 
 def _finite(name: str, value: float) -> None:
@@ -205,7 +232,8 @@ def _finite(name: str, value: float) -> None:
 def _rescaled(conditional: Tensor, null: Tensor, scale: float, phi: float) -> Tensor:
     guided = null + scale * (conditional - null)
     dims = tuple(range(1, guided.ndim))
-    factor = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    wanted, has = conditional.std(dims, keepdim=True), guided.std(dims, keepdim=True)
+    factor = torch.where(has > 0, wanted / has, torch.ones_like(has))  # a constant has nothing to rescale
     return guided * (phi * factor + (1 - phi))
 
 

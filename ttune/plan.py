@@ -117,6 +117,7 @@ class Plan:
     conditioning: tuple[float, ...]
     evaluations: tuple[Evaluation, ...]
     start: Step | None = None  # before the first evaluation
+    first_draw: int = 0
 
     @staticmethod
     def make(denoiser: Denoiser, schedule: Schedule, device: torch.device | str = "cpu") -> Plan:
@@ -128,7 +129,7 @@ class Plan:
         for stage, evaluation, row in zip(tableau.stages, evaluations, rows, strict=True):
             bound = None if denoiser.threshold is None else Bound.make(evaluation.row, denoiser.threshold, device)
             steps.append(Step.make(block(row), stage.time, denoiser.clip_sample, device, bound, stage.log_variance))
-        return Plan(tuple(steps), tuple(schedule.conditioning.tolist()), tuple(evaluations), start_step(tableau, device))
+        return Plan(tuple(steps), tuple(schedule.conditioning.tolist()), tuple(evaluations), start_step(tableau, device), schedule.first)
 
     def outputs(
         self, denoiser: Denoiser, i: int, x: Tensor, conditions: Conditions | None, tau: float | Tensor | None = None
@@ -138,7 +139,7 @@ class Plan:
 
     def advance(self, i: int, registers: Registers, outputs: Sequence[Tensor], seeds: Tensor | None = None) -> dict[str, Tensor]:
         """The registers after stage ``i``, given those before it and the network's outputs there."""
-        return self.steps[i](registers, outputs, seeds, draw=i)
+        return self.steps[i](registers, outputs, seeds, draw=self.first_draw + i)
 
     def run(
         self,
@@ -173,6 +174,9 @@ class Plan:
             if callback is not None:
                 replaced = callback(i, self.steps[i].time, registers["x"])
                 if replaced is not None:
+                    if replaced.shape != registers["x"].shape:
+                        shape, got = tuple(registers["x"].shape), tuple(replaced.shape)
+                        raise ValueError(f"callback must return None or a state of shape {shape}, got {got}")
                     registers = {**registers, "x": replaced}
         return registers["x"]
 
@@ -195,7 +199,10 @@ def start_step(tableau: Tableau, device: torch.device | str) -> Step | None:
 
 def evaluations_of(denoiser: Denoiser, schedule: Schedule) -> list[Evaluation]:
     """What each evaluation of the schedule is for ``denoiser``."""
-    return [denoiser.evaluation(i, Point(stage.time, stage.alpha, stage.sigma)) for i, stage in enumerate(schedule.tableau().stages)]
+    stages = schedule.tableau().stages
+    if denoiser.guidance is not None:
+        denoiser.guidance.check_length(schedule.first + len(stages))
+    return [denoiser.evaluation(schedule.first + i, Point(stage.time, stage.alpha, stage.sigma)) for i, stage in enumerate(stages)]
 
 
 def folded(denoiser: Denoiser, schedule: Schedule, evaluations: Sequence[Evaluation] | None = None) -> list[Rows]:

@@ -39,7 +39,10 @@ PREDICTION_TYPES: dict[str, Callable[[float, float], tuple[float, float]]] = {
 def data_row(prediction_type: str, alpha: float, sigma: float, guidance_scale: float | None = None) -> tuple[float, ...]:
     """Coefficients of the x_0 prediction over (x, output), or with classifier-free guidance over (x, output, null output)."""
     if alpha == 0 and prediction_type in ("epsilon", "score"):
-        raise ValueError(f"prediction_type {prediction_type!r} says nothing about x_0 where alpha = 0; start at a smaller time")
+        raise ValueError(
+            f"prediction_type {prediction_type!r} says nothing about x_0 where alpha = 0: "
+            f"start below the largest time (t_start), or use a network that predicts v, x_0 or the flow"
+        )
     p, q = PREDICTION_TYPES[prediction_type](alpha, sigma)
     if guidance_scale is None or guidance_scale == 1.0:
         return p, q

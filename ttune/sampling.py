@@ -51,7 +51,8 @@ def sample(
         plan = Plan.make(denoiser, schedule, x_T.device)
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
-        return plan.run(denoiser, registers, conditions, seeds=drawn, told=_told(conditioning, schedule, x_T), callback=callback)
+        told = _told(conditioning, schedule, x_T, denoiser.integer_time)
+        return plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
 
 
 def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Tensor:
@@ -63,7 +64,7 @@ def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Te
     return float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * unit
 
 
-def _told(conditioning: Tensor | None, schedule: Schedule, x: Tensor) -> Tensor | None:
+def _told(conditioning: Tensor | None, schedule: Schedule, x: Tensor, integer_time: bool) -> Tensor | None:
     if conditioning is None:
         return None
     noise, count = schedule.noise, len(schedule.conditioning)
@@ -76,6 +77,8 @@ def _told(conditioning: Tensor | None, schedule: Schedule, x: Tensor) -> Tensor 
         raise ValueError(
             f"conditioning must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {told.min():g} to {told.max():g}"
         )
+    if integer_time and (told % 1 != 0).any():
+        raise ValueError(f"conditioning must be whole times where integer_time=True, got {told[told % 1 != 0][0]:g} among them")
     return told
 
 

@@ -26,6 +26,7 @@ class Schedule:
     (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
     denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
     sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
+    ``first``: of a :meth:`part`, the number of its first evaluation in the whole; noise and scales per evaluation count from there.
     """
 
     noise: NoiseSchedule
@@ -37,6 +38,7 @@ class Schedule:
     model: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -48,6 +50,8 @@ class Schedule:
         object.__setattr__(self, "eta", float(self.eta))
         object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
         object.__setattr__(self, "options", _checked_options(self.options))
+        if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
+            raise ValueError(f"first must be a whole number >= 0, got {self.first!r}")
         tableau = build_tableau(self)
         object.__setattr__(self, "_tableau", tableau)
         # A position may stand below the smallest trained time; the network is never told such a time.
@@ -82,7 +86,7 @@ class Schedule:
         ``spacing`` is the name of a grid (:data:`ttune.grids.GRIDS`) or the steps + 1 positions themselves.
         ``final`` is "zero" (the last position is clean) or "min" (it is the smallest trained time).
         ``t_start`` replaces the largest trained time as the first position; ``offset`` shifts the leading grid.
-        ``options`` are the sampler's own, e.g. ``{"order": 3}``.
+        ``options`` are the sampler's own, e.g. ``{"order": 3}``; "eta" of DDIM may be among them.
         Always exactly ``steps`` steps, whether or not that divides the number of training steps.
         """
         if isinstance(spacing, str):
@@ -95,10 +99,26 @@ class Schedule:
                 raise ValueError(f"t_start cannot go with explicit positions, whose first is the start; got {t_start}")
             if steps is not None and len(positions) != steps + 1:
                 raise ValueError(f"spacing: explicit positions must be steps + 1 = {steps + 1} times, got {len(positions)}")
-        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final, options=options or {})
+        own = dict(options or {})
+        if sampler == "ddim" and "eta" in own:
+            eta = own.pop("eta")  # pyright: ignore[reportAssignmentType]
+        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final, options=own)
+
+    def settings(self) -> dict[str, Any]:
+        """All that the tableau is made of, in plain values: for fingerprints."""
+        return {
+            "sampler": self.sampler,
+            "positions": self.positions.tolist(),
+            "conditioning": self.conditioning.tolist(),
+            "eta": self.eta,
+            "lower_order_final": self.lower_order_final,
+            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
+            "first": self.first,
+        }
 
     @property
     def steps(self) -> int:
+        """How many steps there are: one fewer than positions, and for some samplers fewer than evaluations."""
         return len(self.positions) - 1
 
     @property
@@ -138,14 +158,24 @@ class Schedule:
 
     def part(self, first: int = 0, last: int | None = None) -> Schedule:
         """Steps ``first`` to ``last`` (exclusive) alone, told what they are told here: to start from an intermediate state, to
-        stop early, or to hand over to another sampler. A multistep sampler begins anew at first order. Only for samplers
-        with one evaluation a step."""
+        stop early, or to hand over to another sampler. Its noise, and guidance scales per evaluation, are those that these
+        steps have in the whole; a multistep sampler begins anew at first order. Only for samplers with one evaluation a step.
+        ValueError: an empty range, several evaluations a step, or an early stop with ``lower_order_final``."""
         last = self.steps if last is None else last
         if not 0 <= first < last <= self.steps:
             raise ValueError(f"first and last must satisfy 0 <= first < last <= {self.steps}, got {first} and {last}")
         if len(self.conditioning) != self.steps:
             raise ValueError(f"part is defined for samplers with one evaluation a step, {self.sampler!r} has more; build a schedule there")
-        return self.replace(positions=self.positions[first : last + 1], conditioning=self.conditioning[first:last])
+        if self.lower_order_final and last < self.steps:
+            raise ValueError("part that stops early is not defined with lower_order_final=True: its own last step would be another")
+        options = {name: value[first:last] if isinstance(value, tuple) else value for name, value in self.options.items()}
+        return self.replace(
+            positions=self.positions[first : last + 1],
+            conditioning=self.conditioning[first:last],
+            options=options,
+            first=self.first + first,
+            model=self.model,
+        )
 
     def with_integer_times(self) -> Schedule:
         """Positions and conditioning rounded to whole times, for networks that only know those."""
@@ -168,8 +198,8 @@ class Schedule:
         if not isinstance(other, Schedule):
             return NotImplemented
         return (
-            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options)
-            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options)
+            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first)
+            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first)
             and np.array_equal(self.positions, other.positions)
             and np.array_equal(self.conditioning, other.conditioning)
         )

@@ -35,7 +35,8 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     coefficients: None = None  # corrections of the solver's rows; none are made by this version
     model: dict[str, Any] = {}
     tuned: dict[str, Any] = {}
-    options: dict[str, float | str | bool | list[float]] = {}  # the sampler's own
+    options: dict[str, bool | int | float | str | list[int | float]] = {}  # the sampler's own
+    first: int = 0  # of a part: the number of its first evaluation in the whole
     digest: str = ""
 
 
@@ -56,6 +57,7 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
         model=dict(schedule.model),
         tuned=dict(schedule.tuned),
         options={name: list(value) if isinstance(value, tuple) else value for name, value in schedule.options.items()},
+        first=schedule.first,
     )
     content.digest = _digest(content)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
@@ -95,6 +97,7 @@ def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampl
             content.model,
             content.tuned,
             content.options,  # pyright: ignore[reportArgumentType]
+            content.first,
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -116,8 +119,9 @@ def _digest(content: ScheduleFile) -> str:
     # Through JSON and back first: what is digested is what a reader of the file will see (NaN, say, becomes null).
     values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=ScheduleFile))
     values.pop("digest")
-    if not values["options"]:
-        del values["options"]  # files written before there were options keep their digest
+    for name in ("options", "first"):  # files written before there were these keep their digest
+        if not values[name]:
+            del values[name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

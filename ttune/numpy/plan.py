@@ -112,7 +112,7 @@ class Plan:
         for i, stage in enumerate(tableau.stages):
             row = data_row(prediction_type, stage.alpha, stage.sigma, guidance_scale)
             rows = fold(stage, row, clip_sample is not None, clip_epsilon)
-            steps.append(Step(stage.time, float(schedule.conditioning[i]), clip_sample, i, block(rows)))
+            steps.append(Step(stage.time, float(schedule.conditioning[i]), clip_sample, schedule.first + i, block(rows)))
         first = None
         if tableau.start is not None:
             first = Step(steps[0].time, steps[0].conditioning, None, START_DRAW, block({"x": tableau.start.update}))

@@ -111,6 +111,11 @@ def normal_equations(problem: Problem, parameters: Parameters, theta: Float64) -
     device = problem.x_T.device
     base_plan = Plan.make(problem.denoiser, base, device)
     plans = [Plan.make(problem.denoiser, schedule, device) for schedule, _ in neighbours]
+    # Where guidance or the network depend on the place, an output at another place is another output.
+    restarts = [
+        (stage, reuse and plan.evaluations[stage].same_call(base_plan.evaluations[stage]))
+        for plan, (stage, reuse) in zip(plans, restarts, strict=True)
+    ]
     A, g, errors = np.zeros((len(plans), len(plans))), np.zeros(len(plans)), []
     for chunk in problem.chunks():
         visited: list[tuple[Registers, Sequence[Tensor]]] = []

@@ -43,7 +43,7 @@ def drawn_points(
     if conditions is not None and not callable(conditions):
         raise TypeError("conditions must be a function of the seeds when x_T is not given, got a mapping")
     draw = conditions or denoiser.draw_conditions or (lambda seeds: {})
-    parameters = denoiser.network.parameters() if isinstance(denoiser.network, torch.nn.Module) else iter(())
+    parameters = (parameter for module in denoiser.modules() for parameter in module.parameters())
     device = next((p.device for p in parameters), torch.device("cpu"))
     return initial_noise(denoiser.noise, shape, seeds).to(device), on_device(draw(seeds), device)
 

@@ -130,7 +130,7 @@ def tune(
     fingerprint = {
         "method": method,
         "tune": tune,
-        "start": [schedule.sampler, schedule.positions.tolist(), schedule.conditioning.tolist(), denoiser.noise.to_dict()],
+        "start": [schedule.settings(), denoiser.noise.to_dict()],
         "model": denoiser.identity(),
         "weights": denoiser.weights_digest(),
         "x_T": [hash_of(tuning_points[0]), hash_of(holdout_points[0])],
@@ -181,6 +181,10 @@ def _check(denoiser: Denoiser, schedule: Schedule, method: str, data: Data | Non
     check_fits(denoiser, schedule)
     if schedule.tableau().stochastic:
         raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
+    if isinstance(getattr(denoiser.guidance, "scale", None), tuple):
+        raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
+    if method != "endpoint" and len(schedule.conditioning) != schedule.steps:
+        raise ValueError(f"method {method!r} is for samplers with one evaluation a step, {schedule.sampler!r} has more; use 'endpoint'")
     if method == "timetuner" and data is None:
         raise ValueError("data must be given for method 'timetuner': clean images x_0 (n, ...), got None")
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ttune.evaluation.fid import frechet_distance
-from ttune.grids import GRIDS
 from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
 
@@ -30,14 +29,18 @@ class Ranked:
     frechet: float
 
 
+# One of each family: exponential stands beside log_snr, beta beside quadratic, and Align Your Steps is a method of its own.
+SEARCHED = ("leading", "trailing", "linspace", "quadratic", "log_snr", "karras")
+
+
 def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, progress: bool = False) -> list[Ranked]:
-    """Every grid of :data:`ttune.grids.GRIDS` from several t_0 with the sampler and steps of ``like``, best RMSE first.
+    """The grids :data:`SEARCHED` from several t_0 with the sampler and steps of ``like``, best RMSE first.
 
     ``like`` itself is among them, under the name "given"; with ``fix_start`` only grids that start where it does.
     """
     candidates = {"given": like}
     final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
-    for spacing in GRIDS:
+    for spacing in SEARCHED:
         for t_start in (like.positions[0],) if fix_start else np.array(START_FRACTIONS) * like.noise.t_max:
             try:
                 schedule = Schedule.build(
@@ -49,6 +52,7 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
                     t_start=t_start,
                     final=final,
                     lower_order_final=like.lower_order_final,
+                    options=like.options,
                 )
             except ValueError:  # this grid does not exist for this schedule or this many steps
                 continue

@@ -67,7 +67,7 @@ class Teacher:
         inner = [t for t in times if t < self.source.positions[0]]
         merged = np.unique(np.concatenate([self.source.positions, inner]))[::-1]
         told = dict(zip(self.source.tableau().times.tolist(), self.source.conditioning.tolist(), strict=True))
-        schedule = Schedule(self.source.noise, self.source.sampler, merged)
+        schedule = self.source.replace(positions=merged)
         # The teacher is told what it was told; at the times in between, where it stands.
         schedule = schedule.replace(conditioning=[told.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.conditioning, strict=True)])
         wanted: dict[float, Tensor] = {float(merged[0]): start_state(schedule, x_T)}
@@ -86,7 +86,7 @@ class Teacher:
         """What makes this teacher another than others, for a fingerprint."""
         if not isinstance(self.source, Schedule):
             return self.describe()
-        return self.describe() | {"positions": self.source.positions.tolist(), "conditioning": self.source.conditioning.tolist()}
+        return self.describe() | self.source.settings()
 
     def describe(self) -> dict[str, Any]:
         if isinstance(self.source, Schedule):

@@ -20,19 +20,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttune.denoiser import Conditions, Denoiser
-from ttune.noise import Float64
+from ttune.noise import Float64, NoiseSchedule
 from ttune.plan import Plan, Registers
 from ttune.samplers.points import Point
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
+from ttune.stitched import Stitched
 
 # One batch of clean data: (x_0, epsilon, conditions), all (B, ...).
 Draw = Callable[[int], tuple[Tensor, Tensor, Conditions]]
 
 
+def _shift(noise: NoiseSchedule) -> float:
+    """From the model's time to the paper's, which is 0 for a clean image of a discrete model and continuous time itself else."""
+    return 0.0 if noise.discrete_steps is None else 1.0
+
+
 def timetuner_ratios(schedule: Schedule) -> Float64:
     """(n_evaluations,) rho_i = told time / position, in the paper's continuous time: (tau + 1) / (s + 1) for discrete models."""
-    shift = -schedule.noise.t_clean
+    shift = _shift(schedule.noise)
     return (schedule.conditioning + shift) / (schedule.tableau().times + shift)
 
 
@@ -47,7 +53,7 @@ def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Sched
 
 
 def _told(schedule: Schedule, times: Float64, rho: Float64) -> Float64:
-    shift = -schedule.noise.t_clean
+    shift = _shift(schedule.noise)
     return np.clip(rho * (times + shift) - shift, schedule.noise.t_min, schedule.noise.t_max)
 
 
@@ -123,7 +129,7 @@ class TimeTuner:
 def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: Iterator[tuple[Registers, Conditions]], lr: float) -> float:
     """The ratio of step i. Between iterations the told time is projected into the trained range."""
     noise = schedule.noise
-    shift, t = -noise.t_clean, plan.steps[i].time
+    shift, t = _shift(noise), plan.steps[i].time
     low, high = ((bound + shift) / (t + shift) for bound in (noise.t_min, noise.t_max))
     rho = torch.ones((), dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([rho], lr=lr, betas=(0.9, 0.999))
@@ -191,7 +197,8 @@ def _noised(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, x_0: Ten
 @contextmanager
 def frozen(network: object) -> Iterator[None]:
     """No gradients for the weights meanwhile: a backward pass that only reaches tau takes two thirds of the time."""
-    changed = [p for p in network.parameters() if p.requires_grad] if isinstance(network, torch.nn.Module) else []
+    modules = network.networks if isinstance(network, Stitched) else (network,)
+    changed = [p for module in modules if isinstance(module, torch.nn.Module) for p in module.parameters() if p.requires_grad]
     for p in changed:
         p.requires_grad_(False)
     try:
