@@ -144,7 +144,7 @@ if stage build build 150 bash -c build; then
     skip tests "this Python lacks: $missing"
   else
     # Without the options of pyproject.toml: they belong to plugins that may not be here.
-    stage tests tests 120 "$python" -m pytest -o addopts= -q -p no:cacheprovider -m "not slow" tests/kernels
+    stage tests tests 120 "$python" -m pytest -o addopts= -q -p no:cacheprovider -m "not slow and not huge" tests/kernels
   fi
   sanitize memcheck 50
   if [[ $device == cuda ]]; then

@@ -10,7 +10,7 @@ namespace ttune::cuda {
 
 // They travel as a kernel's arguments, by value.
 constexpr int kMaxTerms = 64;
-constexpr int kMaxOuts = 32;
+constexpr int kMaxOuts = 64;  // as many as terms: a backward pass has an output per term
 
 // 2M with guidance has 5 terms, ancestral steps, which have the noise, 3. More, and float64, which is for tests, are
 // read in a loop, once per four rows.

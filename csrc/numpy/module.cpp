@@ -1,4 +1,4 @@
-// The CPU kernels for NumPy arrays, without torch: the native part of ttune/numpy.py.
+// The CPU kernels for NumPy arrays, without torch: the native part of ttune/numpy.
 
 #include "numpy/module.h"
 

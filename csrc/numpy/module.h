@@ -4,7 +4,7 @@
 
 namespace ttune {
 
-// One per operator: its functions, without documentation or defaults, which ttune/numpy.py gives.
+// One per operator: its functions, without documentation or defaults, which ttune/numpy gives.
 void define_embedding_lookup(pybind11::module_& m);
 void define_inner_products(pybind11::module_& m);
 void define_linear_update(pybind11::module_& m);

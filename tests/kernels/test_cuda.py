@@ -158,8 +158,8 @@ def test_too_many_tensors_for_a_launch() -> None:
     x = torch.zeros(3, device="cuda")
     with pytest.raises(ValueError, match=r"terms must hold at most 64 tensors on a CUDA device, got 65"):
         ops.linear_update([x] * 65, torch.zeros(1, 65, device="cuda"))
-    with pytest.raises(ValueError, match=r"outs must hold at most 32 tensors on a CUDA device, got 33"):
-        ops.linear_update([x], torch.zeros(33, 1, device="cuda"))
+    with pytest.raises(ValueError, match=r"outs must hold at most 64 tensors on a CUDA device, got 65"):
+        ops.linear_update([x], torch.zeros(65, 1, device="cuda"))
 
 
 def test_devices_must_agree() -> None:

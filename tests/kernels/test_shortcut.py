@@ -45,3 +45,22 @@ def test_autograds_kernel_is_passed_by() -> None:
     shortcut.call(operator, T)
     shortcut.call(operator, T.clone().requires_grad_())
     assert seen == [True, False]
+
+
+def test_under_torch_func_nothing_is_passed_by() -> None:
+    """A batched tensor does not say that the one below it is being differentiated."""
+    t = T.clone().requires_grad_()
+    for function in (lookup, lambda z: ops.timestep_embedding(z, 6)):
+        plain, mapped = function(t), torch.vmap(function)(t)
+        torch.testing.assert_close(mapped, plain)
+        (wanted,) = torch.autograd.grad(plain.sum(), t)
+        (got,) = torch.autograd.grad(mapped.sum(), t)
+        torch.testing.assert_close(got, wanted)
+
+
+def test_batched_backward_of_the_loss() -> None:
+    x, target = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4)
+    loss = ops.trajectory_loss([x], torch.ones(1, 1), target)
+    wanted = torch.autograd.functional.jacobian(lambda z: (z - target).square().sum(1), x)
+    (got,) = torch.autograd.grad(loss, x, torch.eye(3), is_grads_batched=True)
+    torch.testing.assert_close(got, wanted)

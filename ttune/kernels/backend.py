@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,12 @@ def _why_not_cpu() -> str:
 
 
 def _why_not_cuda() -> str:
-    return _LOAD_ERRORS.get("_ops_cuda", "") or _why_no_device()
+    if reason := _LOAD_ERRORS.get("_ops_cuda", "") or _why_no_device():
+        return reason
+    built = _describe_native("_ops_cuda", "ttune_cuda_architectures")
+    here = torch.cuda.get_device_capability()
+    oldest = min(int(name.removeprefix("sm_")) for name in built.split(", "))  # newer ones compile the PTX of the newest
+    return f"built for {built}, this GPU is sm_{here[0]}{here[1]}" if here[0] * 10 + here[1] < oldest else ""
 
 
 def _why_no_device() -> str:
@@ -94,6 +100,8 @@ def _why_not_triton() -> str:
         return "triton is not installed: pip install ttune[triton]"
     if _interpreted():
         return ""
+    if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
+        return "triton needs a C compiler for its launchers, and found neither gcc nor clang; CC names another"
     reason = _why_no_device()
     return reason and f"{reason} (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests)"
 
@@ -191,7 +199,9 @@ class _Choice:
         if chosen is not None and chosen.kernel is not None:
             return tuple((chosen.name, operator, key) for operator in chosen.operators() for key in chosen.dispatch_keys())
         # Without a native module for the GPU, Triton is the next in the order there.
-        if not _why_not_cuda() or _interpreted() or _why_not_triton():
+        # Without asking for a device: that would start CUDA in every process that imports ttune, before it may fork.
+        native = "_ops_cuda" not in _LOAD_ERRORS
+        if native or _interpreted() or torch.version.cuda is None or importlib.util.find_spec("triton") is None:
             return ()
         return tuple(("triton", operator, "CUDA") for operator in triton_kernels.MODULES)
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ttune.kernels import backend
+from ttune.kernels import backend, shortcut
 from ttune.kernels import linear_update as update
 
 _ARGUMENTS = (
@@ -59,6 +59,7 @@ def trajectory_loss(
         (y,) = linear_update(terms, coeffs, step)
         (y - target).square().flatten(1).sum(1)
 
+    Terms and target must not be changed in place before the backward pass, which needs them for derivatives of higher order.
     ValueError or RuntimeError name the argument, the rule and the value received.
     """
     terms = list(terms)
@@ -67,7 +68,8 @@ def trajectory_loss(
     device = terms[0].device
     coeffs, index = update._as_coeffs(coeffs, device), update._as_index("step", step, device)
     # Outside of tracing straight to what the dispatcher would come back to Python for: 5 us of 19 before the kernel.
-    call = torch.ops.ttune.trajectory_loss.default if torch.compiler.is_compiling() else _loss
+    traced = torch.compiler.is_compiling() or shortcut.transformed()
+    call = torch.ops.ttune.trajectory_loss.default if traced else _loss
     return call(terms, coeffs, target, index, clip, weight, kind, delta)
 
 
@@ -248,7 +250,7 @@ class _Loss(torch.autograd.Function):
 def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -> Tensor:
     """``gradient`` times its sample's ``grad`` and a coefficient, a tensor of one element; ``gradient`` itself where both
     are one and asking is free: on the CPU, outside of tracing."""
-    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled()
+    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and not shortcut.transformed()
     if concrete and (coefficient is None or coefficient.item() == 1) and _all_ones(grad):
         # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
         kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
