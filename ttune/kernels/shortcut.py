@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def transformed() -> bool:
     """Whether torch.func (vmap, grad, jvp, ...) is at work: tensors are then wrappers, without values of their own."""
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def wrapped(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is one of torch.func's wrappers, which has no values to look at."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def call(operator: Any, *arguments: Any) -> Any:

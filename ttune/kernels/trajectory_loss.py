@@ -250,7 +250,7 @@ class _Loss(torch.autograd.Function):
 def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -> Tensor:
     """``gradient`` times its sample's ``grad`` and a coefficient, a tensor of one element; ``gradient`` itself where both
     are one and asking is free: on the CPU, outside of tracing."""
-    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and not shortcut.transformed()
+    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and not shortcut.wrapped(grad)
     if concrete and (coefficient is None or coefficient.item() == 1) and _all_ones(grad):
         # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
         kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
