@@ -14,8 +14,9 @@ def transformed() -> bool:
 
 
 def wrapped(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is one of torch.func's wrappers, which has no values to look at."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+    """Whether ``tensor`` is one of torch.func's wrappers, or of ``is_grads_batched``'s, which have no values to look at."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def call(operator: Any, *arguments: Any) -> Any:
