@@ -57,24 +57,31 @@ TTUNE_INLINE uint32_t rounded(float x) {
   return bits + (bits & 0x10000u ? 0x8000u : 0x7fffu);
 }
 
-template <int N, int R>
-TTUNE_INLINE void combine_n(const BFloat16* const* terms, const double* weights, int columns, int64_t count,
-                            BFloat16* const* outs, const float*) {
-  const BFloat16* x[N];
+// kNoise: one term more, of floats with their even and odd elements apart.
+template <int N, int R, bool kNoise>
+TTUNE_INLINE void combine_pairs(const BFloat16* const* terms, const double* weights, int columns, int64_t count,
+                                BFloat16* const* outs, const float* even, const float* odd) {
+  const BFloat16* x[N + 1] = {};
   BFloat16* y[R];
-  float w[R][N];
+  float w[R][N + 1];
   for (int j = 0; j < N; ++j) x[j] = terms[j];
   for (int r = 0; r < R; ++r) {
     y[r] = outs[r];
-    for (int j = 0; j < N; ++j) w[r][j] = weight_of<float>(weights[r * columns + j]);
+    for (int j = 0; j < N + kNoise; ++j) w[r][j] = weight_of<float>(weights[r * columns + j]);
   }
 #pragma omp simd
   for (int64_t i = 0; i < count / 2; ++i) {
-    uint32_t pair[N];
+    uint32_t pair[N + 1];
+    float lower = 0, upper = 0;
     for (int j = 0; j < N; ++j) std::memcpy(&pair[j], x[j] + 2 * i, sizeof pair[j]);
+    if constexpr (kNoise) lower = even[i], upper = odd[i];
     for (int r = 0; r < R; ++r) {
-      float low = w[r][0] * float_of(pair[0] << 16), high = w[r][0] * float_of(pair[0] & 0xffff0000u);
-      for (int j = 1; j < N; ++j) {
+      float low, high;
+      if constexpr (kNoise)
+        low = w[r][N] * lower, high = w[r][N] * upper;
+      else
+        low = w[r][0] * float_of(pair[0] << 16), high = w[r][0] * float_of(pair[0] & 0xffff0000u);
+      for (int j = kNoise ? 0 : 1; j < N; ++j) {
         low += w[r][j] * float_of(pair[j] << 16);
         high += w[r][j] * float_of(pair[j] & 0xffff0000u);
       }
@@ -83,14 +90,24 @@ TTUNE_INLINE void combine_n(const BFloat16* const* terms, const double* weights,
     }
   }
   if (count % 2) {
-    float value[N];
+    float value[N + 1] = {};
     for (int j = 0; j < N; ++j) value[j] = widen(x[j][count - 1]);
     for (int r = 0; r < R; ++r) {
-      float sum = w[r][0] * value[0];
-      for (int j = 1; j < N; ++j) sum += w[r][j] * value[j];
+      float sum;
+      if constexpr (kNoise)
+        sum = w[r][N] * even[count / 2];
+      else
+        sum = w[r][0] * value[0];
+      for (int j = kNoise ? 0 : 1; j < N; ++j) sum += w[r][j] * value[j];
       y[r][count - 1].bits = uint16_t(rounded(sum) >> 16);
     }
   }
+}
+
+template <int N, int R>
+TTUNE_INLINE void combine_n(const BFloat16* const* terms, const double* weights, int columns, int64_t count,
+                            BFloat16* const* outs, const float*) {
+  combine_pairs<N, R, false>(terms, weights, columns, count, outs, nullptr, nullptr);
 }
 
 template <int R, class X, class Y, class A>
@@ -122,6 +139,28 @@ TTUNE_INLINE void combine(const X* const* terms, int n, const double* weights, i
     combine_rows<1>(terms, n, weights, columns, count, outs, a);
   else
     combine_rows<2>(terms, n, weights, columns, count, outs, a);
+}
+
+// The same with noise of weight weights[r, n], for n < kMaxUnrolled.
+template <int R>
+TTUNE_INLINE void combine_rows_and_noise(const BFloat16* const* terms, int n, const double* weights, int columns,
+                                         int64_t count, BFloat16* const* outs, const float* even, const float* odd) {
+  switch (n) {
+    case 0:
+      return combine_pairs<0, R, true>(terms, weights, columns, count, outs, even, odd);
+    case 1:
+      return combine_pairs<1, R, true>(terms, weights, columns, count, outs, even, odd);
+    case 2:
+      return combine_pairs<2, R, true>(terms, weights, columns, count, outs, even, odd);
+    case 3:
+      return combine_pairs<3, R, true>(terms, weights, columns, count, outs, even, odd);
+    case 4:
+      return combine_pairs<4, R, true>(terms, weights, columns, count, outs, even, odd);
+    case 5:
+      return combine_pairs<5, R, true>(terms, weights, columns, count, outs, even, odd);
+    default:
+      break;
+  }
 }
 
 // The same of one row into a buffer, from terms of dtype T at element `at`.

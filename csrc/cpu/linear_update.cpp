@@ -35,7 +35,7 @@ TTUNE_INLINE void run_tiles(const LinearUpdate& u, int64_t begin, int64_t end) {
   constexpr bool kWidened = std::is_same_v<T, Float16>;
   using X = std::conditional_t<kWidened, float, T>;
   const int columns = u.n_terms + u.clipped + (u.seeds != nullptr), together = std::min(u.n_terms, kMaxUnrolled);
-  A on_stack[kMaxRows * kTile], gaussian[kTile], widened[kWidened ? kMaxUnrolled * kTile : 1];
+  A on_stack[kMaxRows * kTile], gaussian[kNoiseRoom], widened[kWidened ? kMaxUnrolled * kTile : 1];
   std::vector<A> on_heap(u.n_outs > kMaxRows ? size_t(u.n_outs) * kTile : 0);
   A* const sums = u.n_outs > kMaxRows ? on_heap.data() : on_stack;
   const auto load = [&](int first, int n, int64_t at, int count, const X** x) {
@@ -72,10 +72,48 @@ TTUNE_INLINE void run_tiles(const LinearUpdate& u, int64_t begin, int64_t end) {
   }
 }
 
+// Noise as one term more, of which only a tile exists.
+template <class T>
+TTUNE_INLINE void run_with_noise(const LinearUpdate& u, int64_t begin, int64_t end) {
+  using A = arithmetic_t<T>;
+  const int n = u.n_terms, columns = n + 1;
+  [[maybe_unused]] float weights[kMaxUnrolled] = {};
+  for (int j = 0; j < columns; ++j) weights[j] = weight_of<float>(u.coeffs[j]);
+  for (int64_t at = begin; at < end;) {
+    const T* x[kMaxUnrolled] = {};
+    T* y[2] = {};
+    for (int j = 0; j < n; ++j) x[j] = static_cast<const T*>(u.terms[j]) + at;
+    for (int r = 0; r < u.n_outs; ++r) y[r] = static_cast<T*>(u.outs[r]) + at;
+    if constexpr (std::is_same_v<T, float>) {
+      const int64_t done =
+          u.n_outs == 1 ? add_noise(u.seeds, u.draw, u.sample_size, at, end - at, x, n, weights, y[0]) : 0;
+      at += done;
+      if (done) continue;
+    }
+    const int count = int(std::min<int64_t>(kTile, end - at));
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      float even[kNoiseRoom / 2], odd[kNoiseRoom / 2];
+      noise(u.seeds, u.draw, u.sample_size, at, count, even, odd);
+      if (u.n_outs == 1)
+        combine_rows_and_noise<1>(x, n, u.coeffs, columns, count, y, even, odd);
+      else
+        combine_rows_and_noise<2>(x, n, u.coeffs, columns, count, y, even, odd);
+    } else {
+      A gaussian[kNoiseRoom];
+      noise(u.seeds, u.draw, u.sample_size, at, count, gaussian);
+      x[n] = gaussian;
+      combine(x, n + 1, u.coeffs, columns, u.n_outs, count, y, gaussian);
+    }
+    at += count;
+  }
+}
+
 template <class T>
 TTUNE_INLINE void run(const LinearUpdate& u, int64_t begin, int64_t end) {
   if constexpr (!std::is_same_v<T, Float16>) {
-    if (!u.clipped && !u.seeds && u.n_terms <= kMaxUnrolled && u.n_outs <= 2) {
+    const bool unrolled = !u.clipped && u.n_outs <= 2;
+    if (u.seeds && unrolled && u.n_terms < kMaxUnrolled) return run_with_noise<T>(u, begin, end);
+    if (!u.seeds && unrolled && u.n_terms <= kMaxUnrolled) {
       const T* terms[kMaxUnrolled] = {};
       T* outs[2] = {};
       for (int j = 0; j < u.n_terms; ++j) terms[j] = static_cast<const T*>(u.terms[j]) + begin;
