@@ -390,3 +390,13 @@ def test_options_are_the_builders_keywords(tmp_path: Path) -> None:
     wrong = Start(1.0, 40.0, {"x": 1.0, "noise": 1.0})
     with pytest.raises(ValueError, match="start of 'scratch' must land on"):
         Tableau("scratch", schedule.tableau().stages, 0.5, 1.0, 0.5, wrong)
+
+
+def test_the_table_says_what_noise_is_not_the_budgets() -> None:
+    texts = {
+        v: str(Schedule.build(LINEAR, "ddpm", 3, options={"variance": v}).tableau())
+        for v in ("fixed_small", "fixed_large", "learned_range")
+    }
+    assert "noise has" not in texts["fixed_small"]
+    assert "more variance than the next sigma asks for" in texts["fixed_large"]
+    assert "the network chooses for each element between" in texts["learned_range"]

@@ -148,6 +148,11 @@ class Tableau:
             lines.append(f"start{'':15}{_level(self.start.alpha, self.start.sigma)}  x' = {_formula(self.start.update)}")
         for i, stage in enumerate(self.stages):
             lines.append(f"{i:3d}  t={stage.time:<12.8g} {_level(stage.alpha, stage.sigma)}  x' = {_formula(stage.update)}")
+            if stage.log_variance is not None:
+                low, high = (math.exp(value / 2) for value in stage.log_variance)
+                lines.append(f"     noise has the deviation that the network chooses for each element between {low:.8g} and {high:.8g}")
+            elif stage.excess > TOLERANCE:
+                lines.append(f"     noise has {stage.excess:.8g} more variance than the next sigma asks for")
             if stage.retain:
                 lines.append("     keep " + ", ".join(f"{name} = {_formula(row)}" for name, row in stage.retain.items()))
         lines.append(f"end  t={self.end_time:<12.8g} {_level(self.end_alpha, self.end_sigma)}".rstrip())
