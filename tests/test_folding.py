@@ -9,6 +9,7 @@ from ttune import SAMPLERS, ClassifierFree, Denoiser, NoiseSchedule, Schedule, T
 from ttune.folding import block, fold, uniform_block
 from ttune.plan import folded
 from ttune.samplers import Stage
+from ttune.samplers.points import Point
 
 NOISE = NoiseSchedule.linear()
 CLIPS = (None, 0.7)
@@ -41,7 +42,7 @@ def apply(
 
 def by_definition(stage: Stage, d: Denoiser, registers: dict[str, np.ndarray], outputs: list[np.ndarray], noise: np.ndarray):
     """The tableau's own meaning, with D and epsilon as tensors."""
-    weights = d.data_row(stage.alpha, stage.sigma)
+    weights = d.evaluation(0, Point(stage.time, stage.alpha, stage.sigma)).row
     raw = weights[0] * registers["x"] + sum(w * o for w, o in zip(weights[1:], outputs, strict=True))
     D = raw if d.clip_sample is None else np.clip(raw, -d.clip_sample, d.clip_sample)
     eps = (registers["x"] - stage.alpha * (D if d.clip_epsilon == "recompute" else raw)) / stage.sigma

@@ -23,7 +23,7 @@ from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_ste
 from ttune.sampling import check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
 
-Advance = Callable[[Registers, Conditions, Tensor | None, Tensor], dict[str, Tensor]]
+Advance = Callable[[Registers, Conditions, Tensor | None, Tensor, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class CompiledSampler:
     Args:
         denoiser, schedule: as for :func:`ttune.sample`; the schedule must fit the denoiser.
         compile: compile the step (network, guidance and update) with torch.compile; one graph serves all steps.
-        cuda_graph: capture all steps in one CUDA graph per shape of the inputs and replay it: one launch per sample
-            call, no synchronisation, no allocation. Needs CUDA tensors, and a network that can be captured.
+        cuda_graph: capture all steps in one CUDA graph per shape of the inputs and replay it: a call copies its inputs,
+            launches the graph once and copies the result. Needs CUDA tensors, and a network that can be captured. Not run
+            on a GPU yet.
         options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
             ``dynamic=False`` are set unless given.
 
@@ -70,7 +71,7 @@ class CompiledSampler:
         self._stochastic = schedule.tableau().stochastic
         self._retained = tuple(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
         self._compile = partial(torch.compile, **{"fullgraph": True, "dynamic": False, **options}) if compile else None
-        self._per_device: dict[torch.device, tuple[Step | None, Advance, list[Tensor]]] = {}
+        self._per_device: dict[torch.device, tuple[Step | None, Advance, list[tuple[Tensor, Tensor]]]] = {}
         self._captures: dict[Any, _Capture] = {}
 
     def __call__(
@@ -102,12 +103,12 @@ class CompiledSampler:
         if start is not None:
             registers = start(registers, (), seeds, START_DRAW)
         registers |= {name: torch.zeros_like(x) for name in self._retained}
-        for number in numbers:
-            registers = advance(registers, conditions, seeds, number)
+        for number, draw in numbers:
+            registers = advance(registers, conditions, seeds, number, draw)
         return registers["x"]
 
-    def _on(self, device: torch.device) -> tuple[Step | None, Advance, list[Tensor]]:
-        """What comes first, one step as a function of the registers and its number, and the numbers, on ``device``."""
+    def _on(self, device: torch.device) -> tuple[Step | None, Advance, list[tuple[Tensor, Tensor]]]:
+        """What comes first, one step as a function of the registers, and every step's number and draw, on ``device``."""
         if device not in self._per_device:
             bound = (
                 None if self._bound is None or self.denoiser.threshold is None else Bound.make(self._bound, self.denoiser.threshold, device)
@@ -116,14 +117,16 @@ class CompiledSampler:
             conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
             denoiser, evaluation, retained, first = self.denoiser, self._evaluation, self._retained, self.schedule.first
 
-            def advance(registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor) -> dict[str, Tensor]:
+            def advance(
+                registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor, draw: Tensor
+            ) -> dict[str, Tensor]:
                 tau = ops.embedding_lookup(conditioning, number)
                 outputs = denoiser.evaluate(registers["x"], tau, conditions, evaluation)
-                after = step(registers, outputs, seeds, number + first, number)
+                after = step(registers, outputs, seeds, draw, number)
                 return {name: after[name] for name in ("x", *retained)}
 
             # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.
-            numbers = [torch.tensor(i, device=device) for i in range(self._steps)]
+            numbers = [(torch.tensor(i, device=device), torch.tensor(first + i, device=device)) for i in range(self._steps)]
             start = start_step(self.schedule.tableau(), device)
             self._per_device[device] = (start, self._compile(advance) if self._compile else advance, numbers)
         return self._per_device[device]

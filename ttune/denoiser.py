@@ -151,10 +151,6 @@ class Denoiser:
         # The first call's first half is the conditional one.
         return [*outputs, variances[0][: x.shape[0]]] if self.learned_variance else outputs
 
-    def data_row(self, alpha: float, sigma: float) -> tuple[float, ...]:
-        """Coefficients of the (unclipped) x_0 prediction over (x, *outputs) for a state with these alpha and sigma."""
-        return self.evaluation(0, Point(float("nan"), alpha, sigma)).row
-
     def identity(self) -> dict[str, Any]:
         """What a tuned schedule remembers of the denoiser it belongs to (see :meth:`differences`)."""
         identity: dict[str, Any] = {

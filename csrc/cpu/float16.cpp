@@ -2,20 +2,7 @@
 
 #include <cstring>
 
-#include "cpu/clones.h"
-
-#if TTUNE_HAS_X86
-// GCC's own headers leave registers undefined on purpose (its bug 105593).
-#if !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-#if !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-#endif
+#include "cpu/intrinsics.h"
 
 // Processors have had float16 conversions since 2012 (F16C), but GCC 12 vectorises them only for AVX512-FP16: without
 // them a float16 update took 3 to 4 times as long as a bfloat16 one.

@@ -3,17 +3,9 @@
 
 #include "cpu/noise_avx512.h"
 
+#include "cpu/intrinsics.h"
+
 #if TTUNE_HAS_X86
-// GCC's own headers leave registers undefined on purpose (its bug 105593).
-#if !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-#if !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 
 #define TTUNE_AVX512 __attribute__((target("avx512f"), always_inline)) inline
 

@@ -15,12 +15,6 @@ namespace {
 // In chunks of 8192 elements: some 10 us from memory, ten times what waking a thread costs.
 constexpr int64_t kGrain = 4;
 
-Tensors row_major(const Tensors& tensors) {
-  Tensors copies;
-  for (const Tensor& tensor : tensors) copies.push_back(torch::stable::contiguous(tensor));
-  return copies;
-}
-
 Tensor inner_products_cpu(const Tensors& a, const Tensors& b) {
   const DType dtype = check_inner_products(a, b);
   const bool straight = in_step(a, b, false);

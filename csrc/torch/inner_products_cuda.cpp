@@ -13,12 +13,6 @@
 namespace ttune {
 namespace {
 
-Tensors row_major(const Tensors& tensors) {
-  Tensors copies;
-  for (const Tensor& tensor : tensors) copies.push_back(torch::stable::contiguous(tensor));
-  return copies;
-}
-
 std::vector<const void*> data_of(const Tensors& tensors) {
   std::vector<const void*> data;
   for (const Tensor& tensor : tensors) data.push_back(tensor.data_ptr());

@@ -68,6 +68,13 @@ inline bool in_step(const std::vector<Tensor>& outs, const std::vector<Tensor>& 
   return in_step(views_of(outs), views_of(terms), row_major);
 }
 
+// Whether one loop over memory visits the same logical element in every tensor, sample after sample.
+inline bool sample_by_sample(const std::vector<Tensor>& tensors) {
+  const Tensor& first = tensors[0];
+  const int64_t samples = first.size(0);
+  return in_step({first}, tensors, false) && (samples <= 1 || first.stride(0) == first.numel() / samples);
+}
+
 inline bool reachable(int64_t shift, const Steps& steps, size_t depth) {
   if (depth == steps.size()) return shift == 0;
   const auto [stride, size] = steps[depth];

@@ -47,4 +47,10 @@ inline Tensor output_like(const Tensor& like) {
   return empty(like, sizes_of(like), like.strides().data(), dtype_code(like));
 }
 
+inline std::vector<Tensor> row_major(const std::vector<Tensor>& tensors) {
+  std::vector<Tensor> copies;
+  for (const Tensor& tensor : tensors) copies.push_back(torch::stable::contiguous(tensor));
+  return copies;
+}
+
 }  // namespace ttune

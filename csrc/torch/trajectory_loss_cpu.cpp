@@ -18,13 +18,6 @@ namespace {
 // In chunks of 8192 elements: some 10 us from memory, ten times what waking a thread costs.
 constexpr int64_t kGrain = 4;
 
-// Whether one loop over memory visits the same logical element in every tensor, sample after sample.
-bool sample_by_sample(const Tensors& tensors) {
-  const Tensor& first = tensors[0];
-  const int64_t samples = first.size(0);
-  return in_step({first}, tensors, false) && (samples <= 1 || first.stride(0) == first.numel() / samples);
-}
-
 // gradient: null, or a tensor laid out like terms[0] where that is sample by sample, else row-major.
 void launch(DType dtype, const Tensors& terms, const Tensor& target, const MaybeTensor& weight, bool per_element,
             const LossArguments& a, const Tensor* gradient, const Tensor& out) {

@@ -17,13 +17,6 @@
 namespace ttune {
 namespace {
 
-// Whether one loop over memory visits the same logical element in every tensor, sample after sample.
-bool sample_by_sample(const Tensors& tensors) {
-  const Tensor& first = tensors[0];
-  const int64_t samples = first.size(0);
-  return in_step({first}, tensors, false) && (samples <= 1 || first.stride(0) == first.numel() / samples);
-}
-
 // The loss; with gradient, that too.
 Tensor compute(const LossArguments& a, Tensor* gradient) {
   const DType dtype = check_loss(a);
