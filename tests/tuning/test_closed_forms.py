@@ -121,7 +121,7 @@ def test_the_objective_of_timetuner_is_biased(s: float) -> None:
     schedule = Schedule(NOISE, "ddim", np.array([t, u, -1.0]))
     x_0, eps = s * standard_normal((16, 4), 1), standard_normal((16, 4), 2)
     tuner = TimeTuner("parallel", iterations=300, lr=8e-3)
-    (rho,) = tuner.run(gaussian.denoiser(), schedule, lambda j: (x_0, eps, {}))
+    (rho,) = tuner.ratios(gaussian.denoiser(), schedule, lambda j: (x_0, eps, {}))
     told = ttune.apply_timetuner_ratios(schedule, [rho]).conditioning[0]
     x = standard_normal((4, 2), 3)
     one_step = Schedule(NOISE, "ddim", np.array([t, u]))

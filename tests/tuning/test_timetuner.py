@@ -103,7 +103,7 @@ def test_the_published_procedure(procedure: str, options: dict[str, object]) -> 
     schedule = Schedule.build(NOISE, "ddim", steps, **options)  # type: ignore[arg-type]
     expected = published(Conv(), schedule.positions, procedure, iterations, lr)
     tuner = TimeTuner(procedure, iterations=iterations, lr=lr, reroll=True)
-    found = list(tuner.run(ttune.Denoiser(network, NOISE), schedule, draw))
+    found = list(tuner.ratios(ttune.Denoiser(network, NOISE), schedule, draw))
     assert len(found) == steps - 1
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
     np.testing.assert_allclose(found, expected, atol=1e-9, rtol=0)  # what float64 gives
@@ -116,7 +116,7 @@ def test_the_published_defaults() -> None:
     network = Conv()
     denoiser = ttune.Denoiser(network, NOISE)
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
-    found = list(TimeTuner("parallel", iterations=5).run(denoiser, schedule, draw))
+    found = list(TimeTuner("parallel", iterations=5).ratios(denoiser, schedule, draw))
     np.testing.assert_allclose(found, published(Conv(), schedule.positions, "parallel", 5, 2e-3), atol=1e-9)
 
 
@@ -126,7 +126,7 @@ def test_the_carried_pool_gives_the_same_within_its_sampling_error() -> None:
 
     def run(first: int, reroll: bool) -> list[float]:
         tuner = TimeTuner(reroll=reroll, **settings)  # type: ignore[arg-type]
-        return list(tuner.run(ttune.Denoiser(Conv(), NOISE), schedule, lambda j: (*batch(first + j, 16), {})))
+        return list(tuner.ratios(ttune.Denoiser(Conv(), NOISE), schedule, lambda j: (*batch(first + j, 16), {})))
 
     rerolled = np.array([run(1000 * k, True) for k in range(3)])
     carried = np.array([run(1000 * k, False) for k in range(3)])
@@ -147,7 +147,7 @@ def test_the_cost_is_as_stated(K: int) -> None:
     ):
         network = Conv()
         denoiser = ttune.Denoiser(network, NOISE)
-        list(tuner.run(denoiser, schedule, draw))
+        list(tuner.ratios(denoiser, schedule, draw))
         assert network.calls == calls * iterations
         # In evaluations of one sample: a backward, through two of the three calls of an iteration, counts twice its forward.
         assert denoiser.evaluations == 3 * iterations * (calls + 2 * 2 * (K - 1))
@@ -172,8 +172,8 @@ def test_any_prediction_type_and_sampler(procedure: str, prediction_type: str, s
         return outputs_from(prediction_type, (x - sigma * eps) / alpha, eps, alpha, sigma)
 
     tuner = TimeTuner(procedure, iterations=4, lr=1e-2)
-    found = list(tuner.run(ttune.Denoiser(network, NOISE, prediction_type=prediction_type), schedule, draw))
-    expected = list(tuner.run(ttune.Denoiser(base, NOISE), schedule, draw))
+    found = list(tuner.ratios(ttune.Denoiser(network, NOISE, prediction_type=prediction_type), schedule, draw))
+    expected = list(tuner.ratios(ttune.Denoiser(base, NOISE), schedule, draw))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.isfinite(found).all()
     assert max(abs(np.array(found) - 1)) > 1e-3
@@ -183,7 +183,7 @@ def test_any_prediction_type_and_sampler(procedure: str, prediction_type: str, s
 def test_continuous_noise_schedules(noise: NoiseSchedule) -> None:
     schedule = Schedule.build(noise, "euler", 3, "linspace")
     gaussian = Gaussian(noise, 0.8, "flow_prediction")
-    found = list(TimeTuner(iterations=5).run(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
+    found = list(TimeTuner(iterations=5).ratios(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
     told = apply_timetuner_ratios(schedule, found).conditioning
     assert np.isfinite(told).all()
     assert (told <= noise.t_max).all()
@@ -210,7 +210,7 @@ def test_ratios_stay_where_the_network_was_trained() -> None:
     """The published range is not limited; here the told time is projected after every iteration."""
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
     gaussian = Gaussian(NOISE)
-    found = list(TimeTuner(iterations=30, lr=0.3).run(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
+    found = list(TimeTuner(iterations=30, lr=0.3).ratios(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
     for rho, t in zip(found, schedule.positions, strict=False):
         assert 0 <= rho * (t + 1) - 1 <= 999 + 1e-9
 
@@ -223,12 +223,12 @@ def test_weights_are_frozen_meanwhile_and_then_as_before() -> None:
     seen: list[bool] = []
     network.register_forward_pre_hook(lambda *_: seen.append(any(p.requires_grad for p in network.parameters())))
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
-    list(TimeTuner(iterations=2).run(ttune.Denoiser(network, NOISE), schedule, draw))
+    list(TimeTuner(iterations=2).ratios(ttune.Denoiser(network, NOISE), schedule, draw))
     assert seen
     assert not any(seen)
     assert {name: p.requires_grad for name, p in network.named_parameters()} == before
     assert all(p.grad is None for p in network.parameters())
-    running = TimeTuner(iterations=2).run(ttune.Denoiser(network, NOISE), schedule, draw)
+    running = TimeTuner(iterations=2).ratios(ttune.Denoiser(network, NOISE), schedule, draw)
     next(running)
     running.close()  # given up half-way
     assert {name: p.requires_grad for name, p in network.named_parameters()} == before
@@ -246,8 +246,8 @@ def test_the_pool_of_2m_carries_its_memory() -> None:
     """Rolled anew or carried on, the states of a multistep sampler are the same; with the same batches, so are the ratios."""
     schedule = Schedule.build(NOISE, "dpmpp_2m", 5, "linspace")
     same = lambda j: (*batch(j % 4), {})  # noqa: E731
-    carried = list(TimeTuner(iterations=4, lr=1e-2).run(ttune.Denoiser(Conv(), NOISE), schedule, same))
-    rerolled = list(TimeTuner(iterations=4, lr=1e-2, reroll=True).run(ttune.Denoiser(Conv(), NOISE), schedule, same))
+    carried = list(TimeTuner(iterations=4, lr=1e-2).ratios(ttune.Denoiser(Conv(), NOISE), schedule, same))
+    rerolled = list(TimeTuner(iterations=4, lr=1e-2, reroll=True).ratios(ttune.Denoiser(Conv(), NOISE), schedule, same))
     np.testing.assert_allclose(carried, rerolled, atol=1e-12)
     assert all(a != b for a, b in pairwise(carried))
 
@@ -268,9 +268,9 @@ def test_parallel_states_of_2m_remember_the_noised_state_before() -> None:
 def test_a_run_taken_over_goes_on_as_it_would_have() -> None:
     schedule = Schedule.build(NOISE, "dpmpp_2m", 5, "linspace")
     for tuner in (TimeTuner(iterations=3), TimeTuner(iterations=3, reroll=True), TimeTuner("parallel", iterations=3)):
-        whole = list(tuner.run(ttune.Denoiser(Conv(), NOISE), schedule, draw))
+        whole = list(tuner.ratios(ttune.Denoiser(Conv(), NOISE), schedule, draw))
         for n in range(5):
-            assert list(tuner.run(ttune.Denoiser(Conv(), NOISE), schedule, draw, done=whole[:n])) == whole
+            assert list(tuner.ratios(ttune.Denoiser(Conv(), NOISE), schedule, draw, done=whole[:n])) == whole
 
 
 def test_standard_normal_is_normalised() -> None:

@@ -1,8 +1,26 @@
 """Tuning: teacher, objectives, methods, and the run that ties them together."""
 
-from ttune.tuning.run import METHODS, TuneResult, tune
+from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.method import Found, Method, Task
+from ttune.tuning.methods import METHODS
+from ttune.tuning.run import TuneResult, tune
 from ttune.tuning.search import rank_grids
 from ttune.tuning.teacher import Teacher
 from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios, timetuner_ratios
+from ttune.tuning.trajectory import Trajectory
 
-__all__ = ["METHODS", "Teacher", "TimeTuner", "TuneResult", "apply_timetuner_ratios", "rank_grids", "timetuner_ratios", "tune"]
+__all__ = [
+    "METHODS",
+    "Endpoint",
+    "Found",
+    "Method",
+    "Task",
+    "Teacher",
+    "TimeTuner",
+    "Trajectory",
+    "TuneResult",
+    "apply_timetuner_ratios",
+    "rank_grids",
+    "timetuner_ratios",
+    "tune",
+]

@@ -81,7 +81,7 @@ class Journal:
             fingerprint, pieces = content["fingerprint"], content["pieces"]
         except (msgspec.DecodeError, KeyError, RecursionError) as error:
             raise ValueError(f"checkpoint: {path} is not a ttune journal ({error}); remove it and start again") from None
-        for key in sorted(fingerprint.keys() | self.fingerprint.keys()):
+        for key in [*self.fingerprint, *sorted(fingerprint.keys() - self.fingerprint.keys())]:
             if fingerprint.get(key) != self.fingerprint.get(key):
                 raise ValueError(
                     f"checkpoint: {path} belongs to another run: {key} was {fingerprint.get(key)!r}, is {self.fingerprint.get(key)!r}; "

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
+from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.least_squares import Search, minimise
 from ttune.tuning.ledger import Ledger
+from ttune.tuning.method import Found, Task, refuse_integer_time
 from ttune.tuning.parameters import Parameters
+from ttune.tuning.points import Data
 from ttune.tuning.problem import Problem
 from ttune.tuning.search import Ranked, rank_grids, starts
 
@@ -28,15 +31,34 @@ FEW_STEPS = 6
 class Endpoint:
     """What is tuned and how long; see :func:`ttune.tune`."""
 
-    tune: Sequence[str]
+    tune: Sequence[str] = ("conditioning", "positions")
     fix_start: bool = False
     iterations: int = 30
     search_starts: bool = True
 
-    def run(
-        self, problem: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool
-    ) -> tuple[list[Schedule], dict[str, list[float]], list[Ranked]]:
-        """Tuned schedules, the lowest RMSE first; the RMSE on the tuning x_T per accepted iteration, by start; the grids tried."""
+    name: ClassVar[str] = "endpoint"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return tuple(self.tune)
+
+    def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        refuse_integer_time(denoiser)
+        Parameters(schedule, self.tune, fix_start=self.fix_start)  # names a wrong `tune` before any work is done
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "tune": self.tune,
+            "fix_start": self.fix_start,
+            "iterations": self.iterations,
+            "search_starts": self.search_starts,
+        }
+
+    def run(self, task: Task) -> Found:
+        """Tuned schedules, the lowest RMSE first."""
+        problem, schedule, journal, ledger, progress = task.problem, task.start, task.journal, task.ledger, task.progress
         few = problem.head(SHORT_SAMPLES)
         grids = self._grids(few, schedule, journal, ledger, progress)
         tried, finalists = (5, 2) if schedule.steps <= FEW_STEPS else (3, 1)
@@ -52,7 +74,7 @@ class Endpoint:
             parameters = Parameters(entry.schedule, self.tune, fix_start=self.fix_start)
             finals.append((search.history, parameters.schedule(np.array(search.theta)), entry.name))
         finals.sort(key=lambda final: final[0][-1])
-        return [tuned for _, tuned, _ in finals], {name: history for history, _, name in finals}, grids
+        return Found([tuned for _, tuned, _ in finals], {name: history for history, _, name in finals}, grids)
 
     def _grids(self, few: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool) -> list[Ranked]:
         if not self.search_starts or "positions" not in self.tune:

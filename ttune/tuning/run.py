@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -19,15 +18,14 @@ from ttune.tuning.checkpoint import Journal, hash_of, hashes_of
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
-from ttune.tuning.parameters import Parameters
-from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, data_draws, drawn_points, given_points
+from ttune.tuning.method import Method, Task
+from ttune.tuning.methods import METHODS
+from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
 from ttune.tuning.problem import Problem
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
-from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios
-from ttune.tuning.trajectory import tune_along_trajectory
+from ttune.tuning.timetuner import TimeTuner
 
-METHODS = ("endpoint", "trajectory", "timetuner")
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
 
@@ -74,7 +72,7 @@ def tune(
     denoiser: Denoiser,
     schedule: Schedule,
     *,
-    method: str = "endpoint",
+    method: str | Method = "endpoint",
     tune: Sequence[str] = ("conditioning", "positions"),
     x_T: Tensor | None = None,
     sample_shape: Sequence[int] | None = None,
@@ -115,9 +113,9 @@ def tune(
 
     Raises ValueError, TypeError or FloatingPointError naming the argument or the step.
     """
-    _check(denoiser, schedule, method, data, samples=samples, holdout=holdout, chunk=chunk, iterations=iterations)
-    tune = tuple(tune) if method == "endpoint" else ("conditioning",)
-    Parameters(schedule, tune, fix_start=fix_start)  # names a wrong `tune` before any work is done
+    _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
+    chosen_method = _method(method, tune, fix_start, iterations, search_starts, timetuner)
+    chosen_method.check(denoiser, schedule, data)
     if x_T is not None:
         tuning_points, holdout_points = given_points(x_T, conditions)
     else:
@@ -126,23 +124,18 @@ def tune(
             for count, first in ((samples, 0), (holdout, HOLDOUT_SEEDS))
         )
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-    settings = timetuner or TimeTuner()
     fingerprint = {
-        "method": method,
-        "tune": tune,
+        "method": chosen_method.name,
         "start": [schedule.settings(), denoiser.noise.to_dict()],
         "model": denoiser.identity(),
         "weights": denoiser.weights_digest(),
         "x_T": [hash_of(tuning_points[0]), hash_of(holdout_points[0])],
         "conditions": hashes_of([tuning_points[1], holdout_points[1]]),
-        "data": hashes_of(data if method == "timetuner" else None),
+        "data": hashes_of(data),
         "teacher": source.identity(),
-        "fix_start": fix_start,
-        "iterations": iterations,
-        "search_starts": search_starts,
         "chunk": chunk,
         "seed": seed,
-        "timetuner": asdict(settings) if method == "timetuner" else None,
+        **chosen_method.settings(),
     }
     journal = Journal(checkpoint, fingerprint, resume=resume)
     ledger = Ledger(denoiser, journal)
@@ -152,41 +145,49 @@ def tune(
         held_out = _problem("holdout", denoiser, holdout_points, source, chunk, journal, progress)
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal)
 
-    if method == "endpoint":
-        search = Endpoint(tune, fix_start, iterations, search_starts)
-        candidates, history, grids = search.run(problem, schedule, journal, ledger, progress)
-    else:
-        candidates = [_one_by_one(method, problem, schedule, source, settings, data, seed, journal, ledger, progress)]
-        history, grids = {}, []
+    found = chosen_method.run(Task(problem, schedule, source, journal, ledger, data, features, seed, progress))
 
     with ledger.entry("holdout"):
-        chosen, record = decide(held_out, schedule, grids[0].schedule if grids else None, candidates, features, guard)
+        best_grid = found.grids[0].schedule if found.grids else None
+        chosen, record = decide(held_out, schedule, best_grid, found.candidates, features, guard)
     improved = chosen is not schedule
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     if improved:
-        how = {"method": method, "tune": list(tune), "seed": seed, "samples": len(problem), "teacher": teacher_record}
+        how = {
+            "method": chosen_method.name,
+            "tune": list(chosen_method.changes),
+            "seed": seed,
+            "samples": len(problem),
+            "teacher": teacher_record,
+        }
         chosen = chosen.replace(model=denoiser.identity(), tuned=how | {"holdout": record, "cost": cost})
-    return TuneResult(chosen, improved, history, cost, record, teacher_record, grids)
+    return TuneResult(chosen, improved, found.history, cost, record, teacher_record, found.grids)
 
 
-def _check(denoiser: Denoiser, schedule: Schedule, method: str, data: Data | None, **counts: int) -> None:
+def _method(
+    method: str | Method, tune: Sequence[str], fix_start: bool, iterations: int, search_starts: bool, timetuner: TimeTuner | None
+) -> Method:
+    if not isinstance(method, str):
+        return method
     if method not in METHODS:
-        raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
+        raise ValueError(f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}")
+    if method == "endpoint":
+        return Endpoint(tuple(tune), fix_start, iterations, search_starts)
+    if method == "timetuner":
+        return timetuner or TimeTuner()
+    return METHODS[method]()
+
+
+def _check(denoiser: Denoiser, schedule: Schedule, **counts: int) -> None:
     for name, value in counts.items():
         least = 2 if name == "holdout" else 1  # a Fréchet distance needs two samples
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    if denoiser.integer_time:
-        raise ValueError("denoiser: a network with integer_time=True knows whole times only; these continuous methods cannot search them")
     check_fits(denoiser, schedule)
     if schedule.tableau().stochastic:
         raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
     if isinstance(getattr(denoiser.guidance, "scale", None), tuple):
         raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
-    if method != "endpoint" and len(schedule.conditioning) != schedule.steps:
-        raise ValueError(f"method {method!r} is for samplers with one evaluation a step, {schedule.sampler!r} has more; use 'endpoint'")
-    if method == "timetuner" and data is None:
-        raise ValueError("data must be given for method 'timetuner': clean images x_0 (n, ...), got None")
 
 
 def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, chunk: int, journal: Journal, progress: bool) -> Problem:
@@ -212,31 +213,3 @@ def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journ
         return float((finer.double() - few.target.double()).square().mean().sqrt())
 
     return {"rmse_to_twice_the_steps": journal.piece("teacher_error", compute)}
-
-
-def _one_by_one(
-    method: str,
-    problem: Problem,
-    schedule: Schedule,
-    teacher: Teacher,
-    settings: TimeTuner,
-    data: Data | None,
-    seed: int,
-    journal: Journal,
-    ledger: Ledger,
-    progress: bool,
-) -> Schedule:
-    """The methods that find one number per step; each is remembered as it is found."""
-    done: list[float] = journal.get(method) or []
-    with ledger.entry("tuning"):
-        if method == "timetuner":
-            assert data is not None
-            found = settings.run(problem.denoiser, schedule, data_draws(data, problem.chunk, seed), done=done, progress=progress)
-        else:
-            found = tune_along_trajectory(problem, schedule, teacher, done)
-        values = []
-        for value in tqdm(found, desc=method, total=len(schedule.conditioning), disable=not progress, leave=False):
-            values.append(value)
-            if len(values) > len(done):
-                journal.put(method, values.copy())
-    return apply_timetuner_ratios(schedule, values) if method == "timetuner" else schedule.replace(conditioning=np.array(values))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from ttune.samplers.points import Point
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
 from ttune.stitched import Stitched
+from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, refuse_multistage
+from ttune.tuning.points import Data, data_draws
 
 # One batch of clean data: (x_0, epsilon, conditions), all (B, ...).
 Draw = Callable[[int], tuple[Tensor, Tensor, Conditions]]
@@ -67,6 +70,7 @@ class TimeTuner:
     of states forward a tuned step at a time, at 4K-5.
     """
 
+    name: ClassVar[str] = "timetuner"
     procedure: str = "sequential"
     iterations: int = 500
     lr: float = 2e-3
@@ -78,7 +82,27 @@ class TimeTuner:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
-    def run(
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return ("conditioning",)
+
+    def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
+        refuse_integer_time(denoiser)
+        refuse_multistage(self.name, schedule)
+        if data is None:
+            raise ValueError("data must be given for method 'timetuner': clean images x_0 (n, ...), got None")
+
+    def settings(self) -> dict[str, Any]:
+        return {"timetuner": asdict(self)}
+
+    def run(self, task: Task) -> Found:
+        assert task.data is not None
+        draw = data_draws(task.data, task.problem.chunk, task.seed)
+        denoiser = task.problem.denoiser
+        ratios = one_by_one(task, self.name, lambda done: self.ratios(denoiser, task.start, draw, done=done, progress=task.progress))
+        return Found([apply_timetuner_ratios(task.start, ratios)])
+
+    def ratios(
         self, denoiser: Denoiser, schedule: Schedule, draw: Draw, *, done: Sequence[float] = (), progress: bool = False
     ) -> Iterator[float]:
         """Yield rho_0, rho_1, … as they are found; the first ``len(done)`` are taken over from an earlier run."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from ttune.denoiser import Denoiser
 from ttune.plan import Plan, Registers
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
+from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, refuse_multistage
+from ttune.tuning.points import Data
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.teacher import Teacher
 
@@ -35,6 +40,28 @@ def minimise_scalar(f: Callable[[float], float], low: float, high: float, tolera
             d = a + ratio * (b - a)
             f_d = f(float(d))
     return float((a + b) / 2)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One told time per step: after step i, done from the already tuned steps, the state should be the teacher's."""
+
+    name: ClassVar[str] = "trajectory"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return ("conditioning",)
+
+    def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
+        refuse_integer_time(denoiser)
+        refuse_multistage(self.name, schedule)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, task: Task) -> Found:
+        found = one_by_one(task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done))
+        return Found([task.start.replace(conditioning=np.array(found))])
 
 
 @torch.no_grad()

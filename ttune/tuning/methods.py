@@ -1,0 +1,14 @@
+"""The registry of tuning methods: one file and one line each. The command line, the comparison and the tests iterate it."""
+
+from __future__ import annotations
+
+from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.method import Method
+from ttune.tuning.timetuner import TimeTuner
+from ttune.tuning.trajectory import Trajectory
+
+METHODS: dict[str, type[Method]] = {
+    "endpoint": Endpoint,
+    "trajectory": Trajectory,
+    "timetuner": TimeTuner,
+}
