@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ttune.grids import GRIDS, grid
 from ttune.noise import Float64, NoiseSchedule
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
+from ttune.samplers.correction import MAX_DEPTH, corrected
 
 Option = float | str | bool | tuple[float, ...]  # a sampler's own
 
@@ -26,6 +27,8 @@ class Schedule:
     (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
     denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
     sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
+    ``coefficients`` (n_evaluations, 2 + depth) are added to the solver's own of x, of D and of the ``depth`` predictions before
+    (:mod:`ttune.samplers.correction`); None for the solver as it is.
     ``first``: of a :meth:`part`, the number of its first evaluation in the whole; noise and scales per evaluation count from there.
     """
 
@@ -39,6 +42,7 @@ class Schedule:
     tuned: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
     first: int = 0
+    coefficients: Float64 | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -53,6 +57,9 @@ class Schedule:
         if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
             raise ValueError(f"first must be a whole number >= 0, got {self.first!r}")
         tableau = build_tableau(self)
+        if self.coefficients is not None:
+            object.__setattr__(self, "coefficients", _checked_coefficients(self.coefficients, len(tableau.stages)))
+            tableau = corrected(tableau, self.coefficients)
         object.__setattr__(self, "_tableau", tableau)
         # A position may stand below the smallest trained time; the network is never told such a time.
         told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.conditioning is None else self.conditioning
@@ -114,7 +121,7 @@ class Schedule:
             "lower_order_final": self.lower_order_final,
             "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
             "first": self.first,
-        }
+        } | ({} if self.coefficients is None else {"coefficients": self.coefficients.tolist()})
 
     @property
     def steps(self) -> int:
@@ -145,14 +152,14 @@ class Schedule:
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed.
 
-        New steps drop the record of how the old ones were tuned, and the network is told where they stand
-        unless a new ``conditioning`` says otherwise.
+        New steps drop the record of how the old ones were tuned and the corrections of the coefficients, and the network is told
+        where they stand unless a new ``conditioning`` says otherwise.
         """
         if "sampler" in changes and changes["sampler"] != self.sampler:
             changes = {"options": {}} | changes
         if {"positions", "sampler", "noise", "options"} & changes.keys():
-            changes = {"conditioning": None} | changes
-        if {"positions", "conditioning", "sampler", "noise", "options"} & changes.keys():
+            changes = {"conditioning": None, "coefficients": None} | changes
+        if {"positions", "conditioning", "coefficients", "sampler", "noise", "options"} & changes.keys():
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
@@ -166,6 +173,8 @@ class Schedule:
             raise ValueError(f"first and last must satisfy 0 <= first < last <= {self.steps}, got {first} and {last}")
         if len(self.conditioning) != self.steps:
             raise ValueError(f"part is defined for samplers with one evaluation a step, {self.sampler!r} has more; build a schedule there")
+        if self.coefficients is not None and (first, last) != (0, self.steps):
+            raise ValueError("part is not defined for a schedule with tuned coefficients: they combine predictions of all its steps")
         if self.lower_order_final and last < self.steps:
             raise ValueError("part that stops early is not defined with lower_order_final=True: its own last step would be another")
         options = {name: value[first:last] if isinstance(value, tuple) else value for name, value in self.options.items()}
@@ -174,6 +183,7 @@ class Schedule:
             conditioning=self.conditioning[first:last],
             options=options,
             first=self.first + first,
+            coefficients=self.coefficients,
             model=self.model,
         )
 
@@ -202,6 +212,8 @@ class Schedule:
             == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first)
             and np.array_equal(self.positions, other.positions)
             and np.array_equal(self.conditioning, other.conditioning)
+            and (self.coefficients is None) == (other.coefficients is None)
+            and (self.coefficients is None or np.array_equal(self.coefficients, other.coefficients))  # pyright: ignore[reportArgumentType]
         )
 
     def __hash__(self) -> int:
@@ -225,6 +237,22 @@ def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
     if positions[0] > noise.t_max or positions[-1] < noise.t_clean:
         raise ValueError(f"positions must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {positions.tolist()}")
     return positions
+
+
+def _checked_coefficients(values: ArrayLike, evaluations: int) -> Float64:
+    try:
+        array = np.array(values, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"coefficients must be a table of numbers, got {values!r}") from None
+    if array.ndim != 2 or array.shape[0] != evaluations or not 2 <= array.shape[1] <= 2 + MAX_DEPTH:
+        raise ValueError(
+            f"coefficients must have shape ({evaluations}, 2 to {2 + MAX_DEPTH}): one row per evaluation, columns x, D and earlier D; "
+            f"got {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"coefficients must be finite, got {array.tolist()}")
+    array.flags.writeable = False
+    return array
 
 
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:

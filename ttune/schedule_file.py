@@ -32,7 +32,7 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     noise: dict[str, Any]
     eta: float = 0.0
     lower_order_final: bool = False
-    coefficients: None = None  # corrections of the solver's rows; none are made by this version
+    coefficients: list[list[float]] | None = None  # corrections of the solver's rows
     model: dict[str, Any] = {}
     tuned: dict[str, Any] = {}
     options: dict[str, bool | int | float | str | list[int | float]] = {}  # the sampler's own
@@ -58,6 +58,7 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
         tuned=dict(schedule.tuned),
         options={name: list(value) if isinstance(value, tuple) else value for name, value in schedule.options.items()},
         first=schedule.first,
+        coefficients=None if schedule.coefficients is None else schedule.coefficients.tolist(),
     )
     content.digest = _digest(content)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
@@ -98,6 +99,7 @@ def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampl
             content.tuned,
             content.options,  # pyright: ignore[reportArgumentType]
             content.first,
+            content.coefficients,  # pyright: ignore[reportArgumentType]
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -71,6 +71,7 @@ class Tableau:
     and fresh noise must fill up exactly the variance that the deterministic part leaves.
 
     ``start``: what happens before the first evaluation, None for nothing. What is retained and never used is dropped.
+    ``free``: the rows were corrected by tuning (:mod:`ttune.samplers.correction`) and need not land there.
     """
 
     sampler: str
@@ -79,6 +80,7 @@ class Tableau:
     end_alpha: float
     end_sigma: float
     start: Start | None = None
+    free: bool = False
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -105,6 +107,8 @@ class Tableau:
     ) -> None:
         self._check_row(where, step.update, known)
         alpha, sigma = destination
+        if self.free:
+            return
         signal, noise = _applied(step.update, known)
         filled = math.sqrt(max(0.0, noise**2 + step.update.get("noise", 0.0) ** 2 - step.excess))
         if abs(signal - alpha) > TOLERANCE * max(1.0, abs(alpha)) or abs(filled - sigma) > TOLERANCE * max(1.0, sigma):
