@@ -64,6 +64,13 @@ def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("method", ["trajectory", "local", "optimal_steps", "ays"])
+def test_other_methods(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tune", "--out", str(tmp_path / "t.json"), *QUICK, "--method", method, "--no-guard"])
+    assert "RMSE to the teacher" in capsys.readouterr().out
+    assert ttune.Schedule.load(tmp_path / "t.json").tuned["method"] == method
+
+
 def test_an_interrupted_tuning_resumes_and_ends_where_an_uninterrupted_one_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

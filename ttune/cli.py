@@ -12,12 +12,14 @@ import tyro
 
 from ttune.grids import GRIDS
 from ttune.samplers import SAMPLERS, sampler_options
+from ttune.tuning.methods import METHODS
 
 if TYPE_CHECKING:
-    Sampler = Spacing = str
+    Sampler = Spacing = Method = str
 else:  # the registries are the list of choices
     Sampler = Literal[tuple(SAMPLERS)]
     Spacing = Literal[tuple(GRIDS)]
+    Method = Literal[tuple(METHODS)]
 
 
 def demo(out: Path = Path("runs/demo"), steps: int = 5, samples: int = 512, quiet: bool = False) -> None:
@@ -41,7 +43,7 @@ def tune(
     model: str = "fashion",
     sampler: Sampler = "ddim",
     steps: int = 5,
-    method: Literal["endpoint", "trajectory", "timetuner"] = "endpoint",
+    method: Method = "endpoint",
     tune: tuple[Literal["conditioning", "positions"], ...] = ("conditioning", "positions"),
     spacing: Spacing = "leading",
     offset: int = 0,
@@ -73,7 +75,8 @@ def tune(
         model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
         sampler: The sampler to tune for; a tuned schedule does not carry over to another.
         steps: Step budget: network evaluations of one sample, for samplers with one evaluation a step.
-        method: endpoint (default), trajectory (1-D searches, cheap), timetuner (the published objective; bundled model only).
+        method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
+            tables), timetuner (the published objective; bundled model only).
         tune: What endpoint may change.
         spacing: The untuned grid that the result must beat.
         offset: Shift of the leading grid.

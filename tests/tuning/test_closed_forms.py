@@ -93,12 +93,13 @@ def test_both_together_are_exact_and_the_start_search_runs() -> None:
     assert "given" in {entry.name for entry in result.grids}
 
 
+@pytest.mark.parametrize("method", ["trajectory", "local"])
 @pytest.mark.parametrize("s", [0.75, 0.85, 1.0])
 @pytest.mark.parametrize(("t", "u"), [(999.0, -1.0), (999.0, 300.0), (700.0, 400.0), (500.0, 0.0), (300.0, 200.0)])
-def test_the_1d_search_finds_the_told_time(s: float, t: float, u: float) -> None:
+def test_the_1d_search_finds_the_told_time(method: str, s: float, t: float, u: float) -> None:
     """tau* to .003 T, for one step from T to a clean image and for one step anywhere in between."""
     gaussian = Gaussian(NOISE, s)
-    result = tuned(gaussian, Schedule(NOISE, "ddim", np.array([t, u])), method="trajectory", teacher=gaussian.flow(t, u))
+    result = tuned(gaussian, Schedule(NOISE, "ddim", np.array([t, u])), method=method, teacher=gaussian.flow(t, u))
     wanted = exact_told_time(NOISE, s, t, u)
     assert u < wanted < t
     assert abs(result.schedule.conditioning[0] - wanted) <= 0.003 * T
@@ -112,6 +113,42 @@ def test_the_1d_search_step_by_step_follows_the_flow() -> None:
     wanted = [exact_told_time(NOISE, 1.0, t, u) for t, u in pairwise(start.positions)]
     np.testing.assert_allclose(result.schedule.conditioning, wanted, atol=0.003 * T)
     assert rmse(gaussian, result.schedule) < 0.1 * rmse(gaussian, start)
+
+
+@pytest.mark.parametrize("s", [0.8, 1.0])
+def test_local_tunes_every_step_from_the_teachers_own_state(s: float) -> None:
+    """Where one scalar makes every step exact, local finds each tau*, whatever the steps before it leave over."""
+    gaussian = Gaussian(NOISE, s)
+    start = Schedule.build(NOISE, "ddim", 5, "linspace")
+    result = tuned(gaussian, start, method="local")
+    wanted = [exact_told_time(NOISE, s, t, u) for t, u in pairwise(start.positions)]
+    np.testing.assert_allclose(result.schedule.conditioning, wanted, atol=0.003 * T)
+
+
+def test_local_does_not_make_up_for_earlier_steps() -> None:
+    """A teacher that leaves its first state by a tenth at once: the 1-D search along the student's own path answers for it in the
+    second step, the local one, which starts there from the teacher's state, does not."""
+    gaussian = Gaussian(NOISE)
+
+    def teacher(x_T: torch.Tensor, t: float = -1.0) -> torch.Tensor:
+        return x_T if t == T else 0.9 * x_T
+
+    start = Schedule(NOISE, "ddim", np.array([T, 980.0, 500.0, -1.0]))
+    along, local = (tuned(gaussian, start, method=m, teacher=teacher, guard=False).schedule.conditioning for m in ("trajectory", "local"))
+    assert abs(local[1] - exact_told_time(NOISE, 1.0, 980.0, 500.0)) <= 0.003 * T
+    assert abs(along[1] - local[1]) > 0.01 * T
+
+
+@pytest.mark.parametrize("method", ["trajectory", "local"])
+@pytest.mark.parametrize("sampler", ["heun", "dpm_solver_2", "dpmpp_2s", "dpm_solver_3", "pndm"])
+def test_1d_searches_serve_samplers_with_several_evaluations_a_step(method: str, sampler: str) -> None:
+    """Every update lands where another evaluation stands, so every told time has a state of the teacher to be judged by."""
+    gaussian = Gaussian(NOISE, 0.9)
+    start = Schedule.build(NOISE, sampler, 3, "linspace")
+    assert len(start.conditioning) > start.steps
+    result = tuned(gaussian, start, method=method)
+    assert result.improved
+    assert result.holdout["ratio"] < 0.5
 
 
 @pytest.mark.parametrize("s", [1.0, 0.7])

@@ -16,6 +16,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, TuneResult
+from ttune.tuning import OptimalSteps
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -26,6 +27,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "endpoint": {"method": "endpoint", "search_starts": False, "iterations": 4},
     "endpoint, several starts": {"method": "endpoint", "iterations": 3},
     "trajectory": {"method": "trajectory"},
+    "local": {"method": "local"},
+    "optimal_steps": {"method": "optimal_steps"},
+    "optimal_steps, rolled": {"method": OptimalSteps("rolled", candidates=8)},
+    "ays": {"method": "ays"},
     "timetuner": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2)},
     "timetuner, re-rolled": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2, reroll=True)},
 }

@@ -1,8 +1,11 @@
 """Tuning: teacher, objectives, methods, and the run that ties them together."""
 
+from ttune.tuning.ays import AlignYourSteps
 from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.local import Local
 from ttune.tuning.method import Found, Method, Task
 from ttune.tuning.methods import METHODS
+from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.run import TuneResult, tune
 from ttune.tuning.search import rank_grids
 from ttune.tuning.teacher import Teacher
@@ -11,9 +14,12 @@ from ttune.tuning.trajectory import Trajectory
 
 __all__ = [
     "METHODS",
+    "AlignYourSteps",
     "Endpoint",
     "Found",
+    "Local",
     "Method",
+    "OptimalSteps",
     "Task",
     "Teacher",
     "TimeTuner",

@@ -15,7 +15,7 @@ from ttune.tuning.holdout import Features
 from ttune.tuning.ledger import Ledger
 from ttune.tuning.points import Data
 from ttune.tuning.problem import Problem
-from ttune.tuning.search import Ranked
+from ttune.tuning.search import Ranked, judge
 from ttune.tuning.teacher import Teacher
 
 
@@ -96,3 +96,12 @@ def one_by_one(task: Task, name: str, found: Callable[[list[float]], Iterator[fl
             if len(values) > len(done):
                 task.journal.put(name, values.copy())
     return values
+
+
+def best_of(task: Task, tries: Mapping[str, Schedule], count: int = 3) -> Found:
+    """The ``count`` of the named schedules with the lowest RMSE on the tuning x_T, each measured once and remembered by its name."""
+    with task.ledger.entry("tuning"):
+        bar = tqdm(tries.items(), desc="tries", disable=not task.progress, leave=False)
+        rmses = {name: task.journal.piece(name, lambda name=name, s=s: judge(task.problem, name, s).rmse) for name, s in bar}
+    order = sorted(tries, key=lambda name: rmses[name])
+    return Found([tries[name] for name in order[:count]], {"tries": sorted(rmses.values(), reverse=True)})

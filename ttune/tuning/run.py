@@ -20,6 +20,7 @@ from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
 from ttune.tuning.method import Method, Task
 from ttune.tuning.methods import METHODS
+from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
 from ttune.tuning.problem import Problem
 from ttune.tuning.search import Ranked
@@ -97,9 +98,13 @@ def tune(
 
     ``method``
         "endpoint" (default): Levenberg-Marquardt on the distance to the teacher's x_0 from the same x_T; needs no gradients.
-        "trajectory": conditioning only, one 1-D search per step along the teacher's path; cheap.
+        "trajectory", "local": conditioning only, one 1-D search per evaluation, from where those before it led or from the
+        teacher's own path; cheap.
         "timetuner": conditioning only, the published objective; needs gradients and ``data`` (x_0 images, or images and
         their conditions); settings in ``timetuner``.
+        "optimal_steps": positions only, by dynamic programming over the teacher's path (GITS, Optimal Steps).
+        "ays": positions only, Align Your Steps' published tables.
+        Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
     ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` + ``holdout`` of them are drawn
     from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
     tensors that goes with ``x_T``, or a function of the seeds.
@@ -175,6 +180,8 @@ def _method(
         return Endpoint(tuple(tune), fix_start, iterations, search_starts)
     if method == "timetuner":
         return timetuner or TimeTuner()
+    if method == "optimal_steps":
+        return OptimalSteps(fix_start=fix_start)
     return METHODS[method]()
 
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser
-from ttune.plan import Plan
+from ttune.plan import Plan, Registers
 from ttune.sampling import sample, start_state
 from ttune.schedule import GRIDS, Schedule
 from ttune.tuning.checkpoint import hash_of
 
 # 2M on the log-SNR grid: on the bundled model 128 steps stand 0.001 RMSE from 256 (reported by every tuning).
 TEACHER_STEPS = 128
+
+Seen = Callable[[float, float, Sequence[Tensor]], None]  # (time, told time, the network's outputs) of one evaluation
 
 
 class Teacher:
@@ -59,27 +61,40 @@ class Teacher:
         with torch.no_grad():
             return _checked(self.source(x_T), x_T)
 
-    def trajectory(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions, times: Sequence[float]) -> list[Tensor]:
-        """The states (B, ...) at decreasing ``times``, the last of which is the student's last position."""
+    def trajectory(
+        self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions, times: Sequence[float], seen: Seen | None = None
+    ) -> list[Tensor]:
+        """The states (B, ...) at decreasing ``times``, the last of which is the student's last position; at times before the
+        teacher's own start, x_T as it would start there.
+
+        ``seen(time, told, outputs)`` is called with the network's outputs of every evaluation, if there are any.
+        """
         if not isinstance(self.source, Schedule):
             with torch.no_grad():
                 return [_checked(self.source(x_T, t), x_T) for t in times]
+        if len(self.source.conditioning) != self.source.steps:
+            raise ValueError(f"teacher: a path needs a sampler with one evaluation a step, {self.source.sampler!r} has more")
         inner = [t for t in times if t < self.source.positions[0]]
         merged = np.unique(np.concatenate([self.source.positions, inner]))[::-1]
         told = dict(zip(self.source.tableau().times.tolist(), self.source.conditioning.tolist(), strict=True))
         schedule = self.source.replace(positions=merged)
         # The teacher is told what it was told; at the times in between, where it stands.
         schedule = schedule.replace(conditioning=[told.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.conditioning, strict=True)])
-        wanted: dict[float, Tensor] = {float(merged[0]): start_state(schedule, x_T)}
+        start = float(merged[0])
+        wanted = {t: x_T * schedule.noise.start_scale(t) for t in map(float, times) if t > start} | {start: start_state(schedule, x_T)}
         keep = {float(t) for t in times}
 
         def remember(i: int, _time: float, x: Tensor) -> None:
             if float(merged[i + 1]) in keep:
                 wanted[float(merged[i + 1])] = x
 
+        def visit(i: int, _registers: Registers, outputs: Sequence[Tensor]) -> None:
+            if seen is not None:
+                seen(float(merged[i]), float(schedule.conditioning[i]), outputs)
+
         with torch.no_grad():
             plan = Plan.make(denoiser, schedule, x_T.device)
-            plan.run(denoiser, {"x": wanted[float(merged[0])]}, conditions, callback=remember)
+            plan.run(denoiser, {"x": wanted[start]}, conditions, callback=remember, visit=visit)
         return [wanted[float(t)] for t in times]
 
     def identity(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ttune.denoiser import Denoiser
 from ttune.plan import Plan, Registers
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
-from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, refuse_multistage
+from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time
 from ttune.tuning.points import Data
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.teacher import Teacher
@@ -44,7 +44,7 @@ def minimise_scalar(f: Callable[[float], float], low: float, high: float, tolera
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One told time per step: after step i, done from the already tuned steps, the state should be the teacher's."""
+    """One told time per evaluation: the state after evaluation i, reached with the told times already found, should be the teacher's."""
 
     name: ClassVar[str] = "trajectory"
 
@@ -54,7 +54,6 @@ class Trajectory:
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         refuse_integer_time(denoiser)
-        refuse_multistage(self.name, schedule)
 
     def settings(self) -> dict[str, Any]:
         return {}
@@ -65,16 +64,23 @@ class Trajectory:
 
 
 @torch.no_grad()
-def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher, done: Sequence[float] = ()) -> Iterator[float]:
-    """Yield tau_0, tau_1, …: after step i, done from the already tuned steps, the state should be the teacher's.
+def tune_along_trajectory(
+    problem: Problem, schedule: Schedule, teacher: Teacher, done: Sequence[float] = (), *, on_path: bool = False
+) -> Iterator[float]:
+    """Yield tau_0, tau_1, …: the update after evaluation i should arrive where the teacher is at that time.
 
+    It starts where the evaluations before, told what was found for them, have led; with ``on_path`` from the teacher's own
+    state instead (:mod:`ttune.tuning.local`). Every update arrives at the time of the next evaluation, so a sampler with
+    several evaluations a step is tuned the same way, an intermediate state being compared with the teacher there.
     The first ``len(done)`` are taken over from an earlier run; what brings them back is not counted as evaluations again.
     """
-    noise = schedule.noise
     counted = problem.denoiser.evaluations
     chunks = list(problem.chunks())
-    states: list[Registers] = [{"x": start_state(schedule, chunk.x_T)} for chunk in chunks]
-    paths = [teacher.trajectory(problem.denoiser, chunk.x_T, chunk.conditions, schedule.positions[1:].tolist()) for chunk in chunks]
+    arrivals = [*schedule.tableau().times.tolist()[1:], float(schedule.positions[-1])]
+    times = [float(schedule.positions[0]), *arrivals] if on_path else arrivals
+    paths = [teacher.trajectory(problem.denoiser, chunk.x_T, chunk.conditions, times) for chunk in chunks]
+    starts = [path.pop(0) for path in paths] if on_path else [start_state(schedule, chunk.x_T) for chunk in chunks]
+    states: list[Registers] = [{"x": x} for x in starts]
     plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
     for i in range(len(schedule.conditioning)):
 
@@ -88,15 +94,21 @@ def tune_along_trajectory(problem: Problem, schedule: Schedule, teacher: Teacher
             pairs = zip(moved(tau), paths, strict=True)
             return float(np.concatenate([squared_errors(registers["x"], path[i]) for registers, path in pairs]).mean())
 
-        if i < len(done):
-            states = moved(done[i])
-            problem.denoiser.evaluations = counted
-            yield done[i]
-            continue
-        # No further than the neighbouring positions: more drift would say that something else is wrong.
-        high = noise.t_max if i == 0 else schedule.positions[i - 1]
-        tau = minimise_scalar(loss, max(noise.t_min, schedule.positions[i + 1]), high, TOLERANCE * noise.t_max)
-        here = float(schedule.conditioning[i])
-        tau = tau if loss(tau) < loss(here) else here
+        known = i < len(done)
+        tau = done[i] if known else _told_best(loss, schedule, i)
         states = moved(tau)
+        if on_path:
+            states = [{**registers, "x": path[i]} for registers, path in zip(states, paths, strict=True)]
+        if known:
+            problem.denoiser.evaluations = counted
         yield tau
+
+
+def _told_best(loss: Callable[[float], float], schedule: Schedule, i: int) -> float:
+    """What evaluation ``i`` is best told, no further than the neighbouring times: more drift would say that something else is wrong."""
+    noise, times = schedule.noise, schedule.tableau().times
+    low = max([noise.t_min, *(t for t in (*times, schedule.positions[-1]) if t < times[i])])
+    high = min([noise.t_max, *(t for t in times if t > times[i])])
+    tau = minimise_scalar(loss, float(low), float(high), TOLERANCE * noise.t_max)
+    here = float(schedule.conditioning[i])
+    return tau if loss(tau) < loss(here) else here

@@ -1,0 +1,39 @@
+"""Cheap tuning: every told time by itself, for one update from the teacher's own path back to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ttune.denoiser import Denoiser
+from ttune.schedule import Schedule
+from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time
+from ttune.tuning.points import Data
+from ttune.tuning.trajectory import tune_along_trajectory
+
+
+@dataclass(frozen=True)
+class Local:
+    """One told time per evaluation: an update from a state of the teacher's path should arrive where the teacher does.
+
+    Unlike :class:`~ttune.tuning.trajectory.Trajectory` no evaluation makes up for the errors of those before it: what a
+    multistep sampler remembers comes from the teacher's path too.
+    """
+
+    name: ClassVar[str] = "local"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return ("conditioning",)
+
+    def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
+        refuse_integer_time(denoiser)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, task: Task) -> Found:
+        found = one_by_one(task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done, on_path=True))
+        return Found([task.start.replace(conditioning=np.array(found))])
