@@ -110,6 +110,13 @@ def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["sample", "--out", "a.png", *TINY, "--steps", "1001"], "at most the 1000 training steps, got 1001"),
         (["tune", "--out", "a.json", *QUICK, "--sampler", "ddpm"], "needs a deterministic sampler, got 'ddpm'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "timetuner"], "clean images are needed"),
+        (
+            ["tune", "--out", "a.json", *QUICK, "--residual", "magic"],
+            "residual must be one of ['samples', 'own', 'lenet64'], or a callable",
+        ),
+        (["tune", "--out", "a.json", *QUICK, "--residual", "own"], "module must be given: the denoiser's network is a function"),
+        (["tune", "--out", "a.json", *QUICK, "--residual", "os:nothing"], "residual: 'os:nothing' cannot be loaded"),
+        (["tune", "--out", "a.json", *QUICK, "--conditions", "labels"], "conditions must be 'package.module:factory', got 'labels'"),
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
         (["evaluate", "missing.json"], "missing.json"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.sampling import initial_noise, noised, sample
     from ttune.stitched import Stitched
     from ttune.threshold import DynamicThreshold
-    from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, timetuner_ratios, tune
+    from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune
 else:
 
     def __getattr__(name: str) -> object:
@@ -51,6 +51,7 @@ __all__ = [
     "__version__",
     "apply_timetuner_ratios",
     "backends",
+    "conditions_from",
     "estimate_gammas",
     "fid",
     "frechet_distance",

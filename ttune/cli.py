@@ -50,6 +50,8 @@ def tune(
     t_start: float | None = None,
     final: Literal["zero", "min"] = "zero",
     option: dict[str, str] | None = None,
+    residual: str = "samples",
+    conditions: str | None = None,
     fix_start: bool = False,
     samples: int = 128,
     holdout: int = 256,
@@ -83,6 +85,10 @@ def tune(
         t_start: First position, instead of the largest trained time.
         final: Last position: clean ("zero") or the smallest trained time ("min").
         option: The sampler's own options, for example --option order 3 variant bh1 (see ttune info).
+        residual: What is compared with the teacher's: samples, own (and the network's own activations on them), lenet64 (and the
+            bundled classifier's features), or package.module:factory, where factory(denoiser) returns a function of samples.
+        conditions: package.module:factory, where factory() returns a function of seeds (see ttune.conditions_from); by default the
+            model's own draw.
         fix_start: Keep the first position.
         samples: x_T to tune on.
         holdout: x_T that decide whether the result is kept.
@@ -98,7 +104,7 @@ def tune(
         quiet: No progress bars.
     """
     import ttune
-    from ttune.models import load_model
+    from ttune.models import imported, load_model
 
     denoiser = load_model(model, guidance_scale=guidance_scale)
     schedule = ttune.Schedule.build(
@@ -111,6 +117,8 @@ def tune(
             schedule,
             method=method,
             tune=tune,
+            residual=imported("residual", residual)(denoiser) if ":" in residual else residual,
+            conditions=None if conditions is None else imported("conditions", conditions)(),
             data=_bundled_data(model) if method == "timetuner" else None,
             fix_start=fix_start,
             samples=samples,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from ttune import zoo
 from ttune.denoiser import Denoiser
@@ -26,13 +28,23 @@ def load_model(name: str, *, guidance_scale: float | None = None) -> Denoiser:
         )
     if guidance_scale is not None:
         raise ValueError(f"guidance_scale is an option of bundled models, got {guidance_scale} with {name!r}; set it in the factory")
+    denoiser = imported("model", name)()
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"model: {name!r} must return a ttune.Denoiser, got {type(denoiser).__name__}")
+    return denoiser
+
+
+def imported(argument: str, name: str) -> Callable[..., Any]:
+    """The function that ``package.module:factory`` names, from the current folder too; importing runs that code."""
+    module, colon, factory = name.partition(":")
+    if not colon or not module or not factory:
+        raise ValueError(f"{argument} must be 'package.module:factory', got {name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         target = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"model: {name!r} cannot be loaded: {error}") from error
-    denoiser = target()
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(f"model: {name!r} must return a ttune.Denoiser, got {type(denoiser).__name__}")
-    return denoiser
+        raise ValueError(f"{argument}: {name!r} cannot be loaded: {error}") from error
+    if not callable(target):
+        raise TypeError(f"{argument}: {name!r} must be a function, got {type(target).__name__}")
+    return target

@@ -1,6 +1,7 @@
 """Tuning: teacher, objectives, methods, and the run that ties them together."""
 
 from ttune.tuning.ays import AlignYourSteps
+from ttune.tuning.conditions import conditions_from
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.local import Local
 from ttune.tuning.method import Found, Method, Task
@@ -26,6 +27,7 @@ __all__ = [
     "Trajectory",
     "TuneResult",
     "apply_timetuner_ratios",
+    "conditions_from",
     "rank_grids",
     "timetuner_ratios",
     "tune",

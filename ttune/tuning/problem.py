@@ -14,10 +14,12 @@ from ttune.noise import Float64
 from ttune.plan import Plan
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
+from ttune.tuning.residuals import as_residual, fitted
 
 # (x_0 (B, ...), conditions) -> (B, m): the mean square of the difference of two such maps is what tuning makes small. It must
 # be made of differentiable operations where gradients of the network are used.
 Residual = Callable[[Tensor, Conditions], Tensor]
+FITTED_ON = 64  # samples of the teacher that a residual map may look at before it is used
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class Problem:
     def head(self, n: int) -> Problem:
         """The same problem on the first ``n`` samples."""
         return self._at(slice(0, n))
+
+    def with_residual(self, residual: Callable[..., Tensor] | None) -> Problem:
+        """The same problem with another residual map (:mod:`ttune.tuning.residuals`, or any function of samples, or of samples and
+        conditions), fitted to the teacher's first samples where it needs that; None compares the samples themselves."""
+        if residual is not None:
+            batches = [(chunk.target, chunk.conditions) for chunk in self.head(FITTED_ON).chunks()]
+            with torch.no_grad():
+                residual = fitted(as_residual(residual), batches)
+        return replace(self, residual=residual, goal=None)
 
     def chunks(self) -> Iterator[Problem]:
         return map(self._at, self._rows())

@@ -23,6 +23,7 @@ from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
 from ttune.tuning.problem import Problem
+from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.timetuner import TimeTuner
@@ -80,6 +81,7 @@ def tune(
     conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
     data: Data | None = None,
     teacher: Teacher | Schedule | Callable[..., Tensor] | None = None,
+    residual: str | Callable[..., Tensor] | None = None,
     fix_start: bool = False,
     samples: int = 128,
     holdout: int = 256,
@@ -109,6 +111,9 @@ def tune(
     from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
     tensors that goes with ``x_T``, or a function of the seeds.
     ``teacher``: another schedule, a callable x_T -> x_0, or a :class:`Teacher`; by default 2M with 128 steps.
+    ``residual``: what is compared with the teacher's: None the samples themselves, "own" also the network's own activations on
+    them, "lenet64" also features of the bundled classifier, or a map of :mod:`ttune.tuning.residuals`, or any function of samples, or of
+    samples and conditions, to (B, m). The decision on held-out x_T is by samples and ``features`` whatever it is.
     ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (positions must be free).
     ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
     With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to the
@@ -129,6 +134,7 @@ def tune(
             for count, first in ((samples, 0), (holdout, HOLDOUT_SEEDS))
         )
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+    mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
     fingerprint = {
         "method": chosen_method.name,
         "start": [schedule.settings(), denoiser.noise.to_dict()],
@@ -138,6 +144,7 @@ def tune(
         "conditions": hashes_of([tuning_points[1], holdout_points[1]]),
         "data": hashes_of(data),
         "teacher": source.identity(),
+        "residual": identity_of(mapped),
         "chunk": chunk,
         "seed": seed,
         **chosen_method.settings(),
@@ -149,6 +156,7 @@ def tune(
         problem = _problem("tuning", denoiser, tuning_points, source, chunk, journal, progress)
         held_out = _problem("holdout", denoiser, holdout_points, source, chunk, journal, progress)
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal)
+    problem = _compared_by(mapped, problem, journal, ledger)
 
     found = chosen_method.run(Task(problem, schedule, source, journal, ledger, data, features, seed, progress))
 
@@ -164,6 +172,7 @@ def tune(
             "seed": seed,
             "samples": len(problem),
             "teacher": teacher_record,
+            "residual": name_of(problem.residual),
         }
         chosen = chosen.replace(model=denoiser.identity(), tuned=how | {"holdout": record, "cost": cost})
     return TuneResult(chosen, improved, found.history, cost, record, teacher_record, found.grids)
@@ -207,6 +216,21 @@ def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, ch
         return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T))) for r in bar])
 
     return Problem(denoiser, x_T, conditions, journal.tensor(f"teacher_{name}", compute).to(x_T.device), chunk)
+
+
+def _compared_by(residual: Callable[..., Tensor] | None, problem: Problem, journal: Journal, ledger: Ledger) -> Problem:
+    """``problem`` with this residual map; what fitting it again after an interruption costs is not counted again."""
+    if residual is None:
+        return problem
+    counted = problem.denoiser.evaluations
+    if journal.get("residual") is None:
+        with ledger.entry("residual"):
+            problem = problem.with_residual(residual)
+            journal.put("residual", name_of(problem.residual))
+    else:
+        problem = problem.with_residual(residual)
+        problem.denoiser.evaluations = counted
+    return problem
 
 
 def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journal: Journal) -> dict[str, Any]:
