@@ -89,6 +89,15 @@ def test_an_interrupted_tuning_resumes_and_ends_where_an_uninterrupted_one_ends(
     assert ttune.Schedule.load(broken) == ttune.Schedule.load(whole)
 
 
+@pytest.mark.parametrize("operators", ["genetic", "cma"])
+def test_evolution(operators: str, tmp_path: Path) -> None:
+    file = tmp_path / "ttune.json"
+    main(["tune", "--out", str(file), *QUICK, "--method", "evolution", "--operators", operators, "--fitness", "rmse", "--rounds", "2"])
+    schedule = ttune.Schedule.load(file)
+    assert (schedule.positions % 1 == 0).all() == (operators == "genetic")
+    assert not schedule.tuned or schedule.tuned["tune"] == {"genetic": ["positions"], "cma": ["conditioning", "positions"]}[operators]
+
+
 def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "ddim.json", tmp_path / "evaluation.json"
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
@@ -119,6 +128,7 @@ def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["tune", "--out", "a.json", *QUICK, "--conditions", "labels"], "conditions must be 'package.module:factory', got 'labels'"),
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--population", "4"], "at most the population, got 25 + 15 of 4"),
         (["evaluate", "missing.json"], "missing.json"),
     ],
 )

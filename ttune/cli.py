@@ -60,6 +60,10 @@ def tune(
     search_starts: bool = True,
     guard: bool = True,
     procedure: Literal["sequential", "parallel"] = "sequential",
+    operators: Literal["genetic", "cma"] = "genetic",
+    fitness: Literal["frechet", "rmse"] = "frechet",
+    population: int | None = None,
+    rounds: int | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -78,8 +82,8 @@ def tune(
         sampler: The sampler to tune for; a tuned schedule does not carry over to another.
         steps: Step budget: network evaluations of one sample, for samplers with one evaluation a step.
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
-            tables), timetuner (the published objective; bundled model only).
-        tune: What endpoint may change.
+            tables), timetuner (the published objective; bundled model only), evolution (AutoDiffusion's search for positions, or CMA-ES).
+        tune: What endpoint, and evolution with --operators cma, may change.
         spacing: The untuned grid that the result must beat.
         offset: Shift of the leading grid.
         t_start: First position, instead of the largest trained time.
@@ -97,6 +101,10 @@ def tune(
         search_starts: Begin from several grids.
         guard: Return the start if the result is not better on held-out x_T.
         procedure: timetuner only.
+        operators: evolution only: genetic (positions, in whole times where the model is discrete) or cma (whatever --tune names).
+        fitness: evolution only: what is to become small, the Fréchet distance to the teacher's samples or the RMSE to them.
+        population: evolution only: candidates a round (genetic 50, CMA-ES by the number of parameters).
+        rounds: evolution only: as many as judge 500 candidates by default.
         guidance_scale: Classifier-free guidance of the bundled model.
         seed: Of the x_T.
         checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
@@ -105,17 +113,22 @@ def tune(
     """
     import ttune
     from ttune.models import imported, load_model
+    from ttune.tuning import Evolution
 
     denoiser = load_model(model, guidance_scale=guidance_scale)
     schedule = ttune.Schedule.build(
         denoiser.noise, sampler, steps, spacing, t_start=t_start, final=final, offset=offset, options=_options(option)
     )
     journal = checkpoint or out.with_name(out.name + ".checkpoint")
+    evolution = None
+    if method == "evolution":
+        names = tune if operators == "cma" else None
+        evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, fix_start=fix_start, search_starts=search_starts)
     try:
         result = ttune.tune(
             denoiser,
             schedule,
-            method=method,
+            method=method if evolution is None else evolution,
             tune=tune,
             residual=imported("residual", residual)(denoiser) if ":" in residual else residual,
             conditions=None if conditions is None else imported("conditions", conditions)(),
@@ -388,7 +401,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("TTUNE_TRACEBACK"):
             raise
         sys.exit(f"ttune: {error}")

@@ -16,7 +16,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, TuneResult
-from ttune.tuning import OptimalSteps
+from ttune.tuning import Evolution, OptimalSteps
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -32,6 +32,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "optimal_steps, rolled": {"method": OptimalSteps("rolled", candidates=8)},
     "ays": {"method": "ays"},
     "timetuner": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2)},
+    "evolution": {"method": Evolution(population=12, mutations=5, crossovers=4, rounds=3)},
+    "evolution, CMA-ES": {"method": Evolution("cma", population=6, rounds=4)},
     "timetuner, re-rolled": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2, reroll=True)},
 }
 

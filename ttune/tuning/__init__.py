@@ -3,6 +3,7 @@
 from ttune.tuning.ays import AlignYourSteps
 from ttune.tuning.conditions import conditions_from
 from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.evolution import Evolution
 from ttune.tuning.local import Local
 from ttune.tuning.method import Found, Method, Task
 from ttune.tuning.methods import METHODS
@@ -17,6 +18,7 @@ __all__ = [
     "METHODS",
     "AlignYourSteps",
     "Endpoint",
+    "Evolution",
     "Found",
     "Local",
     "Method",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from ttune.tuning.method import Found, Task, refuse_integer_time
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import Data
 from ttune.tuning.problem import Problem
-from ttune.tuning.search import Ranked, rank_grids, starts
+from ttune.tuning.search import Ranked, remembered_ranking, starts
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
 SHORT_SAMPLES = 64
@@ -79,9 +79,7 @@ class Endpoint:
     def _grids(self, few: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool) -> list[Ranked]:
         if not self.search_starts or "positions" not in self.tune:
             return []
-        with ledger.entry("grids"):
-            rows = journal.piece("grids", lambda: [_row(r) for r in rank_grids(few, schedule, fix_start=self.fix_start, progress=progress)])
-        return [_ranked(row, schedule) for row in rows]
+        return remembered_ranking(few, schedule, journal, ledger, fix_start=self.fix_start, progress=progress)
 
     def _tuned(
         self,
@@ -106,12 +104,3 @@ class Endpoint:
                 bar.set_postfix(rmse=f"{state.history[-1]:.4f}")
 
             return minimise(problem, parameters, search, iterations=limit, accepted=accepted)
-
-
-def _row(entry: Ranked) -> dict[str, Any]:
-    return {"name": entry.name, "positions": entry.schedule.positions.tolist(), "rmse": entry.rmse, "frechet": entry.frechet}
-
-
-def _ranked(row: Mapping[str, Any], like: Schedule) -> Ranked:
-    schedule = like if row["name"] == "given" else like.replace(positions=np.array(row["positions"]))
-    return Ranked(row["name"], schedule, row["rmse"], row["frechet"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ttune.tuning.ays import AlignYourSteps
 from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.evolution import Evolution
 from ttune.tuning.local import Local
 from ttune.tuning.method import Method
 from ttune.tuning.optimal_steps import OptimalSteps
@@ -17,4 +18,5 @@ METHODS: dict[str, type[Method]] = {
     "timetuner": TimeTuner,
     "optimal_steps": OptimalSteps,
     "ays": AlignYourSteps,
+    "evolution": Evolution,
 }

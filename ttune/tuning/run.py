@@ -16,6 +16,7 @@ from ttune.sampling import check_fits
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal, hash_of, hashes_of
 from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
 from ttune.tuning.method import Method, Task
@@ -106,6 +107,8 @@ def tune(
         their conditions); settings in ``timetuner``.
         "optimal_steps": positions only, by dynamic programming over the teacher's path (GITS, Optimal Steps).
         "ays": positions only, Align Your Steps' published tables.
+        "evolution": positions only, a search over populations for the lowest Fréchet distance to the teacher's samples (AutoDiffusion);
+        more settings, CMA-ES among them, with ``method=ttune.tuning.Evolution(...)``.
         Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
     ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` + ``holdout`` of them are drawn
     from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
@@ -191,6 +194,8 @@ def _method(
         return timetuner or TimeTuner()
     if method == "optimal_steps":
         return OptimalSteps(fix_start=fix_start)
+    if method == "evolution":
+        return Evolution(fix_start=fix_start, search_starts=search_starts)
     return METHODS[method]()
 
 

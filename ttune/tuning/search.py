@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from tqdm import tqdm
 
 from ttune.evaluation.fid import frechet_distance
 from ttune.schedule import Schedule
+from ttune.tuning.checkpoint import Journal
+from ttune.tuning.ledger import Ledger
 from ttune.tuning.problem import Problem, squared_errors
 
 # Of the largest time. On the bundled model the best untuned grids start at .8 (3 steps) to .95 (10 steps).
@@ -27,6 +31,15 @@ class Ranked:
     schedule: Schedule
     rmse: float
     frechet: float
+
+    def to_row(self) -> dict[str, Any]:
+        return {"name": self.name, "positions": self.schedule.positions.tolist(), "rmse": self.rmse, "frechet": self.frechet}
+
+    @staticmethod
+    def of_row(row: Mapping[str, Any], like: Schedule) -> Ranked:
+        """The inverse of :meth:`to_row`, given the schedule that the ranking began from."""
+        schedule = like if row["name"] == "given" else like.replace(positions=np.array(row["positions"]))
+        return Ranked(row["name"], schedule, row["rmse"], row["frechet"])
 
 
 # One of each family: exponential stands beside log_snr, beta beside quadratic, and Align Your Steps is a method of its own.
@@ -64,6 +77,18 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
     bar = tqdm(candidates.items(), desc="untuned grids", disable=not progress, leave=False)
     ranked = [judge(problem, name, schedule) for name, schedule in bar]
     return sorted(ranked, key=lambda entry: entry.rmse)
+
+
+def remembered_ranking(
+    problem: Problem, like: Schedule, journal: Journal, ledger: Ledger, *, fix_start: bool = False, progress: bool = False
+) -> list[Ranked]:
+    """:func:`rank_grids`, accounted for as "grids" and taken from the journal if it is there."""
+
+    def compute() -> list[dict[str, Any]]:
+        return [entry.to_row() for entry in rank_grids(problem, like, fix_start=fix_start, progress=progress)]
+
+    with ledger.entry("grids"):
+        return [Ranked.of_row(row, like) for row in journal.piece("grids", compute)]
 
 
 def judge(problem: Problem, name: str, schedule: Schedule) -> Ranked:

@@ -1,0 +1,275 @@
+"""Evolutionary search: its operators, exhaustive enumeration as the oracle of small problems, CMA-ES against closed forms."""
+
+from __future__ import annotations
+
+import sys
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+import ttune
+from tests.oracles import Gaussian, mixture, standard_normal
+from ttune import NoiseSchedule, Schedule
+from ttune.evaluation.fid import frechet_distance
+from ttune.tuning import Evolution
+from ttune.tuning.genome import CELLS, Genes
+from ttune.tuning.problem import Problem
+from ttune.tuning.search import pooled_features
+
+FEW = NoiseSchedule.linear(16, 5e-3, 0.9)  # 16 training steps: 560 schedules of 3 steps
+X_T = standard_normal((32, 2))
+START = Schedule.build(FEW, "ddim", 3, "linspace")
+TEACHER = Schedule.build(FEW, "dpmpp_2m", 16, "log_snr")
+SMALL = {"population": 24, "mutations": 12, "crossovers": 7, "rounds": 8}  # 192 of the 560
+
+
+def tune(method: Evolution, start: Schedule = START, denoiser: ttune.Denoiser | None = None, **options: Any) -> ttune.TuneResult:
+    settings: dict[str, Any] = {"x_T": X_T, "teacher": TEACHER, "progress": False}
+    return ttune.tune(denoiser or mixture(FEW).denoiser(), start, method=method, **(settings | options))
+
+
+# ---------------------------------------------------------------------------------------------------------------- genes
+
+
+NOISES = {
+    "discrete": NoiseSchedule.linear(),
+    "edm": NoiseSchedule.edm(),
+    "flow": NoiseSchedule.flow(3.0),
+    "vp": NoiseSchedule.continuous_vp(),
+}
+
+
+@pytest.mark.parametrize("fix_start", [False, True])
+@pytest.mark.parametrize("name", NOISES)
+def test_operators_make_schedules(name: str, fix_start: bool) -> None:
+    noise = NOISES[name]
+    start = Schedule.build(noise, "ddim" if name == "discrete" else "euler", 6, "linspace", t_start=0.9 * noise.t_max)
+    genes = Genes(start, fix_start=fix_start)
+    rng = np.random.default_rng(0)
+    parents = [genes.random(rng) for _ in range(20)]
+    children = [genes.mutated(rng, parent, 0.25) for parent in parents]
+    children += [genes.crossed(rng, a, b) for a, b in zip(parents, children, strict=True)]
+    for genome in parents + children:
+        schedule = genes.schedule(genome)
+        assert schedule.steps == 6
+        assert schedule.positions[-1] == start.positions[-1]
+        assert genes.encode(schedule) == genome
+        assert not fix_start or schedule.positions[0] == start.positions[0]
+        np.testing.assert_array_equal(schedule.conditioning, np.clip(schedule.positions[:-1], noise.t_min, noise.t_max))
+        if name == "discrete":
+            np.testing.assert_array_equal(schedule.positions[1:-1] % 1, 0)
+    assert len(genes.times) == (1000 if name == "discrete" else CELLS) or fix_start
+
+
+def test_a_crossover_takes_genes_of_its_parents_only_and_a_mutation_keeps_most() -> None:
+    genes = Genes(Schedule.build(NOISES["discrete"], "ddim", 8))
+    rng = np.random.default_rng(1)
+    kept = []
+    for _ in range(200):
+        a, b = genes.random(rng), genes.random(rng)
+        child = genes.crossed(rng, a, b)
+        assert set(child) <= set(a) | set(b)
+        assert len(set(child)) == 8
+        kept.append(len(set(genes.mutated(rng, a, 0.25)) & set(a)) / 8)
+    assert np.mean(kept) == pytest.approx(0.75, abs=0.05)  # the standard error is .011
+    twins = (9, 8, 7, 6, 5, 4, 3, 2)
+    assert genes.crossed(rng, twins, twins) == twins
+
+
+def test_nearest_genomes_are_moved_apart() -> None:
+    genes = Genes(Schedule.build(FEW, "ddim", 4))
+    assert genes.encode(Schedule(FEW, "ddim", np.array([15, 14.9, 14.8, 14.7, -1]))) == (15, 14, 13, 12)
+    assert genes.encode(Schedule(FEW, "ddim", np.array([0.3, 0.2, 0.1, 0, -1]))) == (3, 2, 1, 0)
+    assert len(genes) == 1820
+    assert len(Genes(Schedule.build(FEW, "ddim", 4), fix_start=True)) == 220  # below the start, 12: 12 over 3
+    with pytest.raises(ValueError, match="17 steps need as many different times, this grid has 16"):
+        Genes(Schedule.build(FEW, "ddim", 16).replace(positions=np.append(np.linspace(15, 0, 17), -1)))
+
+
+# ------------------------------------------------------------------------------------------------------ exhaustive search
+
+
+def every_score(fitness: str) -> dict[tuple[float, ...], float]:
+    """The fitness of all 560 schedules, computed anew."""
+    denoiser, x_T = mixture(FEW).denoiser(), X_T[:24]  # the last quarter is held out
+    target = ttune.sample(denoiser, TEACHER, x_T)
+
+    def score(x: Tensor) -> float:
+        if fitness == "rmse":
+            return float((x - target).square().mean().sqrt())
+        return frechet_distance(pooled_features(x), pooled_features(target))
+
+    grids = [(*sorted(c, reverse=True), -1.0) for c in combinations(range(16), 3)]
+    return {positions: score(ttune.sample(denoiser, START.replace(positions=positions), x_T)) for positions in grids}
+
+
+@pytest.mark.parametrize("fitness", ["rmse", "frechet"])
+def test_evolution_finds_what_exhaustive_search_finds(fitness: str) -> None:
+    scores = every_score(fitness)
+    assert len(scores) == 560
+    for seed in range(3):
+        result = tune(Evolution(fitness=fitness, search_starts=False, **SMALL), seed=seed, guard=False)
+        assert tuple(result.schedule.positions) == min(scores, key=lambda positions: scores[positions])
+        assert result.history["fitness"][-1] == pytest.approx(min(scores.values()), rel=1e-9)
+        assert result.history["fitness"][0] > result.history["fitness"][-1]  # it was not among the first
+        assert len(result.history["fitness"]) == 8
+
+
+def test_no_candidate_is_judged_twice_and_a_small_space_is_searched_out() -> None:
+    seen: list[tuple[float, ...]] = []
+
+    def fitness(schedule: Schedule, x: Tensor, problem: Problem) -> float:
+        assert x.shape == problem.target.shape
+        seen.append(tuple(schedule.positions))
+        return float(abs(schedule.positions[1] - 7))
+
+    result = tune(Evolution(fitness=fitness, **SMALL))
+    assert len(set(seen)) == len(seen) == 192
+    assert seen[0] == tuple(np.round(START.positions))
+    assert result.history["fitness"][-1] == 0
+    seen.clear()
+    start = Schedule.build(FEW, "ddim", 2, "linspace")  # 120 schedules
+    result = tune(Evolution(fitness=fitness, **SMALL), start)
+    assert len(set(seen)) == len(seen) == 120
+    assert len(result.history["fitness"]) < 8
+
+
+def test_untuned_grids_are_in_the_first_population() -> None:
+    first: list[Schedule] = []
+
+    def fitness(schedule: Schedule, x: Tensor, problem: Problem) -> float:
+        first.append(schedule)
+        return 1.0
+
+    result = tune(Evolution(fitness=fitness, population=60, rounds=1))
+    judged = {tuple(schedule.positions) for schedule in first}
+    whole = [tuple(entry.schedule.positions) for entry in result.grids if (entry.schedule.positions % 1 == 0).all()]
+    assert len(whole) >= 5
+    assert judged >= set(whole[:5])
+    assert result.cost["grids"] == len(result.grids) * 24 * 3
+
+
+def test_a_network_of_whole_times_gets_whole_times() -> None:
+    def network(x: Tensor, tau: Tensor) -> Tensor:
+        assert (tau % 1 == 0).all()
+        return mixture(FEW)(x, tau)
+
+    denoiser = ttune.Denoiser(network, FEW, integer_time=True)
+    start = Schedule.build(FEW, "ddim", 3, "leading")
+    result = tune(Evolution(fitness="rmse", search_starts=False, **SMALL), start, denoiser, teacher=Schedule.build(FEW, "ddim", 16))
+    assert result.improved
+    assert (result.schedule.conditioning % 1 == 0).all()
+    with pytest.raises(ValueError, match="cells must be None for a network that knows whole times only"):
+        tune(Evolution(cells=10), start, denoiser)
+    with pytest.raises(ValueError, match="one evaluation a step"):
+        tune(Evolution(), start.replace(sampler="heun"), denoiser)
+    with pytest.raises(ValueError, match="knows whole times only"):
+        tune(Evolution("cma"), start, denoiser)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "dpm_solver_3", "unipc"])
+def test_any_sampler_evolves(sampler: str) -> None:
+    result = tune(Evolution(fitness="rmse", **SMALL), START.replace(sampler=sampler), guard=False)
+    assert result.history["fitness"][-1] < result.history["fitness"][0]
+
+
+def test_a_continuous_model_evolves_on_a_grid() -> None:
+    noise = NoiseSchedule.edm()
+    gaussian = Gaussian(noise, 0.9)
+    start = Schedule.build(noise, "euler", 4, "karras")
+    options = {"x_T": X_T * noise.sigma_max, "teacher": gaussian.flow()}
+    result = tune(Evolution(fitness="rmse", cells=40, **SMALL), start, gaussian.denoiser(), **options)
+    assert result.improved
+    assert result.holdout["ratio"] < 0.8
+    y = np.log(result.schedule.positions[:-1] / noise.sigma_min) / np.log(noise.sigma_max / noise.sigma_min) * 39
+    np.testing.assert_allclose(y, np.round(y), atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------------- CMA-ES
+
+
+def test_cma_reaches_what_least_squares_reaches() -> None:
+    """The exact teacher, to 1e-5, by conditioning alone and by everything."""
+    noise = NoiseSchedule.linear()
+    gaussian = Gaussian(noise)
+    start = Schedule.build(noise, "ddim", 3, "linspace")
+    for names in (("conditioning",), ("conditioning", "positions")):
+        method = Evolution("cma", "rmse", tune=names, rounds=120, search_starts=False)
+        result = tune(method, start, gaussian.denoiser(), teacher=gaussian.flow())
+        assert result.holdout["rmse_start"] > 0.1
+        assert result.holdout["rmse"] <= 1e-5
+        assert result.schedule.tuned["tune"] == list(names)
+        assert np.array_equal(result.schedule.positions, start.positions) == (names == ("conditioning",))
+
+
+def test_cma_begins_from_the_best_grid_and_stays_in_the_trained_range() -> None:
+    noise = NoiseSchedule.linear()
+    start = Schedule.build(noise, "ddim", 4, "linspace")
+    method = Evolution("cma", "rmse", rounds=15)
+    teacher = Schedule.build(noise, "dpmpp_2m", 32, "log_snr")
+    result = tune(method, start, mixture(noise).denoiser(), teacher=teacher)
+    assert result.improved
+    first, last = result.history["fitness"][0], result.history["fitness"][-1]
+    assert first <= min(entry.rmse for entry in result.grids) * (1 + 1e-12)
+    assert last < 0.8 * first
+    assert result.schedule.positions[0] <= noise.t_max
+    fixed = tune(Evolution("cma", "rmse", rounds=8, fix_start=True), start, mixture(noise).denoiser(), teacher=teacher, guard=False)
+    assert fixed.schedule.positions[0] == start.positions[0]
+
+
+def test_cma_leaves_numpys_generator_alone() -> None:
+    np.random.seed(3)  # noqa: NPY002
+    wanted = np.random.random()  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    results = [tune(Evolution("cma", rounds=3), guard=False) for _ in range(2)]
+    assert np.random.random() == wanted  # noqa: NPY002
+    assert results[0].schedule == results[1].schedule
+    assert tune(Evolution("cma", rounds=3), guard=False, seed=1).schedule != results[0].schedule
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cma", None)
+    with pytest.raises(ImportError, match=r"needs the package cma, which is not installed: pip install 'ttune\[evolution\]'"):
+        tune(Evolution("cma"))
+
+
+# --------------------------------------------------------------------------------------------------------------- the rest
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        (Evolution("magic"), ValueError, "operators must be one of .*'magic'"),
+        (Evolution(fitness="fid"), ValueError, "fitness must be one of .* or a function .*got 'fid'"),
+        (Evolution(fitness=lambda *_: float("nan")), FloatingPointError, "fitness must return finite numbers, got nan for ddim, 3 steps"),
+        (Evolution(population=1), ValueError, "population must be a whole number >= 2, got 1"),
+        (Evolution(rounds=0), ValueError, "rounds must be a whole number >= 1, got 0"),
+        (Evolution(cells=1), ValueError, "cells must be a whole number >= 2, got 1"),
+        (Evolution(cells=2), ValueError, "3 steps need as many different times, this grid has 2"),
+        (Evolution(probability=0.0), ValueError, r"probability must lie in \(0, 1\], got 0.0"),
+        (Evolution(population=30), ValueError, r"mutations \+ crossovers must be at most the population, got 25 \+ 15 of 30"),
+        (Evolution(tune=("conditioning",)), ValueError, r"tune must be \('positions',\) for operators='genetic'"),
+        (Evolution("cma", tune=("everything",)), ValueError, "tune must name"),
+    ],
+)
+def test_wrong_settings_are_named(method: Evolution, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        tune(method)
+
+
+def test_features_are_used_and_the_method_is_known_by_name() -> None:
+    calls = 0
+
+    def features(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x[:, :1]
+
+    result = tune(Evolution(population=6, mutations=2, crossovers=1, rounds=2), features=features)
+    assert calls >= 12
+    assert result.holdout["features"] == "user's features"
+    named = ttune.tune(mixture(FEW).denoiser(), START, method="evolution", x_T=X_T[:8], teacher=TEACHER, progress=False)
+    assert len(named.history["fitness"]) == 10
