@@ -13,6 +13,7 @@ from ttune.version import __version__
 if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune import nn, ops
     from ttune.analytic import estimate_gammas
+    from ttune.comparison import Comparison, compare
     from ttune.compiled_sampler import CompiledSampler
     from ttune.denoiser import Denoiser
     from ttune.evaluation import fid, frechet_distance
@@ -35,6 +36,7 @@ __all__ = [
     "SAMPLERS",
     "Classifier",
     "ClassifierFree",
+    "Comparison",
     "CompiledSampler",
     "Denoiser",
     "DynamicThreshold",
@@ -51,6 +53,7 @@ __all__ = [
     "__version__",
     "apply_timetuner_ratios",
     "backends",
+    "compare",
     "conditions_from",
     "estimate_gammas",
     "fid",

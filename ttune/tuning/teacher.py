@@ -50,10 +50,16 @@ class Teacher:
         """x_0 (B, ...) from x_T (B, ...)."""
         if self._remembered is None:
             return self._endpoint(denoiser, x_T, conditions)
-        key = " ".join([hash_of(x_T), *(f"{k} {hash_of(v) if isinstance(v, Tensor) else v}" for k, v in sorted(conditions.items()))])
+        key = _key(x_T, conditions)
         if key not in self._remembered:
             self._remembered[key] = self._endpoint(denoiser, x_T, conditions)
         return self._remembered[key]
+
+    def learn(self, x_T: Tensor, conditions: Conditions, x_0: Tensor) -> None:
+        """Remember that this teacher arrives at ``x_0`` from ``x_T``: from an earlier process, say. Only with ``remember``."""
+        if self._remembered is None:
+            raise ValueError("teacher: only one that remembers can learn, got remember=False")
+        self._remembered[_key(x_T, conditions)] = _checked(x_0, x_T)
 
     def _endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
         if isinstance(self.source, Schedule):
@@ -107,6 +113,10 @@ class Teacher:
         if isinstance(self.source, Schedule):
             return {"sampler": self.source.sampler, "steps": self.source.steps}
         return {"function": getattr(self.source, "__qualname__", type(self.source).__name__)}
+
+
+def _key(x_T: Tensor, conditions: Conditions) -> str:
+    return " ".join([hash_of(x_T), *(f"{k} {hash_of(v) if isinstance(v, Tensor) else v}" for k, v in sorted(conditions.items()))])
 
 
 def _checked(x: Tensor, x_T: Tensor) -> Tensor:

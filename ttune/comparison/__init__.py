@@ -1,0 +1,7 @@
+"""Tuning methods side by side: the same x_T, the same teacher, the same accounting."""
+
+from ttune.comparison.compare import compare
+from ttune.comparison.outcome import Comparison
+from ttune.comparison.specification import parse_method, parse_methods
+
+__all__ = ["Comparison", "compare", "parse_method", "parse_methods"]

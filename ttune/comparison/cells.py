@@ -1,0 +1,138 @@
+"""The two kinds of cell: untuned grids, and one method on one sampler and budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttune.comparison.bench import Bench
+from ttune.evaluation import frechet_distance
+from ttune.schedule import Schedule
+from ttune.tuning import rank_grids, tune
+from ttune.tuning.method import Method
+from ttune.tuning.problem import squared_errors
+from ttune.tuning.search import Ranked
+
+UNTUNED = "untuned"
+RANKED_ON = 64  # tuning x_T for all grids; the best few of them are then compared on all tuning x_T
+SHORT_LIST = 6  # by RMSE, and as many by Fréchet distance
+
+Arrays = dict[str, Tensor]
+
+
+def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]:
+    """The start, the best untuned grid and t_0 by RMSE, and that by Fréchet distance, chosen on the tuning x_T."""
+    with _spent(bench) as cost:
+        ranked = rank_grids(bench.tuning_problem(RANKED_ON), start, progress=bench.progress)
+        by_rmse, by_frechet = _best(bench, ranked)
+    record: dict[str, Any] = {"steps": start.steps, "sampler": start.sampler, "label": UNTUNED, "cost": {"grids": cost["evaluations"]}}
+    arrays: Arrays = {}
+    for name, entry in (("start", Ranked("given", start, 0, 0)), ("grid", by_rmse), ("grid_by_frechet", by_frechet)):
+        figures, arrays[name] = bench.figures(entry.schedule)
+        grid = "leading" if entry.name == "given" else entry.name
+        record[name] = figures | {"grid": grid, "positions": entry.schedule.positions.tolist()}
+    return record | {"seconds": cost["seconds"], "peak_memory": cost["peak_memory"]}, arrays
+
+
+def _best(bench: Bench, ranked: list[Ranked]) -> tuple[Ranked, Ranked]:
+    """The best by RMSE and the best by Fréchet distance, in the bench's features, of those that did best on fewer x_T."""
+    problem = bench.tuning_problem()
+    target = np.asarray(bench.features(problem.target), np.float64)
+    listed = {id(entry): entry for entry in [*ranked[:SHORT_LIST], *sorted(ranked, key=lambda e: e.frechet)[:SHORT_LIST]]}
+    judged = []
+    for entry in listed.values():
+        x = problem.samples(entry.schedule)
+        rmse = float(np.sqrt(squared_errors(x, problem.target).mean()))
+        distance = frechet_distance(np.asarray(bench.features(x), np.float64), target)
+        judged.append(Ranked(entry.name, entry.schedule, rmse, distance))
+    return min(judged, key=lambda e: e.rmse), min(judged, key=lambda e: e.frechet)
+
+
+def method_cell(
+    bench: Bench, start: Schedule, label: str, method: Method, checkpoint: Path
+) -> tuple[dict[str, Any], Arrays, dict[str, Schedule]]:
+    """What ``method`` proposes, and what is kept of it by tuning's own guard: figures of both on the held-out x_T, and the cost.
+
+    The cost is that of a tuning on its own, the teacher's x_0 and the guard's samples included.
+    """
+
+    def tuned(guard: bool, resume: bool) -> Any:
+        return tune(
+            bench.denoiser,
+            start,
+            method=method,
+            data=bench.data,
+            teacher=bench.teacher,
+            samples=bench.samples,
+            holdout=bench.holdout,
+            chunk=bench.problem.chunk,
+            features=bench.features,
+            guard=guard,
+            seed=bench.seed,
+            progress=bench.progress,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+
+    with _spent(bench) as spent:
+        proposed = tuned(guard=False, resume=checkpoint.exists())
+    # Every piece is remembered: only the held-out samples are made again.
+    kept = tuned(guard=True, resume=checkpoint.exists())
+    proposed_figures, proposed_errors = bench.figures(proposed.schedule)
+    same = kept.schedule.settings() == proposed.schedule.settings()
+    kept_figures, kept_errors = (proposed_figures, proposed_errors) if same else bench.figures(kept.schedule)
+    cost = {k: int(v) for k, v in proposed.cost.items() if k != "seconds"}
+    cost["teacher"] = cost.get("teacher", 0) + bench.teacher_cost
+    record = {
+        "label": label,
+        "method": method.name,
+        "sampler": start.sampler,
+        "steps": start.steps,
+        "evaluations_per_sample": len(proposed.schedule.conditioning),
+        "proposed": proposed_figures,
+        "kept": kept_figures,
+        "chosen": kept.holdout["chosen"],
+        "refused": list(kept.holdout["refused"]),
+        "schedule": proposed.schedule.settings(),
+        "cost": cost,
+        "seconds": proposed.cost["seconds"],
+        "peak_memory": spent["peak_memory"],
+        "history": {name: list(values) for name, values in proposed.history.items()},
+    }
+    return record, {"proposed": proposed_errors, "kept": kept_errors}, {"proposed": proposed.schedule, "kept": kept.schedule}
+
+
+@contextmanager
+def _spent(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Evaluations, seconds, and the most memory beyond what was held before (bytes; None where the system does not say)."""
+    cost: dict[str, Any] = {}
+    begin, before = time.monotonic(), bench.denoiser.evaluations
+    device = bench.problem.x_T.device
+    held = _memory(device, reset=True)
+    yield cost
+    peak = _memory(device, reset=False)
+    cost["evaluations"] = bench.denoiser.evaluations - before
+    cost["seconds"] = round(time.monotonic() - begin, 2)
+    cost["peak_memory"] = None if held is None or peak is None else max(0, peak - held)
+
+
+def _memory(device: torch.device, *, reset: bool) -> int | None:
+    """The highest memory in use since the last reset, in bytes; with ``reset``, that of now."""
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark becomes what is resident now
+        status: Mapping[str, str] = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        return int(status["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None

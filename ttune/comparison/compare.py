@@ -1,0 +1,199 @@
+"""``ttune.compare``: several tuning methods on the same x_T, with the same accounting, cell by cell."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from ttune.comparison.bench import Bench, make_bench
+from ttune.comparison.cells import UNTUNED, method_cell, untuned_cell
+from ttune.comparison.folder import Cell, Folder
+from ttune.comparison.outcome import Comparison
+from ttune.denoiser import Denoiser
+from ttune.evaluation import FeatureStatistics
+from ttune.schedule import Schedule
+from ttune.tuning import Teacher
+from ttune.tuning.checkpoint import hashes_of
+from ttune.tuning.method import Method
+from ttune.tuning.methods import METHODS
+from ttune.tuning.points import Data
+from ttune.tuning.search import pooled_features
+
+CURVE = tuple(range(3, 21))  # untuned steps that tuned ones are compared with: twice ten at most
+POLL = 2.0  # seconds between looks at a cell that another process is at
+
+
+def compare(
+    denoiser: Denoiser,
+    methods: Mapping[str, Method] | Sequence[str] = tuple(METHODS),
+    *,
+    samplers: Sequence[str] = ("ddim", "dpmpp_2m"),
+    steps: Sequence[int] = (3, 4, 5, 6, 8, 10),
+    curve: Sequence[int] = CURVE,
+    samples: int = 128,
+    holdout: int = 256,
+    held_out: int = 1000,
+    chunk: int = 64,
+    teacher: Teacher | None = None,
+    data: Data | None = None,
+    features: Callable[[Tensor], Any] | None = None,
+    real: FeatureStatistics | None = None,
+    seed: int = 0,
+    work: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Tune every sampler and budget with every method, and judge all on ``held_out`` x_T that no tuning saw.
+
+    ``methods``: {label: method}, or specifications such as ``"endpoint:tune=conditioning"`` (:func:`parse_methods`).
+    Every tuning starts from the leading grid, on the same ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose
+    x_0 are computed once; ``holdout`` more x_T are for each tuning's own guard. Beside the methods stand the start and the best
+    untuned grid and t_0 of the same sampler; of the latter there are figures for every number of steps in ``curve`` too, to say
+    how many untuned steps a tuned schedule is worth. ``data``: clean images for the methods that need them. ``features``: images
+    (n, ...) -> (n, f) for Fréchet distances, by default pooled pixels; ``real``: statistics of real images in them.
+    ``work``: a folder that keeps every finished cell; the same call goes on from there, and several processes with the same
+    folder share the work.
+
+    Raises ValueError or TypeError naming the argument. A cell that fails is told of in ``failed``, and tried again by the next call.
+    """
+    chosen = _methods(methods)
+    _check(samplers, steps, held_out)
+    # A sampler's last position decides where the teacher ends; that of the leading grid is clean for all of them.
+    like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
+    source = teacher or Teacher.default(like)
+    name = "pooled pixels" if features is None else getattr(features, "name", "user's features")
+    fingerprint = {
+        "model": denoiser.identity(),
+        "noise": denoiser.noise.to_dict(),
+        "weights": denoiser.weights_digest(),
+        "teacher": source.identity(),
+        "samples": samples,
+        "holdout": holdout,
+        "held_out": held_out,
+        "chunk": chunk,
+        "seed": seed,
+        "features": name,
+        "data": hashes_of(data),
+    }
+    with TemporaryDirectory() as temporary:
+        folder = Folder(Path(work if work is not None else temporary), fingerprint)
+        bench = make_bench(
+            denoiser,
+            source,
+            features=features or pooled_features,
+            features_name=name,
+            real=real,
+            data=data,
+            samples=samples,
+            holdout=holdout,
+            held_out=held_out,
+            chunk=chunk,
+            seed=seed,
+            progress=progress,
+            shared=folder.shared,
+        )
+        budgets = [(sampler, k) for k in steps for sampler in samplers]
+        cells = [Cell(label, sampler, k) for sampler, k in budgets for label in (UNTUNED, *chosen)]
+        cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
+        failed = _fill(folder, bench, chosen, cells, progress)
+        return _collected(folder, bench, chosen, cells, failed, tuple(samplers), tuple(steps))
+
+
+def _methods(methods: Mapping[str, Method] | Sequence[str]) -> dict[str, Method]:
+    from ttune.comparison.specification import parse_methods
+
+    chosen = dict(methods) if isinstance(methods, Mapping) else parse_methods(methods)
+    if UNTUNED in chosen:
+        raise ValueError(f"methods: the label {UNTUNED!r} is that of the untuned grids; choose another")
+    return chosen
+
+
+def _check(samplers: Sequence[str], steps: Sequence[int], held_out: int) -> None:
+    for name, values in (("samplers", samplers), ("steps", steps)):
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} must name at least one, each once, got {list(values)}")
+    if held_out < 2:
+        raise ValueError(f"held_out must be at least 2, got {held_out}")
+
+
+def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Method], cells: Sequence[Cell], progress: bool) -> dict[Cell, str]:
+    """Compute the cells that are not there yet, in any number of processes; returns why some are not there in the end."""
+    failed: dict[Cell, str] = {}
+    waiting = list(cells)
+    while waiting:
+        left = []
+        for cell in waiting:
+            if folder.finished(cell, _settings(methods, cell)) is not None:
+                continue
+            with folder.claimed(cell) as mine:
+                # Looked at again under the lock: another process may have finished it just before.
+                if not mine or folder.finished(cell, _settings(methods, cell)) is not None:
+                    left.append(cell)
+                    continue
+                try:
+                    _compute(folder, bench, methods, cell, progress)
+                except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+                    failed[cell] = f"{type(error).__name__}: {error}"
+                    if progress:
+                        print(f"{cell}: {failed[cell]}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        waiting = left
+        if waiting:
+            time.sleep(POLL)
+    return failed
+
+
+def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Method], cell: Cell, progress: bool) -> None:
+    start = Schedule.build(bench.denoiser.noise, cell.sampler, cell.steps, "leading")
+    if cell.label == UNTUNED:
+        record, arrays = untuned_cell(bench, start)
+    else:
+        record, arrays, schedules = method_cell(bench, start, cell.label, methods[cell.label], folder.file(cell, "checkpoint"))
+        for name, schedule in schedules.items():
+            schedule.save(folder.file(cell, f"{name}.ttune.json"))
+    folder.finish(cell, record | {"settings": _settings(methods, cell)}, arrays)
+    if progress:
+        figures = record["grid" if cell.label == UNTUNED else "proposed"]
+        print(f"{cell}: RMSE {figures['rmse']:.4f}, Fréchet distance {figures['frechet']:.4g}, {record['seconds']:.0f} s", flush=True)
+
+
+def _settings(methods: Mapping[str, Method], cell: Cell) -> dict[str, Any]:
+    if cell.label == UNTUNED:
+        return {}
+    method = methods[cell.label]
+    return {"method": method.name, **method.settings()}
+
+
+def _collected(
+    folder: Folder,
+    bench: Bench,
+    methods: Mapping[str, Method],
+    cells: Sequence[Cell],
+    failed: Mapping[Cell, str],
+    samplers: tuple[str, ...],
+    steps: tuple[int, ...],
+) -> Comparison:
+    records, errors = {}, {}
+    for cell in cells:
+        record = folder.finished(cell, _settings(methods, cell))
+        if record is not None:
+            records[cell] = record
+            errors[cell] = {name: array.numpy() for name, array in folder.arrays(cell).items()}
+    return Comparison(
+        model=bench.denoiser.name or "unnamed",
+        features=bench.features_name,
+        n=len(bench.problem),
+        teacher=bench.teacher.describe(),
+        labels=tuple(methods),
+        samplers=samplers,
+        steps=steps,
+        records=records,
+        errors=errors,
+        failed=dict(failed),
+    )

@@ -1,0 +1,117 @@
+"""A folder of finished cells that several processes may fill at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ttune.atomic import write_atomically
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One label (a method with its settings, or "untuned"), sampler and number of steps."""
+
+    label: str
+    sampler: str
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.sampler}, {self.steps} steps"
+
+    @property
+    def name(self) -> str:
+        """A file name: readable, and never that of another cell."""
+        plain = re.sub(r"[^A-Za-z0-9.+]+", "-", self.label)[:60]
+        mark = "" if plain == self.label else "-" + sha256(self.label.encode()).hexdigest()[:8]
+        return f"{plain}{mark}-{self.sampler}-{self.steps}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """``path`` holds everything of one comparison; ``fingerprint`` says which, and a folder of another one is refused."""
+
+    path: Path
+    fingerprint: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        file = self.path / "comparison.json"
+        mine = msgspec.json.decode(msgspec.json.encode(self.fingerprint))
+        with self._locked(file.with_suffix(".lock"), wait=True):
+            if not file.exists():
+                write_atomically(file, msgspec.json.encode(mine))
+        theirs = msgspec.json.decode(file.read_bytes())
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                raise ValueError(
+                    f"work folder: {self.path} belongs to another comparison: {key} was {theirs.get(key)!r}, is {mine.get(key)!r}; "
+                    f"name another folder or remove it"
+                )
+
+    def file(self, cell: Cell, ending: str) -> Path:
+        return self.path / "cells" / f"{cell.name}.{ending}"
+
+    def finished(self, cell: Cell, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The record of a finished cell, or None. One that was made with other settings is refused."""
+        path = self.file(cell, "json")
+        if not path.exists():
+            return None
+        record = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        mine = msgspec.json.decode(msgspec.json.encode(settings))
+        if record["settings"] != mine:
+            raise ValueError(
+                f"work folder: {path} was made with the settings {record['settings']}, now they are {mine}; "
+                f"give this method another label or remove the file"
+            )
+        return record
+
+    def finish(self, cell: Cell, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
+        """Keep a cell: the arrays first, for the record is what says that it is finished."""
+        write_atomically(self.file(cell, "safetensors"), safetensors.torch.save({k: v.clone() for k, v in arrays.items()}))
+        write_atomically(self.file(cell, "json"), msgspec.json.format(msgspec.json.encode(record), indent=1))
+        for file in self.file(cell, "x").parent.glob(f"{cell.name}.checkpoint*"):
+            file.unlink()
+
+    def arrays(self, cell: Cell) -> dict[str, Tensor]:
+        return safetensors.torch.load_file(self.file(cell, "safetensors"))
+
+    @contextmanager
+    def claimed(self, cell: Cell) -> Iterator[bool]:
+        """Whether this process may work on the cell; the system ends a claim with its process, however that dies."""
+        with self._locked(self.file(cell, "lock"), wait=False) as mine:
+            yield mine
+
+    def shared(self, name: str, compute: Any) -> dict[str, Tensor]:
+        """Tensors that all cells use: computed by the first process that wants them, while the others wait."""
+        path = self.path / f"{name}.safetensors"
+        with self._locked(path.with_suffix(".lock"), wait=True):
+            if not path.exists():
+                write_atomically(path, safetensors.torch.save({k: v.clone() for k, v in compute().items()}))
+        return safetensors.torch.load_file(path)
+
+    @contextmanager
+    def _locked(self, path: Path, *, wait: bool) -> Iterator[bool]:
+        import fcntl  # not on Windows, where only a comparison is missing
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)  # and the lock with it

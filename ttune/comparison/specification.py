@@ -1,0 +1,68 @@
+"""A tuning method in one word of the command line: ``endpoint``, ``timetuner:procedure=parallel,iterations=100``, ``mine=endpoint:…``."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from ttune.tuning.method import Method
+from ttune.tuning.methods import METHODS
+
+SYNTAX = "[label=]method[:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=conditioning+positions"
+
+
+def parse_method(text: str) -> tuple[str, Method]:
+    """(label, method) of ``[label=]method[:field=value,…]``; without a label, the text itself is the label.
+
+    The fields are those of the method's dataclass; numbers, truth values and words are read as the field's type wants them, lists
+    are joined by "+". Raises ValueError naming what is not understood.
+    """
+    head, colon, body = text.partition(":")
+    label, equals, name = head.rpartition("=")
+    if (equals and not label) or name not in METHODS:
+        raise ValueError(f"methods must be {SYNTAX}; the methods are {', '.join(METHODS)}; got {text!r}")
+    if colon and not body:
+        raise ValueError(f"methods: {text!r} ends in a colon without settings; write {SYNTAX}")
+    return label or text, METHODS[name](**_settings(METHODS[name], body, text))
+
+
+def parse_methods(texts: Iterable[str]) -> dict[str, Method]:
+    """The methods of several specifications by label; two of one label are refused."""
+    methods: dict[str, Method] = {}
+    for text in texts:
+        label, method = parse_method(text)
+        if label in methods:
+            raise ValueError(f"methods: the label {label!r} is there twice; give one of them another, as in other={text}")
+        methods[label] = method
+    return methods
+
+
+def _settings(method: type[Method], body: str, text: str) -> dict[str, Any]:
+    if not body:
+        return {}
+    fields = {f.name: f for f in dataclasses.fields(method) if f.init}  # pyright: ignore[reportArgumentType]
+    types = typing.get_type_hints(method)
+    settings: dict[str, Any] = {}
+    for part in body.split(","):
+        name, equals, word = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in fields or name in settings:
+            raise ValueError(f"methods: {part!r} in {text!r} must be field=value, each once, with a field of {sorted(fields)}")
+        settings[name] = _value(types[name], word, f"{name} in {text!r}")
+    return settings
+
+
+def _value(kind: Any, word: str, where: str) -> Any:
+    """``word`` as ``kind``; where a list will do and a + is there, or only a list will, the list of its words."""
+    listed = tuple(word.split("+"))
+    attempts = [word, listed] if len(listed) == 1 else [listed, word]
+    for value in attempts:
+        try:
+            found = msgspec.convert(value, kind, strict=False)
+        except (msgspec.ValidationError, TypeError):  # TypeError: a kind that has no text, such as a function
+            continue
+        return tuple(found) if isinstance(found, list) else found
+    raise ValueError(f"methods: {where} must be a value for {getattr(kind, '__name__', kind)}, got {word!r}")
