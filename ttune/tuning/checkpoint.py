@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ttune.atomic import write_atomically
+from ttune.ranks import ALONE, Ranks, Share
 
 T = TypeVar("T")
 
@@ -26,22 +27,20 @@ class Journal:
 
     ``fingerprint`` says what is being computed; a journal of something else is refused. Without a path nothing is
     remembered. Every :meth:`put` is on disk, whole, before it returns; floats survive the trip bit for bit.
+    Of several ``ranks``, which must all make the same calls, the first reads and writes; a journal does not know their number.
     """
 
-    def __init__(self, path: str | PathLike[str] | None, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: str | PathLike[str] | None, fingerprint: Mapping[str, Any], *, resume: bool, ranks: Ranks = ALONE) -> None:
         self.path = None if path is None else Path(path)
+        self.ranks = ranks
         self.fingerprint = msgspec.json.decode(msgspec.json.encode(fingerprint))
         self.pieces: dict[str, Any] = {}
         self.before_put: Callable[[], None] = lambda: None  # a last chance to add to the pieces that go to disk
-        if self.path is None:
+        if path is None:
             if resume:
                 raise ValueError("resume needs a checkpoint to resume from, got checkpoint=None")
             return
-        if not self.path.exists():
-            return
-        if not resume:
-            raise FileExistsError(f"checkpoint: {self.path} holds an earlier run; resume it (resume=True, --resume) or remove it")
-        self.pieces = self._load(self.path)
+        self.pieces = ranks.from_first(lambda: self._earlier(Path(path), resume))
 
     def get(self, name: str) -> Any | None:
         return self.pieces.get(name)
@@ -49,7 +48,7 @@ class Journal:
     def put(self, name: str, value: Any) -> None:
         self.pieces[name] = value
         self.before_put()
-        if self.path is not None:
+        if self.path is not None and self.ranks.first:
             write_atomically(self.path, msgspec.json.encode({"fingerprint": self.fingerprint, "pieces": self.pieces}))
 
     def piece(self, name: str, compute: Callable[[], T]) -> T:
@@ -58,20 +57,41 @@ class Journal:
             self.put(name, compute())
         return self.pieces[name]
 
-    def tensor(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The same for a tensor, in a file of its own."""
-        if self.path is None:
-            return compute()
-        file = self.path.with_name(f"{self.path.name}.{name}.safetensors")
-        if name in self.pieces and file.exists():
-            try:
-                return safetensors.torch.load_file(file)[name]
-            except (safetensors.SafetensorError, KeyError) as error:
-                raise ValueError(f"checkpoint: {file} is not readable ({error}); remove {self.path} and start again") from None
-        value = compute()
-        write_atomically(file, safetensors.torch.save({name: value.contiguous()}))
-        self.put(name, list(value.shape))
-        return value
+    def tensor(self, name: str, share: Share, compute: Callable[[], list[Tensor]]) -> Tensor:
+        """The same for a tensor with one row per sample, in a file of its own: ``compute`` returns, and this returns, those of
+        this rank's ``share``, the former chunk by chunk."""
+        path = self.path
+        if path is None:
+            return torch.cat(compute())
+        saved = self.ranks.from_first(lambda: self._tensor(path, name))
+        if saved is not None:
+            return saved[share.rows]
+        chunks = compute()
+        everyones = share.gathered(chunks)
+        if self.ranks.first:
+            write_atomically(self._tensor_file(path, name), safetensors.torch.save({name: torch.cat(everyones).contiguous()}))
+        self.put(name, share.count)
+        return torch.cat(chunks)
+
+    def _tensor(self, path: Path, name: str) -> Tensor | None:
+        file = self._tensor_file(path, name)
+        if name not in self.pieces or not file.exists():
+            return None
+        try:
+            return safetensors.torch.load_file(file)[name]
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise ValueError(f"checkpoint: {file} is not readable ({error}); remove {path} and start again") from None
+
+    def _tensor_file(self, path: Path, name: str) -> Path:
+        return path.with_name(f"{path.name}.{name}.safetensors")
+
+    def _earlier(self, path: Path, resume: bool) -> dict[str, Any]:
+        """The pieces of an earlier run; none if there was none."""
+        if not path.exists():
+            return {}
+        if not resume:
+            raise FileExistsError(f"checkpoint: {path} holds an earlier run; resume it (resume=True, --resume) or remove it")
+        return self._load(path)
 
     def _load(self, path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
@@ -93,6 +113,12 @@ class Journal:
 def hash_of(tensor: Tensor) -> str:
     """A digest of a tensor's values, for a fingerprint."""
     return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def hash_of_chunks(share: Share, chunks: Iterable[Any]) -> str:
+    """A digest of what all ranks hold, chunk by chunk, for a fingerprint that does not depend on their number."""
+    everyones = share.gathered([hashes_of(chunk) for chunk in chunks])
+    return hashlib.sha256(msgspec.json.encode(everyones, order="sorted")).hexdigest()
 
 
 def hashes_of(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ttune.evaluation.fid import RatioInterval, frechet_distance, paired_interval
+from ttune.evaluation.statistics import as_features
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
@@ -48,11 +49,15 @@ def decide(
     pure L2 fit at very few steps can lose variance). Without ``guard`` the first candidate is returned whatever its figures.
     """
     extract = features or pooled_features
-    target = extract(problem.target)
+    (target,) = problem.per_sample(lambda chunk: [as_features(extract(chunk.target))])
 
     def measured(schedule: Schedule) -> Measured:
-        x = problem.samples(schedule)
-        return Measured(schedule, squared_errors(x, problem.target), frechet_distance(extract(x), target))
+        def figures(chunk: Problem) -> tuple[Float64, Float64]:
+            x = chunk.run(schedule)
+            return squared_errors(x, chunk.target), as_features(extract(x))
+
+        errors, reached = problem.per_sample(figures)
+        return Measured(schedule, errors, frechet_distance(reached, target))
 
     before = measured(start)
     rivals = {"the start": before}

@@ -8,19 +8,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from ttune.denoiser import Denoiser
+from ttune.ranks import ALONE, Ranks
 from ttune.tuning.checkpoint import Journal
 
 
 class Ledger:
-    """Network evaluations of one sample and seconds, kept in the journal, so that a resumed run remembers both.
+    """Network evaluations of one sample, of all ``ranks``, and seconds, kept in the journal: a resumed run remembers both.
 
     Work that an interruption threw away is not counted: the totals are those of an uninterrupted run.
     """
 
-    def __init__(self, denoiser: Denoiser, journal: Journal) -> None:
+    def __init__(self, denoiser: Denoiser, journal: Journal, ranks: Ranks = ALONE) -> None:
         self.denoiser = denoiser
+        self.ranks = ranks
         saved: dict[str, Any] = journal.get("ledger") or {}
-        self.evaluations: dict[str, int] = dict(saved.get("evaluations", {}))
+        self._earlier: dict[str, int] = dict(saved.get("evaluations", {}))
+        self._own: dict[str, int] = {}  # since then, on this rank
         self._earlier_seconds: float = saved.get("seconds", 0.0)
         self._begin = time.monotonic()
         self._purpose = ""
@@ -38,8 +41,17 @@ class Ledger:
             self._purpose = ""
 
     def state(self) -> dict[str, Any]:
+        return {"evaluations": self.evaluations, "seconds": self.seconds}
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """By purpose, on all ranks, which must all ask."""
         self._settle()
-        return {"evaluations": dict(self.evaluations), "seconds": self.seconds}
+        totals = dict(self._earlier)
+        for own in self.ranks.everyones(self._own):
+            for purpose, spent in own.items():
+                totals[purpose] = totals.get(purpose, 0) + spent
+        return totals
 
     @property
     def seconds(self) -> float:
@@ -49,4 +61,4 @@ class Ledger:
         spent = self.denoiser.evaluations - self._mark
         self._mark = self.denoiser.evaluations
         if spent and self._purpose:
-            self.evaluations[self._purpose] = self.evaluations.get(self._purpose, 0) + spent
+            self._own[self._purpose] = self._own.get(self._purpose, 0) + spent

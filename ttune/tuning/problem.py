@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from ttune.denoiser import Conditions, Denoiser, select
 from ttune.noise import Float64
 from ttune.plan import Plan
+from ttune.ranks import ALONE, Share
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
 from ttune.tuning.residuals import as_residual, fitted
@@ -28,6 +30,10 @@ class Problem:
 
     ``residual`` maps samples to what is compared with the teacher's; None compares the samples themselves. ``goal`` (n, m) is
     its value at ``target``, made here if it is not given.
+
+    With ``share`` the samples are those of one rank among several, out of ``len(problem)`` in all. Figures (``cost``,
+    ``squared_errors``, whatever goes through ``per_sample`` and ``total``) are then those of all samples, the same on every rank,
+    and every rank must ask for them; tensors (``x_T``, ``target``, ``samples``, ``chunks()``) are this rank's own.
     """
 
     denoiser: Denoiser
@@ -37,39 +43,61 @@ class Problem:
     chunk: int = 64
     residual: Residual | None = None
     goal: Tensor | None = None
+    share: Share | None = None
 
     def __post_init__(self) -> None:
-        if self.residual is not None and self.goal is None and len(self):
+        if self.share is not None and (self._own != len(self.share.rows) or self.chunk != self.share.chunk):
+            raise ValueError(f"share: must be that of these {self._own} samples in chunks of {self.chunk}, got {self.share}")
+        if self.residual is not None and self.goal is None and self._own:
             with torch.no_grad():
                 goal = torch.cat([self.residual(self.target[rows], self._conditions(rows)).flatten(1) for rows in self._rows()])
             object.__setattr__(self, "goal", goal)
 
     def __len__(self) -> int:
-        return self.x_T.shape[0]
+        return self._own if self.share is None else self.share.count
+
+    @property
+    def elements(self) -> int:
+        """Numbers that :meth:`residuals` has for all samples: what sums over them are divided by."""
+        compared = self.target if self.goal is None else self.goal
+        return len(self) * math.prod(compared.shape[1:])
 
     def head(self, n: int) -> Problem:
         """The same problem on the first ``n`` samples."""
-        return self._at(slice(0, n))
+        if self.share is None:
+            return self._at(slice(0, n))
+        share = self.share.head(n)
+        return replace(self._at(slice(0, len(share.rows))), share=share)
 
     def with_residual(self, residual: Callable[..., Tensor] | None) -> Problem:
         """The same problem with another residual map (:mod:`ttune.tuning.residuals`, or any function of samples, or of samples and
         conditions), fitted to the teacher's first samples where it needs that; None compares the samples themselves."""
         if residual is not None:
-            batches = [(chunk.target, chunk.conditions) for chunk in self.head(FITTED_ON).chunks()]
             with torch.no_grad():
-                residual = fitted(as_residual(residual), batches)
+                residual = fitted(as_residual(residual), self.head(FITTED_ON)._taught())
         return replace(self, residual=residual, goal=None)
 
     def chunks(self) -> Iterator[Problem]:
         return map(self._at, self._rows())
 
+    def per_sample(self, figures: Callable[[Problem], Sequence[Float64]]) -> tuple[Float64, ...]:
+        """Several figures for all samples: ``figures(chunk)`` returns arrays (b, ...), one row per sample of the chunk."""
+        parts = [tuple(figures(chunk)) for chunk in self.chunks()]
+        everyones = parts if self.share is None else self.share.gathered(parts)
+        return tuple(np.concatenate(column) for column in zip(*everyones, strict=True))
+
+    def total(self, sums: Callable[[Problem], Sequence[Float64 | float]]) -> tuple[Float64, ...]:
+        """Several sums over all samples, float64: ``sums(chunk)`` returns those over one chunk, arrays or numbers."""
+        parts = [tuple(sums(chunk)) for chunk in self.chunks()]
+        return (self.share or ALONE.share(len(self), self.chunk)).total(parts)
+
     def samples(self, schedule: Schedule) -> Tensor:
-        """x_0 (n, ...) of ``schedule``."""
-        return torch.cat([chunk._run(schedule) for chunk in self.chunks()])
+        """x_0 (n, ...) of ``schedule``, from ``x_T``."""
+        return torch.cat([self.x_T[:0], *(chunk.run(schedule) for chunk in self.chunks())])
 
     def squared_errors(self, schedule: Schedule) -> Float64:
         """(n,) mean squared distance to the teacher, per sample."""
-        return np.concatenate([squared_errors(chunk._run(schedule), chunk.target) for chunk in self.chunks()])
+        return self.per_sample(lambda chunk: [squared_errors(chunk.run(schedule), chunk.target)])[0]
 
     def residuals(self, x: Tensor) -> Tensor:
         """(n, m) float64: what is to become small for samples ``x`` (n, ...) from these x_T."""
@@ -78,26 +106,39 @@ class Problem:
         assert self.goal is not None
         return self.residual(x, self.conditions).flatten(1).double() - self.goal.double()
 
+    @torch.no_grad()
     def cost(self, schedule: Schedule) -> float:
         """The mean square of :meth:`residuals`; without a residual map its root is the RMSE."""
-        with torch.no_grad():
-            parts = [chunk.residuals(chunk._run(schedule)).square().mean(1).cpu().numpy() for chunk in self.chunks()]
-        return float(np.concatenate(parts).mean())
+        (squares,) = self.per_sample(lambda chunk: [chunk.residuals(chunk.run(schedule)).square().mean(1).cpu().numpy()])
+        return float(squares.mean())
 
     @torch.no_grad()
-    def _run(self, schedule: Schedule) -> Tensor:
+    def run(self, schedule: Schedule) -> Tensor:
+        """x_0 (n, ...) of ``schedule`` in one call of the network per evaluation: for chunks."""
         plan = Plan.make(self.denoiser, schedule, self.x_T.device)
         return finite(plan.run(self.denoiser, {"x": start_state(schedule, self.x_T)}, self.conditions), schedule)
 
+    @property
+    def _own(self) -> int:
+        return self.x_T.shape[0]
+
+    def _taught(self) -> list[tuple[Tensor, Conditions]]:
+        """The teacher's samples with their conditions, chunk by chunk, those of all ranks."""
+        own = [(chunk.target, chunk.conditions) for chunk in self.chunks()]
+        if self.share is None or self.share.ranks.world == 1:
+            return own
+        everyones = self.share.gathered([(target.cpu(), on_device(conditions, torch.device("cpu"))) for target, conditions in own])
+        return [(target.to(self.x_T.device), on_device(conditions, self.x_T.device)) for target, conditions in everyones]
+
     def _rows(self) -> Iterator[slice]:
-        return (slice(i, i + self.chunk) for i in range(0, len(self), self.chunk))
+        return (slice(i, i + self.chunk) for i in range(0, self._own, self.chunk))
 
     def _conditions(self, rows: slice) -> Conditions:
-        return select(self.conditions, rows, len(self))
+        return select(self.conditions, rows, self._own)
 
     def _at(self, rows: slice) -> Problem:
         goal = None if self.goal is None else self.goal[rows]
-        return replace(self, x_T=self.x_T[rows], conditions=self._conditions(rows), target=self.target[rows], goal=goal)
+        return replace(self, x_T=self.x_T[rows], conditions=self._conditions(rows), target=self.target[rows], goal=goal, share=None)
 
 
 def squared_errors(x: Tensor, target: Tensor) -> Float64:

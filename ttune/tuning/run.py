@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
 from ttune.denoiser import Conditions, Denoiser, select
+from ttune.noise import Float64
+from ttune.ranks import ALONE, Ranks, Share
 from ttune.sampling import check_fits
 from ttune.schedule import Schedule
-from ttune.tuning.checkpoint import Journal, hash_of, hashes_of
+from ttune.tuning.checkpoint import Journal, hash_of_chunks, hashes_of
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
@@ -23,7 +25,7 @@ from ttune.tuning.method import Method, Task
 from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
-from ttune.tuning.problem import Problem
+from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
@@ -96,6 +98,7 @@ def tune(
     progress: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TuneResult:
     """Tune ``schedule`` for ``denoiser``: what the network is told (``conditioning``), where the steps stand (``positions``).
 
@@ -123,19 +126,26 @@ def tune(
     teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is returned.
     ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
     ends where an uninterrupted one would have ended.
+    ``ranks``: from :func:`ttune.ranks.joined`, where several processes make this call together with the same arguments. They share
+    the x_T between them, all return the same result, that of one process, and the first writes the checkpoint.
 
     Raises ValueError, TypeError or FloatingPointError naming the argument or the step.
     """
     _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
     chosen_method = _method(method, tune, fix_start, iterations, search_starts, timetuner)
     chosen_method.check(denoiser, schedule, data)
-    if x_T is not None:
-        tuning_points, holdout_points = given_points(x_T, conditions)
+    if ranks.world > 1 and not getattr(chosen_method, "shared", False):
+        raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
+    progress = progress and ranks.first
+    given = None if x_T is None else given_points(x_T, conditions)
+    shares = [ranks.share(n, chunk) for n in ([samples, holdout] if given is None else [len(x) for x, _ in given])]
+    for name, share in zip(("samples", "holdout"), shares, strict=True):
+        share.check(name)
+    if given is None:
+        seeds = [share.rows + (seed * 2 * HOLDOUT_SEEDS + first) for share, first in zip(shares, (0, HOLDOUT_SEEDS), strict=True)]
+        both = [drawn_points(denoiser, own, sample_shape, conditions) for own in seeds]
     else:
-        tuning_points, holdout_points = (
-            drawn_points(denoiser, torch.arange(count) + (seed * 2 * HOLDOUT_SEEDS + first), sample_shape, conditions)
-            for count, first in ((samples, 0), (holdout, HOLDOUT_SEEDS))
-        )
+        both = [(x[share.rows], select(c, share.rows, len(x))) for share, (x, c) in zip(shares, given, strict=True)]
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
     fingerprint = {
@@ -143,21 +153,22 @@ def tune(
         "start": [schedule.settings(), denoiser.noise.to_dict()],
         "model": denoiser.identity(),
         "weights": denoiser.weights_digest(),
-        "x_T": [hash_of(tuning_points[0]), hash_of(holdout_points[0])],
-        "conditions": hashes_of([tuning_points[1], holdout_points[1]]),
+        "chunk": chunk,
+        **_digests(shares, both),
         "data": hashes_of(data),
         "teacher": source.identity(),
         "residual": identity_of(mapped),
-        "chunk": chunk,
         "seed": seed,
         **chosen_method.settings(),
     }
-    journal = Journal(checkpoint, fingerprint, resume=resume)
-    ledger = Ledger(denoiser, journal)
+    journal = Journal(checkpoint, fingerprint, resume=resume, ranks=ranks)
+    ledger = Ledger(denoiser, journal, ranks)
 
     with ledger.entry("teacher"):
-        problem = _problem("tuning", denoiser, tuning_points, source, chunk, journal, progress)
-        held_out = _problem("holdout", denoiser, holdout_points, source, chunk, journal, progress)
+        problem, held_out = (
+            _problem(name, denoiser, points, source, share, journal, progress)
+            for name, points, share in zip(("tuning", "holdout"), both, shares, strict=True)
+        )
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal)
     problem = _compared_by(mapped, problem, journal, ledger)
 
@@ -211,16 +222,30 @@ def _check(denoiser: Denoiser, schedule: Schedule, **counts: int) -> None:
         raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
 
 
-def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, chunk: int, journal: Journal, progress: bool) -> Problem:
-    """The starting points together with where the teacher arrives from them."""
+def _chunks(points: Points, chunk: int) -> list[Points]:
+    x_T, conditions = points
+    rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+    return [(x_T[r], select(conditions, r, len(x_T))) for r in rows]
+
+
+def _digests(shares: Sequence[Share], points: Sequence[Points]) -> dict[str, list[str]]:
+    """What a fingerprint says of the points of all ranks."""
+    parts = [(share, _chunks(own, share.chunk)) for share, own in zip(shares, points, strict=True)]
+    return {
+        name: [hash_of_chunks(share, [c[k] for c in chunks]) for share, chunks in parts] for k, name in enumerate(("x_T", "conditions"))
+    }
+
+
+def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, share: Share, journal: Journal, progress: bool) -> Problem:
+    """This rank's starting points together with where the teacher arrives from them."""
     x_T, conditions = points
 
-    def compute() -> Tensor:
-        rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
-        bar = tqdm(rows, desc=f"teacher, {name} x_T", disable=not progress, leave=False)
-        return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T))) for r in bar])
+    def compute() -> list[Tensor]:
+        bar = tqdm(_chunks(points, share.chunk), desc=f"teacher, {name} x_T", disable=not progress, leave=False)
+        return [teacher.endpoint(denoiser, *chunk) for chunk in bar]
 
-    return Problem(denoiser, x_T, conditions, journal.tensor(f"teacher_{name}", compute).to(x_T.device), chunk)
+    target = journal.tensor(f"teacher_{name}", share, compute).to(x_T.device)
+    return Problem(denoiser, x_T, conditions, target, share.chunk, share=share)
 
 
 def _compared_by(residual: Callable[..., Tensor] | None, problem: Problem, journal: Journal, ledger: Ledger) -> Problem:
@@ -244,8 +269,11 @@ def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journ
         return {}
 
     def compute() -> float:
-        few = problem.head(TEACHER_CHECK)
-        finer = Teacher.default(schedule, 2 * TEACHER_STEPS).endpoint(problem.denoiser, few.x_T, few.conditions)
-        return float((finer.double() - few.target.double()).square().mean().sqrt())
+        finer = Teacher.default(schedule, 2 * TEACHER_STEPS)
+
+        def figures(few: Problem) -> list[Float64]:
+            return [squared_errors(finer.endpoint(few.denoiser, few.x_T, few.conditions), few.target)]
+
+        return float(np.sqrt(problem.head(TEACHER_CHECK).per_sample(figures)[0].mean()))
 
     return {"rmse_to_twice_the_steps": journal.piece("teacher_error", compute)}

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ttune.evaluation.fid import frechet_distance
+from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.ledger import Ledger
@@ -93,9 +94,13 @@ def remembered_ranking(
 
 def judge(problem: Problem, name: str, schedule: Schedule) -> Ranked:
     """Sample ``schedule`` on the problem's x_T and compare with the teacher."""
-    x = problem.samples(schedule)
-    rmse = float(np.sqrt(squared_errors(x, problem.target).mean()))
-    return Ranked(name, schedule, rmse, frechet_distance(pooled_features(x), pooled_features(problem.target)))
+
+    def figures(chunk: Problem) -> tuple[Float64, ...]:
+        x = chunk.run(schedule)
+        return squared_errors(x, chunk.target), pooled_features(x), pooled_features(chunk.target)
+
+    errors, features, target = problem.per_sample(figures)
+    return Ranked(name, schedule, float(np.sqrt(errors.mean())), frechet_distance(features, target))
 
 
 def starts(ranked: list[Ranked], like: Schedule, count: int) -> list[Ranked]:

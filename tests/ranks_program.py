@@ -1,0 +1,51 @@
+"""What tests/test_ranks.py starts several times over: ``python -m tests.ranks_program NAME OUT`` in torchrun's environment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ttune
+from tests.oracles import mixture, standard_normal
+from ttune.ranks import Ranks, joined
+from ttune.tuning.problem import Problem
+
+NOISE = ttune.NoiseSchedule.linear()
+COUNT, CHUNK = 22, 4  # six chunks, the last of two
+
+
+def figures(ranks: Ranks) -> dict[str, Any]:
+    """What a problem says of itself, whole and on its first samples."""
+    share = ranks.share(COUNT, CHUNK)
+    rows = share.rows
+    x_T, target, scale = (standard_normal((COUNT, 2), seed)[rows] for seed in (1, 2, 3))
+    network = mixture(NOISE)
+    denoiser = ttune.Denoiser(lambda x, tau, scale: network(x, tau) * (1 + 0.01 * scale[:, :1]), NOISE)
+    problem = Problem(denoiser, x_T, {"scale": scale}, target, CHUNK, residual=lambda x, c: x.sin(), share=share)
+    schedule = ttune.Schedule.build(NOISE, "ddim", 3)
+    found = {}
+    for name, part in (("all", problem), ("head", problem.head(6))):
+        outer, count = part.total(lambda chunk: [(r := chunk.residuals(chunk.samples(schedule)).numpy()).T @ r, len(chunk)])
+        found[name] = {
+            "n": len(part),
+            "elements": part.elements,
+            "cost": part.cost(schedule),
+            "errors": part.squared_errors(schedule).tolist(),
+            "outer": outer.tolist(),
+            "count": float(count),
+            "own": len(part.x_T),
+        }
+    return found
+
+
+def main(name: str, out: Path) -> None:
+    with joined(timedelta(seconds=20)) as ranks:
+        found = globals()[name](ranks)
+        (out / f"{name}.{ranks.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,90 @@
+"""Several processes give what one gives; one that fails or is killed ends them all, and the rest can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests import ranks_program
+from ttune.ranks import ALONE, Ranks
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(world: int, *arguments: str, **environment: str) -> list[subprocess.Popen[str]]:
+    """``python arguments`` as ``world`` ranks, in the environment that torchrun would give them."""
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.getsockname()[1]), "WORLD_SIZE": str(world)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    fixed = {**os.environ, **address, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo", **environment}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**fixed, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> list[tuple[int, str, str]]:
+    """(exit status, stdout, stderr) by rank."""
+    outputs = [process.communicate(timeout=timeout) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def run(name: str, world: int, out: Path) -> list[Any]:
+    """What ``ranks_program.NAME`` returned, by rank."""
+    ended = finish(start(world, "-m", "tests.ranks_program", name, str(out)))
+    assert all(status == 0 for status, _, _ in ended), [error for _, _, error in ended]
+    return [json.loads((out / f"{name}.{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.mark.parametrize(("count", "chunk", "world"), [(22, 4, 3), (8, 8, 2), (1, 1, 1), (7, 2, 4), (100, 7, 5)])
+def test_every_sample_is_somebodys_and_chunks_stay_whole(count: int, chunk: int, world: int) -> None:
+    rows = [Ranks(rank, world).share(count, chunk).rows for rank in range(world)]
+    assert sorted(torch.cat(rows).tolist()) == list(range(count))
+    for own in rows:
+        for piece in own.split(chunk) if len(own) else []:
+            assert piece[0] % chunk == 0
+            assert piece.tolist() == list(range(piece[0], min(piece[0] + chunk, count)))
+    for rank, own in enumerate(rows):
+        head = Ranks(rank, world).share(count, chunk).head(5).rows
+        assert torch.equal(head, own[own < 5])
+
+
+def test_a_rank_without_work_is_refused() -> None:
+    Ranks(0, 4).share(100, 25).check("samples")
+    with pytest.raises(ValueError, match="chunk: samples=100 in chunks of 32 are 4 for 5 ranks; use a chunk of at most 20"):
+        Ranks(0, 5).share(100, 32).check("samples")
+
+
+def test_sums_are_in_the_order_of_the_chunks() -> None:
+    parts = [(np.array([1e16, 1.0]), 1.0), (np.array([1.0, 2.0]), 2.0), (np.array([-1e16, 3.0]), 3.0)]
+    vector, number = ALONE.share(3, 1).total(parts)
+    assert vector.tolist() == [(1e16 + 1.0) - 1e16, 6.0]
+    assert number == 6.0
+    assert parts[0][0].tolist() == [1e16, 1.0]  # not added to in place
+
+
+def test_figures_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
+    alone = json.loads(json.dumps(ranks_program.figures(ALONE)))
+    ranks = run("figures", 3, tmp_path)
+    assert [[r[part].pop("own") for r in ranks] for part in ("all", "head")] == [[8, 8, 6], [4, 2, 0]]
+    for part in ("all", "head"):
+        del alone[part]["own"]
+        for found in ranks:
+            assert found[part] == alone[part]
