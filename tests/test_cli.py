@@ -64,7 +64,7 @@ def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("method", ["trajectory", "local", "optimal_steps", "ays"])
+@pytest.mark.parametrize("method", ["trajectory", "local", "optimal_steps", "ays", "shifted"])
 def test_other_methods(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["tune", "--out", str(tmp_path / "t.json"), *QUICK, "--method", method, "--no-guard"])
     assert "RMSE to the teacher" in capsys.readouterr().out

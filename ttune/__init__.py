@@ -7,6 +7,7 @@ from ttune.noise import NoiseSchedule
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
 from ttune.samplers.points import Point
 from ttune.schedule import Schedule
+from ttune.shift import Shift
 from ttune.version import __version__
 
 # Schedules and ttune.numpy need no torch, the rest does.
@@ -44,6 +45,7 @@ __all__ = [
     "NoiseSchedule",
     "Point",
     "Schedule",
+    "Shift",
     "Stage",
     "Start",
     "Stitched",

@@ -82,7 +82,8 @@ def tune(
         sampler: The sampler to tune for; a tuned schedule does not carry over to another.
         steps: Step budget: network evaluations of one sample, for samplers with one evaluation a step.
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
-            tables), timetuner (the published objective; bundled model only), evolution (AutoDiffusion's search for positions, or CMA-ES).
+            tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
+            (AutoDiffusion's search for positions, or CMA-ES).
         tune: What endpoint, and evolution with --operators cma, may change.
         spacing: The untuned grid that the result must beat.
         offset: Shift of the leading grid.

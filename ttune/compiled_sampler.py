@@ -22,6 +22,7 @@ from ttune.guidance import Classifier
 from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
 from ttune.sampling import check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
+from ttune.shifting import Shifting
 
 Advance = Callable[[Registers, Conditions, Tensor | None, Tensor, Tensor], dict[str, Tensor]]
 
@@ -116,11 +117,12 @@ class CompiledSampler:
             step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device, bound)
             conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
             denoiser, evaluation, retained, first = self.denoiser, self._evaluation, self._retained, self.schedule.first
+            shifting = Shifting.make(self.schedule, device, whole=denoiser.integer_time)
 
             def advance(
                 registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor, draw: Tensor
             ) -> dict[str, Tensor]:
-                tau = ops.embedding_lookup(conditioning, number)
+                tau = ops.embedding_lookup(conditioning, number) if shifting is None else shifting(number, registers["x"])
                 outputs = denoiser.evaluate(registers["x"], tau, conditions, evaluation)
                 after = step(registers, outputs, seeds, draw, number)
                 return {name: after[name] for name in ("x", *retained)}

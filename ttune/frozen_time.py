@@ -139,6 +139,8 @@ def freeze_time(
     Frozen weights get no gradients. One frozen network serves one thread at a time. ValueError: modules in training mode,
     a network that is compiled or frozen already, several time arguments, times that coincide in their dtype but have different rows.
     """
+    if isinstance(schedule, Schedule) and schedule.shift is not None:
+        raise ValueError(f"schedule must tell the network K fixed times, it has {schedule.shift}, whose times depend on the state")
     times = schedule.conditioning.tolist() if isinstance(schedule, Schedule) else [float(t) for t in schedule]
     if not times or not np.isfinite(times).all():
         raise ValueError(f"schedule must have at least one time, all finite, got {times}")

@@ -18,6 +18,7 @@ from ttune.folding import PREDICTION, START_DRAW, Block, Rows, block, fold
 from ttune.samplers import Tableau
 from ttune.samplers.points import Point
 from ttune.schedule import Schedule
+from ttune.shifting import Shifting
 
 Registers = Mapping[str, Tensor]
 Callback = Callable[[int, float, Tensor], Tensor | None]
@@ -118,6 +119,7 @@ class Plan:
     evaluations: tuple[Evaluation, ...]
     start: Step | None = None  # before the first evaluation
     first_draw: int = 0
+    shifting: Shifting | None = None  # what is told per sample instead
 
     @staticmethod
     def make(denoiser: Denoiser, schedule: Schedule, device: torch.device | str = "cpu") -> Plan:
@@ -129,13 +131,17 @@ class Plan:
         for stage, evaluation, row in zip(tableau.stages, evaluations, rows, strict=True):
             bound = None if denoiser.threshold is None else Bound.make(evaluation.row, denoiser.threshold, device)
             steps.append(Step.make(block(row), stage.time, denoiser.clip_sample, device, bound, stage.log_variance))
-        return Plan(tuple(steps), tuple(schedule.conditioning.tolist()), tuple(evaluations), start_step(tableau, device), schedule.first)
+        shifting = Shifting.make(schedule, device, whole=denoiser.integer_time)
+        told = tuple(schedule.conditioning.tolist())
+        return Plan(tuple(steps), told, tuple(evaluations), start_step(tableau, device), schedule.first, shifting)
 
     def outputs(
         self, denoiser: Denoiser, i: int, x: Tensor, conditions: Conditions | None, tau: float | Tensor | None = None
     ) -> list[Tensor]:
         """What the network says at evaluation ``i``, told what the schedule says, or ``tau``."""
-        return denoiser.outputs(x, self.conditioning[i] if tau is None else tau, conditions, self.evaluations[i])
+        if tau is None:
+            tau = self.conditioning[i] if self.shifting is None else self.shifting(i, x)
+        return denoiser.outputs(x, tau, conditions, self.evaluations[i])
 
     def advance(self, i: int, registers: Registers, outputs: Sequence[Tensor], seeds: Tensor | None = None) -> dict[str, Tensor]:
         """The registers after stage ``i``, given those before it and the network's outputs there."""

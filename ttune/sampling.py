@@ -36,8 +36,8 @@ def sample(
     ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
     follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
 
-    ``conditioning``: what the network is told instead of the schedule's: (n_evaluations,), or per sample (n_evaluations, B), or
-    per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
+    ``conditioning``: what the network is told instead of the schedule's and its shift: (n_evaluations,), or per sample (n_evaluations, B),
+    or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser.

@@ -15,6 +15,7 @@ from ttune.grids import GRIDS, grid
 from ttune.noise import Float64, NoiseSchedule
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
 from ttune.samplers.correction import MAX_DEPTH, corrected
+from ttune.shift import Shift
 
 Option = float | str | bool | tuple[float, ...]  # a sampler's own
 
@@ -29,6 +30,7 @@ class Schedule:
     sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
     ``coefficients`` (n_evaluations, 2 + depth) are added to the solver's own of x, of D and of the ``depth`` predictions before
     (:mod:`ttune.samplers.correction`); None for the solver as it is.
+    ``shift``: every sample is told the time that its variance belongs to (:class:`ttune.shift.Shift`); None for all the same.
     ``first``: of a :meth:`part`, the number of its first evaluation in the whole; noise and scales per evaluation count from there.
     """
 
@@ -43,6 +45,7 @@ class Schedule:
     options: Mapping[str, Option] = field(default_factory=dict)
     first: int = 0
     coefficients: Float64 | None = None
+    shift: Shift | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -74,6 +77,10 @@ class Schedule:
                 f"conditioning must lie in the trained range [{self.noise.t_min:g}, {self.noise.t_max:g}], got {conditioning.tolist()}"
             )
         object.__setattr__(self, "conditioning", conditioning)
+        if self.shift is not None:
+            if not isinstance(self.shift, Shift):
+                raise TypeError(f"shift must be a ttune.Shift or None, got {type(self.shift).__name__}")
+            self.shift.tables(self.noise, tableau.times.tolist(), self.first)  # says where it has no meaning
 
     @staticmethod
     def build(
@@ -121,7 +128,9 @@ class Schedule:
             "lower_order_final": self.lower_order_final,
             "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
             "first": self.first,
-        } | ({} if self.coefficients is None else {"coefficients": self.coefficients.tolist()})
+            **({} if self.coefficients is None else {"coefficients": self.coefficients.tolist()}),
+            **({} if self.shift is None else {"shift": self.shift.to_dict()}),
+        }
 
     @property
     def steps(self) -> int:
@@ -152,14 +161,14 @@ class Schedule:
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed.
 
-        New steps drop the record of how the old ones were tuned and the corrections of the coefficients, and the network is told
-        where they stand unless a new ``conditioning`` says otherwise.
+        New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift, and the network is
+        told where they stand unless a new ``conditioning`` says otherwise.
         """
         if "sampler" in changes and changes["sampler"] != self.sampler:
             changes = {"options": {}} | changes
         if {"positions", "sampler", "noise", "options"} & changes.keys():
-            changes = {"conditioning": None, "coefficients": None} | changes
-        if {"positions", "conditioning", "coefficients", "sampler", "noise", "options"} & changes.keys():
+            changes = {"conditioning": None, "coefficients": None, "shift": None} | changes
+        if {"positions", "conditioning", "coefficients", "shift", "sampler", "noise", "options"} & changes.keys():
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
@@ -184,6 +193,7 @@ class Schedule:
             options=options,
             first=self.first + first,
             coefficients=self.coefficients,
+            shift=self.shift,
             model=self.model,
         )
 
@@ -208,8 +218,8 @@ class Schedule:
         if not isinstance(other, Schedule):
             return NotImplemented
         return (
-            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first)
-            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first)
+            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first, self.shift)
+            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first, other.shift)
             and np.array_equal(self.positions, other.positions)
             and np.array_equal(self.conditioning, other.conditioning)
             and (self.coefficients is None) == (other.coefficients is None)
@@ -220,7 +230,7 @@ class Schedule:
         return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes()))
 
     def __str__(self) -> str:
-        head = f"{self.sampler}, {self.steps} steps{', tuned' if self.tuned else ''}"
+        head = f"{self.sampler}, {self.steps} steps{', tuned' if self.tuned else ''}{f', {self.shift}' if self.shift else ''}"
         rows = [
             f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f})"
             for i, (t, c) in enumerate(zip(self.tableau().times, self.conditioning, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, TuneResult
-from ttune.tuning import Evolution, OptimalSteps
+from ttune.tuning import Evolution, OptimalSteps, Shifted
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "optimal_steps": {"method": "optimal_steps"},
     "optimal_steps, rolled": {"method": OptimalSteps("rolled", candidates=8)},
     "ays": {"method": "ays"},
+    "shifted": {"method": Shifted(windows=(0.05, 0.2), cutoffs=(0.3, 0.6))},
     "timetuner": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2)},
     "evolution": {"method": Evolution(population=12, mutations=5, crossovers=4, rounds=3)},
     "evolution, CMA-ES": {"method": Evolution("cma", population=6, rounds=4)},

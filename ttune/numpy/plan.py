@@ -82,7 +82,7 @@ class Plan:
         ``guidance_scale``: classifier-free guidance; a step's outputs are then [with the condition, without it], unless
         it is 1. ``clip_sample`` clamps the x_0 prediction; ``clip_epsilon``: "recompute" epsilon from the clamped
         prediction, or "keep" the network's.
-        ValueError: settings that there are not, or that the schedule was not tuned for.
+        ValueError: settings that there are not, or that the schedule was not tuned for; a schedule with a shift.
         """
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(f"prediction_type must be one of {sorted(PREDICTION_TYPES)}, got {prediction_type!r}")
@@ -105,6 +105,8 @@ class Plan:
         for name, value in schedule.model.items():
             if name not in (*settings, *_NAMES) and value is not None:
                 raise ValueError(f"schedule must be tuned without what ttune.numpy has not, got {name} = {value!r}")
+        if schedule.shift is not None:
+            raise ValueError(f"schedule must tell all samples the same time here, it has {schedule.shift}; use ttune.sample")
         tableau = schedule.tableau()
         if any(stage.log_variance is not None for stage in tableau.stages):
             raise ValueError(f"schedule must not need a learned variance, got the sampler {schedule.sampler!r}")

@@ -10,6 +10,7 @@ from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.run import TuneResult, tune
 from ttune.tuning.search import rank_grids
+from ttune.tuning.shifted import Shifted
 from ttune.tuning.teacher import Teacher
 from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios, timetuner_ratios
 from ttune.tuning.trajectory import Trajectory
@@ -23,6 +24,7 @@ __all__ = [
     "Local",
     "Method",
     "OptimalSteps",
+    "Shifted",
     "Task",
     "Teacher",
     "TimeTuner",

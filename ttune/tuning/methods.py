@@ -8,6 +8,7 @@ from ttune.tuning.evolution import Evolution
 from ttune.tuning.local import Local
 from ttune.tuning.method import Method
 from ttune.tuning.optimal_steps import OptimalSteps
+from ttune.tuning.shifted import Shifted
 from ttune.tuning.timetuner import TimeTuner
 from ttune.tuning.trajectory import Trajectory
 
@@ -18,5 +19,6 @@ METHODS: dict[str, type[Method]] = {
     "timetuner": TimeTuner,
     "optimal_steps": OptimalSteps,
     "ays": AlignYourSteps,
+    "shifted": Shifted,
     "evolution": Evolution,
 }

@@ -110,6 +110,7 @@ def tune(
         their conditions); settings in ``timetuner``.
         "optimal_steps": positions only, by dynamic programming over the teacher's path (GITS, Optimal Steps).
         "ays": positions only, Align Your Steps' published tables.
+        "shifted": nothing but the shift, by which every sample is told the time of its own variance (TS-DPM).
         "evolution": positions only, a search over populations for the lowest Fréchet distance to the teacher's samples (AutoDiffusion);
         more settings, CMA-ES among them, with ``method=ttune.tuning.Evolution(...)``.
         Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
@@ -218,6 +219,10 @@ def _check(denoiser: Denoiser, schedule: Schedule, **counts: int) -> None:
     check_fits(denoiser, schedule)
     if schedule.tableau().stochastic:
         raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
+    if schedule.shift is not None:
+        raise ValueError(
+            f"schedule: tuning begins with a schedule that tells all samples the same, got {schedule.shift}; take it away first"
+        )
     if isinstance(getattr(denoiser.guidance, "scale", None), tuple):
         raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
 
