@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,13 @@ class Comparison:
 
     def save(self, path: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> list[Path]:
         """Write ``path`` (JSON, with ``extra``), and beside it the table (.md, .txt) and, with matplotlib, the plot (.png)."""
+        from ttune.comparison.plot import write_plot
         from ttune.comparison.table import write_text
 
         path = Path(path)
         write_report(path, self.to_dict() | dict(extra or {}))
-        return [path, *write_text(self, path)]
+        files = [path, *write_text(self, path)]
+        return files if find_spec("matplotlib") is None else [*files, write_plot(self, path.with_suffix(".png"))]
 
     def curve(self, metric: str, samplers: tuple[str, ...]) -> dict[int, float]:
         """Steps -> the best untuned error, "rmse" or "frechet", over ``samplers``."""

@@ -1,0 +1,105 @@
+"""A comparison as a picture: errors and equivalent untuned steps against steps, one line a method, one column a sampler."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttune.atomic import write_atomically
+from ttune.evaluation.report import COLOURS, MARKERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ttune.comparison.outcome import Comparison
+
+# (what is drawn, axis label)
+PANELS = (
+    ("rmse", "RMSE to the teacher"),
+    ("frechet", "Fréchet distance to the teacher's"),
+    ("equivalent", "untuned steps of the same RMSE"),
+)
+_PANEL_INCHES = (4.6, 3.1)
+_DPI = 100
+
+
+def write_plot(comparison: Comparison, path: Path) -> Path:
+    """Write a PNG. Raises ModuleNotFoundError without matplotlib (extra ``report``)."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("plot: needs matplotlib, pip install 'ttune[report]'", name=error.name) from error
+    columns = len(comparison.samplers)
+    figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * len(PANELS)), dpi=_DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(len(PANELS), columns, squeeze=False)
+    for column, sampler in enumerate(comparison.samplers):
+        for row, (what, label) in enumerate(PANELS):
+            axes: Axes = grid[row][column]
+            _panel(axes, comparison, sampler, what)
+            axes.set_xlabel("steps" if row == len(PANELS) - 1 else "")
+            axes.set_ylabel(label if column == 0 else "")
+            if row == 0:
+                axes.set_title(f"{comparison.model}, {sampler}", fontsize=11)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _panel(axes: Axes, comparison: Comparison, sampler: str, what: str) -> None:
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    untuned = {"color": "0.45", "linewidth": 1.2}
+    if what == "equivalent":
+        steps = list(comparison.steps)
+        axes.plot(steps, steps, linestyle=":", label="no gain", **untuned)
+        axes.plot(steps, [2 * k for k in steps], linestyle="--", label="twice the steps", **untuned)
+    else:
+        for samplers, style, name in (((sampler,), "--", "best untuned grid"), (comparison.samplers, ":", "best untuned grid and sampler")):
+            curve = comparison.curve(what, samplers)
+            axes.plot(sorted(curve), [curve[k] for k in sorted(curve)], linestyle=style, label=name, **untuned)
+    for i, label in enumerate(("start", *comparison.labels)):
+        points = [(row["steps"], _height(row, what)) for row in comparison.rows if row["label"] == label and row["sampler"] == sampler]
+        there = [(steps, height) for steps, height in points if height is not None]
+        if there:
+            axes.plot(*zip(*there, strict=True), label=label, **_style(i))
+    last = max(comparison.steps)
+    axes.set_xlim(
+        min(comparison.steps) * 0.93, (last if what == "equivalent" else max([last, *comparison.curve("rmse", (sampler,))])) * 1.07
+    )
+    axes.set_xticks(sorted({*comparison.steps, *(k for k in (15, 20) if k <= axes.get_xlim()[1])}))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    if what == "equivalent":
+        axes.set_yticks([k for k in (2, 3, 4, 5, 6, 8, 10, 15, 20, 30) if axes.get_ylim()[0] <= k <= axes.get_ylim()[1]])
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.93", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _height(row: dict[str, Any], what: str) -> float | None:
+    """None where nothing is to be drawn: an exact result on a logarithmic axis, or steps beyond the untuned curve."""
+    if what != "equivalent":
+        return row[what] or None
+    found = row["equivalent_rmse_same_sampler"]
+    return None if found is None or found["bound"] else found["steps"]
+
+
+def _style(i: int) -> dict[str, Any]:
+    lines = ("-", (0, (5, 1.5)), (0, (1, 1)))
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": lines[i // len(COLOURS) % len(lines)],
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
