@@ -33,8 +33,8 @@ class Args:
     """Compare tuning methods at several budgets."""
 
     models: tuple[str, ...] = ("digits", "mixture", "fashion")
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Methods and their settings, as in ``ttune compare``."""
+    methods: tuple[str, ...] = (*METHODS, *(f"{name}@best" for name in METHODS if METHODS[name]().changes == ("conditioning",)))
+    """Methods and their settings, as in ``ttune compare``; those that cannot move the steps start from the best grid too."""
     steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
     samplers: tuple[str, ...] = ("ddim", "dpmpp_2m")
     curve: int = 20

@@ -50,48 +50,54 @@ def write_plot(comparison: Comparison, path: Path) -> Path:
 
 
 def _panel(axes: Axes, comparison: Comparison, sampler: str, what: str) -> None:
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
-
     axes.set_xscale("log")
     axes.set_yscale("log")
     untuned = {"color": "0.45", "linewidth": 1.2}
+    last = max(comparison.steps)
     if what == "equivalent":
-        steps = list(comparison.steps)
-        axes.plot(steps, steps, linestyle=":", label="no gain", **untuned)
-        axes.plot(steps, [2 * k for k in steps], linestyle="--", label="twice the steps", **untuned)
+        for factor, name in ((1, "K"), (2, "2 K")):
+            axes.plot(comparison.steps, [factor * k for k in comparison.steps], linestyle="--", **untuned)
+            axes.annotate(name, (last, factor * last), textcoords="offset points", xytext=(4, 0), fontsize=8, color="0.35")
     else:
         for samplers, style, name in (((sampler,), "--", "best untuned grid"), (comparison.samplers, ":", "best untuned grid and sampler")):
             curve = comparison.curve(what, samplers)
             axes.plot(sorted(curve), [curve[k] for k in sorted(curve)], linestyle=style, label=name, **untuned)
+            last = max([last, *curve])
     for i, label in enumerate(("start", *comparison.labels)):
-        points = [(row["steps"], _height(row, what)) for row in comparison.rows if row["label"] == label and row["sampler"] == sampler]
-        there = [(steps, height) for steps, height in points if height is not None]
-        if there:
-            axes.plot(*zip(*there, strict=True), label=label, **_style(i))
-    last = max(comparison.steps)
-    axes.set_xlim(
-        min(comparison.steps) * 0.93, (last if what == "equivalent" else max([last, *comparison.curve("rmse", (sampler,))])) * 1.07
-    )
-    axes.set_xticks(sorted({*comparison.steps, *(k for k in (15, 20) if k <= axes.get_xlim()[1])}))
+        _line(axes, [row for row in comparison.rows if row["label"] == label and row["sampler"] == sampler], label, what, _style(i))
+    axes.set_xlim(min(comparison.steps) * 0.93, last * 1.09)
+    _ticks(axes, comparison, what)
+
+
+def _line(axes: Axes, rows: list[dict[str, Any]], label: str, what: str, style: dict[str, Any]) -> None:
+    """One method; a hollow marker is a bound, at the end of the untuned curve. What is exact has no place on a logarithmic axis."""
+    points = []
+    for row in rows:
+        found = row["equivalent_rmse_same_sampler"] if what == "equivalent" else {"steps": row[what], "bound": ""}
+        if found is not None and found["steps"] > 0:
+            points.append((row["steps"], found["steps"], bool(found["bound"])))
+    if not points:
+        return
+    axes.plot([p[0] for p in points], [p[1] for p in points], label=label, **style)
+    bounds = [p for p in points if p[2]]
+    axes.plot([p[0] for p in bounds], [p[1] for p in bounds], **style | {"linestyle": "none", "markerfacecolor": "white", "zorder": 3})
+
+
+def _ticks(axes: Axes, comparison: Comparison, what: str) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+
+    budgets = sorted({*comparison.steps, *(k for k in (15, 20) if k <= axes.get_xlim()[1])})
+    axes.xaxis.set_major_locator(FixedLocator(budgets))
+    axes.yaxis.set_major_locator(FixedLocator([2, 3, 4, 5, 6, 8, 10, 15, 20, 30]) if what == "equivalent" else LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(FixedLocator([]))
         axis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    if what == "equivalent":
-        axes.set_yticks([k for k in (2, 3, 4, 5, 6, 8, 10, 15, 20, 30) if axes.get_ylim()[0] <= k <= axes.get_ylim()[1]])
-        axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.tick_params(labelsize=8)
     axes.grid(color="0.93", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _height(row: dict[str, Any], what: str) -> float | None:
-    """None where nothing is to be drawn: an exact result on a logarithmic axis, or steps beyond the untuned curve."""
-    if what != "equivalent":
-        return row[what] or None
-    found = row["equivalent_rmse_same_sampler"]
-    return None if found is None or found["bound"] else found["steps"]
 
 
 def _style(i: int) -> dict[str, Any]:
