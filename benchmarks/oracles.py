@@ -27,6 +27,9 @@ class Smoothed(torch.nn.Module):
     Told tau, it believes in the alpha and sigma of that time: x (B, ...) with d elements a sample; float64 within. Differentiable.
     """
 
+    centres: Tensor
+    log_alpha: Tensor
+
     def __init__(self, centres: Tensor, width: float, noise: DiscreteVP) -> None:
         super().__init__()
         self.width = width
