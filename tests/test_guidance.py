@@ -431,7 +431,7 @@ def test_single_predictions_and_callbacks_are_checked() -> None:
 @pytest.mark.parametrize("guidance", ["scale", "interval", "stitched"])
 def test_tuning_sees_the_guidance_of_each_place(guidance: str) -> None:
     """Jacobians by restarts against brute force where the scale, the number of outputs or the network depend on the place."""
-    from ttune.tuning.least_squares import normal_equations
+    from ttune.tuning.differences import normal_equations
     from ttune.tuning.parameters import Parameters
     from ttune.tuning.problem import Problem
 

@@ -44,7 +44,7 @@ def tune(
     sampler: Sampler = "ddim",
     steps: int = 5,
     method: Method = "endpoint",
-    tune: tuple[Literal["conditioning", "positions"], ...] = ("conditioning", "positions"),
+    tune: tuple[Literal["conditioning", "positions", "coefficients"], ...] = ("conditioning", "positions"),
     spacing: Spacing = "leading",
     offset: int = 0,
     t_start: float | None = None,
@@ -53,7 +53,8 @@ def tune(
     residual: str = "samples",
     conditions: str | None = None,
     fix_start: bool = False,
-    samples: int = 128,
+    optimizer: Literal["auto", "backpropagation", "differences", "broyden", "adam"] = "auto",
+    samples: int | None = None,
     holdout: int = 256,
     chunk: int = 64,
     iterations: int | None = None,
@@ -84,7 +85,8 @@ def tune(
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
             tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
             (AutoDiffusion's search for positions, or CMA-ES).
-        tune: What endpoint, and evolution with --operators cma, may change.
+        tune: What endpoint, and evolution with --operators cma, may change: what the network is told, where the steps stand, the
+            solver's coefficients.
         spacing: The untuned grid that the result must beat.
         offset: Shift of the leading grid.
         t_start: First position, instead of the largest trained time.
@@ -95,7 +97,9 @@ def tune(
         conditions: package.module:factory, where factory() returns a function of seeds (see ttune.conditions_from); by default the
             model's own draw.
         fix_start: Keep the first position.
-        samples: x_T to tune on.
+        optimizer: Of endpoint. auto takes backpropagation where the network has gradients and there are many parameters, else
+            differences of whole runs, which need nothing but calls of the network.
+        samples: x_T to tune on; by default 128, with coefficients 256.
         holdout: x_T that decide whether the result is kept.
         chunk: Samples in one network call.
         iterations: Accepted Levenberg-Marquardt iterations at most (30), or for timetuner Adam iterations a step (500, as published).
@@ -135,6 +139,7 @@ def tune(
             conditions=None if conditions is None else imported("conditions", conditions)(),
             data=_bundled_data(model) if method == "timetuner" else None,
             fix_start=fix_start,
+            optimizer=optimizer,
             samples=samples,
             holdout=holdout,
             chunk=chunk,

@@ -13,7 +13,8 @@ import ttune
 from tests.oracles import Gaussian, mixture, outputs_from, standard_normal
 from ttune import NoiseSchedule, Schedule
 from ttune.noise import Float64
-from ttune.tuning.least_squares import Search, minimise, normal_equations
+from ttune.tuning.differences import Differences, normal_equations
+from ttune.tuning.least_squares import Search, minimise
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem, select, squared_errors
 
@@ -104,7 +105,12 @@ def test_the_iteration_goes_down_and_says_so() -> None:
     parameters = Parameters(start, ("conditioning", "positions"))
     seen: list[dict[str, object]] = []
     search = minimise(
-        problem, parameters, Search(parameters.start_vector.tolist()), iterations=8, accepted=lambda s: seen.append(s.to_dict())
+        problem,
+        parameters,
+        Search(parameters.start_vector.tolist()),
+        linearise=Differences(),
+        iterations=8,
+        accepted=lambda s: seen.append(s.to_dict()),
     )
     assert all(b < a for a, b in pairwise(search.history))
     assert len(search.history) <= 9
@@ -113,7 +119,7 @@ def test_the_iteration_goes_down_and_says_so() -> None:
     assert search.history[-1] < 0.8 * search.history[0]
     # From any state that was reported, the rest follows bit for bit.
     for state in seen[:-1]:
-        again = minimise(problem, parameters, Search(**state), iterations=8)  # type: ignore[arg-type]
+        again = minimise(problem, parameters, Search(**state), linearise=Differences(), iterations=8)  # type: ignore[arg-type]
         assert again == search
 
 
@@ -123,7 +129,7 @@ def test_the_iteration_stops_at_the_teacher_itself() -> None:
     x_T = standard_normal((8, 2))
     problem = Problem(gaussian.denoiser(), x_T, {}, ttune.sample(gaussian.denoiser(), start, x_T))
     parameters = Parameters(start, ("conditioning", "positions"))
-    search = minimise(problem, parameters, Search(parameters.start_vector.tolist()), iterations=5)
+    search = minimise(problem, parameters, Search(parameters.start_vector.tolist()), linearise=Differences(), iterations=5)
     assert search.done
     assert search.history == [0.0]
     assert parameters.schedule(np.array(search.theta)) is start
@@ -136,7 +142,9 @@ def test_float32_networks_make_progress() -> None:
     start = Schedule.build(NOISE, "dpmpp_2m", 5, "quadratic")
     target = ttune.sample(single, Schedule.build(NOISE, "dpmpp_2m", 64, "log_snr"), x_T)
     parameters = Parameters(start, ("conditioning", "positions"))
-    search = minimise(Problem(single, x_T, {}, target), parameters, Search(parameters.start_vector.tolist()), iterations=12)
+    search = minimise(
+        Problem(single, x_T, {}, target), parameters, Search(parameters.start_vector.tolist()), linearise=Differences(), iterations=12
+    )
     assert search.history[-1] < 0.8 * search.history[0]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttune import NoiseSchedule, Schedule
-from ttune.tuning.parameters import TUNABLE, Parameters, coordinate, first_difference, time
+from ttune.tuning.parameters import Parameters, coordinate, first_difference, time
 
 NOISES = {
     "linear": NoiseSchedule.linear(),
@@ -104,16 +104,19 @@ def test_the_start_does_not_leave_the_trained_range() -> None:
     assert parameters.schedule(parameters.project(theta)).positions[0] < 999
 
 
+BOTH = ("conditioning", "positions")
+
+
 def test_a_fixed_start_is_not_free() -> None:
     start = Schedule.build(LINEAR, "ddim", 3, "linspace")
-    assert Parameters(start, TUNABLE).free.tolist() == [0, 1, 2, 3, 4, 5]
-    assert Parameters(start, TUNABLE, fix_start=True).free.tolist() == [1, 2, 3, 4, 5]
+    assert Parameters(start, BOTH).free.tolist() == [0, 1, 2, 3, 4, 5]
+    assert Parameters(start, BOTH, fix_start=True).free.tolist() == [1, 2, 3, 4, 5]
     assert Parameters(start, ("conditioning",), fix_start=True).free.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("tune", [(), ("coefficients",), ("positions", "tau")])
+@pytest.mark.parametrize("tune", [(), ("weights",), ("positions", "tau")])
 def test_unknown_parameters_are_named(tune: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"tune must name one or both of \['conditioning', 'positions'\]"):
+    with pytest.raises(ValueError, match=r"tune must name one or more of \['conditioning', 'positions', 'coefficients'\]"):
         Parameters(Schedule.build(LINEAR, "ddim", 3), tune)
 
 

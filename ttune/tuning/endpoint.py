@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,9 +12,11 @@ from tqdm import tqdm
 
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
-from ttune.tuning.checkpoint import Journal
+from ttune.tuning.adam import descend
+from ttune.tuning.backpropagation import Backpropagation, has_gradients
+from ttune.tuning.difference_step import difference_steps
+from ttune.tuning.differences import BROYDEN_STEPS, Differences
 from ttune.tuning.least_squares import Search, minimise
-from ttune.tuning.ledger import Ledger
 from ttune.tuning.method import Found, Task, refuse_integer_time
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import Data
@@ -22,19 +25,30 @@ from ttune.tuning.search import Ranked, remembered_ranking, starts
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
 SHORT_SAMPLES = 64
-# Up to this many steps five starts are tried and two tuned in full; beyond, three and one, for the cost of an iteration grows
-# with the square of the steps. What more starts would bring there was not measured.
-FEW_STEPS = 6
+TRIED, FINALISTS = 5, 2
+MIDDLE_ITERATIONS = 8  # of every finalist; then the best goes on alone
+# Backpropagation costs 7 K evaluations an iteration; forward differences about (parameters + 3) K / 2, with the exact J^T J.
+MANY_PARAMETERS = 12
+OPTIMIZERS = ("auto", "backpropagation", "differences", "broyden", "adam")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What is tuned and how long; see :func:`ttune.tune`."""
+    """Levenberg-Marquardt (or Adam) on the distance to the teacher's x_0, from several starts.
+
+    ``tune``: any of "conditioning", "positions", "coefficients"; coefficients join when the others have converged.
+    ``optimizer``: "backpropagation" (needs gradients of the network), "differences" (forward differences, black boxes), "broyden"
+    (the same with a Jacobian every fourth iteration), "adam" (for comparison), or "auto": backpropagation where the
+    network has gradients and there are more than a dozen parameters, else differences, by Broyden's method beyond that number.
+    ``also``: further schedules to start from, for example one tuned for a neighbouring budget.
+    """
 
     tune: Sequence[str] = ("conditioning", "positions")
     fix_start: bool = False
     iterations: int = 30
     search_starts: bool = True
+    optimizer: str = "auto"
+    also: tuple[Schedule, ...] = ()
 
     name: ClassVar[str] = "endpoint"
 
@@ -45,6 +59,14 @@ class Endpoint:
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {list(OPTIMIZERS)}, got {self.optimizer!r}")
+        for other in self.also:
+            if (other.sampler, other.steps, other.noise) != (schedule.sampler, schedule.steps, schedule.noise):
+                raise ValueError(
+                    f"also must hold schedules of the sampler, steps and noise schedule that are tuned, {schedule.sampler!r} and "
+                    f"{schedule.steps}, got {other.sampler!r} and {other.steps}"
+                )
         refuse_integer_time(denoiser)
         Parameters(schedule, self.tune, fix_start=self.fix_start)  # names a wrong `tune` before any work is done
 
@@ -54,53 +76,111 @@ class Endpoint:
             "fix_start": self.fix_start,
             "iterations": self.iterations,
             "search_starts": self.search_starts,
+            "optimizer": self.optimizer,
+            "also": [schedule.settings() for schedule in self.also],
         }
 
     def run(self, task: Task) -> Found:
-        """Tuned schedules, the lowest RMSE first."""
-        problem, schedule, journal, ledger, progress = task.problem, task.start, task.journal, task.ledger, task.progress
-        few = problem.head(SHORT_SAMPLES)
-        grids = self._grids(few, schedule, journal, ledger, progress)
-        tried, finalists = (5, 2) if schedule.steps <= FEW_STEPS else (3, 1)
-        begin = starts(grids, schedule, tried) if grids else [Ranked("given", schedule, float("nan"), float("nan"))]
-        thetas: dict[str, list[float] | None] = {entry.name: None for entry in begin}
-        if len(begin) > 1:
-            short = {e.name: self._tuned(few, f"short: {e.name}", e, None, SHORT_ITERATIONS, journal, ledger, progress) for e in begin}
-            begin = sorted(begin, key=lambda entry: short[entry.name].history[-1])[:finalists]
-            thetas = {entry.name: short[entry.name].theta for entry in begin}
-        finals = []
-        for entry in begin:
-            search = self._tuned(problem, f"tune: {entry.name}", entry, thetas[entry.name], self.iterations, journal, ledger, progress)
-            parameters = Parameters(entry.schedule, self.tune, fix_start=self.fix_start)
-            finals.append((search.history, parameters.schedule(np.array(search.theta)), entry.name))
-        finals.sort(key=lambda final: final[0][-1])
-        return Found([tuned for _, tuned, _ in finals], {name: history for history, _, name in finals}, grids)
+        """Tuned schedules: of every start that came to the end, the last first."""
+        few = task.problem.head(SHORT_SAMPLES)
+        grids = self._grids(few, task)
+        first = tuple(name for name in self.tune if name != "coefficients")
+        runs = {entry.name: Run(self, task, entry, first) for entry in self._starts(grids, task)} if first else {}
+        if len(runs) > 1:
+            for run in runs.values():
+                run.go(few, "short", SHORT_ITERATIONS)
+            runs = dict(sorted(runs.items(), key=lambda item: item[1].rmse)[:FINALISTS])
+        for run in runs.values():
+            run.go(task.problem, "tune", min(MIDDLE_ITERATIONS, self.iterations) if len(runs) > 1 else self.iterations)
+        order = sorted(runs.values(), key=lambda run: run.rmse)
+        if len(order) > 1:
+            order[0].go(task.problem, "tune", self.iterations)
+        if "coefficients" in self.tune:
+            start = Ranked("tuned", order[0].schedule, order[0].rmse, math.nan) if order else self._starts(grids, task)[0]
+            order.insert(0, Run(self, task, start, tuple(self.tune)))
+            order[0].go(task.problem, "coefficients", self.iterations)
+        return Found([run.schedule for run in order], {run.start.name: run.history for run in order}, grids)
 
-    def _grids(self, few: Problem, schedule: Schedule, journal: Journal, ledger: Ledger, progress: bool) -> list[Ranked]:
+    def _starts(self, grids: list[Ranked], task: Task) -> list[Ranked]:
+        given = [Ranked("given", task.start, math.nan, math.nan)]
+        also = [Ranked(f"also {j}", schedule, math.nan, math.nan) for j, schedule in enumerate(self.also)]
+        return [*(starts(grids, task.start, TRIED) if grids else given), *also]
+
+    def _grids(self, few: Problem, task: Task) -> list[Ranked]:
         if not self.search_starts or "positions" not in self.tune:
             return []
-        return remembered_ranking(few, schedule, journal, ledger, fix_start=self.fix_start, progress=progress)
+        return remembered_ranking(few, task.start, task.journal, task.ledger, fix_start=self.fix_start, progress=task.progress)
 
-    def _tuned(
-        self,
-        problem: Problem,
-        name: str,
-        entry: Ranked,
-        theta: list[float] | None,
-        limit: int,
-        journal: Journal,
-        ledger: Ledger,
-        progress: bool,
-    ) -> Search:
-        """One run of Levenberg-Marquardt, remembered at every accepted iteration under ``name``."""
-        parameters = Parameters(entry.schedule, self.tune, fix_start=self.fix_start)
-        saved = journal.get(name)
-        search = Search(**saved) if saved else Search(theta or parameters.start_vector.tolist())
-        with ledger.entry("tuning"), tqdm(total=limit, desc=name, disable=not progress, leave=False) as bar:
+
+@dataclass
+class Run:
+    """The tuning from one start: remembered in the journal at every accepted iteration, a name for every stretch of it."""
+
+    method: Endpoint
+    task: Task
+    start: Ranked
+    tune: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.parameters = Parameters(self.start.schedule, self.tune, fix_start=self.method.fix_start)
+        self.search = Search(self.parameters.start_vector.tolist())
+        self._stretch = ""
+
+    @property
+    def rmse(self) -> float:
+        return self.search.history[-1]
+
+    @property
+    def history(self) -> list[float]:
+        return self.search.history
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.parameters.schedule(np.array(self.search.theta))
+
+    def go(self, problem: Problem, stretch: str, limit: int) -> None:
+        """Tune on ``problem`` until ``limit`` iterations of this stretch are done; a stretch goes on where it left off."""
+        if stretch != self._stretch:  # another problem: its RMSE and damping are other ones
+            self.search, self._stretch = Search(self.search.theta), stretch
+        name, task = f"{stretch}: {self.start.name}", self.task
+        saved = task.journal.get(name)
+        if saved and len(saved["history"]) > len(self.search.history):
+            self.search = Search(**saved)
+        optimizer = self._optimizer(problem)
+        with task.ledger.entry("tuning"), tqdm(total=limit, desc=name, disable=not task.progress, leave=False) as bar:
 
             def accepted(state: Search) -> None:
-                journal.put(name, state.to_dict())
+                task.journal.put(name, state.to_dict())
                 bar.update(len(state.history) - 1 - bar.n)
                 bar.set_postfix(rmse=f"{state.history[-1]:.4f}")
 
-            return minimise(problem, parameters, search, iterations=limit, accepted=accepted)
+            if optimizer == "adam":
+                self.search = descend(problem, self.parameters, self.search, iterations=limit, seed=task.seed, accepted=accepted)
+                return
+            linearise = Backpropagation(seed=task.seed) if optimizer == "backpropagation" else self._differences(problem, optimizer)
+            self.search = minimise(problem, self.parameters, self.search, linearise=linearise, iterations=limit, accepted=accepted)
+
+    def _differences(self, problem: Problem, optimizer: str) -> Differences:
+        """With steps for the network's own roughness, measured once for this start."""
+
+        def measured() -> list[float]:
+            return difference_steps(problem, self.parameters, np.array(self.search.theta)).steps.tolist()
+
+        steps = self.task.journal.piece(f"steps: {self.start.name}", measured)
+        return Differences(BROYDEN_STEPS if optimizer == "broyden" else 0, steps)
+
+    def _optimizer(self, problem: Problem) -> str:
+        optimizer = self.method.optimizer
+        if optimizer == "auto":
+            many = len(self.parameters.free) > MANY_PARAMETERS
+            return "differences" if not many else "backpropagation" if self._has_gradients(problem) else "broyden"
+        if optimizer in ("backpropagation", "adam") and not self._has_gradients(problem):
+            raise ValueError(
+                f"optimizer {optimizer!r} needs a network that is differentiable in its state and its time, and this one is not; "
+                f"use 'differences' or 'auto'"
+            )
+        return optimizer
+
+    def _has_gradients(self, problem: Problem) -> bool:
+        with self.task.ledger.entry("tuning"):
+            return self.task.journal.piece("has_gradients", lambda: has_gradients(problem, self.parameters))

@@ -1,33 +1,55 @@
-"""Levenberg-Marquardt on the distance to the teacher, without gradients of the network.
+"""Levenberg-Marquardt on the distance to the teacher.
 
-The Jacobian is made of forward differences. A perturbed run shares everything with the unperturbed one up to the
-update that its parameter first touches, so it restarts there; J^T J and J^T r are accumulated over chunks of
-samples, so memory does not grow with their number. Nothing but calls of the network is needed: black boxes can be tuned.
+The model of the residuals around a point, their mean square, J^T J and J^T r, comes from a :class:`Linearisation`:
+forward differences of the whole sampler (:mod:`ttune.tuning.differences`: nothing but calls of the network, so black boxes can be
+tuned), kept up by Broyden's updates, or backpropagation (:mod:`ttune.tuning.backpropagation`: a cost that does not grow with the
+number of parameters).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ttune.noise import Float64
-from ttune.plan import Plan, Registers
-from ttune.sampling import start_state
 from ttune.schedule import Schedule
-from ttune.tuning.parameters import Parameters, first_difference
-from ttune.tuning.problem import Problem, finite, squared_errors
+from ttune.tuning.parameters import Parameters
+from ttune.tuning.problem import Problem
 
-MAX_STEP = 1.0  # of any parameter in one iteration, in units of half log-SNR; the model is not linear beyond
 # Marquardt's scaling lets a parameter with a vanishing slope take an enormous step, which is then cut or refused. With
 # this share of the mean slope as a floor, tunings of the Gaussian and of a mixture from three grids ended lower (.2247 and
 # .0150 where they had stalled at .2603 and .0339) or in the same place, in fewer iterations.
 SCALE_FLOOR = 0.1
 RIDGE = 1e-9  # relative to the mean of diag(J^T J): a time told at T has no gradient at all
+TRIALS = 12  # damped steps before a point is taken for a minimum
+EXPECTED_GAIN = 1e-4  # of the cost: a linear model that promises less than this is not worth trying
+
+
+class NormalEquations(NamedTuple):
+    """At a point, over the free parameters, per element of the residuals: their mean square, J^T J and J^T r."""
+
+    cost: float
+    A: Float64  # (P, P)
+    g: Float64  # (P,)
+
+
+class Linearisation(Protocol):
+    """Where the normal equations come from."""
+
+    def __call__(self, problem: Problem, parameters: Parameters, search: Search) -> NormalEquations:
+        """Those at ``search.theta``. May leave what it needs for the next call in ``search.trail``, a list of points."""
+        ...
+
+    def cost(self, problem: Problem, parameters: Parameters, schedule: Schedule) -> float:
+        """The mean square of the residuals of a trial."""
+        ...
+
+    def fresh(self, search: Search) -> bool:
+        """Whether the last equations were exact, so that a step that fails is the problem's fault and not theirs."""
+        ...
 
 
 @dataclass
@@ -39,6 +61,7 @@ class Search:
     stalled: int = 0
     done: bool = False
     history: list[float] = field(default_factory=list)  # RMSE before the first and after every accepted iteration
+    trail: list[list[float]] = field(default_factory=list)  # the points since the Jacobian was last made anew
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +72,7 @@ def minimise(
     parameters: Parameters,
     search: Search,
     *,
+    linearise: Linearisation,
     iterations: int,
     tolerance: float = 3e-3,
     accepted: Callable[[Search], None] = lambda search: None,
@@ -60,33 +84,44 @@ def minimise(
     """
     while not search.done and len(search.history) <= iterations:
         theta = np.array(search.theta)
-        cost, A, g = normal_equations(problem, parameters, theta)
+        equations = linearise(problem, parameters, search)
         if not search.history:
-            search.history.append(float(np.sqrt(cost)))
-        better = _improve(problem, parameters, theta, cost, A, g, search)
-        if better is None:
-            search.done = True
-        else:
+            search.history.append(float(np.sqrt(equations.cost)))
+        damping = search.damping
+        better = _improve(problem, parameters, linearise, theta, equations, search)
+        slow, aged = False, not linearise.fresh(search)
+        if better is not None:
             new_theta, new_cost = better
-            gain = 1.0 - np.sqrt(new_cost / cost)
+            slow = 1.0 - np.sqrt(new_cost / equations.cost) < tolerance
             search.theta = new_theta.tolist()
-            search.stalled = search.stalled + 1 if gain < tolerance else 0
+            search.stalled = 0 if not slow else search.stalled + (not aged)
             search.done = search.stalled >= 2 or new_cost == 0.0
             search.history.append(float(np.sqrt(new_cost)))
-        accepted(search)
+        if aged and (better is None or slow):
+            search.trail, search.damping = [], min(damping, search.damping)  # it may be the Jacobian's fault: once more with a new one
+        elif better is None:
+            search.done = True
+        if better is not None or search.done:
+            accepted(search)
     return search
 
 
 def _improve(
-    problem: Problem, parameters: Parameters, theta: Float64, cost: float, A: Float64, g: Float64, search: Search
+    problem: Problem, parameters: Parameters, linearise: Linearisation, theta: Float64, equations: NormalEquations, search: Search
 ) -> tuple[Float64, float] | None:
     """The first damped step that lowers the cost, or None; the damping that worked is remembered in ``search``."""
     free = parameters.free
+    ridge = parameters.ridge[free]
+    A = equations.A + np.diag(ridge)
+    g = equations.g + ridge * theta[free]
+    before = equations.cost + ridge @ theta[free] ** 2
     scale = np.maximum(np.diag(A), SCALE_FLOOR * np.diag(A).mean())
     floor = RIDGE * scale.mean() + np.finfo(np.float64).tiny
-    for _ in range(12):
+    for _ in range(TRIALS):
         step = np.linalg.solve(A + np.diag(search.damping * scale + floor), -g)
-        step *= min(1.0, MAX_STEP / max(np.abs(step).max(), 1e-300))
+        step *= min(1.0, float((parameters.max_step[free] / np.maximum(np.abs(step), 1e-300)).min()))
+        if search.damping > 1.0 and -(2 * g @ step + step @ A @ step) < EXPECTED_GAIN * before:
+            return None  # even the linear model promises nothing for steps this short
         trial = theta.copy()
         trial[free] += step
         trial = parameters.project(trial)
@@ -94,73 +129,9 @@ def _improve(
             schedule = parameters.schedule(trial)
         except ValueError:  # no room left before the final position
             schedule = None
-        trial_cost = np.inf if schedule is None else problem.cost(schedule)
-        if trial_cost < cost:
+        cost = np.inf if schedule is None else linearise.cost(problem, parameters, schedule)
+        if cost + ridge @ trial[free] ** 2 < before:
             search.damping = max(search.damping / 5, 1e-7)
-            return trial, trial_cost
+            return trial, cost
         search.damping *= 5
     return None
-
-
-@torch.no_grad()
-def normal_equations(problem: Problem, parameters: Parameters, theta: Float64) -> tuple[float, Float64, Float64]:
-    """(cost, J^T J, J^T r) at ``theta`` over the free parameters, each divided by the number of elements."""
-    base = parameters.schedule(theta)
-    neighbours = [_neighbour(parameters, theta, j, problem.x_T.dtype) for j in parameters.free]
-    restarts = [first_difference(base, schedule) for schedule, _ in neighbours]
-    device = problem.x_T.device
-    base_plan = Plan.make(problem.denoiser, base, device)
-    plans = [Plan.make(problem.denoiser, schedule, device) for schedule, _ in neighbours]
-    # Where guidance or the network depend on the place, an output at another place is another output.
-    restarts = [
-        (stage, reuse and plan.evaluations[stage].same_call(base_plan.evaluations[stage]))
-        for plan, (stage, reuse) in zip(plans, restarts, strict=True)
-    ]
-    A, g, errors = np.zeros((len(plans), len(plans))), np.zeros(len(plans)), []
-    for chunk in problem.chunks():
-        visited: list[tuple[Registers, Sequence[Tensor]]] = []
-        x_0 = finite(
-            base_plan.run(
-                problem.denoiser,
-                {"x": start_state(base, chunk.x_T)},
-                chunk.conditions,
-                visit=lambda i, registers, outputs, visited=visited: visited.append((registers, outputs)),
-            ),
-            base,
-        )
-        errors.append(squared_errors(x_0, chunk.target))
-        rows = []
-        for plan, (schedule, h), (stage, reuse) in zip(plans, neighbours, restarts, strict=True):
-            registers, outputs = visited[stage]
-            if stage == 0:
-                registers = {"x": start_state(schedule, chunk.x_T)}
-            moved = finite(
-                plan.run(problem.denoiser, registers, chunk.conditions, first=stage, outputs=outputs if reuse else None), schedule
-            )
-            rows.append(((moved - x_0).double() / h).flatten())
-        J = torch.stack(rows)
-        A += (J @ J.T).cpu().numpy()
-        g += (J @ (x_0.double() - chunk.target.double()).flatten()).cpu().numpy()
-    elements = problem.x_T.numel()
-    return float(np.concatenate(errors).mean()), A / elements, g / elements
-
-
-def _neighbour(parameters: Parameters, theta: Float64, j: int, dtype: torch.dtype) -> tuple[Schedule, float]:
-    """The schedule with parameter ``j`` moved a little, and by how much; the other way where a bound stops it.
-
-    The step is 0.3 sqrt(eps) of the dtype, 1e-4 for float32: on the bundled model, clipped, gradients then stand within 4 % of those
-    of backpropagation; 1e-3 was off by up to 11 %, 1e-2 by up to 140 % and with the wrong sign in places.
-    """
-    h = 0.3 * float(torch.finfo(dtype).eps) ** 0.5
-    base = parameters.schedule(theta)
-    for step in (h, -h):
-        moved = theta.copy()
-        moved[j] += step
-        if np.array_equal(parameters.project(moved), moved):
-            try:
-                schedule = parameters.schedule(moved)
-            except ValueError:
-                continue
-            if schedule != base:
-                return schedule, step
-    return base, h  # held by bounds on both sides: a zero column

@@ -31,6 +31,7 @@ from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.timetuner import TimeTuner
 
+SAMPLES, SAMPLES_FOR_COEFFICIENTS = 128, 256  # with 128, free coefficients were overfitted at ten steps
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
 
@@ -86,7 +87,8 @@ def tune(
     teacher: Teacher | Schedule | Callable[..., Tensor] | None = None,
     residual: str | Callable[..., Tensor] | None = None,
     fix_start: bool = False,
-    samples: int = 128,
+    optimizer: str = "auto",
+    samples: int | None = None,
     holdout: int = 256,
     chunk: int = 64,
     iterations: int = 30,
@@ -103,7 +105,8 @@ def tune(
     """Tune ``schedule`` for ``denoiser``: what the network is told (``conditioning``), where the steps stand (``positions``).
 
     ``method``
-        "endpoint" (default): Levenberg-Marquardt on the distance to the teacher's x_0 from the same x_T; needs no gradients.
+        "endpoint" (default): least squares on the distance to the teacher's x_0 from the same x_T; ``tune`` any of "conditioning",
+        "positions" and "coefficients" (of the solver); ``optimizer`` as in :class:`ttune.tuning.Endpoint`; needs no gradients.
         "trajectory", "local": conditioning only, one 1-D search per evaluation, from where those before it led or from the
         teacher's own path; cheap.
         "timetuner": conditioning only, the published objective; needs gradients and ``data`` (x_0 images, or images and
@@ -114,8 +117,8 @@ def tune(
         "evolution": positions only, a search over populations for the lowest Fréchet distance to the teacher's samples (AutoDiffusion);
         more settings, CMA-ES among them, with ``method=ttune.tuning.Evolution(...)``.
         Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
-    ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` + ``holdout`` of them are drawn
-    from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
+    ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` (128; 256 with coefficients) +
+    ``holdout`` of them are drawn from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
     tensors that goes with ``x_T``, or a function of the seeds.
     ``teacher``: another schedule, a callable x_T -> x_0, or a :class:`Teacher`; by default 2M with 128 steps.
     ``residual``: what is compared with the teacher's: None the samples themselves, "own" also the network's own activations on
@@ -132,8 +135,10 @@ def tune(
 
     Raises ValueError, TypeError or FloatingPointError naming the argument or the step.
     """
+    chosen_method = _method(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
+    if samples is None:
+        samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
     _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
-    chosen_method = _method(method, tune, fix_start, iterations, search_starts, timetuner)
     chosen_method.check(denoiser, schedule, data)
     if ranks.world > 1 and not getattr(chosen_method, "shared", False):
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
@@ -194,14 +199,20 @@ def tune(
 
 
 def _method(
-    method: str | Method, tune: Sequence[str], fix_start: bool, iterations: int, search_starts: bool, timetuner: TimeTuner | None
+    method: str | Method,
+    tune: Sequence[str],
+    fix_start: bool,
+    iterations: int,
+    search_starts: bool,
+    optimizer: str,
+    timetuner: TimeTuner | None,
 ) -> Method:
     if not isinstance(method, str):
         return method
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}")
     if method == "endpoint":
-        return Endpoint(tuple(tune), fix_start, iterations, search_starts)
+        return Endpoint(tuple(tune), fix_start, iterations, search_starts, optimizer)
     if method == "timetuner":
         return timetuner or TimeTuner()
     if method == "optimal_steps":
