@@ -22,9 +22,11 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.guidance import Classifier, ClassifierFree
     from ttune.ops import backends, use_backend
     from ttune.sampling import initial_noise, noised, sample
+    from ttune.skipping import skip_layers
     from ttune.stitched import Stitched
     from ttune.threshold import DynamicThreshold
     from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune
+    from ttune.variants import Variants
 else:
 
     def __getattr__(name: str) -> object:
@@ -52,6 +54,7 @@ __all__ = [
     "Tableau",
     "TimeTuner",
     "TuneResult",
+    "Variants",
     "__version__",
     "apply_timetuner_ratios",
     "backends",
@@ -66,6 +69,7 @@ __all__ = [
     "noised",
     "ops",
     "sample",
+    "skip_layers",
     "timetuner_ratios",
     "tune",
     "use_backend",

@@ -93,7 +93,7 @@ class CompiledSampler:
         with torch.no_grad():
             x = x_T if from_state else start_state(self.schedule, x_T)
             drawn = seed_tensor(seeds, x_T) if self._stochastic else None
-            self.denoiser.evaluations += self._steps * x.shape[0] * self.denoiser.cost(self._evaluation)
+            self.denoiser.count(self._steps * x.shape[0], self._evaluation)
             run = self._replay if self.cuda_graph else self._loop
             return run(x, dict(conditions or {}), drawn)
 

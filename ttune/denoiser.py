@@ -16,6 +16,7 @@ from ttune.noise import NoiseSchedule
 from ttune.prediction import PREDICTION_TYPES, data_row
 from ttune.samplers.points import Point
 from ttune.stitched import Stitched
+from ttune.variants import Variants
 
 Network = Callable[..., Tensor]
 Conditions = Mapping[str, Any]
@@ -24,19 +25,21 @@ __all__ = ["PREDICTION_TYPES", "Classifier", "ClassifierFree", "Conditions", "De
 
 
 # Settings that an identity has only where they are on; where one lacks them, they are off.
-_SWITCHED = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "learned_variance", "switch_at")
+_SWITCHED = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "learned_variance", "switch_at", "variants")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One call of a denoiser in a loop: which network it is, and the scale of guidance (None: no guidance is needed there).
 
-    ``row``: coefficients of the unclipped x_0 prediction over (x, *outputs).
+    ``row``: coefficients of the unclipped x_0 prediction over (x, *outputs). ``share``: what a call of this network costs, where
+    that of the whole one costs 1.
     """
 
     network: Network
     scale: float | None
     row: tuple[float, ...]
+    share: float = 1.0
 
     def same_call(self, other: Evaluation) -> bool:
         """Whether both return the same outputs for the same state and time."""
@@ -53,13 +56,14 @@ class Denoiser:
     ("keep", diffusers' default). ``integer_time`` says that the network only knows whole times.
     ``name``, ``sample_shape`` (without batch) and ``draw_conditions`` (seeds (B,) -> conditions) are optional
     knowledge that saves the caller from repeating it. ``guidance`` is a :class:`ClassifierFree` or a :class:`Classifier`;
-    ``network`` may be :class:`ttune.Stitched` from several. ``threshold`` (:class:`ttune.DynamicThreshold`, or any function of D)
-    replaces clipping by something that is not linear, in passes of its own. ``learned_variance`` says that the network
-    returns twice the channels, the second half being the variance of ``ddpm`` with ``variance="learned_range"``.
-    ``evaluations`` counts the samples that the network saw.
+    ``network`` may be :class:`ttune.Stitched` from several, or :class:`ttune.Variants` of one. ``threshold``
+    (:class:`ttune.DynamicThreshold`, or any function of D) replaces clipping by something that is not linear, in passes of its own.
+    ``learned_variance`` says that the network returns twice the channels, the second half being the variance of ``ddpm`` with
+    ``variance="learned_range"``.
+    ``evaluations`` counts the samples that the network saw, whichever variant it was; ``spent`` counts each at the cost of its variant.
     """
 
-    network: Network | Stitched
+    network: Network | Stitched | Variants
     noise: NoiseSchedule
     prediction_type: str = "epsilon"
     guidance: Guidance | None = None
@@ -72,9 +76,10 @@ class Denoiser:
     threshold: Callable[[Tensor], Tensor] | None = None
     learned_variance: bool = False
     evaluations: int = field(default=0, init=False)
+    spent: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        if not callable(self.network) and not isinstance(self.network, Stitched):
+        if not callable(self.network) and not isinstance(self.network, (Stitched, Variants)):
             raise TypeError(f"network must be callable as network(x, tau, **conditions), got {type(self.network).__name__}")
         if not isinstance(self.noise, NoiseSchedule):
             raise TypeError(f"noise must be a ttune.NoiseSchedule, got {type(self.noise).__name__}")
@@ -103,14 +108,23 @@ class Denoiser:
             return self.threshold(D)
         return D if self.clip_sample is None else D.clamp(-self.clip_sample, self.clip_sample)
 
-    def evaluation(self, index: int, point: Point) -> Evaluation:
-        """Evaluation number ``index`` of a loop, which stands at ``point``."""
-        network = self.network.at(point.t) if isinstance(self.network, Stitched) else self.network
+    def network_at(self, t: float, variant: int = 0) -> Network:
+        """The network that serves an evaluation at time ``t`` for which the schedule chose ``variant``."""
+        if isinstance(self.network, Variants):
+            return self.network.at(variant)
+        if variant:
+            raise ValueError(f"schedule: it chooses variant {variant} of the network, and this denoiser's network is no ttune.Variants")
+        return self.network.at(t) if isinstance(self.network, Stitched) else self.network
+
+    def evaluation(self, index: int, point: Point, variant: int = 0) -> Evaluation:
+        """Evaluation number ``index`` of a loop, which stands at ``point`` and uses ``variant`` of the network."""
+        network = self.network_at(point.t, variant)
+        share = self.network.costs[variant] if isinstance(self.network, Variants) else 1.0
         p, q = data_row(self.prediction_type, point.alpha, point.sigma)
         scale = None if self.guidance is None else self.guidance.scale_at(index, point)
         if self.guidance is None or scale is None or self.guidance.idle(scale):
-            return Evaluation(network, None, (p, q))
-        return Evaluation(network, scale, (p, *self.guidance.weights(q, scale, point)))
+            return Evaluation(network, None, (p, q), share)
+        return Evaluation(network, scale, (p, *self.guidance.weights(q, scale, point)), share)
 
     def unclipped(self, x: Tensor, tau: float | Tensor, conditions: Conditions, evaluation: Evaluation) -> Tensor:
         """The x_0 prediction before clipping, when the network is told ``tau`` at ``evaluation``."""
@@ -124,8 +138,14 @@ class Denoiser:
         """The network's own outputs: one, or with guidance two (:mod:`ttune.guidance`); no arithmetic on them. With a learned
         variance, its channels are one more. Without ``evaluation`` the guidance must be the same everywhere."""
         evaluation = evaluation or self._anywhere()
-        self.evaluations += x.shape[0] * self.cost(evaluation)
+        self.count(x.shape[0], evaluation)
         return self.evaluate(x, tau, conditions, evaluation)
+
+    def count(self, samples: int, evaluation: Evaluation) -> None:
+        """So many samples went through ``evaluation``."""
+        calls = samples * self.cost(evaluation)
+        self.evaluations += calls
+        self.spent += calls * evaluation.share
 
     def cost(self, evaluation: Evaluation) -> int:
         """How many evaluations of the network one sample costs: with classifier-free guidance two."""
@@ -168,6 +188,8 @@ class Denoiser:
             identity["learned_variance"] = True
         if isinstance(self.network, Stitched):
             identity["switch_at"] = list(self.network.switch_at)
+        if isinstance(self.network, Variants):
+            identity["variants"] = len(self.network.networks)
         if self.name:
             identity["name"] = self.name
         modules = self.modules()
@@ -177,8 +199,8 @@ class Denoiser:
         return identity
 
     def modules(self) -> list[torch.nn.Module]:
-        """The networks that are modules: one, or of a stitched denoiser several."""
-        networks = self.network.networks if isinstance(self.network, Stitched) else (self.network,)
+        """The networks that are modules: one, or of a stitched denoiser or of variants several."""
+        networks = self.network.networks if isinstance(self.network, (Stitched, Variants)) else (self.network,)
         # torch.compile wraps; the parameters are the same
         return [getattr(n, "_orig_mod", n) for n in networks if isinstance(n, torch.nn.Module)]
 
@@ -205,12 +227,12 @@ class Denoiser:
     def _anywhere(self) -> Evaluation:
         """An evaluation of which nobody said where it stands."""
         guidance = self.guidance
-        depends = isinstance(self.network, Stitched) or (
+        depends = isinstance(self.network, (Stitched, Variants)) or (
             guidance is not None and (not isinstance(guidance.scale, (int, float)) or getattr(guidance, "interval", None) is not None)
         )
         if depends:
             raise ValueError("evaluation must be given: this denoiser's network or guidance depends on where the evaluation stands")
-        assert not isinstance(self.network, Stitched)
+        assert not isinstance(self.network, (Stitched, Variants))
         scale = None if guidance is None or guidance.idle(guidance.scale) else float(guidance.scale)
         return Evaluation(self.network, scale, ())
 

@@ -208,7 +208,11 @@ def evaluations_of(denoiser: Denoiser, schedule: Schedule) -> list[Evaluation]:
     stages = schedule.tableau().stages
     if denoiser.guidance is not None:
         denoiser.guidance.check_length(schedule.first + len(stages))
-    return [denoiser.evaluation(schedule.first + i, Point(stage.time, stage.alpha, stage.sigma)) for i, stage in enumerate(stages)]
+    variants = schedule.variants or [0] * len(stages)
+    return [
+        denoiser.evaluation(schedule.first + i, Point(stage.time, stage.alpha, stage.sigma), variant)
+        for i, (stage, variant) in enumerate(zip(stages, variants, strict=True))
+    ]
 
 
 def folded(denoiser: Denoiser, schedule: Schedule, evaluations: Sequence[Evaluation] | None = None) -> list[Rows]:

@@ -104,6 +104,8 @@ def check_fits(denoiser: Denoiser, schedule: Schedule) -> None:
     differences = denoiser.differences(schedule.model)
     if differences:
         raise ValueError(f"schedule: it was tuned for another denoiser: {'; '.join(differences)}")
+    for variant in set(schedule.variants):
+        denoiser.network_at(float(schedule.positions[0]), variant)  # ValueError if there is none
     if denoiser.integer_time and (np.mod(schedule.conditioning, 1.0) != 0).any():
         raise ValueError(
             f"schedule: the denoiser knows whole times only (integer_time=True), the conditioning is {schedule.conditioning.tolist()}; "

@@ -31,6 +31,7 @@ class Schedule:
     ``coefficients`` (n_evaluations, 2 + depth) are added to the solver's own of x, of D and of the ``depth`` predictions before
     (:mod:`ttune.samplers.correction`); None for the solver as it is.
     ``shift``: every sample is told the time that its variance belongs to (:class:`ttune.shift.Shift`); None for all the same.
+    ``variants`` (n_evaluations,): which network of a :class:`ttune.Variants` serves each evaluation; () where all use network 0.
     ``first``: of a :meth:`part`, the number of its first evaluation in the whole; noise and scales per evaluation count from there.
     """
 
@@ -46,6 +47,7 @@ class Schedule:
     first: int = 0
     coefficients: Float64 | None = None
     shift: Shift | None = None
+    variants: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -63,6 +65,7 @@ class Schedule:
         if self.coefficients is not None:
             object.__setattr__(self, "coefficients", _checked_coefficients(self.coefficients, len(tableau.stages)))
             tableau = corrected(tableau, self.coefficients)
+        object.__setattr__(self, "variants", _checked_variants(self.variants, len(tableau.stages)))
         object.__setattr__(self, "_tableau", tableau)
         # A position may stand below the smallest trained time; the network is never told such a time.
         told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.conditioning is None else self.conditioning
@@ -130,6 +133,7 @@ class Schedule:
             "first": self.first,
             **({} if self.coefficients is None else {"coefficients": self.coefficients.tolist()}),
             **({} if self.shift is None else {"shift": self.shift.to_dict()}),
+            **({"variants": list(self.variants)} if self.variants else {}),
         }
 
     @property
@@ -162,13 +166,16 @@ class Schedule:
         """A copy with some fields changed.
 
         New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift, and the network is
-        told where they stand unless a new ``conditioning`` says otherwise.
+        told where they stand unless a new ``conditioning`` says otherwise. Variants are kept where
+        only positions move, as many as before.
         """
         if "sampler" in changes and changes["sampler"] != self.sampler:
             changes = {"options": {}} | changes
         if {"positions", "sampler", "noise", "options"} & changes.keys():
-            changes = {"conditioning": None, "coefficients": None, "shift": None} | changes
-        if {"positions", "conditioning", "coefficients", "shift", "sampler", "noise", "options"} & changes.keys():
+            moved = changes.keys().isdisjoint(("sampler", "noise", "options")) and len(changes["positions"]) == len(self.positions)
+            kept = self.variants if moved else ()
+            changes = {"conditioning": None, "coefficients": None, "shift": None, "variants": kept} | changes
+        if {"positions", "conditioning", "coefficients", "shift", "variants", "sampler", "noise", "options"} & changes.keys():
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
@@ -194,6 +201,7 @@ class Schedule:
             first=self.first + first,
             coefficients=self.coefficients,
             shift=self.shift,
+            variants=self.variants[first:last],
             model=self.model,
         )
 
@@ -218,8 +226,8 @@ class Schedule:
         if not isinstance(other, Schedule):
             return NotImplemented
         return (
-            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first, self.shift)
-            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first, other.shift)
+            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first, self.shift, self.variants)
+            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first, other.shift, other.variants)
             and np.array_equal(self.positions, other.positions)
             and np.array_equal(self.conditioning, other.conditioning)
             and (self.coefficients is None) == (other.coefficients is None)
@@ -227,12 +235,13 @@ class Schedule:
         )
 
     def __hash__(self) -> int:
-        return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes()))
+        return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes(), self.variants))
 
     def __str__(self) -> str:
         head = f"{self.sampler}, {self.steps} steps{', tuned' if self.tuned else ''}{f', {self.shift}' if self.shift else ''}"
+        chosen = [f"   variant {v}" for v in self.variants] or [""] * len(self.conditioning)
         rows = [
-            f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f})"
+            f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f}){chosen[i]}"
             for i, (t, c) in enumerate(zip(self.tableau().times, self.conditioning, strict=True))
         ]
         return "\n".join([head, *rows, f"      t = {self.positions[-1]:10.4f}"])
@@ -263,6 +272,19 @@ def _checked_coefficients(values: ArrayLike, evaluations: int) -> Float64:
         raise ValueError(f"coefficients must be finite, got {array.tolist()}")
     array.flags.writeable = False
     return array
+
+
+def _checked_variants(values: Sequence[int], evaluations: int) -> tuple[int, ...]:
+    """As a tuple; () if all are 0, so that what is the same compares the same."""
+    try:
+        numbers = list(values)
+    except TypeError:
+        raise ValueError(f"variants must be a sequence of whole numbers, got {values!r}") from None
+    if not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0 for v in numbers):
+        raise ValueError(f"variants must be whole numbers >= 0, got {numbers}")
+    if numbers and len(numbers) != evaluations:
+        raise ValueError(f"variants must hold one number per network evaluation, {evaluations}, or none, got {len(numbers)}")
+    return tuple(map(int, numbers)) if any(numbers) else ()
 
 
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:

@@ -39,6 +39,7 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     options: dict[str, bool | int | float | str | list[int | float]] = {}  # the sampler's own
     first: int = 0  # of a part: the number of its first evaluation in the whole
     shift: dict[str, float] | None = None
+    variants: list[int] = []  # of the network, one per evaluation
     digest: str = ""
 
 
@@ -62,6 +63,7 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
         first=schedule.first,
         coefficients=None if schedule.coefficients is None else schedule.coefficients.tolist(),
         shift=None if schedule.shift is None else schedule.shift.to_dict(),
+        variants=list(schedule.variants),
     )
     content.digest = _digest(content)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
@@ -104,6 +106,7 @@ def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampl
             content.first,
             content.coefficients,  # pyright: ignore[reportArgumentType]
             None if content.shift is None else Shift(**content.shift),
+            tuple(content.variants),
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -125,7 +128,7 @@ def _digest(content: ScheduleFile) -> str:
     # Through JSON and back first: what is digested is what a reader of the file will see (NaN, say, becomes null).
     values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=ScheduleFile))
     values.pop("digest")
-    for name in ("options", "first", "shift"):  # files written before there were these keep their digest
+    for name in ("options", "first", "shift", "variants"):  # files written before there were these keep their digest
         if not values[name]:
             del values[name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -19,6 +19,7 @@ from ttune.plan import evaluations_of
 from ttune.samplers.points import Point
 from ttune.schedule import Schedule
 from ttune.stitched import Stitched
+from ttune.variants import Variants
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of embedding_lookup
 # Marks of dependence; arguments of the network and then modules have the bits that follow.
@@ -47,8 +48,9 @@ class Target:
         time_dtype: torch.dtype | None,
     ) -> Target:
         function = network.network if isinstance(network, Denoiser) else network
-        if isinstance(function, Stitched):
-            raise ValueError("network must be one network, got a ttune.Stitched: freeze each of its networks by itself, at its own times")
+        if isinstance(function, (Stitched, Variants)):
+            kind = type(function).__name__
+            raise ValueError(f"network must be one network, got a ttune.{kind}: freeze each of its networks by itself, at its own times")
         if not callable(function):
             raise TypeError(f"network must be callable as network(x, t, **conditions), got {type(function).__name__}")
         inside: Any = module if module is not None else function

@@ -110,6 +110,8 @@ class Plan:
         tableau = schedule.tableau()
         if any(stage.log_variance is not None for stage in tableau.stages):
             raise ValueError(f"schedule must not need a learned variance, got the sampler {schedule.sampler!r}")
+        if schedule.variants:
+            raise ValueError(f"schedule must not choose variants of a network, which ttune.numpy has not, got {list(schedule.variants)}")
         steps = []
         for i, stage in enumerate(tableau.stages):
             row = data_row(prediction_type, stage.alpha, stage.sigma, guidance_scale)

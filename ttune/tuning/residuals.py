@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.evaluation.features import FeatureExtractor, lenet64
-from ttune.stitched import Stitched
 from ttune.tuning.middle_layer import middle_layer
 
 Batches = Sequence[tuple[Tensor, Conditions]]  # the teacher's samples, a few at a time
@@ -121,8 +120,8 @@ class OwnActivations:
         return _rows(seen[-1], x, self.name)
 
     def _network(self, x: Tensor, conditions: Conditions) -> None:
-        t, network = self._time(), self.denoiser.network
-        network = network.at(t) if isinstance(network, Stitched) else network
+        t = self._time()
+        network = self.denoiser.network_at(t)
         # A compiled network would not run hooks that it was not compiled with; what it wraps does.
         network = getattr(network, "_orig_mod", network)
         only = getattr(self.denoiser.guidance, "only", ())  # a classifier's own conditions
@@ -138,8 +137,7 @@ class OwnActivations:
         return float(round(t)) if self.denoiser.integer_time else t
 
     def _module(self) -> nn.Module:
-        network = self.denoiser.network
-        network = network.at(self._time()) if isinstance(network, Stitched) else network
+        network = self.denoiser.network_at(self._time())
         module = self.module if self.module is not None else getattr(network, "_orig_mod", network)
         if not isinstance(module, nn.Module):
             raise TypeError(f"module must be given: the denoiser's network is a {type(network).__name__}, whose layers are not known")

@@ -67,7 +67,7 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
                     final=final,
                     lower_order_final=like.lower_order_final,
                     options=like.options,
-                )
+                ).replace(variants=like.variants)
             except ValueError:  # this grid does not exist for this schedule or this many steps
                 continue
             if fix_start and schedule.positions[0] != like.positions[0]:

@@ -29,6 +29,7 @@ from ttune.schedule import Schedule
 from ttune.stitched import Stitched
 from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, refuse_multistage
 from ttune.tuning.points import Data, data_draws
+from ttune.variants import Variants
 
 # One batch of clean data: (x_0, epsilon, conditions), all (B, ...).
 Draw = Callable[[int], tuple[Tensor, Tensor, Conditions]]
@@ -221,7 +222,7 @@ def _noised(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, x_0: Ten
 @contextmanager
 def frozen(network: object) -> Iterator[None]:
     """No gradients for the weights meanwhile: a backward pass that only reaches tau takes two thirds of the time."""
-    modules = network.networks if isinstance(network, Stitched) else (network,)
+    modules = network.networks if isinstance(network, (Stitched, Variants)) else (network,)
     changed = [p for module in modules if isinstance(module, torch.nn.Module) for p in module.parameters() if p.requires_grad]
     for p in changed:
         p.requires_grad_(False)
