@@ -166,8 +166,7 @@ class Schedule:
         """A copy with some fields changed.
 
         New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift, and the network is
-        told where they stand unless a new ``conditioning`` says otherwise. Variants are kept where
-        only positions move, as many as before.
+        told where they stand unless a new ``conditioning`` says otherwise. Variants are kept where only positions move, as many as before.
         """
         if "sampler" in changes and changes["sampler"] != self.sampler:
             changes = {"options": {}} | changes
