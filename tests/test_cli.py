@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,44 @@ def test_evolution(operators: str, tmp_path: Path) -> None:
     schedule = ttune.Schedule.load(file)
     assert (schedule.positions % 1 == 0).all() == (operators == "genetic")
     assert not schedule.tuned or schedule.tuned["tune"] == {"genetic": ["positions"], "cma": ["conditioning", "positions"]}[operators]
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "Interrupted."), (signal.SIGTERM, "Terminated.")])
+def test_a_signal_leaves_the_best_so_far_and_says_where(
+    number: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, partial = tmp_path / "ttune.json", tmp_path / "ttune.partial.json"
+    command = ["tune", "--out", str(out), *QUICK, "--method", "trajectory"]
+    main(command)
+    whole, total = ttune.Schedule.load(out), tiny_model.calls
+    out.unlink()
+    tiny_model.calls = 0
+    monkeypatch.setenv("TINY_MODEL_INTERRUPT_AT", str(total - 10))  # in the last of the 1-D searches
+    monkeypatch.setenv("TINY_MODEL_SIGNAL", str(int(number)))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == before
+    said = capsys.readouterr().err
+    assert word in said
+    assert f"The best schedule so far is {partial}" in said
+    assert not out.exists()
+    best = ttune.Schedule.load(partial)
+    assert best.conditioning[0] == whole.conditioning[0]
+    assert best.tuned["method"] == "trajectory"
+    assert "never compared with its start on held-out x_T" in best.tuned["unfinished"]
+    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(partial), *TINY, "--n", "2"])
+    main([*command, "--resume"])
+    assert ttune.Schedule.load(out) == whole
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.npz", "ttune.json"]
+
+
+def test_the_checkpoint_of_another_run_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "ttune.json.checkpoint2"
+    other.write_text("somebody's")
+    main(["tune", "--out", str(tmp_path / "ttune.json"), *QUICK])
+    assert other.read_text() == "somebody's"
 
 
 def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

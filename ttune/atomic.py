@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from os import PathLike
 from pathlib import Path
 
+SUFFIX = ".unfinished"
+
 
 def write_atomically(path: str | PathLike[str], data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a crash at any moment leaves the old file or the new one, whole."""
+    """Replace ``path`` by ``data`` so that a crash at any moment leaves the old file or the new one, whole.
+
+    A process that is killed on the way may leave a temporary file beside it, for :func:`remove_unfinished`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -28,6 +34,13 @@ def write_atomically(path: str | PathLike[str], data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_unfinished(path: str | PathLike[str]) -> None:
+    """Remove what killed processes left of their attempts to write ``path``; no other may be writing it now."""
+    path = Path(path)
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
+        file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import tyro
@@ -75,7 +79,8 @@ def tune(
 
     Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
 
-    An interrupted run goes on with the same command and --resume.
+    An interrupted run (Ctrl-C, SIGTERM, or killed) goes on with the same command and --resume. The best schedule so far is in
+    OUT's name with .partial before .json at any time: usable, but never compared with the start on held-out x_T.
 
     Args:
         out: The ttune.json to write.
@@ -117,14 +122,16 @@ def tune(
         quiet: No progress bars.
     """
     import ttune
+    from ttune.atomic import remove_unfinished
     from ttune.models import imported, load_model
     from ttune.tuning import Evolution
+    from ttune.tuning import checkpoint as checkpoint_files
 
     denoiser = load_model(model, guidance_scale=guidance_scale)
     schedule = ttune.Schedule.build(
         denoiser.noise, sampler, steps, spacing, t_start=t_start, final=final, offset=offset, options=_options(option)
     )
-    journal = checkpoint or out.with_name(out.name + ".checkpoint")
+    journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     evolution = None
     if method == "evolution":
         names = tune if operators == "cma" else None
@@ -152,14 +159,15 @@ def tune(
             progress=not quiet,
             checkpoint=journal,
             resume=resume,
+            accepted=lambda accepted: accepted.best.save(partial),
         )
-    except KeyboardInterrupt:
-        kept = f"What was found is in {journal}; the same command with --resume goes on from there."
-        print(f"\nInterrupted. {kept if journal.exists() else 'Nothing had been finished yet.'}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'Interrupted'}. {_left_behind(journal, partial)}", file=sys.stderr)
         raise
     result.schedule.save(out)
-    for file in journal.parent.glob(f"{journal.name}*"):
-        file.unlink()
+    checkpoint_files.remove(journal)
+    partial.unlink(missing_ok=True)
+    remove_unfinished(partial)
     print(result.summary())
     print(f"Wrote {out}")
 
@@ -444,6 +452,37 @@ def info() -> None:
     print(f"bundled models {', '.join(zoo.MODELS)}")
 
 
+def _left_behind(journal: Path, partial: Path) -> str:
+    """What an interrupted tuning has on disk."""
+    if not journal.exists():
+        return "Nothing had been finished yet."
+    best = (
+        f" The best schedule so far is {partial}: usable, but not yet compared with the start on held-out x_T." if partial.exists() else ""
+    )
+    return f"What was found is in {journal}; the same command with --resume goes on from there.{best}"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command the way that Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM as an exception meanwhile; in another thread than the main one signals are somebody else's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated("Terminated")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _options(given: dict[str, str] | None) -> dict[str, float | str | bool]:
     """Words of the command line as the numbers and truth values that they spell."""
     options: dict[str, float | str | bool] = {}
@@ -489,13 +528,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake in the arguments or the files is one line on stderr and exit status 1."""
 
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+        with _terminable():
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("TTUNE_TRACEBACK"):
             raise
         sys.exit(f"ttune: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
 
 
 if __name__ == "__main__":

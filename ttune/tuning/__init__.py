@@ -1,6 +1,7 @@
 """Tuning: teacher, objectives, methods, and the run that ties them together."""
 
 from ttune.tuning.ays import AlignYourSteps
+from ttune.tuning.best import Accepted
 from ttune.tuning.conditions import conditions_from
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.evolution import Evolution
@@ -17,6 +18,7 @@ from ttune.tuning.trajectory import Trajectory
 
 __all__ = [
     "METHODS",
+    "Accepted",
     "AlignYourSteps",
     "Endpoint",
     "Evolution",

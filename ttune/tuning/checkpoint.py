@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
@@ -14,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ttune.atomic import write_atomically
+from ttune.atomic import remove_unfinished, write_atomically
 from ttune.ranks import ALONE, Ranks, Share
 
 T = TypeVar("T")
@@ -108,6 +109,15 @@ class Journal:
                     f"name another checkpoint or remove it"
                 )
         return pieces
+
+
+def remove(path: str | PathLike[str]) -> None:
+    """Remove a journal with its tensors, and what is left of writes that were cut short."""
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    for file in path.parent.glob(f"{glob.escape(path.name)}.*.safetensors"):
+        file.unlink()
+    remove_unfinished(path)  # those of the tensors' names too
 
 
 def hash_of(tensor: Tensor) -> str:

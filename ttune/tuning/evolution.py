@@ -215,7 +215,9 @@ def _evolve(task: Task, breeder: Breeder, judge: Callable[[Schedule], Score], co
             else:
                 scores = [judge(schedule) for schedule in schedules]
                 saved = [*saved, {"candidates": candidates, "scores": scores}]
-                task.journal.put(Evolution.name, saved)
+                judged = [*(pair for done in rounds for pair in zip(*done, strict=True)), *zip(schedules, scores, strict=True)]
+                fittest = min(judged, key=lambda pair: pair[1].fitness)[0]
+                task.best.accept(Evolution.name, saved, fittest, samples=len(task.problem))
             breeder.tell(candidates, scores)
             rounds.append((schedules, scores))
             bar.update()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
-
-import numpy as np
 
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
-from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time
+from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, told_first
 from ttune.tuning.points import Data
 from ttune.tuning.trajectory import tune_along_trajectory
 
@@ -35,5 +34,8 @@ class Local:
         return {}
 
     def run(self, task: Task) -> Found:
-        found = one_by_one(task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done, on_path=True))
-        return Found([task.start.replace(conditioning=np.array(found))])
+        told = partial(told_first, task.start)
+        tau = one_by_one(
+            task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done, on_path=True), told
+        )
+        return Found([told(tau)])

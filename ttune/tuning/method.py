@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
+from ttune.tuning.best import BestSoFar
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.holdout import Features
 from ttune.tuning.ledger import Ledger
@@ -25,8 +27,9 @@ class Task:
 
     ``problem``: the tuning x_T with the teacher's x_0, never the held-out ones. ``data``: clean images, if the caller gave any.
     ``features``: images (n, ...) -> (n, f), for methods whose objective is a distribution; None means pooled pixels.
-    ``journal`` remembers finished pieces under names of the method's choice; ``ledger.entry("tuning")`` is to hold the calls
-    of the network. ``progress`` says whether to show bars.
+    ``journal`` remembers finished pieces under names of the method's choice; what an iteration found goes there through
+    ``best.accept``, so that the best schedule so far is known at any time. ``ledger.entry("tuning")`` is to hold the calls of the
+    network. ``progress`` says whether to show bars.
     """
 
     problem: Problem
@@ -34,6 +37,7 @@ class Task:
     teacher: Teacher
     journal: Journal
     ledger: Ledger
+    best: BestSoFar
     data: Data | None = None
     features: Features | None = None
     seed: int = 0
@@ -86,16 +90,26 @@ def refuse_multistage(name: str, schedule: Schedule) -> None:
         raise ValueError(f"method {name!r} is for samplers with one evaluation a step, {schedule.sampler!r} has more; use 'endpoint'")
 
 
-def one_by_one(task: Task, name: str, found: Callable[[list[float]], Iterator[float]]) -> list[float]:
-    """The numbers of a method that finds one per step, each remembered as it is found; ``found(done)`` yields them all again."""
+def one_by_one(
+    task: Task, name: str, found: Callable[[list[float]], Iterator[float]], schedule: Callable[[list[float]], Schedule]
+) -> list[float]:
+    """The numbers of a method that finds one per step, each remembered as it is found; ``found(done)`` yields them all again.
+
+    ``schedule(values)`` is the start with the first numbers in their places.
+    """
     done: list[float] = task.journal.get(name) or []
     values: list[float] = []
     with task.ledger.entry("tuning"):
         for value in tqdm(found(done), desc=name, total=len(task.start.conditioning), disable=not task.progress, leave=False):
             values.append(value)
             if len(values) > len(done):
-                task.journal.put(name, values.copy())
+                task.best.accept(name, values.copy(), schedule(values), samples=len(task.problem))
     return values
+
+
+def told_first(start: Schedule, values: Sequence[float]) -> Schedule:
+    """``start`` with the first told times replaced."""
+    return start.replace(conditioning=np.array([*values, *start.conditioning[len(values) :]]))
 
 
 def best_of(task: Task, tries: Mapping[str, Schedule], count: int = 3) -> Found:

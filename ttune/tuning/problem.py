@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from ttune.ranks import ALONE, Share
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
 from ttune.tuning.residuals import as_residual, fitted
+
+T = TypeVar("T")
 
 # (x_0 (B, ...), conditions) -> (B, m): the mean square of the difference of two such maps is what tuning makes small. It must
 # be made of differentiable operations where gradients of the network are used.
@@ -82,9 +85,12 @@ class Problem:
 
     def per_sample(self, figures: Callable[[Problem], Sequence[Float64]]) -> tuple[Float64, ...]:
         """Several figures for all samples: ``figures(chunk)`` returns arrays (b, ...), one row per sample of the chunk."""
-        parts = [tuple(figures(chunk)) for chunk in self.chunks()]
-        everyones = parts if self.share is None else self.share.gathered(parts)
-        return tuple(np.concatenate(column) for column in zip(*everyones, strict=True))
+        parts = self.gathered([tuple(figures(chunk)) for chunk in self.chunks()])
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def gathered(self, parts: Sequence[T]) -> list[T]:
+        """What belongs to each of this rank's :meth:`chunks`, for the chunks of all ranks, in their order."""
+        return list(parts) if self.share is None else self.share.gathered(parts)
 
     def total(self, sums: Callable[[Problem], Sequence[Float64 | float]]) -> tuple[Float64, ...]:
         """Several sums over all samples, float64: ``sums(chunk)`` returns those over one chunk, arrays or numbers."""

@@ -16,6 +16,7 @@ from ttune.noise import Float64
 from ttune.ranks import ALONE, Ranks, Share
 from ttune.sampling import check_fits
 from ttune.schedule import Schedule
+from ttune.tuning.best import Accepted, BestSoFar
 from ttune.tuning.checkpoint import Journal, hash_of_chunks, hashes_of
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.evolution import Evolution
@@ -101,6 +102,7 @@ def tune(
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
     ranks: Ranks = ALONE,
+    accepted: Callable[[Accepted], None] | None = None,
 ) -> TuneResult:
     """Tune ``schedule`` for ``denoiser``: what the network is told (``conditioning``), where the steps stand (``positions``).
 
@@ -129,7 +131,8 @@ def tune(
     With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to the
     teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is returned.
     ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
-    ends where an uninterrupted one would have ended.
+    ends where an uninterrupted one would have ended. ``accepted`` is called after every accepted iteration, once it is in the checkpoint,
+    with the best schedule so far (:class:`ttune.tuning.Accepted`).
     ``ranks``: from :func:`ttune.ranks.joined`, where several processes make this call together with the same arguments. They share
     the x_T between them, all return the same result, that of one process, and the first writes the checkpoint.
 
@@ -178,24 +181,24 @@ def tune(
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal)
     problem = _compared_by(mapped, problem, journal, ledger)
 
-    found = chosen_method.run(Task(problem, schedule, source, journal, ledger, data, features, seed, progress))
+    record = {"method": chosen_method.name, "tune": list(chosen_method.changes), "seed": seed, "samples": len(problem)}
+    record |= {"teacher": teacher_record, "residual": name_of(problem.residual)}
+    best = BestSoFar(schedule, journal, denoiser.identity(), record, accepted if accepted is not None and ranks.first else _nobody)
+
+    found = chosen_method.run(Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress))
 
     with ledger.entry("holdout"):
         best_grid = found.grids[0].schedule if found.grids else None
-        chosen, record = decide(held_out, schedule, best_grid, found.candidates, features, guard)
+        chosen, figures = decide(held_out, schedule, best_grid, found.candidates, features, guard)
     improved = chosen is not schedule
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     if improved:
-        how = {
-            "method": chosen_method.name,
-            "tune": list(chosen_method.changes),
-            "seed": seed,
-            "samples": len(problem),
-            "teacher": teacher_record,
-            "residual": name_of(problem.residual),
-        }
-        chosen = chosen.replace(model=denoiser.identity(), tuned=how | {"holdout": record, "cost": cost})
-    return TuneResult(chosen, improved, found.history, cost, record, teacher_record, found.grids)
+        chosen = chosen.replace(model=denoiser.identity(), tuned=record | {"holdout": figures, "cost": cost})
+    return TuneResult(chosen, improved, found.history, cost, figures, teacher_record, found.grids)
+
+
+def _nobody(accepted: Accepted) -> None:
+    pass
 
 
 def _method(

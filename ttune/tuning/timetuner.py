@@ -100,8 +100,12 @@ class TimeTuner:
         assert task.data is not None
         draw = data_draws(task.data, task.problem.chunk, task.seed)
         denoiser = task.problem.denoiser
-        ratios = one_by_one(task, self.name, lambda done: self.ratios(denoiser, task.start, draw, done=done, progress=task.progress))
-        return Found([apply_timetuner_ratios(task.start, ratios)])
+
+        def told(ratios: list[float]) -> Schedule:
+            return apply_timetuner_ratios(task.start, [*ratios, *np.ones(len(task.start.conditioning) - len(ratios))])
+
+        found = one_by_one(task, self.name, lambda done: self.ratios(denoiser, task.start, draw, done=done, progress=task.progress), told)
+        return Found([told(found)])
 
     def ratios(
         self, denoiser: Denoiser, schedule: Schedule, draw: Draw, *, done: Sequence[float] = (), progress: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from ttune.denoiser import Denoiser
 from ttune.plan import Plan, Registers
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
-from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time
+from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, told_first
 from ttune.tuning.points import Data
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.teacher import Teacher
@@ -59,8 +60,9 @@ class Trajectory:
         return {}
 
     def run(self, task: Task) -> Found:
-        found = one_by_one(task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done))
-        return Found([task.start.replace(conditioning=np.array(found))])
+        told = partial(told_first, task.start)
+        tau = one_by_one(task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done), told)
+        return Found([told(tau)])
 
 
 @torch.no_grad()
@@ -91,8 +93,8 @@ def tune_along_trajectory(
             ]
 
         def loss(tau: float, i: int = i, moved: Callable[[float], list[Registers]] = moved) -> float:
-            pairs = zip(moved(tau), paths, strict=True)
-            return float(np.concatenate([squared_errors(registers["x"], path[i]) for registers, path in pairs]).mean())
+            own = [squared_errors(registers["x"], path[i]) for registers, path in zip(moved(tau), paths, strict=True)]
+            return float(np.concatenate(problem.gathered(own)).mean())
 
         known = i < len(done)
         tau = done[i] if known else _told_best(loss, schedule, i)

@@ -1,0 +1,79 @@
+"""The best schedule that a tuning has found so far, for whoever looks before it is finished or after it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ttune.schedule import Schedule
+from ttune.tuning.checkpoint import Journal
+
+UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on held-out x_T"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An iteration that a method has accepted; it is in the checkpoint by the time that this is seen.
+
+    ``name``: of the piece of work in the checkpoint. ``rmse``: to the teacher, on the first ``samples`` tuning x_T; None where the method
+    does not measure it. ``best``: the best schedule so far, which may be an earlier one; its ``tuned["unfinished"]`` says that no
+    held-out x_T has judged it.
+    """
+
+    name: str
+    rmse: float | None
+    samples: int
+    best: Schedule
+
+
+class BestSoFar:
+    """Takes what a method accepts, remembers it together with the best schedule in one write of the journal, and then says so.
+
+    A schedule judged on more x_T goes before one judged on fewer, then the lower RMSE counts; where none is measured, the later one.
+    ``record``: what the best schedule's ``tuned`` is to say besides, and ``model`` its denoiser's identity.
+    """
+
+    def __init__(
+        self,
+        start: Schedule,
+        journal: Journal,
+        model: Mapping[str, Any],
+        record: Mapping[str, Any],
+        say: Callable[[Accepted], None] = lambda accepted: None,
+    ) -> None:
+        self._start, self._journal, self._model, self._record, self._say = start, journal, model, record, say
+
+    def accept(self, name: str, state: Any, schedule: Schedule, *, samples: int, rmse: float | None = None) -> None:
+        """Put ``state`` under ``name`` into the journal; ``schedule`` is what it stands for."""
+        entry = {
+            "positions": schedule.positions.tolist(),
+            "conditioning": schedule.conditioning.tolist(),
+            "coefficients": None if schedule.coefficients is None else schedule.coefficients.tolist(),
+            "samples": samples,
+            "rmse": rmse,
+        }
+        if _better(entry, self._journal.get("best")):
+            self._journal.pieces["best"] = entry
+        self._journal.put(name, state)
+        self._say(Accepted(name, rmse, samples, self._schedule(self._journal.pieces["best"])))
+
+    def _schedule(self, entry: Mapping[str, Any]) -> Schedule:
+        coefficients = entry["coefficients"]
+        return self._start.replace(
+            positions=np.array(entry["positions"]),
+            conditioning=np.array(entry["conditioning"]),
+            coefficients=None if coefficients is None else np.array(coefficients),
+            model=self._model,
+            tuned={**self._record, "unfinished": UNFINISHED, "samples": entry["samples"], "rmse": entry["rmse"]},
+        )
+
+
+def _better(entry: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    if other is None or entry["samples"] > other["samples"]:
+        return True
+    if entry["rmse"] is None or other["rmse"] is None:
+        return entry["samples"] == other["samples"]
+    return entry["samples"] == other["samples"] and entry["rmse"] < other["rmse"]
