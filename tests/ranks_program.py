@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import ttune
-from tests.oracles import mixture, standard_normal
+import ttune.tuning
+from tests.oracles import Gaussian, mixture, standard_normal
 from ttune.ranks import Ranks, joined
 from ttune.tuning.problem import Problem
 
@@ -38,6 +39,20 @@ def figures(ranks: Ranks) -> dict[str, Any]:
             "count": float(count),
             "own": len(part.x_T),
         }
+    return found
+
+
+def neighbours(ranks: Ranks) -> dict[str, Any]:
+    """Every tuning method that several ranks may share and that has no test of its own."""
+    x_T, teacher = standard_normal((32, 6)), ttune.Schedule.build(NOISE, "dpmpp_2m", 16, "log_snr")
+    shift = ttune.tuning.Shifted((0.05, 0.2), (0.3,))
+    found = {}
+    for method in ("trajectory", "local", "optimal_steps", "ays", shift):
+        denoiser, start = Gaussian(NOISE, 0.7).denoiser(), ttune.Schedule.build(NOISE, "ddim", 3, "linspace")
+        options = {"x_T": x_T, "teacher": teacher, "chunk": 4, "guard": False, "progress": False}
+        result = ttune.tune(denoiser, start, method=method, ranks=ranks, **options)
+        cost = {name: value for name, value in result.cost.items() if name != "seconds"}
+        found[str(method)] = {"schedule": result.schedule.settings(), "cost": cost, "holdout": dict(result.holdout)}
     return found
 
 

@@ -88,3 +88,10 @@ def test_figures_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
         del alone[part]["own"]
         for found in ranks:
             assert found[part] == alone[part]
+
+
+def test_tuning_together_finds_what_one_process_finds(tmp_path: Path) -> None:
+    alone = json.loads(json.dumps(ranks_program.neighbours(ALONE)))
+    assert all(found["schedule"] != alone["ays"]["schedule"] for name, found in alone.items() if name != "ays")
+    for found in run("neighbours", 2, tmp_path):
+        assert found == alone

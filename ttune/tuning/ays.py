@@ -30,6 +30,7 @@ class AlignYourSteps:
     table: str | None = None
 
     name: ClassVar[str] = "ays"
+    shared: ClassVar[bool] = True  # several ranks may tune together
 
     def __post_init__(self) -> None:
         if self.table is not None and self.table not in AYS_TABLES:

@@ -22,6 +22,7 @@ class Local:
     """
 
     name: ClassVar[str] = "local"
+    shared: ClassVar[bool] = True  # several ranks may tune together
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -64,6 +64,11 @@ class OptimalSteps:
             raise ValueError(f"candidates must be at least 2, got {self.candidates}")
 
     @property
+    def shared(self) -> bool:
+        """Whether several ranks may tune together: the rolled costs are those of one chunk."""
+        return self.cost == "local"
+
+    @property
     def changes(self) -> tuple[str, ...]:
         return ("positions",)
 
@@ -89,15 +94,16 @@ class OptimalSteps:
     def _local(self, task: Task, times: Float64) -> list[list[int]]:
         """The distinct paths that the discounts lead to."""
         problem = task.problem
-        total = np.zeros((len(times) + 1, len(times)))
-        bar = tqdm(list(problem.chunks()), desc="optimal steps: costs", disable=not task.progress, leave=False)
-        for c, chunk in enumerate(bar):
-            costs = task.journal.piece(
-                f"costs {c}", lambda chunk=chunk: local_costs(chunk, task.start, task.teacher, times, self.metric).tolist()
-            )
-            known = np.array(costs, np.float64)
-            known[np.isnan(known)] = np.inf  # JSON has no infinity: it came back as nothing
-            total += known * len(chunk) / len(problem)
+        bar = tqdm(total=len(problem), desc="optimal steps: costs", disable=not task.progress, leave=False)
+
+        def sums(chunk: Problem) -> tuple[Float64]:
+            costs = local_costs(chunk, task.start, task.teacher, times, self.metric)
+            bar.update(len(chunk))
+            return (costs * len(chunk),)
+
+        with bar:
+            total = np.array(task.journal.piece("costs", lambda: (problem.total(sums)[0] / len(problem)).tolist()), np.float64)
+        total[np.isnan(total)] = np.inf  # JSON has no infinity: it came back as nothing
         start = np.where(np.arange(len(times)) == 0, 0.0, np.inf) if self.fix_start else total[-1]
         paths = [cheapest_path(total[:-1], task.start.steps, start, gamma) for gamma in self.discounts]
         return [path for i, path in enumerate(paths) if path not in paths[:i]]

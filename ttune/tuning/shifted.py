@@ -30,6 +30,7 @@ class Shifted:
     data_variances: Sequence[float | str] = (0.0, MEASURED)
 
     name: ClassVar[str] = "shifted"
+    shared: ClassVar[bool] = True  # several ranks may tune together
 
     def __post_init__(self) -> None:
         for name, values in (("windows", self.windows), ("cutoffs", self.cutoffs)):
@@ -54,8 +55,8 @@ class Shifted:
         return {"shifted": {name: list(value) for name, value in asdict(self).items()}}
 
     def run(self, task: Task) -> Found:
-        target = task.problem.target.double().flatten(1)
-        return best_of(task, self._tries(task.start, float(target.var(1).mean())))
+        (variances,) = task.problem.per_sample(lambda chunk: [chunk.target.double().flatten(1).var(1).cpu().numpy()])
+        return best_of(task, self._tries(task.start, float(variances.mean())))
 
     def _tries(self, schedule: Schedule, measured: float) -> dict[str, Schedule]:
         """The schedules to try, by what their shifts do."""

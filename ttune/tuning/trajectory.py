@@ -48,6 +48,7 @@ class Trajectory:
     """One told time per evaluation: the state after evaluation i, reached with the told times already found, should be the teacher's."""
 
     name: ClassVar[str] = "trajectory"
+    shared: ClassVar[bool] = True  # several ranks may tune together
 
     @property
     def changes(self) -> tuple[str, ...]:
