@@ -27,6 +27,7 @@ from ttune.noise import Float64
 from ttune.plan import Plan, Registers, evaluations_of, folded
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
+from ttune.tuning.checkpoint import hash_of
 from ttune.tuning.least_squares import NormalEquations, Search
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem, finite
@@ -187,20 +188,23 @@ def normal_equations(
 ) -> NormalEquations:
     """Those at ``theta``: cost and J^T r exactly, J^T J estimated. ``draw`` numbers the random signs."""
     how = how or Backpropagation()
-    P = len(parameters.free)
-    cost, A, g, elements = 0.0, np.zeros((P, P)), np.zeros(P), 0
     model = Model.make(problem.denoiser, parameters, theta, problem.x_T.device)
     schedule = parameters.schedule(theta)
     plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
-    generator = torch.Generator().manual_seed(how.seed * 1_000_003 + draw)
-    for chunk in problem.chunks():
-        r, (along_r, *random) = vector_products(chunk, schedule, plan, model, how, generator)
-        cost += float(r.square().sum())
-        elements += r.numel()
-        g += along_r.sum(0).cpu().numpy()
-        for rows in random:  # none for those who want the gradient alone
-            A += (rows.T @ rows).cpu().numpy() / len(random)
-    return NormalEquations(cost / elements, A / elements, g / elements)
+
+    def sums(chunk: Problem) -> tuple[float, Float64, Float64]:
+        r, (along_r, *random) = vector_products(chunk, schedule, plan, model, how, _signs_of(chunk, how, draw))
+        A = sum((rows.T @ rows for rows in random), torch.zeros(along_r.shape[1], along_r.shape[1], dtype=torch.float64, device=r.device))
+        return float(r.square().sum()), A.cpu().numpy() / max(len(random), 1), along_r.sum(0).cpu().numpy()
+
+    cost, A, g = problem.total(sums)
+    return NormalEquations(float(cost) / problem.elements, A / problem.elements, g / problem.elements)
+
+
+def _signs_of(chunk: Problem, how: Backpropagation, draw: int) -> torch.Generator:
+    """A chunk's own random numbers, the same whichever rank has it."""
+    number = int(hash_of(chunk.x_T[:1])[:8], 16)
+    return torch.Generator().manual_seed((how.seed * 1_000_003 + draw) * 2**32 + number)
 
 
 def vector_products(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,10 +38,9 @@ class Differences:
 
     broyden: int = 0
     steps: Sequence[float] | None = None
-    _J: Tensor | None = field(default=None, repr=False)  # (P, elements)
-    _r: Tensor | None = field(default=None, repr=False)  # (elements,)
-    _trail: list[list[float]] = field(default_factory=list, repr=False)  # what _J is the Jacobian after
-    _tried: tuple[Schedule, Tensor] | None = field(default=None, repr=False)  # the last trial and its residuals
+    _known: list[Slopes] = field(default_factory=list, repr=False)  # of each of this rank's chunks
+    _trail: list[list[float]] = field(default_factory=list, repr=False)  # what _known is the Jacobian after
+    _tried: tuple[Schedule, list[Tensor]] | None = field(default=None, repr=False)  # the last trial and its residuals
 
     def __call__(self, problem: Problem, parameters: Parameters, search: Search) -> NormalEquations:
         if not self._keeps(problem, parameters):
@@ -51,74 +51,74 @@ class Differences:
         elif search.trail[-1] != search.theta:
             search.trail = [*search.trail, search.theta]
         self._follow(problem, parameters, search.trail)
-        assert self._J is not None
-        assert self._r is not None
-        A, g = (self._J @ self._J.T).cpu().numpy(), (self._J @ self._r).cpu().numpy()
-        elements = len(self._r)
-        return NormalEquations(float(self._r.square().mean()), A / elements, g / elements)
+        return _equations(problem, [slopes.sums() for slopes in self._known])
 
     def cost(self, problem: Problem, parameters: Parameters, schedule: Schedule) -> float:
         if not self._keeps(problem, parameters):
             return problem.cost(schedule)
         self._tried = (schedule, residuals(problem, schedule))
-        return float(self._tried[1].square().mean())
+        (squares,) = problem.total_of([[float(r.square().sum())] for r in self._tried[1]])
+        return float(squares) / problem.elements
 
     def fresh(self, search: Search) -> bool:
         return len(search.trail) <= 1
 
     def _keeps(self, problem: Problem, parameters: Parameters) -> bool:
-        return self.broyden > 0 and 8 * _elements(problem) * len(parameters.free) <= MAX_JACOBIAN_BYTES
+        return self.broyden > 0 and 8 * problem.elements * len(parameters.free) <= MAX_JACOBIAN_BYTES
 
     def _follow(self, problem: Problem, parameters: Parameters, trail: list[list[float]]) -> None:
         """Bring the Jacobian to the last point of ``trail``: from where it is, or (a resumed run) from the trail's beginning."""
         counted = problem.denoiser.evaluations
-        if self._J is None or self._trail != trail[: len(self._trail)]:
-            self._J, self._r = jacobian(problem, parameters, np.array(trail[0]), self.steps)
+        if not self._trail or self._trail != trail[: len(self._trail)]:
+            self._known = list(_slopes(problem, parameters, np.array(trail[0]), self.steps))
             self._trail = trail[:1]
             if len(trail) == 1:
                 counted = problem.denoiser.evaluations
-        assert self._r is not None
         for theta in trail[len(self._trail) :]:
             schedule = parameters.schedule(np.array(theta))
-            r = self._tried[1] if self._tried is not None and self._tried[0] == schedule else residuals(problem, schedule)
-            step = torch.from_numpy((np.array(theta) - np.array(self._trail[-1]))[parameters.free]).to(self._J)
-            surprise = r - self._r - step @ self._J
-            self._J += torch.outer(step / step.square().sum(), surprise)
-            self._r = r
+            found = self._tried[1] if self._tried is not None and self._tried[0] == schedule else residuals(problem, schedule)
+            step = (np.array(theta) - np.array(self._trail[-1]))[parameters.free]
+            self._known = [slopes.after(step, r) for slopes, r in zip(self._known, found, strict=True)]
             self._trail = [*self._trail, theta]
         problem.denoiser.evaluations = counted  # what a resumed run repeats was paid for before the interruption
 
 
-def _elements(problem: Problem) -> int:
-    return problem.target.numel() if problem.goal is None else problem.goal.numel()
+class Slopes(NamedTuple):
+    """Of one chunk of samples, float64: the Jacobian over the free parameters and the residuals."""
+
+    J: Tensor  # (P, elements)
+    r: Tensor  # (elements,)
+
+    def sums(self) -> tuple[float, Float64, Float64]:
+        """r^T r, J J^T and J r."""
+        return float(self.r.square().sum()), (self.J @ self.J.T).cpu().numpy(), (self.J @ self.r).cpu().numpy()
+
+    def after(self, step: Float64, r: Tensor) -> Slopes:
+        """Broyden's update: the nearest Jacobian that explains how the residuals became ``r`` over ``step`` (P,)."""
+        s = torch.from_numpy(step).to(self.J)
+        surprise = r - self.r - s @ self.J
+        return Slopes(self.J + torch.outer(s / s.square().sum(), surprise), r)
 
 
 @torch.no_grad()
-def residuals(problem: Problem, schedule: Schedule) -> Tensor:
-    """(elements,) float64 of all samples."""
-    return torch.cat([chunk.residuals(chunk.samples(schedule)).flatten() for chunk in problem.chunks()])
-
-
-def jacobian(problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
-    """(J (P, elements), r (elements,)) at ``theta`` over the free parameters, float64."""
-    parts = list(_rows(problem, parameters, theta, steps))
-    return torch.cat([J for J, _ in parts], dim=1), torch.cat([r for _, r in parts])
+def residuals(problem: Problem, schedule: Schedule) -> list[Tensor]:
+    """(elements,) float64 of each chunk."""
+    return [chunk.residuals(chunk.run(schedule)).flatten() for chunk in problem.chunks()]
 
 
 def normal_equations(problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None = None) -> NormalEquations:
     """Those at ``theta`` over the free parameters, a chunk of samples at a time: memory does not grow with their number."""
-    P, elements = len(parameters.free), _elements(problem)
-    cost, A, g = 0.0, np.zeros((P, P)), np.zeros(P)
-    for J, r in _rows(problem, parameters, theta, steps):
-        cost += float(r.square().sum())
-        A += (J @ J.T).cpu().numpy()
-        g += (J @ r).cpu().numpy()
-    return NormalEquations(cost / elements, A / elements, g / elements)
+    return _equations(problem, [slopes.sums() for slopes in _slopes(problem, parameters, theta, steps)])
+
+
+def _equations(problem: Problem, parts: Sequence[Sequence[float | Float64]]) -> NormalEquations:
+    cost, A, g = problem.total_of(parts)
+    return NormalEquations(float(cost) / problem.elements, A / problem.elements, g / problem.elements)
 
 
 @torch.no_grad()
-def _rows(problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """(J (P, elements), r (elements,)) of one chunk of samples after the other."""
+def _slopes(problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None) -> Iterator[Slopes]:
+    """Those of one chunk of samples after the other."""
     base = parameters.schedule(theta)
     steps = [dtype_step(problem.x_T.dtype)] * len(parameters.free) if steps is None else steps
     neighbours = [_neighbour(parameters, theta, j, h) for j, h in zip(parameters.free, steps, strict=True)]
@@ -152,7 +152,7 @@ def _rows(problem: Problem, parameters: Parameters, theta: Float64, steps: Seque
                 plan.run(problem.denoiser, registers, chunk.conditions, first=stage, outputs=outputs if reuse else None), schedule
             )
             rows.append((chunk.residuals(moved).flatten() - r) / h)
-        yield torch.stack(rows), r
+        yield Slopes(torch.stack(rows), r)
 
 
 def _neighbour(parameters: Parameters, theta: Float64, j: int, h: float) -> tuple[Schedule, float]:

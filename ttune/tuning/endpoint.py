@@ -166,7 +166,8 @@ class Run:
         def measured() -> list[float]:
             return difference_steps(problem, self.parameters, np.array(self.search.theta)).steps.tolist()
 
-        steps = self.task.journal.piece(f"steps: {self.start.name}", measured)
+        ranks = self.task.journal.ranks
+        steps = self.task.journal.piece(f"steps: {self.start.name}", lambda: ranks.from_first(measured))
         return Differences(BROYDEN_STEPS if optimizer == "broyden" else 0, steps)
 
     def _optimizer(self, problem: Problem) -> str:

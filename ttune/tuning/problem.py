@@ -94,7 +94,10 @@ class Problem:
 
     def total(self, sums: Callable[[Problem], Sequence[Float64 | float]]) -> tuple[Float64, ...]:
         """Several sums over all samples, float64: ``sums(chunk)`` returns those over one chunk, arrays or numbers."""
-        parts = [tuple(sums(chunk)) for chunk in self.chunks()]
+        return self.total_of([tuple(sums(chunk)) for chunk in self.chunks()])
+
+    def total_of(self, parts: Sequence[Sequence[Float64 | float]]) -> tuple[Float64, ...]:
+        """The same, from the sums over each of this rank's chunks."""
         return (self.share or ALONE.share(len(self), self.chunk)).total(parts)
 
     def samples(self, schedule: Schedule) -> Tensor:
