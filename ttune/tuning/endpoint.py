@@ -25,6 +25,7 @@ from ttune.tuning.search import Ranked, remembered_ranking, starts
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
 SHORT_SAMPLES = 64
+SAMPLES, SAMPLES_FOR_COEFFICIENTS = 128, 256  # with 128, free coefficients were overfitted at ten steps
 TRIED, FINALISTS = 5, 2
 MIDDLE_ITERATIONS = 8  # of every finalist; then the best goes on alone
 # Backpropagation costs 7 K evaluations an iteration; forward differences about (parameters + 3) K / 2, with the exact J^T J.
@@ -83,6 +84,8 @@ class Endpoint:
     def run(self, task: Task) -> Found:
         """Tuned schedules: of every start that came to the end, the last first."""
         few = task.problem.head(SHORT_SAMPLES)
+        # Times and positions do not need more; coefficients are tuned on all.
+        some = task.problem.head(SAMPLES) if "coefficients" in self.tune else task.problem
         grids = self._grids(few, task)
         first = tuple(name for name in self.tune if name != "coefficients")
         runs = {entry.name: Run(self, task, entry, first) for entry in self._starts(grids, task)} if first else {}
@@ -91,10 +94,10 @@ class Endpoint:
                 run.go(few, "short", SHORT_ITERATIONS)
             runs = dict(sorted(runs.items(), key=lambda item: item[1].rmse)[:FINALISTS])
         for run in runs.values():
-            run.go(task.problem, "tune", min(MIDDLE_ITERATIONS, self.iterations) if len(runs) > 1 else self.iterations)
+            run.go(some, "tune", min(MIDDLE_ITERATIONS, self.iterations) if len(runs) > 1 else self.iterations)
         order = sorted(runs.values(), key=lambda run: run.rmse)
         if len(order) > 1:
-            order[0].go(task.problem, "tune", self.iterations)
+            order[0].go(some, "tune", self.iterations)
         if "coefficients" in self.tune:
             start = Ranked("tuned", order[0].schedule, order[0].rmse, math.nan) if order else self._starts(grids, task)[0]
             order.insert(0, Run(self, task, start, tuple(self.tune)))

@@ -18,7 +18,7 @@ from ttune.sampling import check_fits
 from ttune.schedule import Schedule
 from ttune.tuning.best import Accepted, BestSoFar
 from ttune.tuning.checkpoint import Journal, hash_of_chunks, hashes_of
-from ttune.tuning.endpoint import Endpoint
+from ttune.tuning.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
 from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
@@ -32,7 +32,6 @@ from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.timetuner import TimeTuner
 
-SAMPLES, SAMPLES_FOR_COEFFICIENTS = 128, 256  # with 128, free coefficients were overfitted at ten steps
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
 
