@@ -147,6 +147,18 @@ def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert row["frechet"]["features"] == "LeNet-64"
 
 
+def test_several_budgets_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ttune.json"
+    main(["tune", "--out", str(file), *QUICK, "--method", "trajectory", "--steps", "3", "4"])
+    assert list(ttune.load_schedules(file)) == [3, 4]
+    assert list(tmp_path.iterdir()) == [file]  # the checkpoints are gone
+    sample = ["sample", "--schedule", str(file), *TINY, "--n", "2", "--out", str(tmp_path / "a.npz")]
+    capsys.readouterr()
+    assert "name one with steps (--steps)" in failure(sample, capsys)
+    main([*sample, "--steps", "4"])
+    assert "2 samples of 4 steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.test_noise import any_noise
-from ttune import SAMPLERS, NoiseSchedule, Schedule, atomic
+from ttune import SAMPLERS, NoiseSchedule, Schedule, atomic, load_schedules, save_schedules
 
 NOISE = NoiseSchedule.linear()
 
@@ -310,3 +311,59 @@ def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
 def test_infinite_numbers_in_the_record_do_not_spoil_the_file(tmp_path: Path) -> None:
     example().replace(tuned={"ratio": math.nan, "high": math.inf}).save(tmp_path / "n.json")
     assert Schedule.load(tmp_path / "n.json").tuned == {"ratio": None, "high": None}
+
+
+def several(tmp_path: Path) -> tuple[Path, dict[int, Schedule]]:
+    noise = NoiseSchedule.linear()
+    schedules = {k: Schedule.build(noise, "ddim", k).replace(conditioning=np.linspace(900, 3, k)) for k in (6, 3, 4)}
+    save_schedules(schedules, tmp_path / "several.json")
+    return tmp_path / "several.json", schedules
+
+
+def test_several_schedules_in_one_file(tmp_path: Path) -> None:
+    path, schedules = several(tmp_path)
+    assert load_schedules(path) == schedules
+    assert list(load_schedules(path)) == [3, 4, 6]
+    assert Schedule.load(path, steps=4) == schedules[4]
+    with pytest.raises(ValueError, match="schedules of 3 or 4 or 6 steps in this file; name one with steps"):
+        Schedule.load(path)
+    with pytest.raises(ValueError, match=r"steps must be 3 or 4 or 6, .* got 5"):
+        Schedule.load(path, steps=5)
+    with pytest.raises(ValueError, match="made for the sampler 'ddim', got 'euler'"):
+        load_schedules(path, sampler="euler")
+    schedules[3].save(path)
+    assert load_schedules(path) == {3: schedules[3]}
+    assert Schedule.load(path, steps=3) == schedules[3]
+    with pytest.raises(ValueError, match=r"steps must be 3, .* got 4"):
+        Schedule.load(path, steps=4)
+
+
+def test_two_schedules_of_the_same_steps_have_no_file(tmp_path: Path) -> None:
+    path, schedules = several(tmp_path)
+    with pytest.raises(ValueError, match="different numbers of steps, got \\[3, 3\\]"):
+        save_schedules([schedules[3], schedules[3]], path)
+    content = json.loads(path.read_bytes())
+    content["schedules"].append(content["schedules"][0])
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="got two of 3"):
+        load_schedules(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["schedules"][1].update(positions=[999.0, 500.0, 100.0, -2.0]), "was changed after it was written"),
+        (lambda content: content["schedules"][1].pop("noise"), "missing required field `noise`"),
+        (lambda content: content.update(schedules=[]), "at least one, got none"),
+        (lambda content: content.update(schema_version=2), "schema_version must be 1"),
+        (lambda content: content.update(colour="red"), "unknown field `colour`"),
+        (lambda content: content["schedules"][2].update(format="ttune schedules"), "format must be 'ttune schedule'"),
+    ],
+)
+def test_a_damaged_file_of_several_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    path, _ = several(tmp_path)
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_schedules(path)

@@ -7,6 +7,7 @@ from ttune.noise import NoiseSchedule
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
 from ttune.samplers.points import Point
 from ttune.schedule import Schedule
+from ttune.schedule_file import load_schedules, save_schedules
 from ttune.shift import Shift
 from ttune.version import __version__
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.skipping import skip_layers
     from ttune.stitched import Stitched
     from ttune.threshold import DynamicThreshold
-    from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune
+    from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune, tune_budgets
     from ttune.variants import Variants
 else:
 
@@ -65,12 +66,15 @@ __all__ = [
     "frechet_distance",
     "freeze_time",
     "initial_noise",
+    "load_schedules",
     "nn",
     "noised",
     "ops",
     "sample",
+    "save_schedules",
     "skip_layers",
     "timetuner_ratios",
     "tune",
+    "tune_budgets",
     "use_backend",
 ]

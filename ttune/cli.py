@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -19,6 +19,9 @@ from ttune.samplers import SAMPLERS, sampler_options
 from ttune.tuning.methods import METHODS
 
 if TYPE_CHECKING:
+    from ttune.noise import NoiseSchedule
+    from ttune.schedule import Schedule
+
     Sampler = Spacing = Method = str
 else:  # the registries are the list of choices
     Sampler = Literal[tuple(SAMPLERS)]
@@ -46,7 +49,7 @@ def tune(
     out: Path,
     model: str = "fashion",
     sampler: Sampler = "ddim",
-    steps: int = 5,
+    steps: tuple[int, ...] = (5,),
     method: Method = "endpoint",
     tune: tuple[Literal["conditioning", "positions", "coefficients"], ...] = ("conditioning", "positions"),
     spacing: Spacing = "leading",
@@ -75,9 +78,11 @@ def tune(
     resume: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Tune a schedule for one model, one sampler and one step budget, and write it to a file.
+    """Tune a schedule for one model, one sampler and one or several step budgets, and write it to a file.
 
     Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
+
+    Several budgets (--steps 4 5 6 8 10) share the teacher, each also begins where the one before it ended, and stand in one file.
 
     An interrupted run (Ctrl-C, SIGTERM, or killed) goes on with the same command and --resume. The best schedule so far is in
     OUT's name with .partial before .json at any time: usable, but never compared with the start on held-out x_T.
@@ -86,7 +91,7 @@ def tune(
         out: The ttune.json to write.
         model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
         sampler: The sampler to tune for; a tuned schedule does not carry over to another.
-        steps: Step budget: network evaluations of one sample, for samplers with one evaluation a step.
+        steps: Step budgets: network evaluations of one sample, for samplers with one evaluation a step.
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
             tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
             (AutoDiffusion's search for positions, or CMA-ES).
@@ -124,22 +129,31 @@ def tune(
     import ttune
     from ttune.atomic import remove_unfinished
     from ttune.models import imported, load_model
-    from ttune.tuning import Evolution
+    from ttune.tuning import Accepted, Evolution
     from ttune.tuning import checkpoint as checkpoint_files
+    from ttune.tuning.budgets import budget_checkpoints
 
     denoiser = load_model(model, guidance_scale=guidance_scale)
-    schedule = ttune.Schedule.build(
-        denoiser.noise, sampler, steps, spacing, t_start=t_start, final=final, offset=offset, options=_options(option)
-    )
+    schedules = [
+        ttune.Schedule.build(denoiser.noise, sampler, k, spacing, t_start=t_start, final=final, offset=offset, options=_options(option))
+        for k in steps
+    ]
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
+    journals = budget_checkpoints(journal, steps)
+    bests: dict[int, ttune.Schedule] = {}
+
+    def accepted(found: Accepted) -> None:
+        bests[found.best.steps] = found.best
+        _save(bests, partial)
+
     evolution = None
     if method == "evolution":
         names = tune if operators == "cma" else None
         evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, fix_start=fix_start, search_starts=search_starts)
     try:
-        result = ttune.tune(
+        results = ttune.tune_budgets(
             denoiser,
-            schedule,
+            schedules,
             method=method if evolution is None else evolution,
             tune=tune,
             residual=imported("residual", residual)(denoiser) if ":" in residual else residual,
@@ -159,16 +173,17 @@ def tune(
             progress=not quiet,
             checkpoint=journal,
             resume=resume,
-            accepted=lambda accepted: accepted.best.save(partial),
+            accepted=accepted,
         )
     except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'Interrupted'}. {_left_behind(journal, partial)}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'Interrupted'}. {_left_behind(journals, partial)}", file=sys.stderr)
         raise
-    result.schedule.save(out)
-    checkpoint_files.remove(journal)
+    _save({k: result.schedule for k, result in results.items()}, out)
+    for file in journals:
+        checkpoint_files.remove(file)
     partial.unlink(missing_ok=True)
     remove_unfinished(partial)
-    print(result.summary())
+    print("\n\n".join(result.summary() for result in results.values()))
     print(f"Wrote {out}")
 
 
@@ -177,7 +192,7 @@ def sample(
     schedule: Path | None = None,
     model: str = "fashion",
     sampler: Sampler | None = None,
-    steps: int = 50,
+    steps: int | None = None,
     spacing: Spacing = "leading",
     option: dict[str, str] | None = None,
     n: int = 64,
@@ -196,7 +211,7 @@ def sample(
         schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
         model: As in ttune tune.
         sampler: Default ddim; with --schedule it must be the schedule's own.
-        steps: Untuned only.
+        steps: Default 50; with --schedule, which of several schedules in the file.
         spacing: Untuned only.
         option: Untuned only: the sampler's own options, for example --option eta 0.5 with ddim (see ttune info).
         n: Samples.
@@ -220,9 +235,9 @@ def sample(
     if schedule is not None:
         if option:
             raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
-        chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler)
+        chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
     else:
-        chosen = ttune.Schedule.build(denoiser.noise, sampler or "ddim", steps, spacing, options=_options(option))
+        chosen = ttune.Schedule.build(denoiser.noise, sampler or "ddim", 50 if steps is None else steps, spacing, options=_options(option))
     seeds = torch.arange(n) + seed
     x_T, conditions = drawn_points(denoiser, seeds)
     conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
@@ -241,6 +256,7 @@ def sample(
 def evaluate(
     schedules: tyro.conf.Positional[tuple[Path, ...]],
     model: str = "fashion",
+    steps: tuple[int, ...] | None = None,
     n: int = 1000,
     seed: int = 2**40,
     features: Literal["lenet64", "inception"] = "lenet64",
@@ -257,6 +273,7 @@ def evaluate(
     Args:
         schedules: One or more ttune.json files.
         model: As in ttune tune.
+        steps: Of files of several schedules, those of these steps; by default all.
         n: Samples.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
         features: lenet64 (bundled, Fashion-MNIST) or inception (clean-fid's weights, not downloaded).
@@ -279,7 +296,7 @@ def evaluate(
     if not schedules:
         raise ValueError("schedules must name at least one ttune.json, got none")
     denoiser = load_model(model, guidance_scale=guidance_scale)
-    loaded = [(path, ttune.Schedule.load(path, noise=denoiser.noise)) for path in schedules]
+    loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
     extractor = lenet64() if features == "lenet64" else inception_features(inception)
     real = None
     if model == "fashion":
@@ -294,7 +311,7 @@ def evaluate(
         row, target = judge.row(f"teacher: 2M, {source.steps} steps", "teacher", source)
         judge = judge.with_teacher(target)
         rows.append(row)
-    rows = [judge.row(str(path), str(s.tuned.get("method", "base")), s)[0] for path, s in loaded] + rows
+    rows = [judge.row(name, str(s.tuned.get("method", "base")), s)[0] for name, s in loaded] + rows
     print(print_table(rows))
     if out is not None:
         write_report(out, {"model": model, "rows": rows})
@@ -452,14 +469,25 @@ def info() -> None:
     print(f"bundled models {', '.join(zoo.MODELS)}")
 
 
-def _left_behind(journal: Path, partial: Path) -> str:
+def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
+    """One schedule in a file of its own, several in one file."""
+    import ttune
+
+    if len(schedules) == 1:
+        next(iter(schedules.values())).save(path)
+    else:
+        ttune.save_schedules(schedules, path)
+
+
+def _left_behind(journals: Sequence[Path], partial: Path) -> str:
     """What an interrupted tuning has on disk."""
-    if not journal.exists():
+    begun = [journal for journal in journals if journal.exists()]
+    if not begun:
         return "Nothing had been finished yet."
     best = (
         f" The best schedule so far is {partial}: usable, but not yet compared with the start on held-out x_T." if partial.exists() else ""
     )
-    return f"What was found is in {journal}; the same command with --resume goes on from there.{best}"
+    return f"What was found is in {', '.join(map(str, begun))}; the same command with --resume goes on from there.{best}"
 
 
 class Terminated(KeyboardInterrupt):
@@ -492,6 +520,17 @@ def _options(given: dict[str, str] | None) -> dict[str, float | str | bool]:
         except ValueError:
             options[name] = {"true": True, "false": False}.get(word.lower(), word)
     return options
+
+
+def _named_schedules(path: Path, noise: NoiseSchedule, steps: tuple[int, ...] | None) -> list[tuple[str, Schedule]]:
+    """The schedules of a file with names for a table: the file's, and the number of steps where there are several."""
+    import ttune
+
+    found = ttune.load_schedules(path, noise=noise)
+    for k in steps or ():
+        if k not in found:
+            raise ValueError(f"{path}: steps must be among {list(found)}, of which there is a schedule in this file, got {k}")
+    return [(f"{path}, {k} steps" if len(found) > 1 else str(path), s) for k, s in found.items() if steps is None or k in steps]
 
 
 def _bundled_data(model: str) -> Any:

@@ -215,11 +215,16 @@ class Schedule:
         schedule_file.save(self, path)
 
     @staticmethod
-    def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> Schedule:
-        """Read and validate ``ttune.json``; refuse it if ``noise`` or ``sampler`` is given and is another one."""
+    def load(
+        path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None, steps: int | None = None
+    ) -> Schedule:
+        """Read and validate ``ttune.json``; refuse it if ``noise``, ``sampler`` or ``steps`` is given and is another one.
+
+        Of a file of several schedules (:func:`ttune.load_schedules`), ``steps`` picks one.
+        """
         from ttune import schedule_file
 
-        return schedule_file.load(path, noise=noise, sampler=sampler)
+        return schedule_file.load(path, noise=noise, sampler=sampler, steps=steps)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):

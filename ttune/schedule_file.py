@@ -1,9 +1,10 @@
-"""``ttune.json``: a schedule on disk, strict to read and atomic to write."""
+"""``ttune.json``: a schedule on disk, or several of different numbers of steps; strict to read and atomic to write."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ttune.schedule import Schedule
 from ttune.shift import Shift
 
 FORMAT = "ttune schedule"
+SEVERAL = "ttune schedules"
 VERSION = 1
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
 MAX_DEPTH = 32  # of what stands in `noise`, `model` and `tuned`; tuning writes 3
@@ -43,8 +45,122 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     digest: str = ""
 
 
+class SchedulesFile(msgspec.Struct, forbid_unknown_fields=True):
+    """Several schedules, each as it would stand in a file of its own, fewest steps first."""
+
+    format: str
+    schema_version: int
+    ttune_version: str
+    schedules: list[ScheduleFile]
+
+
+class _Kind(msgspec.Struct):
+    format: str
+
+
 def save(schedule: Schedule, path: str | PathLike[str]) -> None:
     """Write ``schedule`` to ``path``: temporary file, fsync, rename."""
+    _write(path, _content(schedule))
+
+
+def save_schedules(schedules: Mapping[int, Schedule] | Iterable[Schedule], path: str | PathLike[str]) -> None:
+    """Write several schedules of different numbers of steps to one file, as atomically; ValueError for two of the same."""
+    from ttune.version import __version__
+
+    given = list(schedules.values()) if isinstance(schedules, Mapping) else list(schedules)
+    steps = [schedule.steps for schedule in given]
+    if not given or len(set(steps)) < len(steps):
+        raise ValueError(f"schedules must be at least one, of different numbers of steps, got {steps}")
+    contents = [_content(schedule) for schedule in sorted(given, key=lambda schedule: schedule.steps)]
+    _write(path, SchedulesFile(SEVERAL, VERSION, __version__, contents))
+
+
+def load(
+    path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None, steps: int | None = None
+) -> Schedule:
+    """Read ``path`` and check everything in it; ValueError says what does not fit. Never a fallback.
+
+    Of a file of several schedules, the one with ``steps`` steps.
+    """
+    found = load_schedules(path, noise=noise, sampler=sampler)
+    if steps is None and len(found) > 1:
+        raise ValueError(f"{path}: there are schedules of {_listed(found)} steps in this file; name one with steps (--steps)")
+    if steps is not None and steps not in found:
+        raise ValueError(f"{path}: steps must be {_listed(found)}, of which there is a schedule in this file, got {steps}")
+    return next(iter(found.values())) if steps is None else found[steps]
+
+
+def load_schedules(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> dict[int, Schedule]:
+    """All schedules of ``path`` by their number of steps, fewest first; a file of one schedule will do too. Checks like ``load``."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{path}: a schedule file has at most {MAX_BYTES} bytes, this one has {size}")
+    found: dict[int, Schedule] = {}
+    for content in _contents(path):
+        schedule = _schedule(path, content)
+        if schedule.steps in found:
+            raise ValueError(f"{path}: schedules must have different numbers of steps, got two of {schedule.steps}")
+        if noise is not None and noise != schedule.noise:
+            raise ValueError(f"{path}: the schedule was made for the noise schedule {describe(schedule.noise)}, got {describe(noise)}")
+        if sampler is not None and sampler != schedule.sampler:
+            raise ValueError(
+                f"{path}: the schedule was made for the sampler {schedule.sampler!r}, got {sampler!r}; tune one for it instead"
+            )
+        found[schedule.steps] = schedule
+    return dict(sorted(found.items()))
+
+
+def _contents(path: Path) -> list[ScheduleFile]:
+    data = path.read_bytes()
+    try:
+        several = msgspec.json.decode(data, type=_Kind).format == SEVERAL
+        content = msgspec.json.decode(data, type=SchedulesFile if several else ScheduleFile)
+    except RecursionError:
+        raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable schedule file: {error}") from None
+    if isinstance(content, ScheduleFile):
+        return [content]
+    if content.schema_version != VERSION:
+        raise ValueError(f"{path}: schema_version must be {VERSION} for this ttune, got {content.schema_version}")
+    if not content.schedules:
+        raise ValueError(f"{path}: schedules must hold at least one, got none")
+    return content.schedules
+
+
+def _schedule(path: Path, content: ScheduleFile) -> Schedule:
+    if _deeper([content.noise, content.model, content.tuned], MAX_DEPTH):
+        raise ValueError(f"{path}: not a schedule file: nested too deeply, beyond {MAX_DEPTH} levels")
+    if content.format != FORMAT:
+        raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
+    if content.schema_version != VERSION:
+        raise ValueError(f"{path}: schema_version must be {VERSION} for this ttune, got {content.schema_version}")
+    if content.digest and content.digest != _digest(content):
+        raise ValueError(
+            f"{path}: the content was changed after it was written (its digest does not match), so what it says about its tuning "
+            f"need not hold; delete the field 'digest' to use it all the same"
+        )
+    try:
+        return Schedule(
+            NoiseSchedule.from_dict(content.noise),
+            content.sampler,
+            content.positions,  # pyright: ignore[reportArgumentType]
+            content.conditioning,  # pyright: ignore[reportArgumentType]
+            content.eta,
+            content.lower_order_final,
+            content.model,
+            content.tuned,
+            content.options,  # pyright: ignore[reportArgumentType]
+            content.first,
+            content.coefficients,  # pyright: ignore[reportArgumentType]
+            None if content.shift is None else Shift(**content.shift),
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _content(schedule: Schedule) -> ScheduleFile:
     from ttune.version import __version__
 
     content = ScheduleFile(
@@ -66,55 +182,15 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
         variants=list(schedule.variants),
     )
     content.digest = _digest(content)
+    return content
+
+
+def _write(path: str | PathLike[str], content: ScheduleFile | SchedulesFile) -> None:
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
 
-def load(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> Schedule:
-    """Read ``path`` and check everything in it; ValueError says what does not fit. Never a fallback."""
-    path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{path}: a schedule file has at most {MAX_BYTES} bytes, this one has {size}")
-    try:
-        content = msgspec.json.decode(path.read_bytes(), type=ScheduleFile)
-    except RecursionError:
-        raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable schedule file: {error}") from None
-    if _deeper([content.noise, content.model, content.tuned], MAX_DEPTH):
-        raise ValueError(f"{path}: not a schedule file: nested too deeply, beyond {MAX_DEPTH} levels")
-    if content.format != FORMAT:
-        raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
-    if content.schema_version != VERSION:
-        raise ValueError(f"{path}: schema_version must be {VERSION} for this ttune, got {content.schema_version}")
-    if content.digest and content.digest != _digest(content):
-        raise ValueError(
-            f"{path}: the content was changed after it was written (its digest does not match), so what it says about its tuning "
-            f"need not hold; delete the field 'digest' to use it all the same"
-        )
-    try:
-        schedule = Schedule(
-            NoiseSchedule.from_dict(content.noise),
-            content.sampler,
-            content.positions,  # pyright: ignore[reportArgumentType]
-            content.conditioning,  # pyright: ignore[reportArgumentType]
-            content.eta,
-            content.lower_order_final,
-            content.model,
-            content.tuned,
-            content.options,  # pyright: ignore[reportArgumentType]
-            content.first,
-            content.coefficients,  # pyright: ignore[reportArgumentType]
-            None if content.shift is None else Shift(**content.shift),
-            tuple(content.variants),
-        )
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if noise is not None and noise != schedule.noise:
-        raise ValueError(f"{path}: the schedule was made for the noise schedule {describe(schedule.noise)}, got {describe(noise)}")
-    if sampler is not None and sampler != schedule.sampler:
-        raise ValueError(f"{path}: the schedule was made for the sampler {schedule.sampler!r}, got {sampler!r}; tune one for it instead")
-    return schedule
+def _listed(found: Mapping[int, Schedule]) -> str:
+    return " or ".join(map(str, found))
 
 
 def describe(noise: NoiseSchedule) -> str:

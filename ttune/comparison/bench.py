@@ -115,9 +115,8 @@ def make_bench(
     arrived = {name: shared(f"teacher-{name}", arrive(points)) for name, points in sets.items()}
     for name in ("tuning", "holdout"):
         x_T, conditions = sets[name]
-        for i in range(0, len(x_T), chunk):
-            rows = slice(i, i + chunk)
-            teacher.learn(x_T[rows], select(conditions, rows, len(x_T)), arrived[name]["x_0"][rows].to(x_T.device))
+        rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+        teacher.learn([(x_T[r], select(conditions, r, len(x_T))) for r in rows], arrived[name]["x_0"].to(x_T.device))
     x_T, conditions = sets["figures"]
     problem = Problem(denoiser, x_T, conditions, arrived["figures"]["x_0"].to(x_T.device), chunk)
     cost = sum(int(arrived[name]["evaluations"]) for name in ("tuning", "holdout"))

@@ -2,6 +2,7 @@
 
 from ttune.tuning.ays import AlignYourSteps
 from ttune.tuning.best import Accepted
+from ttune.tuning.budgets import tune_budgets
 from ttune.tuning.conditions import conditions_from
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.evolution import Evolution
@@ -9,6 +10,7 @@ from ttune.tuning.local import Local
 from ttune.tuning.method import Found, Method, Task
 from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
+from ttune.tuning.resample import resampled
 from ttune.tuning.run import TuneResult, tune
 from ttune.tuning.search import rank_grids
 from ttune.tuning.shifted import Shifted
@@ -35,6 +37,8 @@ __all__ = [
     "apply_timetuner_ratios",
     "conditions_from",
     "rank_grids",
+    "resampled",
     "timetuner_ratios",
     "tune",
+    "tune_budgets",
 ]

@@ -137,7 +137,7 @@ def tune(
 
     Raises ValueError, TypeError or FloatingPointError naming the argument or the step.
     """
-    chosen_method = _method(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
+    chosen_method = method_named(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
     if samples is None:
         samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
     _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
@@ -200,15 +200,16 @@ def _nobody(accepted: Accepted) -> None:
     pass
 
 
-def _method(
+def method_named(
     method: str | Method,
-    tune: Sequence[str],
-    fix_start: bool,
-    iterations: int,
-    search_starts: bool,
-    optimizer: str,
-    timetuner: TimeTuner | None,
+    tune: Sequence[str] = ("conditioning", "positions"),
+    fix_start: bool = False,
+    iterations: int = 30,
+    search_starts: bool = True,
+    optimizer: str = "auto",
+    timetuner: TimeTuner | None = None,
 ) -> Method:
+    """A method by name, with those of :func:`tune`'s settings that it has; an instance is returned as it is."""
     if not isinstance(method, str):
         return method
     if method not in METHODS:
@@ -263,6 +264,7 @@ def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, sh
         return [teacher.endpoint(denoiser, *chunk) for chunk in bar]
 
     target = journal.tensor(f"teacher_{name}", share, compute).to(x_T.device)
+    teacher.learn(_chunks(points, share.chunk), target)  # for the next tuning, where an interrupted run left off
     return Problem(denoiser, x_T, conditions, target, share.chunk, share=share)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,16 @@ class Teacher:
             self._remembered[key] = self._endpoint(denoiser, x_T, conditions)
         return self._remembered[key]
 
-    def learn(self, x_T: Tensor, conditions: Conditions, x_0: Tensor) -> None:
-        """Remember that this teacher arrives at ``x_0`` from ``x_T``: from an earlier process, say. Only with ``remember``."""
+    def learn(self, chunks: Iterable[tuple[Tensor, Conditions]], x_0: Tensor) -> None:
+        """Remember that this teacher arrives at the rows of ``x_0`` (n, ...) from the x_T of ``chunks``, as an earlier process found.
+
+        A teacher that does not remember forgets it at once."""
         if self._remembered is None:
-            raise ValueError("teacher: only one that remembers can learn, got remember=False")
-        self._remembered[_key(x_T, conditions)] = _checked(x_0, x_T)
+            return
+        first = 0
+        for x_T, conditions in chunks:
+            self._remembered[_key(x_T, conditions)] = _checked(x_0[first : first + len(x_T)], x_T)
+            first += len(x_T)
 
     def _endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
         if isinstance(self.source, Schedule):

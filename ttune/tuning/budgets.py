@@ -1,0 +1,78 @@
+"""Several step budgets of one sampler: one teacher, and every budget begins also where the one before it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ttune.denoiser import Denoiser
+from ttune.schedule import Schedule
+from ttune.tuning.method import Method
+from ttune.tuning.resample import resampled
+from ttune.tuning.run import TuneResult, method_named, tune
+from ttune.tuning.teacher import Teacher
+
+
+def tune_budgets(
+    denoiser: Denoiser,
+    schedules: Sequence[Schedule],
+    *,
+    method: str | Method = "endpoint",
+    teacher: Teacher | Schedule | Callable[..., Tensor] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> dict[int, TuneResult]:
+    """:func:`ttune.tune` for several ``schedules`` of one sampler that differ in their steps: {steps: result}, fewest steps first.
+
+    The teacher's x_0 are computed once. A method with further starts (``also``: the default one) is given the tuned schedule of
+    the next smaller budget too, :func:`resampled` to its own. ``checkpoint`` names one file per budget, ``checkpoint.STEPS``
+    (itself, if there is only one); with ``resume`` the budgets that are there are taken up where they stood. ``options``: the others of
+    :func:`ttune.tune`.
+
+    Raises what it raises, and ValueError for schedules of the same steps, of different samplers or of different last positions.
+    """
+    ordered = _checked(schedules)
+    source = Teacher.default(ordered[0]).source if teacher is None else teacher.source if isinstance(teacher, Teacher) else teacher
+    shared = Teacher(source, remember=True)
+    names = ("tune", "fix_start", "iterations", "search_starts", "optimizer", "timetuner")
+    chosen = method_named(method, **{name: options[name] for name in names if name in options})
+    journals = [None] * len(ordered) if checkpoint is None else budget_checkpoints(checkpoint, [s.steps for s in ordered])
+    results: dict[int, TuneResult] = {}
+    for schedule, journal in zip(ordered, journals, strict=True):
+        begun = resume and (journal is None or journal.exists() or len(ordered) == 1)
+        before = list(results.values())[-1:]
+        own = _with_start(chosen, [resampled(earlier.schedule, schedule.steps) for earlier in before if earlier.improved])
+        results[schedule.steps] = tune(denoiser, schedule, method=own, teacher=shared, checkpoint=journal, resume=begun, **options)
+    return results
+
+
+def budget_checkpoints(checkpoint: str | PathLike[str], steps: Sequence[int]) -> list[Path]:
+    """The checkpoint of each budget: ``checkpoint`` itself for one, ``checkpoint.STEPS`` for several."""
+    return [Path(checkpoint)] if len(steps) == 1 else [Path(f"{fspath(checkpoint)}.{k}") for k in steps]
+
+
+def _checked(schedules: Sequence[Schedule]) -> list[Schedule]:
+    if not schedules:
+        raise ValueError("schedules must name at least one, got none")
+    for what, values in (("sampler", {s.sampler for s in schedules}), ("last position", {float(s.positions[-1]) for s in schedules})):
+        if len(values) > 1:
+            raise ValueError(f"schedules must have the same {what}, got {sorted(values)}")
+    ordered = sorted(schedules, key=lambda schedule: schedule.steps)
+    steps = [schedule.steps for schedule in ordered]
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"schedules must have different numbers of steps, got {steps}")
+    return ordered
+
+
+def _with_start(method: Method, starts: Sequence[Schedule]) -> Method:
+    """``method`` with ``starts`` among the places it begins from, if it knows how."""
+    fields = {field.name for field in dataclasses.fields(method)}  # pyright: ignore[reportArgumentType]
+    if not starts or "also" not in fields:
+        return method
+    return dataclasses.replace(method, also=(*method.also, *starts))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

@@ -1,0 +1,47 @@
+"""A tuned schedule carried to another number of steps: a start for the tuning of a neighbouring budget."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ttune.noise import Float64
+from ttune.schedule import Schedule
+
+APART = 1e-6  # of the largest time: two positions of a resampled grid stand at least this far apart
+
+
+def resampled(schedule: Schedule, steps: int) -> Schedule:
+    """``schedule`` with ``steps`` steps: the same first and last position, the others on the same curve of half log-SNR over
+    the fraction of the steps done. What the network is told keeps its distance from where it stands, in units of the step, on
+    such a curve too (for samplers with one evaluation a step; others are told the truth). Tuned coefficients are not carried over.
+
+    Raises ValueError for fewer than one step, or a number of steps that the sampler cannot have.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if steps == schedule.steps:
+        return schedule
+    resized = schedule.replace(positions=_positions(schedule, steps))
+    if len(schedule.conditioning) != schedule.steps or len(resized.conditioning) != steps:
+        return resized
+    offsets = (schedule.conditioning - schedule.positions[:-1]) / -np.diff(schedule.positions)
+    carried = np.interp(np.arange(steps) / steps, np.arange(schedule.steps) / schedule.steps, offsets)
+    told = resized.positions[:-1] - carried * np.diff(resized.positions)
+    return resized.replace(conditioning=np.clip(told, schedule.noise.t_min, schedule.noise.t_max))
+
+
+def _positions(schedule: Schedule, steps: int) -> Float64:
+    noise, old = schedule.noise, schedule.positions
+    # The log-SNR of the ends may be infinite: the curve runs between the smallest trained time, or the last position if that is
+    # later, and just inside the largest.
+    latest = noise.t_max if np.isfinite(noise.half_log_snr(noise.t_max)) else (1 - 1e-3) * noise.t_max
+    curve = noise.half_log_snr(np.clip(old, max(noise.t_min, old[-1]), latest))
+    wanted = np.interp(np.arange(1, steps) / steps, np.arange(len(old)) / schedule.steps, curve)
+    apart = APART * noise.t_max
+    positions = np.concatenate([old[:1], noise.time(wanted), old[-1:]])
+    # Where the old grid ends in a plateau of that curve, the positions would meet.
+    for i in range(1, steps):
+        positions[i] = min(positions[i], positions[i - 1] - apart)
+    for i in range(steps - 1, 0, -1):
+        positions[i] = max(positions[i], positions[i + 1] + apart)
+    return positions
