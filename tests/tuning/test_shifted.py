@@ -12,7 +12,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, alpha_sigma
 from ttune import NoiseSchedule, Schedule, Shift
-from ttune.tuning import Shifted
+from ttune.tuning import Accepted, Shifted
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -79,6 +79,19 @@ def test_levels_that_belong_to_several_times_are_left_out() -> None:
     denoiser = Gaussian(noise, 0.9, "flow_prediction").denoiser()
     result = ttune.tune(denoiser, start, method=Shifted((1.0,), (0.2,)), x_T=X_T, progress=False, guard=False)
     assert result.schedule.shift == Shift(1.0, 0.2, 0.0)
+
+
+def test_the_best_so_far_is_known_after_every_try() -> None:
+    """A shift among what it is made of."""
+    seen: list[Accepted] = []
+    result = tune(accepted=seen.append, guard=False)
+    tried = [a.rmse for a in seen if a.rmse is not None]
+    assert len(tried) == len(seen) > 10
+    for n, accepted in enumerate(seen, 1):
+        assert accepted.best.shift is not None
+        assert accepted.best.tuned["rmse"] == min(tried[:n])
+    assert seen[-1].best.shift == result.schedule.shift
+    assert "not finished" in seen[-1].best.tuned["unfinished"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttune.schedule import Schedule
+from ttune.shift import Shift
 from ttune.tuning.checkpoint import Journal
 
 UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on held-out x_T"
@@ -52,6 +53,7 @@ class BestSoFar:
             "positions": schedule.positions.tolist(),
             "conditioning": schedule.conditioning.tolist(),
             "coefficients": None if schedule.coefficients is None else schedule.coefficients.tolist(),
+            "shift": None if schedule.shift is None else schedule.shift.to_dict(),
             "samples": samples,
             "rmse": rmse,
         }
@@ -61,11 +63,12 @@ class BestSoFar:
         self._say(Accepted(name, rmse, samples, self._schedule(self._journal.pieces["best"])))
 
     def _schedule(self, entry: Mapping[str, Any]) -> Schedule:
-        coefficients = entry["coefficients"]
+        coefficients, shift = entry["coefficients"], entry["shift"]
         return self._start.replace(
             positions=np.array(entry["positions"]),
             conditioning=np.array(entry["conditioning"]),
             coefficients=None if coefficients is None else np.array(coefficients),
+            shift=None if shift is None else Shift(**shift),
             model=self._model,
             tuned={**self._record, "unfinished": UNFINISHED, "samples": entry["samples"], "rmse": entry["rmse"]},
         )

@@ -114,8 +114,12 @@ def told_first(start: Schedule, values: Sequence[float]) -> Schedule:
 
 def best_of(task: Task, tries: Mapping[str, Schedule], count: int = 3) -> Found:
     """The ``count`` of the named schedules with the lowest RMSE on the tuning x_T, each measured once and remembered by its name."""
+    rmses: dict[str, float] = {}
     with task.ledger.entry("tuning"):
-        bar = tqdm(tries.items(), desc="tries", disable=not task.progress, leave=False)
-        rmses = {name: task.journal.piece(name, lambda name=name, s=s: judge(task.problem, name, s).rmse) for name, s in bar}
+        for name, schedule in tqdm(tries.items(), desc="tries", disable=not task.progress, leave=False):
+            if task.journal.get(name) is None:
+                rmse = judge(task.problem, name, schedule).rmse
+                task.best.accept(name, rmse, schedule, samples=len(task.problem), rmse=rmse)
+            rmses[name] = task.journal.get(name)  # pyright: ignore[reportArgumentType]
     order = sorted(tries, key=lambda name: rmses[name])
     return Found([tries[name] for name in order[:count]], {"tries": sorted(rmses.values(), reverse=True)})
