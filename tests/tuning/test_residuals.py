@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -240,6 +241,55 @@ def tune(**options: Any) -> ttune.TuneResult:
     }
     denoiser = options.pop("denoiser", None) or mixture(NOISE).denoiser()
     return ttune.tune(denoiser, START, **(settings | options))
+
+
+def test_a_residual_is_what_is_made_small_and_the_decision_is_by_samples() -> None:
+    """Only the first coordinate counts: it is tuned at the other's expense, and the guard sees both."""
+    first = tune(residual=lambda x: x[:, :1], guard=False, iterations=12)
+    both = tune(guard=False, iterations=12)
+    denoiser = mixture(NOISE).denoiser()
+    held_out = X_T[18:]
+    target = ttune.sample(denoiser, Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr"), held_out)
+
+    def errors(result: ttune.TuneResult) -> Tensor:
+        tuned = result.schedule.replace(model={})
+        return (ttune.sample(denoiser, tuned, held_out) - target).square().mean(0)
+
+    assert errors(first)[0] < errors(both)[0]
+    assert first.holdout["rmse"] == pytest.approx(float(errors(first).mean().sqrt()), rel=1e-9)
+    assert "Features" not in first.schedule.tuned["residual"]
+    assert "lambda" in first.schedule.tuned["residual"]
+    assert both.schedule.tuned["residual"] == "samples"
+
+
+def test_own_activations_by_their_word_are_counted_and_resumed(tmp_path: Path) -> None:
+    calls = 0
+
+    class Counted(Stack):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            nonlocal calls
+            calls += len(x)
+            if calls > limit:
+                raise KeyboardInterrupt
+            return super().forward(x, t)
+
+    def denoiser() -> ttune.Denoiser:
+        return ttune.Denoiser(Counted().double().requires_grad_(False), NOISE)
+
+    limit = 10**9
+    options: dict[str, Any] = {"residual": "own", "guard": False, "tune": ("conditioning",), "iterations": 2}
+    whole = tune(denoiser=denoiser(), **options)
+    assert whole.cost["residual"] == 2 + 2 * 18  # the layer is looked for, and the parts weighed, once; then the goal
+    assert whole.schedule.tuned["residual"] == "samples + own activations of 'blocks.2' at t = 10"
+    total, calls = calls, 0
+    limit = int(0.7 * total)
+    with pytest.raises(KeyboardInterrupt):
+        tune(denoiser=denoiser(), checkpoint=tmp_path / "c", **options)
+    limit = 10**9
+    resumed = tune(denoiser=denoiser(), checkpoint=tmp_path / "c", resume=True, **options)
+    assert resumed.schedule.conditioning.tobytes() == whole.schedule.conditioning.tobytes()
+    assert {k: v for k, v in resumed.cost.items() if k != "seconds"} == {k: v for k, v in whole.cost.items() if k != "seconds"}
+    assert np.isfinite(whole.holdout["rmse"])
 
 
 def test_another_residual_is_another_run(tmp_path: Path) -> None:

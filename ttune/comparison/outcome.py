@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ttune.atomic import write_atomically
 from ttune.comparison.cells import UNTUNED
 from ttune.comparison.equivalent import equivalent_steps
 from ttune.comparison.folder import Cell
-from ttune.evaluation import paired_interval
+from ttune.evaluation import paired_interval, write_report
 from ttune.noise import Float64
 
 START, GRID, GRID_BY_FRECHET = "start", "best untuned grid", "best untuned grid by Fréchet"
@@ -28,7 +25,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Comparison:
-    """``records`` and per-sample squared ``errors`` of the finished cells, and why others are missing (``refused``, ``failed``).
+    """``records`` and per-sample squared ``errors`` of the finished cells, and why others are missing (``failed``).
 
     :meth:`rows` has everything by budget, sampler and label; ``print(comparison.table())`` shows it; :meth:`save` writes JSON,
     markdown and, with matplotlib, the plot.
@@ -43,7 +40,6 @@ class Comparison:
     steps: tuple[int, ...]
     records: Mapping[Cell, Mapping[str, Any]]
     errors: Mapping[Cell, Mapping[str, Float64]]
-    refused: Mapping[Cell, str] = field(default_factory=dict)
     failed: Mapping[Cell, str] = field(default_factory=dict)
 
     @cached_property
@@ -53,7 +49,7 @@ class Comparison:
             row
             for steps in self.steps
             for sampler in self.samplers
-            for label in self._labels(sampler, steps)
+            for label in (*_PARTS, *self.labels)
             if (row := self._row(sampler, steps, label)) is not None
         ]
 
@@ -63,7 +59,7 @@ class Comparison:
         found = []
         for steps in self.steps:
             for sampler in self.samplers:
-                there = [label for label in self._labels(sampler, steps) if self._figures(sampler, steps, label) is not None]
+                there = [label for label in (*_PARTS, *self.labels) if self._figures(sampler, steps, label) is not None]
                 for i, first in enumerate(there):
                     for second in there[i + 1 :]:
                         found.append({"sampler": sampler, "steps": steps, "first": first, "second": second})
@@ -124,11 +120,10 @@ class Comparison:
             "held_out": self.n,
             "teacher": dict(self.teacher),
             "rows": self.rows,
-            "pairs": [_rounded(pair) for pair in self.pairs],
-            "half_the_steps": [_rounded(half) for half in self.halves],
+            "pairs": self.pairs,
+            "half_the_steps": self.halves,
             "untuned_curve": sorted(curve, key=lambda row: (row["sampler"], row["steps"])),
-            "refused": [{"cell": str(cell), "reason": reason} for cell, reason in self.refused.items()],
-            "failed": [{"cell": str(cell), "reason": reason} for cell, reason in self.failed.items()],
+            "failed": {str(cell): reason for cell, reason in self.failed.items()},
         }
 
     def table(self) -> str:
@@ -143,13 +138,11 @@ class Comparison:
 
     def save(self, path: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> list[Path]:
         """Write ``path`` (JSON, with ``extra``), and beside it the table (.md, .txt) and, with matplotlib, the plot (.png)."""
-        from ttune.comparison.plot import write_plot
         from ttune.comparison.table import write_text
 
         path = Path(path)
-        write_atomically(path, _by_lines(self.to_dict() | dict(extra or {})).encode())
-        files = [path, *write_text(self, path)]
-        return files if find_spec("matplotlib") is None else [*files, write_plot(self, path.with_suffix(".png"))]
+        write_report(path, self.to_dict() | dict(extra or {}))
+        return [path, *write_text(self, path)]
 
     def curve(self, metric: str, samplers: tuple[str, ...]) -> dict[int, float]:
         """Steps -> the best untuned error, "rmse" or "frechet", over ``samplers``."""
@@ -160,19 +153,13 @@ class Comparison:
                 best[cell.steps] = min(best.get(cell.steps, math.inf), record[part][metric])
         return best
 
-    def _labels(self, sampler: str, steps: int) -> list[str]:
-        """Baselines and methods; the best grid by Fréchet only where it is another than that by RMSE."""
-        untuned = self.records.get(Cell(UNTUNED, sampler, steps))
-        same = untuned is not None and untuned["grid"]["positions"] == untuned["grid_by_frechet"]["positions"]
-        return [label for label in (*_PARTS, *self.labels) if not (same and label == GRID_BY_FRECHET)]
-
     def _row(self, sampler: str, steps: int, label: str) -> dict[str, Any] | None:
         figures = self._figures(sampler, steps, label)
         if figures is None:
             return None
         record = self.records[_cell(sampler, steps, label)]
         row: dict[str, Any] = {"steps": steps, "sampler": sampler, "label": label} | _without_draws(figures)
-        if label != GRID and self._figures(sampler, steps, GRID) is not None:
+        if (GRID, sampler, steps) != (label, sampler, steps) and self._figures(sampler, steps, GRID) is not None:
             row["against_grid"] = self.versus((sampler, steps, label), (sampler, steps, GRID))
         for name, samplers in (("same_sampler", (sampler,)), ("best_sampler", self.samplers)):
             for metric in ("rmse", "frechet"):
@@ -201,23 +188,3 @@ def _cell(sampler: str, steps: int, label: str) -> Cell:
 
 def _without_draws(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in figures.items() if k != "frechet_draws"}
-
-
-def _rounded(value: Any) -> Any:
-    """Five digits: there are many of these, and none is more certain."""
-    if isinstance(value, Mapping):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _by_lines(content: Mapping[str, Any]) -> str:
-    """JSON with an entry of a list on a line: hundreds of pairs stay readable, and a difference of two files small."""
-
-    def entry(value: Any) -> str:
-        if not isinstance(value, list):
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
-        return "[\n" + ",\n".join(json.dumps(v, ensure_ascii=False, allow_nan=False) for v in value) + "\n]"
-
-    return "{\n" + ",\n".join(f"{json.dumps(key)}: {entry(value)}" for key, value in content.items()) + "\n}\n"

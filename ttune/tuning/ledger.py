@@ -19,7 +19,7 @@ class Ledger:
     """
 
     def __init__(self, denoiser: Denoiser, journal: Journal, ranks: Ranks = ALONE) -> None:
-        self.denoiser = denoiser
+        self._denoisers = [denoiser]
         self.ranks = ranks
         saved: dict[str, Any] = journal.get("ledger") or {}
         self._earlier: dict[str, int] = dict(saved.get("evaluations", {}))
@@ -27,13 +27,20 @@ class Ledger:
         self._earlier_seconds: float = saved.get("seconds", 0.0)
         self._begin = time.monotonic()
         self._purpose = ""
-        self._mark = denoiser.evaluations
+        self._mark = self._seen()
         journal.before_put = lambda: journal.pieces.update(ledger=self.state())
+
+    def watch(self, denoiser: Denoiser) -> None:
+        """Count what another denoiser of the same network sees too."""
+        if all(denoiser is not known for known in self._denoisers):
+            self._settle()
+            self._denoisers.append(denoiser)
+            self._mark = self._seen()
 
     @contextmanager
     def entry(self, purpose: str) -> Iterator[None]:
         """Everything spent inside goes to ``purpose``."""
-        self._mark, self._purpose = self.denoiser.evaluations, purpose
+        self._mark, self._purpose = self._seen(), purpose
         try:
             yield
         finally:
@@ -58,7 +65,10 @@ class Ledger:
         return self._earlier_seconds + time.monotonic() - self._begin
 
     def _settle(self) -> None:
-        spent = self.denoiser.evaluations - self._mark
-        self._mark = self.denoiser.evaluations
+        spent = self._seen() - self._mark
+        self._mark = self._seen()
         if spent and self._purpose:
             self._own[self._purpose] = self._own.get(self._purpose, 0) + spent
+
+    def _seen(self) -> int:
+        return sum(denoiser.evaluations for denoiser in self._denoisers)

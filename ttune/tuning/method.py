@@ -78,10 +78,17 @@ class Method(Protocol):
         ...
 
 
+class WholeTimesOnlyError(ValueError):
+    """This method searches between whole times, and the denoiser's network does not know those."""
+
+
 def refuse_integer_time(denoiser: Denoiser) -> None:
-    """For methods that search between the rows of a time table."""
+    """For methods that search between the rows of a time table. ``ttune.tune`` then gives them one that answers between rows
+    (:mod:`ttune.tuning.whole_times`), and searches whole times after them."""
     if denoiser.integer_time:
-        raise ValueError("denoiser: a network with integer_time=True knows whole times only; this continuous method cannot search them")
+        raise WholeTimesOnlyError(
+            "denoiser: a network with integer_time=True knows whole times only; this continuous method cannot search them"
+        )
 
 
 def refuse_multistage(name: str, schedule: Schedule) -> None:

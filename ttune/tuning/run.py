@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from ttune.tuning.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
 from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
 from ttune.tuning.ledger import Ledger
-from ttune.tuning.method import Method, Task
+from ttune.tuning.method import Method, Task, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
@@ -30,7 +30,9 @@ from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
+from ttune.tuning.time_table import TimeTable, probe_time_table
 from ttune.tuning.timetuner import TimeTuner
+from ttune.tuning.whole_times import find_whole_times
 
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
@@ -44,6 +46,7 @@ class TuneResult:
     ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, per start. ``cost``: network evaluations of one
     sample (a backward counts 2) by purpose, and seconds. ``holdout``: the figures of the decision.
     ``grids``: the untuned schedules that were tried as starts, best RMSE first (on the tuning x_T).
+    ``time_table``: what the probe found (:class:`ttune.tuning.time_table.TimeTable`); None for continuous times.
     """
 
     schedule: Schedule
@@ -53,6 +56,7 @@ class TuneResult:
     holdout: Mapping[str, Any]
     teacher: Mapping[str, Any]
     grids: Sequence[Ranked] = ()
+    time_table: Mapping[str, Any] | None = None
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -67,6 +71,7 @@ class TuneResult:
             *(f"not kept: a tuned schedule of which {reason}" for reason in h["refused"]),
             *([] if h["chosen"] == "tuned" else [f"returned instead: the {h['chosen']}"]),
             *([f"told a time beyond the neighbouring positions at evaluations {drifted}"] if drifted else []),
+            *([] if self.time_table is None or self.time_table["kind"] == "smooth" else [str(TimeTable(**self.time_table))]),
             f"teacher: {', '.join(f'{k} {v}' for k, v in self.teacher.items())}",
             f"network evaluations: {sum(evaluations.values()):,} ({', '.join(f'{k} {v:,}' for k, v in evaluations.items())}) "
             f"in {self.cost['seconds']:.0f} s",
@@ -125,6 +130,9 @@ def tune(
     ``residual``: what is compared with the teacher's: None the samples themselves, "own" also the network's own activations on
     them, "lenet64" also features of the bundled classifier, or a map of :mod:`ttune.tuning.residuals`, or any function of samples, or of
     samples and conditions, to (B, m). The decision on held-out x_T is by samples and ``features`` whatever it is.
+    A network with discrete times is probed first (:mod:`ttune.tuning.time_table`): where it only knows whole times (or says
+    ``integer_time=True``), or rows of its table lie off the curve through their neighbours, continuous methods are followed by a
+    descent in whole numbers, and what is returned tells it whole times only.
     ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (positions must be free).
     ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
     With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to the
@@ -141,7 +149,7 @@ def tune(
     if samples is None:
         samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
     _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
-    chosen_method.check(denoiser, schedule, data)
+    continuous = _searches_between_rows(chosen_method, denoiser, schedule, data)
     if ranks.world > 1 and not getattr(chosen_method, "shared", False):
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
     progress = progress and ranks.first
@@ -172,19 +180,33 @@ def tune(
     journal = Journal(checkpoint, fingerprint, resume=resume, ranks=ranks)
     ledger = Ledger(denoiser, journal, ranks)
 
+    table = _time_table(denoiser, both[0], journal, ledger)
+    record_of_table = None if table is None else table.to_dict()
+    whole = table is not None and not table.smooth
+    told = denoiser
+    if whole:
+        told = replace(denoiser, integer_time=True)
+        ledger.watch(told)
+        source = Teacher.default(schedule, whole=True) if teacher is None else source
+
     with ledger.entry("teacher"):
         problem, held_out = (
-            _problem(name, denoiser, points, source, share, journal, progress)
+            _problem(name, told, points, source, share, journal, progress)
             for name, points, share in zip(("tuning", "holdout"), both, shares, strict=True)
         )
-        teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal)
+        teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal, whole=whole)
     problem = _compared_by(mapped, problem, journal, ledger)
 
     record = {"method": chosen_method.name, "tune": list(chosen_method.changes), "seed": seed, "samples": len(problem)}
     record |= {"teacher": teacher_record, "residual": name_of(problem.residual)}
+    record |= {"time_table": record_of_table}
     best = BestSoFar(schedule, journal, denoiser.identity(), record, accepted if accepted is not None and ranks.first else _nobody)
 
-    found = chosen_method.run(Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress))
+    task = Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress)
+    if table is None or table.smooth:
+        found = chosen_method.run(task)
+    else:
+        found = find_whole_times(task, chosen_method, denoiser if table.kind == "rough" else None, search=continuous)
 
     with ledger.entry("holdout"):
         best_grid = found.grids[0].schedule if found.grids else None
@@ -193,11 +215,34 @@ def tune(
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     if improved:
         chosen = chosen.replace(model=denoiser.identity(), tuned=record | {"holdout": figures, "cost": cost})
-    return TuneResult(chosen, improved, found.history, cost, figures, teacher_record, found.grids)
+    return TuneResult(chosen, improved, found.history, cost, figures, teacher_record, found.grids, record_of_table)
 
 
 def _nobody(accepted: Accepted) -> None:
     pass
+
+
+def _searches_between_rows(method: Method, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> bool:
+    """Check the task; whether the method needs a network that answers between whole times."""
+    try:
+        method.check(replace(denoiser, integer_time=True), schedule, data)
+    except WholeTimesOnlyError:
+        method.check(replace(denoiser, integer_time=False), schedule, data)
+        return True
+    method.check(denoiser, schedule, data)
+    return False
+
+
+def _time_table(denoiser: Denoiser, points: Points, journal: Journal, ledger: Ledger) -> TimeTable | None:
+    """What the probe says of the network's time table; None for continuous times."""
+
+    def compute() -> dict[str, Any]:
+        with ledger.entry("probe"):
+            table = probe_time_table(denoiser, *points)
+        return {} if table is None else table.to_dict()
+
+    found = journal.piece("time table", lambda: ledger.ranks.from_first(compute))
+    return TimeTable(**found) if found else None
 
 
 def method_named(
@@ -283,13 +328,13 @@ def _compared_by(residual: Callable[..., Tensor] | None, problem: Problem, journ
     return problem
 
 
-def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journal: Journal) -> dict[str, Any]:
+def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journal: Journal, *, whole: bool) -> dict[str, Any]:
     """How far the default teacher is from one of twice its steps; a given teacher is taken at its word."""
-    if teacher.source != Teacher.default(schedule).source:
+    if teacher.source != Teacher.default(schedule, whole=whole).source:
         return {}
 
     def compute() -> float:
-        finer = Teacher.default(schedule, 2 * TEACHER_STEPS)
+        finer = Teacher.default(schedule, 2 * TEACHER_STEPS, whole=whole)
 
         def figures(few: Problem) -> list[Float64]:
             return [squared_errors(finer.endpoint(few.denoiser, few.x_T, few.conditions), few.target)]

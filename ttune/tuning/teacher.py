@@ -36,13 +36,16 @@ class Teacher:
         self._remembered: dict[str, Tensor] | None = {} if remember else None
 
     @staticmethod
-    def default(student: Schedule, steps: int = TEACHER_STEPS, *, remember: bool = False) -> Teacher:
-        """2M on the log-SNR grid from T, told the truth, ending where the student ends."""
+    def default(student: Schedule, steps: int = TEACHER_STEPS, *, remember: bool = False, whole: bool = False) -> Teacher:
+        """2M on the log-SNR grid from T, told the truth, ending where the student ends. ``whole``: at the whole times next to
+        the grid's (fewer steps, where two of them fall together)."""
         noise = student.noise
         # Where the log-SNR is infinite at T (flow matching), the grid starts a hair below.
         start = None if np.isfinite(noise.half_log_snr(noise.t_max)) else 0.999 * noise.t_max
         # Not Schedule.build: a teacher may have more steps than a short model was trained on.
         grid = GRIDS["log_snr"](noise, noise.t_max if start is None else start, steps, "zero")
+        if whole:
+            grid = np.unique(np.round(grid))[::-1]
         positions = np.append(grid[grid > student.positions[-1]], student.positions[-1])
         return Teacher(Schedule(noise, "dpmpp_2m", positions), remember=remember)
 
