@@ -15,11 +15,13 @@ from torch import Tensor, nn
 import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import ClassifierFree, NoiseSchedule, Schedule, zoo
+from ttune.tuning import Teacher
 from ttune.tuning.time_table import SAMPLES, SHARES, STEPS, probe_time_table
 from ttune.tuning.whole_times import between_rows, moved, rounded
 from ttune.zoo.unet import sinusoidal_embedding
 
 NOISE = NoiseSchedule.linear()
+START = Schedule.build(NOISE, "ddim", 4, "linspace")
 X_T = standard_normal((24, 2))
 Network = Callable[..., Tensor]
 
@@ -255,6 +257,19 @@ def test_the_default_teacher_stands_on_whole_times_then() -> None:
     result = tune(ttune.Denoiser(network, NOISE, integer_time=True), teacher=None, iterations=1)
     assert (torch.cat(told) % 1 == 0).all()
     assert 0 < result.teacher["rmse_to_twice_the_steps"] < 0.02
+
+
+def test_budgets_share_a_teacher_on_whole_times() -> None:
+    denoiser = ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True)
+    schedules = [Schedule.build(NOISE, "ddim", steps, "leading") for steps in (2, 3)]
+    results = ttune.tune_budgets(denoiser, schedules, x_T=X_T[:8], iterations=1, search_starts=False, progress=False)
+    assert results[2].teacher == results[3].teacher
+    assert "teacher" not in {k for k, v in results[3].cost.items() if v > 8 * 256}  # only the check against twice the steps
+    teacher = Teacher(Schedule.build(NOISE, "dpmpp_2m", 128, "log_snr"), remember=True)
+    assert teacher.on_whole_times() is teacher.on_whole_times()
+    assert isinstance(teacher.on_whole_times().source, Schedule)
+    tuned = Teacher(START.replace(conditioning=START.conditioning * 0.99))
+    assert tuned.on_whole_times() is tuned
 
 
 def test_an_interrupted_search_in_whole_numbers_goes_on_where_it_stood(tmp_path: Path) -> None:

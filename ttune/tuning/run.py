@@ -187,7 +187,7 @@ def tune(
     if whole:
         told = replace(denoiser, integer_time=True)
         ledger.watch(told)
-        source = Teacher.default(schedule, whole=True) if teacher is None else source
+        source = source.on_whole_times()
 
     with ledger.entry("teacher"):
         problem, held_out = (
@@ -330,11 +330,13 @@ def _compared_by(residual: Callable[..., Tensor] | None, problem: Problem, journ
 
 def _teacher_error(teacher: Teacher, schedule: Schedule, problem: Problem, journal: Journal, *, whole: bool) -> dict[str, Any]:
     """How far the default teacher is from one of twice its steps; a given teacher is taken at its word."""
-    if teacher.source != Teacher.default(schedule, whole=whole).source:
+    default = Teacher.default(schedule)
+    if teacher.source != (default.on_whole_times() if whole else default).source:
         return {}
 
     def compute() -> float:
-        finer = Teacher.default(schedule, 2 * TEACHER_STEPS, whole=whole)
+        finer = Teacher.default(schedule, 2 * TEACHER_STEPS)
+        finer = finer.on_whole_times() if whole else finer
 
         def figures(few: Problem) -> list[Float64]:
             return [squared_errors(finer.endpoint(few.denoiser, few.x_T, few.conditions), few.target)]

@@ -34,20 +34,33 @@ class Teacher:
             raise TypeError(f"teacher must be a Schedule or a callable x_T -> x_0, got {type(source).__name__}")
         self.source = source
         self._remembered: dict[str, Tensor] | None = {} if remember else None
+        self._whole: Teacher | None = None
 
     @staticmethod
-    def default(student: Schedule, steps: int = TEACHER_STEPS, *, remember: bool = False, whole: bool = False) -> Teacher:
-        """2M on the log-SNR grid from T, told the truth, ending where the student ends. ``whole``: at the whole times next to
-        the grid's (fewer steps, where two of them fall together)."""
+    def default(student: Schedule, steps: int = TEACHER_STEPS, *, remember: bool = False) -> Teacher:
+        """2M on the log-SNR grid from T, told the truth, ending where the student ends."""
         noise = student.noise
         # Where the log-SNR is infinite at T (flow matching), the grid starts a hair below.
         start = None if np.isfinite(noise.half_log_snr(noise.t_max)) else 0.999 * noise.t_max
         # Not Schedule.build: a teacher may have more steps than a short model was trained on.
         grid = GRIDS["log_snr"](noise, noise.t_max if start is None else start, steps, "zero")
-        if whole:
-            grid = np.unique(np.round(grid))[::-1]
         positions = np.append(grid[grid > student.positions[-1]], student.positions[-1])
         return Teacher(Schedule(noise, "dpmpp_2m", positions), remember=remember)
+
+    def on_whole_times(self) -> Teacher:
+        """This teacher at the whole times next to its own, for networks that know no others: fewer steps, where two fall together.
+
+        The same one on every call, with what it remembers. Functions, and schedules told something else than where they stand,
+        stay as they are.
+        """
+        source = self.source
+        if not isinstance(source, Schedule) or source != source.replace(conditioning=None) or (source.conditioning % 1 == 0).all():
+            return self
+        if self._whole is None:
+            whole = np.unique(np.round(source.positions[:-1]))[::-1]
+            positions = np.append(whole[whole > source.positions[-1]], source.positions[-1])
+            self._whole = Teacher(source.replace(positions=positions), remember=self._remembered is not None)
+        return self._whole
 
     def endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
         """x_0 (B, ...) from x_T (B, ...)."""
