@@ -26,7 +26,7 @@ def tune(network: Any = None, start: Schedule = START, **options: Any) -> ttune.
 
 
 def test_the_best_of_the_table_is_taken() -> None:
-    method = Shifted(windows=(0.02, 0.2), cutoffs=(0.1, 0.3), data_variances=(0.0, 0.36))
+    method = Shifted(windows=(0.02, 0.2), cutoffs=(0.1, 0.3), data_variances=(0.0, 0.36), measured=False)
     result = tune(method=method, guard=False)
     tuning, held_out = X_T[:24], X_T[24:]
     denoiser = Gaussian(NOISE, 0.6).denoiser()
@@ -60,7 +60,7 @@ def test_it_helps_where_states_have_the_wrong_variance() -> None:
 
 
 def test_the_measured_variance_is_that_of_the_teachers_samples() -> None:
-    result = tune(method=Shifted(data_variances=("measured",)), guard=False)
+    result = tune(method=Shifted(data_variances=()), guard=False)
     target = ttune.sample(Gaussian(NOISE, 0.6).denoiser(), TEACHER, X_T[:24])
     assert result.schedule.shift is not None
     assert result.schedule.shift.data_variance == pytest.approx(float(target.var(1).mean()), rel=1e-9)
@@ -68,7 +68,7 @@ def test_the_measured_variance_is_that_of_the_teachers_samples() -> None:
 
 def test_shifts_that_do_the_same_are_tried_once() -> None:
     """Evaluations stand at 999, 749, 500 and 250: two of these cutoffs shift the same ones, and one shifts none."""
-    result = tune(method=Shifted(windows=(0.1,), cutoffs=(0.3, 0.4, 0.6, 0.9), data_variances=(0.0,)))
+    result = tune(method=Shifted(windows=(0.1,), cutoffs=(0.3, 0.4, 0.6, 0.9), measured=False))
     assert result.cost["tuning"] == 2 * 24 * 4
 
 
@@ -99,8 +99,8 @@ def test_the_best_so_far_is_known_after_every_try() -> None:
     [
         ({"windows": ()}, r"windows must be at least one fraction of the largest time in \(0, 1\], got \[\]"),
         ({"cutoffs": (0.1, 20.0)}, r"cutoffs must be at least one fraction"),
-        ({"data_variances": (-1.0,)}, "data_variances must be at least one number >= 0 or 'measured'"),
-        ({"data_variances": ("known",)}, "data_variances must be at least one number >= 0 or 'measured'"),
+        ({"data_variances": (-1.0,)}, "data_variances must be numbers >= 0, at least one unless measured, got \\[-1.0\\]"),
+        ({"data_variances": (), "measured": False}, "data_variances must be numbers >= 0, at least one unless measured, got \\[\\]"),
     ],
 )
 def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> None:
