@@ -12,7 +12,9 @@ import ttune
 import ttune.tuning
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune.ranks import Ranks, joined
+from ttune.tuning import Endpoint
 from ttune.tuning.problem import Problem
+from ttune.tuning.residuals import Sum
 
 NOISE = ttune.NoiseSchedule.linear()
 COUNT, CHUNK = 22, 4  # six chunks, the last of two
@@ -49,11 +51,50 @@ def neighbours(ranks: Ranks) -> dict[str, Any]:
     found = {}
     for method in ("trajectory", "local", "optimal_steps", "ays", shift):
         denoiser, start = Gaussian(NOISE, 0.7).denoiser(), ttune.Schedule.build(NOISE, "ddim", 3, "linspace")
-        options = {"x_T": x_T, "teacher": teacher, "chunk": 4, "guard": False, "progress": False}
+        options = {"x_T": x_T, "teacher": teacher, "chunk": 2, "guard": False, "progress": False}
         result = ttune.tune(denoiser, start, method=method, ranks=ranks, **options)
         cost = {name: value for name, value in result.cost.items() if name != "seconds"}
         found[str(method)] = {"schedule": result.schedule.settings(), "cost": cost, "holdout": dict(result.holdout)}
     return found
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "endpoint": {"iterations": 2},
+    "backpropagation": {
+        "method": Endpoint(("conditioning", "positions"), iterations=3, search_starts=False, optimizer="backpropagation"),
+        "residual": "mixed",
+    },
+    "broyden": {"method": Endpoint(("conditioning", "positions"), iterations=5, search_starts=False, optimizer="broyden")},
+    "trajectory": {"method": "trajectory", "teacher": None},
+}
+
+
+def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
+    """The outcome of a short tuning with one of METHODS, conditions and all."""
+    settings = {"teacher": ttune.Schedule.build(NOISE, "dpmpp_2m", 12, "log_snr")} | METHODS[name]
+    if settings.get("residual") == "mixed":
+        settings = settings | {"residual": Sum((lambda x, c: x, lambda x, c: x.sin()))}
+    network = mixture(NOISE)
+    denoiser = ttune.Denoiser(lambda x, tau, scale: network(x.double(), tau.double()).to(x.dtype) * (1 + 0.01 * scale[:, None]), NOISE)
+    result = ttune.tune(
+        denoiser,
+        ttune.Schedule.build(NOISE, "ddim", 3, "linspace"),
+        sample_shape=(2,),
+        samples=22,
+        holdout=13,
+        chunk=5,
+        conditions=lambda seeds: {"scale": (seeds % 3).float()},
+        progress=False,
+        ranks=ranks,
+        **(settings | options),
+    )
+    cost = {purpose: value for purpose, value in result.cost.items() if purpose != "seconds"}
+    bits = [result.schedule.positions.tolist(), result.schedule.conditioning.tolist()]
+    return {"schedule": bits, "holdout": result.holdout, "history": result.history, "cost": cost, "teacher": result.teacher}
+
+
+def everything(ranks: Ranks) -> dict[str, Any]:
+    return {"figures": figures(ranks), "neighbours": neighbours(ranks)} | {name: tuned(ranks, name) for name in METHODS}
 
 
 def main(name: str, out: Path) -> None:

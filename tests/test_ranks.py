@@ -80,18 +80,14 @@ def test_sums_are_in_the_order_of_the_chunks() -> None:
     assert parts[0][0].tolist() == [1e16, 1.0]  # not added to in place
 
 
-def test_figures_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
-    alone = json.loads(json.dumps(ranks_program.figures(ALONE)))
-    ranks = run("figures", 3, tmp_path)
-    assert [[r[part].pop("own") for r in ranks] for part in ("all", "head")] == [[8, 8, 6], [4, 2, 0]]
+def test_several_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> None:
+    """Figures of a problem; tunings by several starts, differences, Broyden's updates, backpropagation, a fitted residual map."""
+    alone = json.loads(json.dumps(ranks_program.everything(ALONE)))
+    ranks = run("everything", 3, tmp_path)
+    assert [[r["figures"][part].pop("own") for r in ranks] for part in ("all", "head")] == [[8, 8, 6], [4, 2, 0]]
+    assert all(found["schedule"] != alone["neighbours"]["ays"]["schedule"] for name, found in alone["neighbours"].items() if name != "ays")
     for part in ("all", "head"):
-        del alone[part]["own"]
-        for found in ranks:
-            assert found[part] == alone[part]
-
-
-def test_tuning_together_finds_what_one_process_finds(tmp_path: Path) -> None:
-    alone = json.loads(json.dumps(ranks_program.neighbours(ALONE)))
-    assert all(found["schedule"] != alone["ays"]["schedule"] for name, found in alone.items() if name != "ays")
-    for found in run("neighbours", 2, tmp_path):
-        assert found == alone
+        del alone["figures"][part]["own"]
+    for found in ranks:
+        for name, value in alone.items():
+            assert found[name] == value, name

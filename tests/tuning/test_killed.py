@@ -83,7 +83,7 @@ def uninterrupted(method: str, folder: Path) -> tuple[dict[str, Any], float]:
     return outcomes[1], seconds
 
 
-@pytest.mark.parametrize("method", ["trajectory"])
+@pytest.mark.parametrize("method", ["endpoint", "trajectory"])
 def test_killed_at_random_moments(method: str, tmp_path: Path) -> None:
     whole, seconds = uninterrupted(method, tmp_path)
     rng, kills, rounds = random.Random(0), 0, 0

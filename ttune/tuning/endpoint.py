@@ -13,7 +13,8 @@ from tqdm import tqdm
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
 from ttune.tuning.adam import descend
-from ttune.tuning.backpropagation import Backpropagation, has_gradients
+from ttune.tuning.backpropagation import CHECK_SAMPLES, Backpropagation, has_gradients
+from ttune.tuning.difference_step import SAMPLES as STEP_SAMPLES
 from ttune.tuning.difference_step import difference_steps
 from ttune.tuning.differences import BROYDEN_STEPS, Differences
 from ttune.tuning.least_squares import Search, minimise
@@ -52,6 +53,7 @@ class Endpoint:
     also: tuple[Schedule, ...] = ()
 
     name: ClassVar[str] = "endpoint"
+    shared: ClassVar[bool] = True
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -153,11 +155,16 @@ class Run:
         with task.ledger.entry("tuning"), tqdm(total=limit, desc=name, disable=not task.progress, leave=False) as bar:
 
             def accepted(state: Search) -> None:
-                task.journal.put(name, state.to_dict())
+                schedule = self.parameters.schedule(np.array(state.theta))
+                task.best.accept(name, state.to_dict(), schedule, samples=len(problem), rmse=state.history[-1])
                 bar.update(len(state.history) - 1 - bar.n)
                 bar.set_postfix(rmse=f"{state.history[-1]:.4f}")
 
             if optimizer == "adam":
+                if problem.share is not None and problem.share.ranks.world > 1:
+                    raise ValueError(
+                        "optimizer 'adam' goes through the chunks one after the other, in one process: start it without torchrun"
+                    )
                 self.search = descend(problem, self.parameters, self.search, iterations=limit, seed=task.seed, accepted=accepted)
                 return
             linearise = Backpropagation(seed=task.seed) if optimizer == "backpropagation" else self._differences(problem, optimizer)
@@ -167,10 +174,10 @@ class Run:
         """With steps for the network's own roughness, measured once for this start."""
 
         def measured() -> list[float]:
-            return difference_steps(problem, self.parameters, np.array(self.search.theta)).steps.tolist()
+            theta = np.array(self.search.theta)
+            return problem.by_first(STEP_SAMPLES, lambda few: difference_steps(few, self.parameters, theta).steps.tolist())
 
-        ranks = self.task.journal.ranks
-        steps = self.task.journal.piece(f"steps: {self.start.name}", lambda: ranks.from_first(measured))
+        steps = self.task.journal.piece(f"steps: {self.start.name}", measured)
         return Differences(BROYDEN_STEPS if optimizer == "broyden" else 0, steps)
 
     def _optimizer(self, problem: Problem) -> str:
@@ -187,4 +194,6 @@ class Run:
 
     def _has_gradients(self, problem: Problem) -> bool:
         with self.task.ledger.entry("tuning"):
-            return self.task.journal.piece("has_gradients", lambda: has_gradients(problem, self.parameters))
+            return self.task.journal.piece(
+                "has_gradients", lambda: problem.by_first(CHECK_SAMPLES, lambda few: has_gradients(few, self.parameters))
+            )

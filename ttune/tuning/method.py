@@ -58,7 +58,11 @@ class Found:
 
 
 class Method(Protocol):
-    """A frozen dataclass: its fields are its settings, and part of a checkpoint's fingerprint."""
+    """A frozen dataclass: its fields are its settings, and part of a checkpoint's fingerprint.
+
+    ``shared = True`` says that several ranks may run it together: whatever decides comes from figures that are the same on all of
+    them (``Problem.cost``, ``squared_errors``, ``per_sample``, ``total``, ``by_first``), and its sums over samples go through these.
+    """
 
     name: ClassVar[str]  # the word of the command line and of ttune.json
 

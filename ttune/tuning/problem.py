@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,15 @@ T = TypeVar("T")
 # be made of differentiable operations where gradients of the network are used.
 Residual = Callable[[Tensor, Conditions], Tensor]
 FITTED_ON = 64  # samples of the teacher that a residual map may look at before it is used
+
+
+class Samples(NamedTuple):
+    """What a problem has of its samples, to be sent to another rank without the denoiser."""
+
+    x_T: Tensor
+    conditions: Conditions
+    target: Tensor
+    goal: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,16 @@ class Problem:
         conditions), fitted to the teacher's first samples where it needs that; None compares the samples themselves."""
         if residual is not None:
             with torch.no_grad():
-                residual = fitted(as_residual(residual), self.head(FITTED_ON)._taught())
+                residual = fitted(as_residual(residual), [(chunk.target, chunk.conditions) for chunk in self._first(FITTED_ON).chunks()])
         return replace(self, residual=residual, goal=None)
 
     def chunks(self) -> Iterator[Problem]:
         return map(self._at, self._rows())
+
+    def by_first(self, n: int, compute: Callable[[Problem], T]) -> T:
+        """What ``compute`` makes of the first ``n`` samples: it runs on the first rank alone, which is given them all."""
+        first = self._first(n)
+        return compute(first) if self.share is None else self.share.ranks.from_first(lambda: compute(first))
 
     def per_sample(self, figures: Callable[[Problem], Sequence[Float64]]) -> tuple[Float64, ...]:
         """Several figures for all samples: ``figures(chunk)`` returns arrays (b, ...), one row per sample of the chunk."""
@@ -131,13 +145,16 @@ class Problem:
     def _own(self) -> int:
         return self.x_T.shape[0]
 
-    def _taught(self) -> list[tuple[Tensor, Conditions]]:
-        """The teacher's samples with their conditions, chunk by chunk, those of all ranks."""
-        own = [(chunk.target, chunk.conditions) for chunk in self.chunks()]
+    def _first(self, n: int) -> Problem:
+        """The first ``n`` samples of all ranks, on every rank."""
+        head = self.head(n)
         if self.share is None or self.share.ranks.world == 1:
-            return own
-        everyones = self.share.gathered([(target.cpu(), on_device(conditions, torch.device("cpu"))) for target, conditions in own])
-        return [(target.to(self.x_T.device), on_device(conditions, self.x_T.device)) for target, conditions in everyones]
+            return replace(head, share=None)
+        return _joined(self.share.head(n).gathered([chunk._on(torch.device("cpu")) for chunk in head.chunks()]), self)
+
+    def _on(self, device: torch.device) -> Samples:
+        goal = None if self.goal is None else self.goal.to(device)
+        return Samples(self.x_T.to(device), on_device(self.conditions, device), self.target.to(device), goal)
 
     def _rows(self) -> Iterator[slice]:
         return (slice(i, i + self.chunk) for i in range(0, self._own, self.chunk))
@@ -148,6 +165,27 @@ class Problem:
     def _at(self, rows: slice) -> Problem:
         goal = None if self.goal is None else self.goal[rows]
         return replace(self, x_T=self.x_T[rows], conditions=self._conditions(rows), target=self.target[rows], goal=goal, share=None)
+
+
+def _joined(chunks: Sequence[Samples], like: Problem) -> Problem:
+    """One problem of the samples of several chunks, all here, on the device of ``like``."""
+    device, sizes = like.x_T.device, [len(chunk.x_T) for chunk in chunks]
+    conditions = {name: _whole([chunk.conditions[name] for chunk in chunks], sizes) for name in chunks[0].conditions}
+    goals = [chunk.goal for chunk in chunks if chunk.goal is not None]
+    return replace(
+        like,
+        x_T=torch.cat([chunk.x_T for chunk in chunks]).to(device),
+        conditions=on_device(conditions, device),
+        target=torch.cat([chunk.target for chunk in chunks]).to(device),
+        goal=torch.cat(goals).to(device) if goals else None,
+        share=None,
+    )
+
+
+def _whole(values: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """A condition of several chunks: one row per sample, or shared by all of them."""
+    rows = [len(value) if isinstance(value, Tensor) and value.ndim > 0 else None for value in values]
+    return torch.cat(list(values)) if rows == list(sizes) else values[0]
 
 
 def squared_errors(x: Tensor, target: Tensor) -> Float64:
