@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo figures test bench lint format sanitize clean
+.PHONY: install demo figures compare test bench lint format sanitize clean
 
 install: .venv/installed
 
@@ -18,6 +18,9 @@ demo: install
 
 figures: install
 	$(BIN)/python -m benchmarks figures
+
+compare: install
+	$(BIN)/python -m benchmarks compare
 
 test: install
 	$(BIN)/python -m pytest

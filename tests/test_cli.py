@@ -159,6 +159,18 @@ def test_several_budgets_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "2 samples of 4 steps" in capsys.readouterr().out
 
 
+def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ttune.json"
+    main(["tune", "--out", str(file), *QUICK, "--sampler", "auto"])
+    assert "chosen with" in capsys.readouterr().out
+    schedule = ttune.Schedule.load(file)
+    assert schedule.tuned["choice"]["teacher"] == 8 * 128
+    assert schedule.tuned["cost"]["teacher"] == 8 * 128 + 8 * 256  # the held-out x_T, and the check of the teacher
+    assert list(tmp_path.iterdir()) == [file]
+    message = failure(["tune", "--out", str(file), *QUICK, "--sampler", "auto", "--spacing", "karras"], capsys)
+    assert "auto chooses the grid too, so ['spacing'] cannot be given" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

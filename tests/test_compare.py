@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,20 @@ import pytest
 
 import ttune
 from tests import tiny_model
-from ttune.comparison import parse_method, parse_methods
+from ttune.comparison import Entrant, parse_method, parse_methods
 from ttune.comparison.equivalent import equivalent_steps
 from ttune.comparison.folder import Cell, Folder
-from ttune.tuning import Endpoint, TimeTuner, Trajectory
+from ttune.tuning import Endpoint, Found, Task, TimeTuner, Trajectory
 
 QUICK = {"samples": 8, "holdout": 8, "held_out": 24, "progress": False}
 
 
 def test_a_specification_is_a_method_with_its_settings() -> None:
-    assert parse_method("trajectory") == ("trajectory", Trajectory())
+    assert parse_method("trajectory@best") == ("trajectory@best", Entrant(Trajectory(), "best"))
     label, method = parse_method("mine=endpoint:tune=conditioning+positions,iterations=7,fix_start=true")
-    assert (label, method) == ("mine", Endpoint(("conditioning", "positions"), fix_start=True, iterations=7))
-    assert parse_method("endpoint:tune=conditioning")[1] == Endpoint(("conditioning",))
-    assert parse_method("timetuner:procedure=parallel")[1] == TimeTuner("parallel")
+    assert (label, method) == ("mine", Entrant(Endpoint(("conditioning", "positions"), fix_start=True, iterations=7)))
+    assert parse_method("endpoint:tune=conditioning")[1].method == Endpoint(("conditioning",))
+    assert parse_method("timetuner:procedure=parallel")[1].method == TimeTuner("parallel")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_comparison_resumes_by_cell_and_says_what_was_measured(tmp_path: Path)
     assert denoiser.evaluations == spent  # all there
     assert again.rows == first.rows
     rows = {row["label"]: row for row in first.rows}
-    assert list(rows) == ["start", "best untuned grid", "best untuned grid by Fréchet", "endpoint", "path"]
+    assert list(rows) == ["start", "best untuned grid", "endpoint", "path"]  # the best by RMSE is that by Fréchet distance
     # The figures are those of the schedule that was written.
     schedule = ttune.Schedule.load(tmp_path / "cells" / "endpoint-ddim-3.proposed.ttune.json")
     x_T, _ = ttune.tuning.points.drawn_points(denoiser, 2**41 + ttune.tuning.points.torch.arange(24))
@@ -82,8 +83,48 @@ def test_a_comparison_resumes_by_cell_and_says_what_was_measured(tmp_path: Path)
     assert [(h["label"], h["steps"]) for h in first.halves] == [("endpoint", 3), ("path", 3)]
     files = first.save(tmp_path / "report.json")
     assert all(file.exists() for file in files)
-    assert json.loads((tmp_path / "report.json").read_text())["rows"][3]["label"] == "endpoint"
+    assert json.loads((tmp_path / "report.json").read_text())["rows"][2]["label"] == "endpoint"
     assert "best untuned grid" in first.table()
+
+
+def test_a_method_from_the_best_grid_is_charged_for_the_search(tmp_path: Path) -> None:
+    methods = {"path": Trajectory(), "path@best": Entrant(Trajectory(), "best")}
+    found = ttune.compare(tiny_model.factory(), methods, samplers=("ddim",), steps=(3,), curve=(), work=tmp_path, **QUICK)
+    rows = {row["label"]: row for row in found.rows}
+    assert rows["path@best"]["rmse"] < rows["best untuned grid"]["rmse"]
+    assert rows["path@best"]["schedule"]["positions"] == rows["best untuned grid"]["positions"]
+    grids = found.records[Cell("untuned", "ddim", 3)]["cost"]["grids"]
+    assert rows["path@best"]["cost"]["grids"] == grids > 0
+    assert "grids" not in rows["path"]["cost"]
+
+
+def test_what_a_method_cannot_tune_is_refused_and_said(tmp_path: Path) -> None:
+    found = ttune.compare(tiny_model.factory(), ["timetuner"], samplers=("ddim",), steps=(3,), curve=(), **QUICK)
+    assert "data must be given" in found.refused[Cell("timetuner", "ddim", 3)]
+    assert not found.failed
+    assert "not tuned: timetuner (ddim 3): data must be given" in found.table()
+
+
+@dataclass(frozen=True)
+class Broken(Trajectory):
+    """Fails until ``path`` exists."""
+
+    path: str = ""
+
+    def run(self, task: Task) -> Found:
+        if not Path(self.path).exists():
+            raise RuntimeError("out of luck")
+        return super().run(task)
+
+
+def test_a_cell_that_fails_is_told_of_and_tried_again(tmp_path: Path) -> None:
+    methods = {"broken": Broken(str(tmp_path / "luck")), "path": Trajectory()}
+    call = {"samplers": ("ddim",), "steps": (3,), "curve": (), "work": tmp_path / "work", **QUICK}
+    found = ttune.compare(tiny_model.factory(), methods, **call)
+    assert found.failed == {Cell("broken", "ddim", 3): "RuntimeError: out of luck"}
+    assert [row["label"] for row in found.rows][-1] == "path"
+    (tmp_path / "luck").touch()
+    assert [row["label"] for row in ttune.compare(tiny_model.factory(), methods, **call).rows][-2:] == ["broken", "path"]
 
 
 def test_a_pair_is_judged_both_ways_alike(tmp_path: Path) -> None:

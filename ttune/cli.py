@@ -21,10 +21,12 @@ from ttune.tuning.methods import METHODS
 if TYPE_CHECKING:
     from ttune.noise import NoiseSchedule
     from ttune.schedule import Schedule
+    from ttune.tuning import Choice
 
-    Sampler = Spacing = Method = str
+    Sampler = SamplerOrAuto = Spacing = Method = str
 else:  # the registries are the list of choices
     Sampler = Literal[tuple(SAMPLERS)]
+    SamplerOrAuto = Literal[(*SAMPLERS, "auto")]
     Spacing = Literal[tuple(GRIDS)]
     Method = Literal[tuple(METHODS)]
 
@@ -48,7 +50,7 @@ def demo(out: Path = Path("runs/demo"), steps: int = 5, samples: int = 512, quie
 def tune(
     out: Path,
     model: str = "fashion",
-    sampler: Sampler = "ddim",
+    sampler: SamplerOrAuto = "ddim",
     steps: tuple[int, ...] = (5,),
     method: Method = "endpoint",
     tune: tuple[Literal["conditioning", "positions", "coefficients"], ...] = ("conditioning", "positions"),
@@ -90,7 +92,8 @@ def tune(
     Args:
         out: The ttune.json to write.
         model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
-        sampler: The sampler to tune for; a tuned schedule does not carry over to another.
+        sampler: The sampler to tune for; a tuned schedule does not carry over to another. With auto the sampler, grid and t_0 that do
+            best untuned, over all --steps, on x_T of the tuning.
         steps: Step budgets: network evaluations of one sample, for samplers with one evaluation a step.
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
             tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
@@ -129,17 +132,42 @@ def tune(
     import ttune
     from ttune.atomic import remove_unfinished
     from ttune.models import imported, load_model
-    from ttune.tuning import Accepted, Evolution
+    from ttune.tuning import Accepted, Evolution, Teacher, choose_sampler
     from ttune.tuning import checkpoint as checkpoint_files
     from ttune.tuning.budgets import budget_checkpoints
 
     denoiser = load_model(model, guidance_scale=guidance_scale)
-    schedules = [
-        ttune.Schedule.build(denoiser.noise, sampler, k, spacing, t_start=t_start, final=final, offset=offset, options=_options(option))
-        for k in steps
-    ]
+    drawn = None if conditions is None else imported("conditions", conditions)()
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     journals = budget_checkpoints(journal, steps)
+    teacher = choice = None
+    if sampler == "auto":
+        named = {"spacing": spacing != "leading", "offset": offset, "t_start": t_start is not None, "option": option}
+        if any(named.values()):
+            raise ValueError(f"sampler: auto chooses the grid too, so {[name for name, is_set in named.items() if is_set]} cannot be given")
+        teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", max(steps), "linspace", final=final), remember=True)
+        journals = [*journals, journal.with_name(f"{journal.name}.choice")]
+        choice = choose_sampler(
+            denoiser,
+            steps,
+            samples=samples or 128,
+            chunk=chunk,
+            conditions=drawn,
+            teacher=teacher,
+            features=_bundled_features(model),
+            final=final,
+            seed=seed,
+            progress=not quiet,
+            checkpoint=journals[-1],
+            resume=resume and journals[-1].exists(),
+        )
+        print(choice.summary())
+        schedules = list(choice.schedules.values())
+    else:
+        schedules = [
+            ttune.Schedule.build(denoiser.noise, sampler, k, spacing, t_start=t_start, final=final, offset=offset, options=_options(option))
+            for k in steps
+        ]
     bests: dict[int, ttune.Schedule] = {}
 
     def accepted(found: Accepted) -> None:
@@ -157,7 +185,8 @@ def tune(
             method=method if evolution is None else evolution,
             tune=tune,
             residual=imported("residual", residual)(denoiser) if ":" in residual else residual,
-            conditions=None if conditions is None else imported("conditions", conditions)(),
+            teacher=teacher,
+            conditions=drawn,
             data=_bundled_data(model) if method == "timetuner" else None,
             fix_start=fix_start,
             optimizer=optimizer,
@@ -178,7 +207,7 @@ def tune(
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'Interrupted'}. {_left_behind(journals, partial)}", file=sys.stderr)
         raise
-    _save({k: result.schedule for k, result in results.items()}, out)
+    _save({k: _recorded(result.schedule, choice) for k, result in results.items()}, out)
     for file in journals:
         checkpoint_files.remove(file)
     partial.unlink(missing_ok=True)
@@ -325,6 +354,7 @@ def compare(
     samplers: tuple[Sampler, ...] = ("ddim", "dpmpp_2m"),
     steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10),
     curve: int = 20,
+    references: tuple[Sampler, ...] = (),
     samples: int = 128,
     holdout: int = 256,
     held_out: int = 1000,
@@ -338,8 +368,9 @@ def compare(
 
     Example: ttune compare --methods endpoint trajectory timetuner:procedure=parallel,iterations=100 --steps 5 --out runs/compare
 
-    A method is written [label=]method[:field=value,...]: the fields are its settings (ttune.tuning's dataclasses), the words of a
-    list are joined by +, as in all=endpoint:tune=conditioning+positions,iterations=50. Without a label the text is the label.
+    A method is written [label=]method[@best][:field=value,...]: the fields are its settings (ttune.tuning's dataclasses), the words
+    of a list are joined by +, as in all=endpoint:tune=conditioning+positions,iterations=50. Without a label the text is the label.
+    Tunings start from the leading grid, with @best from the best untuned grid, and are charged for the search.
     The same command goes on where an earlier one stopped; several processes may run it at once with the same --out and share the work.
 
     Args:
@@ -349,6 +380,7 @@ def compare(
         samplers: Samplers.
         steps: Step budgets.
         curve: The best untuned grids of 3 steps up to this many are there to say how many untuned steps a tuned schedule is worth.
+        references: More samplers whose best untuned grids are there too, at the budgets and twice that.
         samples: x_T to tune on.
         holdout: x_T of each tuning's own guard.
         held_out: x_T that the figures are measured on.
@@ -370,6 +402,7 @@ def compare(
         samplers=samplers,
         steps=steps,
         curve=range(3, curve + 1),
+        references=references,
         samples=samples,
         holdout=holdout,
         held_out=held_out,
@@ -476,6 +509,11 @@ def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
         next(iter(schedules.values())).save(path)
     else:
         ttune.save_schedules(schedules, path)
+
+
+def _recorded(schedule: Schedule, choice: Choice | None) -> Schedule:
+    """The schedule with what it cost to choose its sampler, if that was chosen."""
+    return schedule if choice is None else schedule.replace(tuned={**schedule.tuned, "choice": choice.cost})
 
 
 def _left_behind(journals: Sequence[Path], partial: Path) -> str:

@@ -2,6 +2,6 @@
 
 from ttune.comparison.compare import compare
 from ttune.comparison.outcome import Comparison
-from ttune.comparison.specification import parse_method, parse_methods
+from ttune.comparison.specification import Entrant, parse_method, parse_methods
 
-__all__ = ["Comparison", "compare", "parse_method", "parse_methods"]
+__all__ = ["Comparison", "Entrant", "compare", "parse_method", "parse_methods"]

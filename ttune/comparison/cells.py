@@ -56,11 +56,12 @@ def _best(bench: Bench, ranked: list[Ranked]) -> tuple[Ranked, Ranked]:
 
 
 def method_cell(
-    bench: Bench, start: Schedule, label: str, method: Method, checkpoint: Path
+    bench: Bench, start: Schedule, label: str, method: Method, checkpoint: Path, searched: int = 0
 ) -> tuple[dict[str, Any], Arrays, dict[str, Schedule]]:
-    """What ``method`` proposes, and what is kept of it by tuning's own guard: figures of both on the held-out x_T, and the cost.
+    """What ``method`` proposes from ``start``, and what is kept of it by tuning's own guard: figures of both on the held-out x_T.
 
-    The cost is that of a tuning on its own, the teacher's x_0 and the guard's samples included.
+    The cost is that of a tuning on its own, the teacher's x_0 and the guard's samples included; ``searched`` are the evaluations
+    that it took to find the start.
     """
 
     def tuned(guard: bool, resume: bool) -> Any:
@@ -90,6 +91,8 @@ def method_cell(
     kept_figures, kept_errors = (proposed_figures, proposed_errors) if same else bench.figures(kept.schedule)
     cost = {k: int(v) for k, v in proposed.cost.items() if k != "seconds"}
     cost["teacher"] = cost.get("teacher", 0) + bench.teacher_cost
+    if searched:
+        cost["grids"] = cost.get("grids", 0) + searched
     record = {
         "label": label,
         "method": method.name,

@@ -17,6 +17,7 @@ from ttune.comparison.bench import Bench, make_bench
 from ttune.comparison.cells import UNTUNED, method_cell, untuned_cell
 from ttune.comparison.folder import Cell, Folder
 from ttune.comparison.outcome import Comparison
+from ttune.comparison.specification import Entrant, parse_methods
 from ttune.denoiser import Denoiser
 from ttune.evaluation import FeatureStatistics
 from ttune.schedule import Schedule
@@ -33,11 +34,12 @@ POLL = 2.0  # seconds between looks at a cell that another process is at
 
 def compare(
     denoiser: Denoiser,
-    methods: Mapping[str, Method] | Sequence[str] = tuple(METHODS),
+    methods: Mapping[str, Method | Entrant] | Sequence[str] = tuple(METHODS),
     *,
     samplers: Sequence[str] = ("ddim", "dpmpp_2m"),
     steps: Sequence[int] = (3, 4, 5, 6, 8, 10),
     curve: Sequence[int] = CURVE,
+    references: Sequence[str] = (),
     samples: int = 128,
     holdout: int = 256,
     held_out: int = 1000,
@@ -53,17 +55,19 @@ def compare(
     """Tune every sampler and budget with every method, and judge all on ``held_out`` x_T that no tuning saw.
 
     ``methods``: {label: method}, or specifications such as ``"endpoint:tune=conditioning"`` (:func:`parse_methods`).
-    Every tuning starts from the leading grid, on the same ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose
-    x_0 are computed once; ``holdout`` more x_T are for each tuning's own guard. Beside the methods stand the start and the best
-    untuned grid and t_0 of the same sampler; of the latter there are figures for every number of steps in ``curve`` too, to say
-    how many untuned steps a tuned schedule is worth. ``data``: clean images for the methods that need them. ``features``: images
-    (n, ...) -> (n, f) for Fréchet distances, by default pooled pixels; ``real``: statistics of real images in them.
-    ``work``: a folder that keeps every finished cell; the same call goes on from there, and several processes with the same
-    folder share the work.
+    Every tuning starts from the leading grid (an :class:`Entrant` may start from the best untuned one instead), on the same
+    ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``holdout`` more x_T are for each
+    tuning's own guard. Beside the methods stand the start and the best untuned grid and t_0 of the same sampler; of the latter
+    there are figures for every number of steps in ``curve`` too, to say how many untuned steps a tuned schedule is worth;
+    ``references`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that.
+    ``data``: clean images for the methods that need them. ``features``: images (n, ...) -> (n, f) for Fréchet distances, by
+    default pooled pixels; ``real``: statistics of real images in them. ``work``: a folder that keeps every finished cell; the same
+    call goes on from there, and several processes with the same folder share the work.
 
-    Raises ValueError or TypeError naming the argument. A cell that fails is told of in ``failed``, and tried again by the next call.
+    Raises ValueError or TypeError naming the argument. A cell that its method says it cannot tune is told of in
+    ``refused``, one that fails in ``failed``; the next call tries it again.
     """
-    chosen = _methods(methods)
+    chosen = _entrants(methods)
     _check(samplers, steps, held_out)
     # A sampler's last position decides where the teacher ends; that of the leading grid is clean for all of them.
     like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
@@ -102,17 +106,19 @@ def compare(
         budgets = [(sampler, k) for k in steps for sampler in samplers]
         cells = [Cell(label, sampler, k) for sampler, k in budgets for label in (UNTUNED, *chosen)]
         cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
-        failed = _fill(folder, bench, chosen, cells, progress)
-        return _collected(folder, bench, chosen, cells, failed, tuple(samplers), tuple(steps))
+        others = [sampler for sampler in references if sampler not in samplers]
+        cells += [Cell(UNTUNED, sampler, k) for k in sorted({*steps, *(2 * k for k in steps)}) for sampler in others]
+        refused = _refused(bench, chosen, cells)
+        failed = _fill(folder, bench, chosen, [cell for cell in cells if cell not in refused], progress)
+        return _collected(folder, bench, chosen, cells, refused, failed, tuple(samplers), tuple(others), tuple(steps))
 
 
-def _methods(methods: Mapping[str, Method] | Sequence[str]) -> dict[str, Method]:
-    from ttune.comparison.specification import parse_methods
-
-    chosen = dict(methods) if isinstance(methods, Mapping) else parse_methods(methods)
-    if UNTUNED in chosen:
+def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[str, Entrant]:
+    if not isinstance(methods, Mapping):
+        methods = parse_methods(methods)
+    if UNTUNED in methods:
         raise ValueError(f"methods: the label {UNTUNED!r} is that of the untuned grids; choose another")
-    return chosen
+    return {label: method if isinstance(method, Entrant) else Entrant(method) for label, method in methods.items()}
 
 
 def _check(samplers: Sequence[str], steps: Sequence[int], held_out: int) -> None:
@@ -123,7 +129,20 @@ def _check(samplers: Sequence[str], steps: Sequence[int], held_out: int) -> None
         raise ValueError(f"held_out must be at least 2, got {held_out}")
 
 
-def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Method], cells: Sequence[Cell], progress: bool) -> dict[Cell, str]:
+def _refused(bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell]) -> dict[Cell, str]:
+    """The cells that a method says it cannot tune, and why: a sampler of several stages, say, or data that nobody gave."""
+    refused: dict[Cell, str] = {}
+    for cell in cells:
+        if cell.label == UNTUNED:
+            continue
+        try:
+            methods[cell.label].method.check(bench.denoiser, Schedule.build(bench.denoiser.noise, cell.sampler, cell.steps), bench.data)
+        except (ValueError, TypeError) as error:
+            refused[cell] = str(error)
+    return refused
+
+
+def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell], progress: bool) -> dict[Cell, str]:
     """Compute the cells that are not there yet, in any number of processes; returns why some are not there in the end."""
     failed: dict[Cell, str] = {}
     waiting = list(cells)
@@ -131,6 +150,13 @@ def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Method], cells: Se
         left = []
         for cell in waiting:
             if folder.finished(cell, _settings(methods, cell)) is not None:
+                continue
+            untuned = Cell(UNTUNED, cell.sampler, cell.steps)
+            if cell != untuned and _untuned(folder, cell) is None:
+                if untuned in failed:
+                    failed[cell] = f"its untuned grids failed: {failed[untuned]}"
+                else:
+                    left.append(cell)  # another process is at them
                 continue
             with folder.claimed(cell) as mine:
                 # Looked at again under the lock: another process may have finished it just before.
@@ -149,12 +175,17 @@ def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Method], cells: Se
     return failed
 
 
-def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Method], cell: Cell, progress: bool) -> None:
+def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cell: Cell, progress: bool) -> None:
     start = Schedule.build(bench.denoiser.noise, cell.sampler, cell.steps, "leading")
     if cell.label == UNTUNED:
         record, arrays = untuned_cell(bench, start)
     else:
-        record, arrays, schedules = method_cell(bench, start, cell.label, methods[cell.label], folder.file(cell, "checkpoint"))
+        entrant, searched = methods[cell.label], 0
+        if entrant.start == "best":
+            untuned = _untuned(folder, cell)
+            assert untuned is not None
+            start, searched = start.replace(positions=untuned["grid"]["positions"]), untuned["cost"]["grids"]
+        record, arrays, schedules = method_cell(bench, start, cell.label, entrant.method, folder.file(cell, "checkpoint"), searched)
         for name, schedule in schedules.items():
             schedule.save(folder.file(cell, f"{name}.ttune.json"))
     folder.finish(cell, record | {"settings": _settings(methods, cell)}, arrays)
@@ -163,20 +194,24 @@ def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Method], cell: 
         print(f"{cell}: RMSE {figures['rmse']:.4f}, Fréchet distance {figures['frechet']:.4g}, {record['seconds']:.0f} s", flush=True)
 
 
-def _settings(methods: Mapping[str, Method], cell: Cell) -> dict[str, Any]:
-    if cell.label == UNTUNED:
-        return {}
-    method = methods[cell.label]
-    return {"method": method.name, **method.settings()}
+def _untuned(folder: Folder, cell: Cell) -> dict[str, Any] | None:
+    """The untuned grids of the cell's sampler and budget, if they are there yet."""
+    return folder.finished(Cell(UNTUNED, cell.sampler, cell.steps), {})
+
+
+def _settings(methods: Mapping[str, Entrant], cell: Cell) -> dict[str, Any]:
+    return {} if cell.label == UNTUNED else methods[cell.label].settings()
 
 
 def _collected(
     folder: Folder,
     bench: Bench,
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Entrant],
     cells: Sequence[Cell],
+    refused: Mapping[Cell, str],
     failed: Mapping[Cell, str],
     samplers: tuple[str, ...],
+    references: tuple[str, ...],
     steps: tuple[int, ...],
 ) -> Comparison:
     records, errors = {}, {}
@@ -192,8 +227,10 @@ def _collected(
         teacher=bench.teacher.describe(),
         labels=tuple(methods),
         samplers=samplers,
+        references=references,
         steps=steps,
         records=records,
         errors=errors,
-        failed=dict(failed),
+        refused=refused,
+        failed=failed,
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ttune.atomic import write_atomically
 from ttune.comparison.cells import UNTUNED
 from ttune.comparison.equivalent import equivalent_steps
 from ttune.comparison.folder import Cell
-from ttune.evaluation import paired_interval, write_report
+from ttune.evaluation import paired_interval
 from ttune.noise import Float64
 
 START, GRID, GRID_BY_FRECHET = "start", "best untuned grid", "best untuned grid by Fréchet"
@@ -25,7 +28,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Comparison:
-    """``records`` and per-sample squared ``errors`` of the finished cells, and why others are missing (``failed``).
+    """``records`` and per-sample squared ``errors`` of the finished cells, and why others are missing (``refused``, ``failed``).
 
     :meth:`rows` has everything by budget, sampler and label; ``print(comparison.table())`` shows it; :meth:`save` writes JSON,
     markdown and, with matplotlib, the plot.
@@ -37,9 +40,11 @@ class Comparison:
     teacher: Mapping[str, Any]
     labels: tuple[str, ...]
     samplers: tuple[str, ...]
+    references: tuple[str, ...]  # untuned only
     steps: tuple[int, ...]
     records: Mapping[Cell, Mapping[str, Any]]
     errors: Mapping[Cell, Mapping[str, Float64]]
+    refused: Mapping[Cell, str] = field(default_factory=dict)
     failed: Mapping[Cell, str] = field(default_factory=dict)
 
     @cached_property
@@ -49,7 +54,7 @@ class Comparison:
             row
             for steps in self.steps
             for sampler in self.samplers
-            for label in (*_PARTS, *self.labels)
+            for label in self._labels(sampler, steps)
             if (row := self._row(sampler, steps, label)) is not None
         ]
 
@@ -59,7 +64,7 @@ class Comparison:
         found = []
         for steps in self.steps:
             for sampler in self.samplers:
-                there = [label for label in (*_PARTS, *self.labels) if self._figures(sampler, steps, label) is not None]
+                there = [label for label in self._labels(sampler, steps) if self._figures(sampler, steps, label) is not None]
                 for i, first in enumerate(there):
                     for second in there[i + 1 :]:
                         found.append({"sampler": sampler, "steps": steps, "first": first, "second": second})
@@ -76,7 +81,7 @@ class Comparison:
                 continue
             mine = (row["sampler"], row["steps"], row["label"])
             entry: dict[str, Any] = {k: row[k] for k in ("sampler", "steps", "label")}
-            for which, samplers in (("same_sampler", (row["sampler"],)), ("best_sampler", self.samplers)):
+            for which, samplers in (("same_sampler", (row["sampler"],)), ("best_sampler", (*self.samplers, *self.references))):
                 rivals = {}
                 for metric, part in (("rmse", GRID), ("frechet", GRID_BY_FRECHET)):
                     there = [s for s in samplers if Cell(UNTUNED, s, double) in self.records]
@@ -85,6 +90,7 @@ class Comparison:
                 frechet = self.versus(mine, (rivals["frechet"], double, GRID_BY_FRECHET))
                 entry[which] = {k: v for k, v in rmse.items() if k.startswith("rmse")}
                 entry[which] |= {k: v for k, v in frechet.items() if k.startswith("frechet")}
+                entry[which]["rivals"] = rivals
             found.append(entry)
         return found
 
@@ -119,11 +125,14 @@ class Comparison:
             "features": self.features,
             "held_out": self.n,
             "teacher": dict(self.teacher),
+            "samplers": list(self.samplers),
+            "references": list(self.references),
             "rows": self.rows,
-            "pairs": self.pairs,
-            "half_the_steps": self.halves,
+            "pairs": [_rounded(pair) for pair in self.pairs],
+            "half_the_steps": [_rounded(half) for half in self.halves],
             "untuned_curve": sorted(curve, key=lambda row: (row["sampler"], row["steps"])),
-            "failed": {str(cell): reason for cell, reason in self.failed.items()},
+            "refused": [{"cell": str(cell), "reason": reason} for cell, reason in self.refused.items()],
+            "failed": [{"cell": str(cell), "reason": reason} for cell, reason in self.failed.items()],
         }
 
     def table(self) -> str:
@@ -138,11 +147,13 @@ class Comparison:
 
     def save(self, path: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> list[Path]:
         """Write ``path`` (JSON, with ``extra``), and beside it the table (.md, .txt) and, with matplotlib, the plot (.png)."""
+        from ttune.comparison.plot import write_plot
         from ttune.comparison.table import write_text
 
         path = Path(path)
-        write_report(path, self.to_dict() | dict(extra or {}))
-        return [path, *write_text(self, path)]
+        write_atomically(path, _by_lines(self.to_dict() | dict(extra or {})).encode())
+        files = [path, *write_text(self, path)]
+        return files if find_spec("matplotlib") is None else [*files, write_plot(self, path.with_suffix(".png"))]
 
     def curve(self, metric: str, samplers: tuple[str, ...]) -> dict[int, float]:
         """Steps -> the best untuned error, "rmse" or "frechet", over ``samplers``."""
@@ -153,15 +164,21 @@ class Comparison:
                 best[cell.steps] = min(best.get(cell.steps, math.inf), record[part][metric])
         return best
 
+    def _labels(self, sampler: str, steps: int) -> list[str]:
+        """Baselines and methods; the best grid by Fréchet only where it is another than that by RMSE."""
+        untuned = self.records.get(Cell(UNTUNED, sampler, steps))
+        same = untuned is not None and untuned["grid"]["positions"] == untuned["grid_by_frechet"]["positions"]
+        return [label for label in (*_PARTS, *self.labels) if not (same and label == GRID_BY_FRECHET)]
+
     def _row(self, sampler: str, steps: int, label: str) -> dict[str, Any] | None:
         figures = self._figures(sampler, steps, label)
         if figures is None:
             return None
         record = self.records[_cell(sampler, steps, label)]
         row: dict[str, Any] = {"steps": steps, "sampler": sampler, "label": label} | _without_draws(figures)
-        if (GRID, sampler, steps) != (label, sampler, steps) and self._figures(sampler, steps, GRID) is not None:
+        if label != GRID and self._figures(sampler, steps, GRID) is not None:
             row["against_grid"] = self.versus((sampler, steps, label), (sampler, steps, GRID))
-        for name, samplers in (("same_sampler", (sampler,)), ("best_sampler", self.samplers)):
+        for name, samplers in (("same_sampler", (sampler,)), ("best_sampler", (*self.samplers, *self.references))):
             for metric in ("rmse", "frechet"):
                 found = equivalent_steps(figures[metric], self.curve(metric, samplers))
                 row[f"equivalent_{metric}_{name}"] = None if found is None else {"steps": found.steps, "bound": found.bound}
@@ -188,3 +205,23 @@ def _cell(sampler: str, steps: int, label: str) -> Cell:
 
 def _without_draws(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in figures.items() if k != "frechet_draws"}
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits: there are many of these, and none is more certain."""
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _by_lines(content: Mapping[str, Any]) -> str:
+    """JSON with an entry of a list on a line: hundreds of pairs stay readable, and a difference of two files small."""
+
+    def entry(value: Any) -> str:
+        if not isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return "[\n" + ",\n".join(json.dumps(v, ensure_ascii=False, allow_nan=False) for v in value) + "\n]"
+
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {entry(value)}" for key, value in content.items()) + "\n}\n"

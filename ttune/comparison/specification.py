@@ -1,10 +1,11 @@
-"""A tuning method in one word of the command line: ``endpoint``, ``timetuner:procedure=parallel,iterations=100``, ``mine=endpoint:…``."""
+"""A tuning method in one word of the command line: ``endpoint``, ``timetuner@best:procedure=parallel``, ``mine=endpoint:…``."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,27 +13,51 @@ import msgspec
 from ttune.tuning.method import Method
 from ttune.tuning.methods import METHODS
 
-SYNTAX = "[label=]method[:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=conditioning+positions"
+SYNTAX = (
+    "[label=]method[@best][:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=conditioning+positions"
+)
+STARTS = ("leading", "best")
 
 
-def parse_method(text: str) -> tuple[str, Method]:
-    """(label, method) of ``[label=]method[:field=value,…]``; without a label, the text itself is the label.
+@dataclass(frozen=True)
+class Entrant:
+    """A method and the schedule that it is given: the leading grid, or the best untuned grid and t_0 (``start="best"``).
+
+    A method that cannot move the steps can do no better than its grid allows; from the best one it is judged, and charged for the
+    search, like those that look for a grid themselves.
+    """
+
+    method: Method
+    start: str = "leading"
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise ValueError(f"start must be one of {list(STARTS)}, got {self.start!r}")
+
+    def settings(self) -> dict[str, Any]:
+        """What makes this entrant another than others, in plain values."""
+        return {"method": self.method.name, "start": self.start, **self.method.settings()}
+
+
+def parse_method(text: str) -> tuple[str, Entrant]:
+    """(label, entrant) of ``[label=]method[@best][:field=value,…]``; without a label, the text itself is the label.
 
     The fields are those of the method's dataclass; numbers, truth values and words are read as the field's type wants them, lists
     are joined by "+". Raises ValueError naming what is not understood.
     """
     head, colon, body = text.partition(":")
-    label, equals, name = head.rpartition("=")
-    if (equals and not label) or name not in METHODS:
+    label, equals, called = head.rpartition("=")
+    name, at, start = called.partition("@")
+    if (equals and not label) or name not in METHODS or (at and start not in STARTS):
         raise ValueError(f"methods must be {SYNTAX}; the methods are {', '.join(METHODS)}; got {text!r}")
     if colon and not body:
         raise ValueError(f"methods: {text!r} ends in a colon without settings; write {SYNTAX}")
-    return label or text, METHODS[name](**_settings(METHODS[name], body, text))
+    return label or text, Entrant(METHODS[name](**_settings(METHODS[name], body, text)), start or "leading")
 
 
-def parse_methods(texts: Iterable[str]) -> dict[str, Method]:
-    """The methods of several specifications by label; two of one label are refused."""
-    methods: dict[str, Method] = {}
+def parse_methods(texts: Iterable[str]) -> dict[str, Entrant]:
+    """The entrants of several specifications by label; two of one label are refused."""
+    methods: dict[str, Entrant] = {}
     for text in texts:
         label, method = parse_method(text)
         if label in methods:

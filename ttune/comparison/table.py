@@ -29,27 +29,52 @@ HEADS = (
     "seconds",
     "MB",
 )
+HALF_HEADS = ("K : 2K", "sampler", "method", "RMSE", "F-teacher", "RMSE, any sampler", "F-teacher, any sampler")
+HALF_HEADING = (
+    "Half the steps: tuned at K over the best untuned grid at 2K, of the same sampler and of the better of all samplers "
+    "(in brackets by how many standard errors the tuned one is ahead)"
+)
 
 
 def text_table(comparison: Comparison) -> str:
-    """Every row, aligned; the lowest RMSE and Fréchet distance of a budget and sampler carry a *."""
-    lines = [HEADS, *_lines(comparison)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-    texts = [
-        "  ".join(word.ljust(w) if i in (1, 2) else word.rjust(w) for i, (word, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    texts.insert(1, "-" * len(texts[0]))
-    failed = [f"failed: {cell}: {reason}" for cell, reason in comparison.failed.items()]
-    return "\n".join([_heading(comparison), *(text.rstrip() for text in texts), *failed, "", *_half_lines(comparison)])
+    """Every row, aligned, then half the steps; the lowest RMSE and Fréchet distance of a budget and sampler carry a *."""
+    parts = [_heading(comparison), _aligned([HEADS, *_lines(comparison)], left=(1, 2))]
+    halves = _half_lines(comparison)
+    if halves:
+        parts += ["", HALF_HEADING, _aligned([HALF_HEADS, *halves], left=(1, 2))]
+    return "\n".join([*parts, *_missing(comparison)])
 
 
 def markdown_table(comparison: Comparison) -> str:
     """The same as markdown."""
-    rows = [" | ".join(line) for line in (HEADS, ("---:",) * len(HEADS), *_lines(comparison))]
-    failed = [f"- failed: {cell}: {reason}" for cell, reason in comparison.failed.items()]
-    halves = [f"- {line}" for line in _half_lines(comparison)]
-    return "\n".join([_heading(comparison), "", *(f"| {row} |" for row in rows), "", *failed, *halves, ""])
+    parts = [_heading(comparison), "", *_piped([HEADS, *_lines(comparison)]), ""]
+    halves = _half_lines(comparison)
+    if halves:
+        parts += [HALF_HEADING, "", *_piped([HALF_HEADS, *halves]), ""]
+    return "\n".join([*parts, *(f"- {line}" for line in _missing(comparison)), ""])
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [
+        "  ".join(word.ljust(width) if i in left else word.rjust(width) for i, (word, width) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return "\n".join([texts[0].rstrip(), "-" * len(texts[0]), *(text.rstrip() for text in texts[1:])])
+
+
+def _piped(lines: Sequence[Sequence[str]]) -> list[str]:
+    rows = [lines[0], ["---:"] * len(lines[0]), *lines[1:]]
+    return [f"| {' | '.join(word.replace('|', '/') for word in row)} |" for row in rows]
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    """Why a cell has no row, one line a method and reason."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for kind, cells in (("not tuned", comparison.refused), ("failed", comparison.failed)):
+        for cell, reason in cells.items():
+            reasons.setdefault((kind, cell.label, " ".join(reason.split())), []).append(f"{cell.sampler} {cell.steps}")
+    return [f"{kind}: {label} ({', '.join(where)}): {reason}" for (kind, label, reason), where in reasons.items()]
 
 
 def write_text(comparison: Comparison, path: Path) -> list[Path]:
@@ -65,7 +90,7 @@ def _heading(comparison: Comparison) -> str:
     return (
         f"{comparison.model}: {comparison.n:,} held-out x_T, teacher {teacher}; F = Fréchet distance ({comparison.features}). "
         f"Figures are of what a method proposes, whether or not its guard kept it. '= untuned': steps of the best untuned grid "
-        f"for the same error."
+        f"for the same error; any sampler: of {', '.join((*comparison.samplers, *comparison.references))}."
     )
 
 
@@ -94,34 +119,40 @@ def _line(row: dict[str, Any], lowest: dict[tuple[Any, ...], float]) -> tuple[st
         f"{star('frechet')}{row['frechet']:.4g} ± {row['frechet_standard_error']:.2g}",
         "-" if row["real"] is None else f"{row['real']:.2f} ± {row['real_standard_error']:.2f}",
         *(_equivalent(row[f"equivalent_{metric}_{which}"]) for metric in ("rmse", "frechet") for which in ("same_sampler", "best_sampler")),
-        row.get("chosen", ""),
+        _kept(row),
         f"{row['evaluations']:,}" if "evaluations" in row else "",
         f"{row['seconds']:.0f}" if "seconds" in row else "",
         "" if peak is None else f"{peak / 1e6:.0f}",
     )
 
 
+def _kept(row: dict[str, Any]) -> str:
+    """What the guard let through; with its RMSE where that is not what was proposed first."""
+    if "kept" not in row:
+        return ""
+    return row["chosen"] if row["kept"]["rmse"] == row["rmse"] else f"{row['chosen']}, {row['kept']['rmse']:.4f}"
+
+
 def _equivalent(found: dict[str, Any] | None) -> str:
     return "-" if found is None else str(Equivalent(found["steps"], found["bound"]))
 
 
-def _half_lines(comparison: Comparison) -> list[str]:
+def _half_lines(comparison: Comparison) -> list[tuple[str, ...]]:
     """Half the steps: a line per tuned cell for which there are untuned figures at twice its steps."""
-    lines = []
-    for half in comparison.halves:
-        parts = [f"{name.replace('_', ' ')}: {_half(half[name])}" for name in ("same_sampler", "best_sampler")]
-        lines.append(
-            f"{half['label']}, {half['sampler']}: {half['steps']} tuned against {2 * half['steps']} untuned steps, {'; '.join(parts)}"
+    return [
+        (
+            f"{half['steps']} : {2 * half['steps']}",
+            half["sampler"],
+            half["label"],
+            *(_ratio(half[which], metric) for which in ("same_sampler", "best_sampler") for metric in ("rmse", "frechet")),
         )
-    return lines
+        for half in comparison.halves
+    ]
 
 
-def _half(entry: dict[str, Any]) -> str:
-    def ratio(metric: str) -> str:
-        value = entry[f"{metric}_ratio"]
-        return "-" if value is None else f"{value:.2f} (lead {entry[f'{metric}_lead']:+.1f} s.e.)"
-
-    return f"RMSE x {ratio('rmse')}, Fréchet x {ratio('frechet')}"
+def _ratio(entry: dict[str, Any], metric: str) -> str:
+    value = entry[f"{metric}_ratio"]
+    return "-" if value is None else f"{value:.2f} ({entry[f'{metric}_lead']:+.1f})"
 
 
 __all__: Sequence[str] = ["markdown_table", "text_table", "write_text"]

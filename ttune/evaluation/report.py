@@ -170,8 +170,8 @@ def save_grid(path: str | os.PathLike[str], images: Tensor, columns: int) -> Non
 
 
 # Okabe and Ito's colours, told apart by colour-blind readers, without the yellow that white paper swallows.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DPI = 100
 _MARGIN, _LABEL_GAP, _ROW_GAP, _PANEL_HEIGHT = 16, 12, 10, 230  # pixels
 _IMAGE_TARGET = 84  # pixels: 28 x 28 images at three times their size
@@ -187,9 +187,9 @@ def _offset_lines(axes: Axes, offsets: Mapping[str, tuple[ArrayLike, ArrayLike]]
         if t.ndim != 1 or tau.ndim != 1 or len(t) not in (len(tau), len(tau) + 1):
             raise ValueError(f"offsets[{label!r}]: must be K or K + 1 positions and K conditioning times, got {t.shape} and {tau.shape}")
         style: dict[str, Any] = {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "linestyle": "-" if i < len(_COLOURS) else "--",
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": "-" if i < len(COLOURS) else "--",
         }
         axes.plot(np.arange(len(tau)), tau - t[: len(tau)], label=label, markersize=5, linewidth=1.6, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -3,6 +3,7 @@
 from ttune.tuning.ays import AlignYourSteps
 from ttune.tuning.best import Accepted
 from ttune.tuning.budgets import tune_budgets
+from ttune.tuning.choice import Choice, choose_sampler
 from ttune.tuning.conditions import conditions_from
 from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.evolution import Evolution
@@ -22,6 +23,7 @@ __all__ = [
     "METHODS",
     "Accepted",
     "AlignYourSteps",
+    "Choice",
     "Endpoint",
     "Evolution",
     "Found",
@@ -35,6 +37,7 @@ __all__ = [
     "Trajectory",
     "TuneResult",
     "apply_timetuner_ratios",
+    "choose_sampler",
     "conditions_from",
     "rank_grids",
     "resampled",

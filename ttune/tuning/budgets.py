@@ -38,8 +38,7 @@ def tune_budgets(
     Raises what it raises, and ValueError for schedules of the same steps, of different samplers or of different last positions.
     """
     ordered = _checked(schedules)
-    source = Teacher.default(ordered[0]).source if teacher is None else teacher.source if isinstance(teacher, Teacher) else teacher
-    shared = Teacher(source, remember=True)
+    shared = _remembering(Teacher.default(ordered[0]) if teacher is None else teacher)
     names = ("tune", "fix_start", "iterations", "search_starts", "optimizer", "timetuner")
     chosen = method_named(method, **{name: options[name] for name in names if name in options})
     journals = [None] * len(ordered) if checkpoint is None else budget_checkpoints(checkpoint, [s.steps for s in ordered])
@@ -50,6 +49,12 @@ def tune_budgets(
         own = _with_start(chosen, [resampled(earlier.schedule, schedule.steps) for earlier in before if earlier.improved])
         results[schedule.steps] = tune(denoiser, schedule, method=own, teacher=shared, checkpoint=journal, resume=begun, **options)
     return results
+
+
+def _remembering(teacher: Teacher | Schedule | Callable[..., Tensor]) -> Teacher:
+    if isinstance(teacher, Teacher):
+        return teacher if teacher.remembers else Teacher(teacher.source, remember=True)
+    return Teacher(teacher, remember=True)
 
 
 def budget_checkpoints(checkpoint: str | PathLike[str], steps: Sequence[int]) -> list[Path]:

@@ -36,6 +36,10 @@ class Teacher:
         self._remembered: dict[str, Tensor] | None = {} if remember else None
         self._whole: Teacher | None = None
 
+    @property
+    def remembers(self) -> bool:
+        return self._remembered is not None
+
     @staticmethod
     def default(student: Schedule, steps: int = TEACHER_STEPS, *, remember: bool = False) -> Teacher:
         """2M on the log-SNR grid from T, told the truth, ending where the student ends."""

@@ -1,0 +1,104 @@
+"""Every tuning method against the others and the best untuned grids, on the bundled model and on two exact-score oracles.
+
+    python -m benchmarks compare                            # all: hours on two cores; resumable, and several processes share the work
+    python -m benchmarks compare --models digits mixture    # the oracles only: minutes
+    python -m benchmarks compare --methods endpoint all=endpoint:tune=conditioning+positions+coefficients
+
+1,000 held-out x_T; writes benchmarks/results/compare-MODEL.json, .txt, .md and .png. The cells are those of ``ttune compare`` and
+lie in WORK/MODEL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import ttune
+from benchmarks import oracles
+from benchmarks.machine import machine
+from ttune import zoo
+from ttune.comparison import Comparison, parse_methods
+from ttune.evaluation import FeatureStatistics, lenet64, lenet64_train_statistics
+from ttune.tuning.methods import METHODS
+from ttune.tuning.search import pooled_features
+from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
+
+
+@dataclass
+class Args:
+    """Compare tuning methods at several budgets."""
+
+    models: tuple[str, ...] = ("digits", "mixture", "fashion")
+    methods: tuple[str, ...] = (*METHODS, *(f"{name}@best" for name in METHODS if METHODS[name]().changes == ("conditioning",)))
+    """Methods and their settings, as in ``ttune compare``; those that cannot move the steps start from the best grid too."""
+    steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
+    samplers: tuple[str, ...] = ("ddim", "dpmpp_2m")
+    references: tuple[str, ...] = ("ipndm", "unipc", "dpmpp_3m")
+    """Samplers that are not tuned, but may be the best untuned one: untuned, they are the best at few steps on these models."""
+    curve: int = 20
+    """Best untuned grids from 3 steps to this many."""
+    held_out: int = 1000
+    """x_T that the figures are measured on."""
+    tuning: int = 128
+    """x_T that schedules are tuned on."""
+    progress: bool = True
+    work: Path = Path("runs/compare")
+    """Finished cells and checkpoints; an interrupted run goes on from here."""
+    out: Path = Path("benchmarks/results")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m benchmarks compare", description=__doc__)
+    for model in args.models:
+        comparison = compared(args, model)
+        print(comparison.table())
+        files = comparison.save(args.out / f"compare-{model}.json", {"command": "python -m benchmarks compare", "machine": machine()})
+        print(f"Wrote {', '.join(map(str, files))}")
+
+
+def compared(args: Args, model: str) -> Comparison:
+    """The comparison on one model."""
+    if model not in MODELS:
+        raise ValueError(f"models must be among {list(MODELS)}, got {model!r}")
+    denoiser, data, features, real = MODELS[model]()
+    return ttune.compare(
+        denoiser,
+        parse_methods(args.methods),
+        samplers=args.samplers,
+        steps=args.steps,
+        curve=range(3, args.curve + 1),
+        references=args.references,
+        samples=args.tuning,
+        held_out=args.held_out,
+        data=data,
+        features=features,
+        real=real,
+        work=args.work / model,
+        progress=args.progress,
+    )
+
+
+Model = tuple[ttune.Denoiser, Any, Any, FeatureStatistics]  # denoiser, clean data, features (None: pooled pixels), real images in them
+
+
+def _fashion() -> Model:
+    images, labels = load_test_images()
+    return zoo.load("fashion"), (to_unit_range(images), {"class_label": labels}), lenet64(), lenet64_train_statistics()
+
+
+def _oracle(name: str) -> Callable[[], Model]:
+    def model() -> Model:
+        data = getattr(oracles, f"{name}_data")()
+        return getattr(oracles, name)(), data, None, FeatureStatistics.of_features(pooled_features(data), "pooled pixels")
+
+    return model
+
+
+MODELS: dict[str, Callable[[], Model]] = {"fashion": _fashion, "digits": _oracle("digits"), "mixture": _oracle("mixture")}
+
+if __name__ == "__main__":
+    main()
