@@ -23,7 +23,7 @@ from ttune.evaluation import FeatureStatistics
 from ttune.schedule import Schedule
 from ttune.tuning import Teacher
 from ttune.tuning.checkpoint import hashes_of
-from ttune.tuning.method import Method
+from ttune.tuning.method import Method, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
 from ttune.tuning.points import Data
 from ttune.tuning.search import pooled_features
@@ -137,6 +137,8 @@ def _refused(bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell]
             continue
         try:
             methods[cell.label].method.check(bench.denoiser, Schedule.build(bench.denoiser.noise, cell.sampler, cell.steps), bench.data)
+        except WholeTimesOnlyError:
+            continue  # such networks are tuned in whole numbers
         except (ValueError, TypeError) as error:
             refused[cell] = str(error)
     return refused
