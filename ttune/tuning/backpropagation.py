@@ -33,18 +33,20 @@ from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem, finite
 
 STEP = 1e-5  # of the tableau's central differences in float64: their error is of the order of its square
-MICRO = 8  # samples whose activations exist at once; see Backpropagation
+# Of a chunk, the share whose activations exist at once. On the bundled model a sample's are 1.7 MiB and a chunk of 64 needs 22 MiB to be
+# sampled: an eighth of it took 1.5 times that memory (beyond the cached states), a sixteenth no more (``python -m benchmarks memory``).
+MICRO_SHARE = 16
 PROBES = 1  # random rows of every sample's Jacobian
 
 
 @dataclass(frozen=True)
 class Backpropagation:
-    """``micro`` samples in one backward pass of the network: activations of a pass are many times what a forward
-    needs, so that these few take about the memory of a whole chunk's forward. ``seed``: of the random signs."""
+    """``micro`` samples in one backward pass of the network, by default a sixteenth of a chunk: activations of a pass are many
+    times what a forward needs, so that these few take about the memory of a whole chunk's forward. ``seed``: of the random signs."""
 
     seed: int = 0
     probes: int = PROBES
-    micro: int = MICRO
+    micro: int | None = None
 
     def __call__(self, problem: Problem, parameters: Parameters, search: Search) -> NormalEquations:
         return normal_equations(problem, parameters, np.array(search.theta), self, draw=len(search.history))
@@ -225,10 +227,13 @@ def vector_products(
         pulled = [torch.autograd.grad(r, leaf, seed, retain_graph=True)[0] for seed in seeds]
     cotangents: list[dict[str, Tensor]] = [{"x": c} for c in pulled]
     slopes = [torch.zeros(len(chunk), len(model.start_scale.slope), dtype=torch.float64, device=r.device) for _ in seeds]
+    micro = how.micro or max(1, chunk.chunk // MICRO_SHARE)
     for i in reversed(range(len(model.stages))):
         registers, outputs = visited.pop()
         on_outputs = _through_update(denoiser, model.stages[i], registers, outputs, cotangents, slopes)
-        _through_network(chunk, plan, model, i, registers["x"], on_outputs, cotangents, slopes, how.micro)
+        _through_network(
+            chunk, plan, model, i, registers["x"], on_outputs, cotangents, slopes, how.micro or max(1, chunk.chunk // MICRO_SHARE)
+        )
     for cotangent, slope in zip(cotangents, slopes, strict=True):
         x = _through_start(plan, begin["x"], cotangent["x"])
         along = (x.double() * (chunk.x_T.double())).flatten(1).sum(1)

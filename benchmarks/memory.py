@@ -1,0 +1,145 @@
+"""Memory of a tuning beside that of plain sampling with the same chunk, each in a process of its own.
+
+    python -m benchmarks memory                       # the bundled model, 2M, 3, 5 and 10 steps: a minute or two
+    python -m benchmarks memory --steps 10 --chunk 16
+
+"peak" is the most memory beyond what the process held before, after a warm-up, as the system counts it; "cached" are the states,
+retained predictions and network outputs that one run of the sampler leaves for the differences or the backward walk. Beyond these a
+tuning should need no more than sampling does. Tuning by backpropagation also holds the activations of a few samples; a plain
+backward pass through the whole loop ("whole graph") holds those of all.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import tyro
+from torch import Tensor
+
+import ttune
+from benchmarks.machine import machine
+from ttune import zoo
+from ttune.evaluation.report import write_report
+from ttune.plan import Plan
+from ttune.sampling import start_state
+from ttune.tuning.backpropagation import Backpropagation
+from ttune.tuning.backpropagation import normal_equations as by_backpropagation
+from ttune.tuning.differences import normal_equations as by_differences
+from ttune.tuning.parameters import TUNABLE, Parameters
+from ttune.tuning.points import drawn_points
+from ttune.tuning.problem import Problem
+
+KINDS = ("sampling", "differences", "backpropagation", "whole graph")
+# glibc then returns every larger block to the system at once, so that what the process holds is what is in use.
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass
+class Args:
+    """Peak memory of sampling, and of one iteration of tuning all parameters."""
+
+    steps: tuple[int, ...] = (3, 5, 10)
+    sampler: str = "dpmpp_2m"
+    chunk: int = 64
+    micro: int | None = None
+    """Samples in one backward pass of the network; by default a sixteenth of the chunk."""
+    out: Path = Path("benchmarks/results/memory-cpu.json")
+    only: str = ""
+    """Measure this kind alone, in this process, and print it as JSON."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m benchmarks memory", description=__doc__)
+    if args.only:
+        print(msgspec.json.encode(measured(args, args.only, args.steps[0])).decode())
+        return
+    rows = []
+    print(f"{'steps':>5} {'':16} {'peak MiB':>9} {'cached MiB':>11} {'(peak - cached) / sampling':>27}")
+    for steps in args.steps:
+        found = {kind: _apart(args, kind, steps) for kind in KINDS}
+        for kind, row in found.items():
+            ratio = (row["peak"] - row["cached"]) / found["sampling"]["peak"]
+            rows.append({"steps": steps, "kind": kind, "ratio": ratio} | row)
+            print(f"{steps:5} {kind:16} {row['peak'] / 2**20:9.1f} {row['cached'] / 2**20:11.1f} {ratio:27.2f}", flush=True)
+    settings = {"sampler": args.sampler, "chunk": args.chunk, "micro": args.micro}
+    write_report(args.out, {"command": "python -m benchmarks memory", "settings": settings, "rows": rows, "machine": machine()})
+    print(f"Wrote {args.out}")
+
+
+def _apart(args: Args, kind: str, steps: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks", "memory", "--only", kind, "--steps", str(steps), "--sampler", args.sampler]
+    command += ["--chunk", str(args.chunk), "--micro", str(args.micro)]  # "None" is read as such
+    run = subprocess.run(command, env=os.environ | RETURNING, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {run.stderr[-2000:]}")
+    return msgspec.json.decode(run.stdout, type=dict[str, Any])
+
+
+def measured(args: Args, kind: str, steps: int) -> dict[str, Any]:
+    """{"peak", "cached"} in bytes of one chunk, in this process."""
+    if kind not in KINDS:
+        raise ValueError(f"only must be one of {list(KINDS)}, got {kind!r}")
+    torch.set_num_threads(1)
+    denoiser = zoo.load("fashion")
+    for module in denoiser.modules():
+        module.requires_grad_(False)
+    x_T, conditions = drawn_points(denoiser, torch.arange(args.chunk))
+    problem = Problem(denoiser, x_T, conditions, torch.zeros_like(x_T), args.chunk)
+    schedule = ttune.Schedule.build(denoiser.noise, args.sampler, steps, "quadratic")
+    parameters = Parameters(schedule, TUNABLE)
+    theta = parameters.start_vector
+    work: dict[str, Callable[[Problem], object]] = {
+        "sampling": lambda p: p.samples(schedule),
+        "differences": lambda p: by_differences(p, parameters, theta),
+        "backpropagation": lambda p: by_backpropagation(p, parameters, theta, Backpropagation(micro=args.micro)),
+        "whole graph": lambda p: _whole_graph(p, schedule),
+    }
+    few = Problem(denoiser, x_T[:1], {k: v[:1] for k, v in conditions.items()}, torch.zeros_like(x_T[:1]), 1)
+    work[kind](few)  # what is allocated once, libraries and weights in another layout, is no cost of the chunk
+    gc.collect()
+    held = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark becomes what is resident now
+    work[kind](problem)
+    peak = _status("VmHWM") - held
+    tuning = kind in ("differences", "backpropagation")
+    return {"peak": peak, "cached": cached_bytes(problem, parameters.schedule(theta)) if tuning else 0}
+
+
+def cached_bytes(problem: Problem, schedule: ttune.Schedule) -> int:
+    """Bytes of the distinct tensors that a run of the sampler visits: registers and outputs before every update."""
+    seen: dict[int, Tensor] = {}
+
+    def visit(_i: int, registers: Any, outputs: Sequence[Tensor]) -> None:
+        for tensor in [*registers.values(), *outputs]:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+
+    with torch.no_grad():
+        plan = Plan.make(problem.denoiser, schedule)
+        plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, visit=visit)
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
+    """The gradient in the told times by one backward pass through the whole loop."""
+    plan = Plan.make(problem.denoiser, schedule)
+    told = torch.tensor(schedule.conditioning.copy(), dtype=torch.float64, requires_grad=True)
+    x = plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, told=told)
+    return torch.autograd.grad(x.square().sum(), told)[0]
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+if __name__ == "__main__":
+    main()
