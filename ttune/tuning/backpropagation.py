@@ -231,9 +231,7 @@ def vector_products(
     for i in reversed(range(len(model.stages))):
         registers, outputs = visited.pop()
         on_outputs = _through_update(denoiser, model.stages[i], registers, outputs, cotangents, slopes)
-        _through_network(
-            chunk, plan, model, i, registers["x"], on_outputs, cotangents, slopes, how.micro or max(1, chunk.chunk // MICRO_SHARE)
-        )
+        _through_network(chunk, plan, model, i, registers["x"], on_outputs, cotangents, slopes, micro)
     for cotangent, slope in zip(cotangents, slopes, strict=True):
         x = _through_start(plan, begin["x"], cotangent["x"])
         along = (x.double() * (chunk.x_T.double())).flatten(1).sum(1)
