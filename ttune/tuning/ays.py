@@ -41,7 +41,7 @@ class AlignYourSteps:
         return ("positions",)
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
-        self._schedules(schedule, whole=denoiser.integer_time)
+        self._schedules(schedule, whole=False)
 
     def settings(self) -> dict[str, Any]:
         return {"table": self.table}

@@ -35,7 +35,7 @@ class OptimalSteps:
         "rolled" (Optimal Steps): of arriving at t_j after k steps, the distance to the teacher's state there when starting
         from where the best k - 1 steps had led; K evaluations at every candidate. The paper takes the best steps of each
         sample alone and leaves their choice open; here they are those with the lowest mean over the first chunk of x_T.
-    ``metric``: "l2" or "l1", mean norm of the difference; "deviation" (GITS): by how much further than the teacher's state the
+    ``metric``: "l1" or "l2", mean norm of the difference; "deviation" (GITS): by how much further than the teacher's state the
     student's lies from the straight line between x_T and x_0, in x / alpha. For "rolled" always the mean square, as published.
     ``discounts``: in a sum of local costs every later cost weighs that much more (GITS's gamma); the schedules of all of them
     are tried on the tuning x_T and the best is kept. t_0 is free, at the cost of standing there with x_T,
@@ -46,7 +46,9 @@ class OptimalSteps:
     """
 
     cost: str = "local"
-    metric: str = "l2"
+    # The bundled model, 5 steps, 128 held-out x_T, RMSE of DDIM and 2M: l1 .1395, .1048; l2 .1404, .1096; deviation .1513 (DDIM);
+    # rolled .1392 (DDIM) at 1.75 times the cost. The best untuned grid of DDIM: .1404.
+    metric: str = "l1"
     discounts: Sequence[float] = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
     candidates: int = 64
     fix_start: bool = False
