@@ -21,6 +21,7 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.evaluation import fid, frechet_distance
     from ttune.frozen_time import FrozenTime, freeze_time
     from ttune.guidance import Classifier, ClassifierFree
+    from ttune.numpy_network import from_numpy
     from ttune.ops import backends, use_backend
     from ttune.sampling import initial_noise, noised, sample
     from ttune.skipping import skip_layers
@@ -65,6 +66,7 @@ __all__ = [
     "fid",
     "frechet_distance",
     "freeze_time",
+    "from_numpy",
     "initial_noise",
     "load_schedules",
     "nn",

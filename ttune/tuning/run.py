@@ -16,6 +16,7 @@ from ttune.noise import Float64
 from ttune.ranks import ALONE, Ranks, Share
 from ttune.sampling import check_fits
 from ttune.schedule import Schedule
+from ttune.tuning.any_batch import any_batch
 from ttune.tuning.best import Accepted, BestSoFar
 from ttune.tuning.checkpoint import Journal, hash_of_chunks, hashes_of
 from ttune.tuning.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
@@ -180,12 +181,14 @@ def tune(
     journal = Journal(checkpoint, fingerprint, resume=resume, ranks=ranks)
     ledger = Ledger(denoiser, journal, ranks)
 
-    table = _time_table(denoiser, both[0], journal, ledger)
+    told = any_batch(denoiser)
+    ledger.watch(told)
+    table = _time_table(told, both[0], journal, ledger)
     record_of_table = None if table is None else table.to_dict()
     whole = table is not None and not table.smooth
-    told = denoiser
+    between = told if table is not None and table.kind == "rough" else None
     if whole:
-        told = replace(denoiser, integer_time=True)
+        told = replace(told, integer_time=True)
         ledger.watch(told)
         source = source.on_whole_times()
 
@@ -203,15 +206,13 @@ def tune(
     best = BestSoFar(schedule, journal, denoiser.identity(), record, accepted if accepted is not None and ranks.first else _nobody)
 
     task = Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress)
-    if table is None or table.smooth:
-        found = chosen_method.run(task)
-    else:
-        found = find_whole_times(task, chosen_method, denoiser if table.kind == "rough" else None, search=continuous)
+    found = find_whole_times(task, chosen_method, between, search=continuous) if whole else chosen_method.run(task)
 
     with ledger.entry("holdout"):
         best_grid = found.grids[0].schedule if found.grids else None
         chosen, figures = decide(held_out, schedule, best_grid, found.candidates, features, guard)
     improved = chosen is not schedule
+    ledger.close()
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     if improved:
         chosen = chosen.replace(model=denoiser.identity(), tuned=record | {"holdout": figures, "cost": cost})

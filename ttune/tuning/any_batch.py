@@ -1,0 +1,54 @@
+"""Networks that ``torch.compile`` made, called with batches of several sizes, and compiled once all the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttune.denoiser import Denoiser
+from ttune.stitched import Stitched
+from ttune.variants import Variants
+
+
+@dataclass(frozen=True)
+class AnyBatch:
+    """``network`` with the first dimension of all that it is given marked as dynamic.
+
+    A tuning calls it with whole chunks, the rest of the samples, and the few that probes look at. torch.compile would make one graph
+    for the first of these and a second one, for any size, at the next. Marked, the first is for any size: one graph for calls without
+    a gradient and one for calls with. Of a batch of one torch.compile makes a graph of its own whatever it is told, so one sample
+    is shown twice. A mark on a tensor of a network that is not compiled is never looked at. The time comes as it would be
+    stored, not as one number seen B times, whose strides would be a reason for another graph.
+    """
+
+    network: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
+        from torch._dynamo import maybe_mark_dynamic  # loaded already: see any_batch
+
+        batch = x.shape[0]
+        given = {"x": x, "tau": tau.contiguous(), **conditions}
+        for name, value in given.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
+                given[name] = value = torch.cat([value, value]) if batch == 1 else value
+                maybe_mark_dynamic(value, 0)
+        x, tau = given.pop("x"), given.pop("tau")
+        return self.network(x, tau, **given)[:batch]
+
+
+def any_batch(denoiser: Denoiser) -> Denoiser:
+    """A denoiser of its own counter with such a network; ``denoiser`` itself where nothing can have been compiled: a compiled
+    function cannot exist before torch._dynamo is loaded, which takes seconds."""
+    if "torch._dynamo" not in sys.modules:
+        return denoiser
+    network = denoiser.network
+    if isinstance(network, (Stitched, Variants)):
+        marked: Any = dataclasses.replace(network, networks=tuple(AnyBatch(inner) for inner in network.networks))
+        return dataclasses.replace(denoiser, network=marked)
+    return dataclasses.replace(denoiser, network=AnyBatch(network))
