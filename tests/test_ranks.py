@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests import ranks_program
+import ttune
+from tests import ranks_program, tiny_model
+from ttune.cli import main
 from ttune.ranks import ALONE, Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -91,3 +95,40 @@ def test_several_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> No
     for found in ranks:
         for name, value in alone.items():
             assert found[name] == value, name
+
+
+# ----------------------------------------------------------------------------------------------------- the command line, torchrun
+
+TUNE = ["tune", "--model", "tests.tiny_model:factory", "--steps", "3", "--samples", "8", "--holdout", "8", "--chunk", "4"]
+TUNE += ["--iterations", "3", "--quiet"]
+
+
+def torchrun(world: int, arguments: list[str], **environment: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of ``ttune`` under torchrun."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "-m", "ttune", *arguments]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
+    ended = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_a_killed_rank_ends_the_job_and_the_rest_is_resumed_by_any_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, out = tmp_path / "whole.json", tmp_path / "ttune.json"
+    main([*TUNE, "--out", str(whole)])
+    alone = capsys.readouterr().out
+    calls = {"TINY_MODEL_INTERRUPT_AT": str(tiny_model.calls // 4), "TINY_MODEL_SIGNAL": str(int(signal.SIGKILL)), "TINY_MODEL_RANK": "1"}
+    status, said, error = torchrun(2, [*TUNE, "--out", str(out)], **calls)
+    assert status != 0
+    assert re.search(r"rank\s*: 1 ", error)
+    assert "SIGKILL" in error
+    assert not said
+    assert not out.exists()
+    kept = sorted(file.name for file in tmp_path.iterdir())
+    assert "ttune.json.checkpoint" in kept
+    status, said, error = torchrun(2, [*TUNE, "--out", str(out), "--resume"])
+    assert status == 0, error
+    assert said.count("Wrote") == 1
+    assert ttune.Schedule.load(out) == ttune.Schedule.load(whole)
+    assert ttune.Schedule.load(out).tuned["holdout"] == ttune.Schedule.load(whole).tuned["holdout"]
+    assert "RMSE to the teacher" in alone
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ttune.json", "whole.json"]

@@ -15,7 +15,7 @@ def network(x: Tensor, tau: Tensor) -> Tensor:
     """The exact noise prediction for x_0 ~ N(0, 0.8^2 I), bent a little so that no tuning can be perfect."""
     global calls
     calls += 1
-    if calls == int(os.environ.get("TINY_MODEL_INTERRUPT_AT", "0")):
+    if calls == int(os.environ.get("TINY_MODEL_INTERRUPT_AT", "0")) and os.environ.get("RANK") == os.environ.get("TINY_MODEL_RANK"):
         os.kill(os.getpid(), int(os.environ.get("TINY_MODEL_SIGNAL", signal.SIGINT)))
     noise = ttune.NoiseSchedule.linear()
     alpha, sigma = (torch.from_numpy(f(tau.double().numpy())).to(x).view(-1, 1, 1, 1) for f in (noise.alpha, noise.sigma))

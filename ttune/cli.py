@@ -15,10 +15,12 @@ import torch
 import tyro
 
 from ttune.grids import GRIDS
+from ttune.ranks import RankLost, Ranks, current, joined
 from ttune.samplers import SAMPLERS, sampler_options
 from ttune.tuning.methods import METHODS
 
 if TYPE_CHECKING:
+    from ttune.denoiser import Denoiser
     from ttune.noise import NoiseSchedule
     from ttune.schedule import Schedule
     from ttune.tuning import Choice
@@ -89,6 +91,9 @@ def tune(
     An interrupted run (Ctrl-C, SIGTERM, or killed) goes on with the same command and --resume. The best schedule so far is in
     OUT's name with .partial before .json at any time: usable, but never compared with the start on held-out x_T.
 
+    By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune tune … gives the same result, sharing the x_T in whole chunks
+    (so SAMPLES / CHUNK is best a multiple of the processes); --resume goes on with any number of them.
+
     Args:
         out: The ttune.json to write.
         model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
@@ -136,7 +141,8 @@ def tune(
     from ttune.tuning import checkpoint as checkpoint_files
     from ttune.tuning.budgets import budget_checkpoints
 
-    denoiser = load_model(model, guidance_scale=guidance_scale)
+    ranks = current()
+    denoiser = _on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
     drawn = None if conditions is None else imported("conditions", conditions)()
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     journals = budget_checkpoints(journal, steps)
@@ -147,21 +153,12 @@ def tune(
             raise ValueError(f"sampler: auto chooses the grid too, so {[name for name, is_set in named.items() if is_set]} cannot be given")
         teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", max(steps), "linspace", final=final), remember=True)
         journals = [*journals, journal.with_name(f"{journal.name}.choice")]
-        choice = choose_sampler(
-            denoiser,
-            steps,
-            samples=samples or 128,
-            chunk=chunk,
-            conditions=drawn,
-            teacher=teacher,
-            features=_bundled_features(model),
-            final=final,
-            seed=seed,
-            progress=not quiet,
-            checkpoint=journals[-1],
-            resume=resume and journals[-1].exists(),
-        )
-        print(choice.summary())
+        settings = {"samples": samples or 128, "chunk": chunk, "conditions": drawn, "teacher": teacher, "final": final, "seed": seed}
+        settings |= {"features": _bundled_features(model), "progress": not quiet, "checkpoint": journals[-1]}
+        # The first rank chooses for all: on 64 x_T there is little to share.
+        choice = ranks.from_first(lambda: choose_sampler(denoiser, steps, **settings, resume=resume and journals[-1].exists()))
+        if ranks.first:
+            print(choice.summary())
         schedules = list(choice.schedules.values())
     else:
         schedules = [
@@ -203,10 +200,15 @@ def tune(
             checkpoint=journal,
             resume=resume,
             accepted=accepted,
+            ranks=ranks,
         )
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'Interrupted'}. {_left_behind(journals, partial)}", file=sys.stderr)
+    except (KeyboardInterrupt, RankLost) as interrupt:
+        if ranks.first:
+            why = "" if isinstance(interrupt, RankLost) else f"{str(interrupt) or 'Interrupted'}. "
+            print(f"\n{why}{_left_behind(journals, partial)}", file=sys.stderr)
         raise
+    if not ranks.first:
+        return
     _save({k: _recorded(result.schedule, choice) for k, result in results.items()}, out)
     for file in journals:
         checkpoint_files.remove(file)
@@ -287,6 +289,7 @@ def evaluate(
     model: str = "fashion",
     steps: tuple[int, ...] | None = None,
     n: int = 1000,
+    chunk: int = 64,
     seed: int = 2**40,
     features: Literal["lenet64", "inception"] = "lenet64",
     inception: Path | None = None,
@@ -299,11 +302,14 @@ def evaluate(
 
     Example: ttune evaluate runs/demo/ddim.json runs/demo/dpmpp_2m.json --n 1000 --out evaluation.json
 
+    By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune evaluate … gives the same table.
+
     Args:
         schedules: One or more ttune.json files.
         model: As in ttune tune.
         steps: Of files of several schedules, those of these steps; by default all.
         n: Samples.
+        chunk: Samples in one network call.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
         features: lenet64 (bundled, Fashion-MNIST) or inception (clean-fid's weights, not downloaded).
         inception: Path of inception-2015-12-05.pt; by default clean-fid's own place.
@@ -324,15 +330,18 @@ def evaluate(
 
     if not schedules:
         raise ValueError("schedules must name at least one ttune.json, got none")
-    denoiser = load_model(model, guidance_scale=guidance_scale)
+    ranks = current()
+    denoiser = _on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
     extractor = lenet64() if features == "lenet64" else inception_features(inception)
     real = None
     if model == "fashion":
         images = to_unit_range(load_test_images()[0]) if features == "inception" else None
         real = lenet64_train_statistics() if images is None else FeatureStatistics.of_features(extractor(images), extractor.name)
-    x_T, conditions = drawn_points(denoiser, torch.arange(n) + seed)
-    judge = Judge(denoiser, x_T, conditions, extractor, real, progress=not quiet)
+    share = ranks.share(n, chunk)
+    share.check("n")
+    x_T, conditions = drawn_points(denoiser, share.rows + seed)
+    judge = Judge(denoiser, x_T, conditions, extractor, real, chunk=chunk, progress=not quiet and ranks.first, share=share)
     rows = []
     if teacher:
         source = Teacher.default(loaded[0][1]).source
@@ -340,7 +349,9 @@ def evaluate(
         row, target = judge.row(f"teacher: 2M, {source.steps} steps", "teacher", source)
         judge = judge.with_teacher(target)
         rows.append(row)
-    rows = [judge.row(name, str(s.tuned.get("method", "base")), s)[0] for name, s in loaded] + rows
+    rows = [judge.row(name, _method_of(s), s)[0] for name, s in loaded] + rows
+    if not ranks.first:
+        return
     print(print_table(rows))
     if out is not None:
         write_report(out, {"model": model, "rows": rows})
@@ -548,6 +559,19 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _on_own_device(denoiser: Denoiser, ranks: Ranks) -> Denoiser:
+    """Of several processes on a machine with GPUs each has its own, the current one; networks that are no modules must see to it."""
+    if ranks.world > 1 and torch.cuda.is_available():
+        for module in denoiser.modules():
+            module.to("cuda")
+    return denoiser
+
+
+def _method_of(schedule: Schedule) -> str:
+    """For a table."""
+    return f"{schedule.tuned.get('method', 'base')}{', unfinished' if 'unfinished' in schedule.tuned else ''}"
+
+
 def _options(given: dict[str, str] | None) -> dict[str, float | str | bool]:
     """Words of the command line as the numbers and truth values that they spell."""
     options: dict[str, float | str | bool] = {}
@@ -597,19 +621,24 @@ def _real_statistics(model: str, clean: Any, features: Any) -> Any:
     return None if images is None else FeatureStatistics.of_features(pooled_features(images), "pooled pixels")
 
 
+SHARED = ("tune", "evaluate")  # what several processes can do together
 COMMANDS = {"demo": demo, "tune": tune, "sample": sample, "evaluate": evaluate, "compare": compare, "analytic": analytic, "info": info}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake in the arguments or the files is one line on stderr and exit status 1."""
 
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
     try:
-        with _terminable():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command in COMMANDS and command not in SHARED:
+            raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
+        with _terminable(), joined():
             tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, RankLost) as error:
         if os.environ.get("TTUNE_TRACEBACK"):
             raise
-        sys.exit(f"ttune: {error}")
+        rank = f"rank {os.environ.get('RANK')}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        sys.exit(f"ttune: {rank}{error}")
     except KeyboardInterrupt as interrupt:
         sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
 

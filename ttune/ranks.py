@@ -77,6 +77,9 @@ class Ranks:
         """This rank's part of ``count`` samples that are computed ``chunk`` at a time."""
         return Share(self, count, chunk)
 
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.world}"
+
     @contextmanager
     def _exchange(self) -> Iterator[None]:
         try:
@@ -135,6 +138,11 @@ class Share:
         )
 
 
+def current() -> Ranks:
+    """The ranks that this process has :func:`joined`; else :data:`ALONE`."""
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
 @contextmanager
 def joined(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     """The ranks that torchrun started (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the environment); else :data:`ALONE`.
@@ -152,6 +160,6 @@ def joined(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
         torch.cuda.set_device(local)
     dist.init_process_group("gloo", timeout=timeout)
     try:
-        yield Ranks(dist.get_rank(), world)
+        yield current()
     finally:
         dist.destroy_process_group()

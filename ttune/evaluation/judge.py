@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.fid import frechet_distance, frechet_standard_error, rmse_to
 from ttune.evaluation.report import ReportRow
 from ttune.evaluation.statistics import FeatureStatistics
+from ttune.ranks import Share
 from ttune.sampling import sample
 from ttune.schedule import Schedule
 
@@ -25,6 +26,7 @@ class Judge:
     """Starting points ``x_T`` (n, ...) with their ``conditions``, the features to compare in, and real images' statistics.
 
     ``target``, the teacher's samples from the same x_T, is None until :meth:`with_teacher`.
+    With ``share`` the x_T, conditions, target and samples are those of one rank among several; the figures are of all of them.
     """
 
     denoiser: Denoiser
@@ -35,12 +37,13 @@ class Judge:
     target: Tensor | None = None
     chunk: int = 64
     progress: bool = True
+    share: Share | None = None
 
     def with_teacher(self, target: Tensor) -> Judge:
         """The same judge, knowing where the teacher arrives."""
         if target.shape != self.x_T.shape:
             raise ValueError(f"target must have the shape of x_T, {tuple(self.x_T.shape)}, got {tuple(target.shape)}")
-        return Judge(self.denoiser, self.x_T, self.conditions, self.features, self.real, target, self.chunk, self.progress)
+        return replace(self, target=target)
 
     def samples(self, schedule: Schedule, name: str = "sampling") -> Tensor:
         """x_0 (n, ...) of ``schedule``, a chunk at a time."""
@@ -57,11 +60,15 @@ class Judge:
         begin, before = time.monotonic(), self.denoiser.evaluations
         x = self.samples(schedule, name)
         seconds, spent = time.monotonic() - begin, self.denoiser.evaluations - before
-        return self.row_of(name, method, schedule, x, seconds=seconds, evaluations=spent // len(x)), x
+        n = len(x)
+        if self.share is not None:
+            everyones = self.share.ranks.everyones((seconds, spent))
+            seconds, spent, n = max(s for s, _ in everyones), sum(e for _, e in everyones), self.share.count
+        return self.row_of(name, method, schedule, x, seconds=seconds, evaluations=spent // n), x
 
     def row_of(self, name: str, method: str, schedule: Schedule, x: Tensor, *, seconds: float, evaluations: int) -> ReportRow:
         """The figures of samples ``x`` that ``schedule`` made."""
-        features = self.features(x)
+        features = self._features(x)
         row: ReportRow = {
             "name": name,
             "sampler": schedule.sampler,
@@ -77,10 +84,17 @@ class Judge:
             row["frechet"] = {
                 "value": frechet_distance(FeatureStatistics.of_features(features, self.features.name), self.real),
                 "features": self.features.name,
-                "n": len(x),
+                "n": len(features),
                 "standard_error": frechet_standard_error(features, self.real),
             }
         if self.target is not None:
-            row["rmse_to_teacher"] = rmse_to(x, self.target).square().mean().sqrt().item()
-            row["frechet_to_teacher"] = frechet_distance(features, self.features(self.target))
+            row["rmse_to_teacher"] = self._all(list(rmse_to(x, self.target).split(self.chunk))).square().mean().sqrt().item()
+            row["frechet_to_teacher"] = frechet_distance(features, self._features(self.target))
         return row
+
+    def _features(self, x: Tensor) -> Tensor:
+        """(n, F) of all ranks' samples. A chunk at a time, so that they do not depend on the number of ranks."""
+        return self._all([self.features(part) for part in x.split(self.chunk)])
+
+    def _all(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts if self.share is None else self.share.gathered(parts))
