@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 import ttune
 from tests import ranks_program, tiny_model
+from tests.oracles import mixture, standard_normal
 from ttune.cli import main
 from ttune.ranks import ALONE, Ranks
 
@@ -132,3 +134,39 @@ def test_a_killed_rank_ends_the_job_and_the_rest_is_resumed_by_any_number(tmp_pa
     assert ttune.Schedule.load(out).tuned["holdout"] == ttune.Schedule.load(whole).tuned["holdout"]
     assert "RMSE to the teacher" in alone
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ttune.json", "whole.json"]
+
+
+def test_evaluate_is_that_of_one_process(tmp_path: Path) -> None:
+    file, out, together = (tmp_path / name for name in ("ddim.json", "alone.json", "together.json"))
+    ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
+    arguments = ["evaluate", str(file), "--samples", "5", "--chunk", "2", "--quiet"]
+    main([*arguments, "--out", str(out)])
+    status, said, error = torchrun(2, [*arguments, "--out", str(together)])
+    assert status == 0, error
+    assert said.count("Wrote") == 1
+    alone, shared = (json.loads(path.read_text())["rows"] for path in (out, together))
+    for row in [*alone, *shared]:
+        del row["seconds"]
+    assert shared == alone
+    assert [row["network_evaluations"] for row in shared] == [2, 128]
+
+
+def test_what_cannot_be_shared_is_refused_and_a_failing_rank_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="ttune: rank 1: ttune info runs in one process; start it without torchrun"):
+        main(["info"])
+    monkeypatch.undo()
+    broken = {"TINY_MODEL_NAN_AT": "40", "TINY_MODEL_RANK": "1"}
+    begin = time.monotonic()
+    status, _, error = torchrun(2, [*TUNE, "--out", str(tmp_path / "ttune.json")], **broken)
+    assert time.monotonic() - begin < 100
+    assert status != 0
+    assert "ttune: rank 1: the teacher, or the network on its way, returned NaN or infinity" in error
+    assert re.search(r"rank\s*: 1 ", error)
+
+
+def test_methods_that_do_not_share_are_refused() -> None:
+    denoiser, start = mixture(ranks_program.NOISE).denoiser(), ttune.Schedule.build(ranks_program.NOISE, "ddim", 3)
+    with pytest.raises(ValueError, match="method 'evolution' runs in one process, got 2 ranks: start it without torchrun"):
+        ttune.tune(denoiser, start, method="evolution", x_T=standard_normal((16, 2)), chunk=2, ranks=Ranks(0, 2))

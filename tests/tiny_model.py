@@ -17,6 +17,8 @@ def network(x: Tensor, tau: Tensor) -> Tensor:
     calls += 1
     if calls == int(os.environ.get("TINY_MODEL_INTERRUPT_AT", "0")) and os.environ.get("RANK") == os.environ.get("TINY_MODEL_RANK"):
         os.kill(os.getpid(), int(os.environ.get("TINY_MODEL_SIGNAL", signal.SIGINT)))
+    if calls == int(os.environ.get("TINY_MODEL_NAN_AT", "0")) and os.environ.get("RANK") == os.environ.get("TINY_MODEL_RANK"):
+        return x * float("nan")
     noise = ttune.NoiseSchedule.linear()
     alpha, sigma = (torch.from_numpy(f(tau.double().numpy())).to(x).view(-1, 1, 1, 1) for f in (noise.alpha, noise.sigma))
     return sigma / (0.64 * alpha**2 + sigma**2) * x + 0.05 * torch.sin(3 * x) * alpha

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import torch
 import tyro
@@ -288,7 +288,7 @@ def evaluate(
     schedules: tyro.conf.Positional[tuple[Path, ...]],
     model: str = "fashion",
     steps: tuple[int, ...] | None = None,
-    n: int = 1000,
+    n: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 1000,
     chunk: int = 64,
     seed: int = 2**40,
     features: Literal["lenet64", "inception"] = "lenet64",
@@ -302,13 +302,13 @@ def evaluate(
 
     Example: ttune evaluate runs/demo/ddim.json runs/demo/dpmpp_2m.json --n 1000 --out evaluation.json
 
-    By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune evaluate … gives the same table.
+    By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune evaluate … --samples 1000 gives the same table.
 
     Args:
         schedules: One or more ttune.json files.
         model: As in ttune tune.
         steps: Of files of several schedules, those of these steps; by default all.
-        n: Samples.
+        n: Samples (--samples under torchrun, which takes --n for an option of its own).
         chunk: Samples in one network call.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
         features: lenet64 (bundled, Fashion-MNIST) or inception (clean-fid's weights, not downloaded).
