@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ttune.atomic import write_atomically
 from ttune.evaluation.report import COLOURS, MARKERS
 
@@ -42,7 +44,7 @@ def write_plot(comparison: Comparison, path: Path) -> Path:
             if row == 0:
                 axes.set_title(f"{comparison.model}, {sampler}", fontsize=11)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False, handlelength=3.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
@@ -62,7 +64,9 @@ def _panel(axes: Axes, comparison: Comparison, sampler: str, what: str) -> None:
         every = (*comparison.samplers, *comparison.references)
         for samplers, style, name in (((sampler,), "--", "best untuned grid"), (every, ":", "best untuned grid and sampler")):
             curve = comparison.curve(what, samplers)
-            axes.plot(sorted(curve), [curve[k] for k in sorted(curve)], linestyle=style, label=name, **untuned)
+            steps = sorted(curve)
+            # A budget is no worse than a smaller one, whose grid it could have taken; some samplers are there at a few budgets only.
+            axes.plot(steps, np.minimum.accumulate([curve[k] for k in steps]), linestyle=style, label=name, **untuned)
             last = max([last, *curve])
     for i, label in enumerate(("start", *comparison.labels)):
         _line(axes, [row for row in comparison.rows if row["label"] == label and row["sampler"] == sampler], label, what, _style(i))
@@ -105,7 +109,7 @@ def _style(i: int) -> dict[str, Any]:
     lines = ("-", (0, (5, 1.5)), (0, (1, 1)))
     return {
         "color": COLOURS[i % len(COLOURS)],
-        "marker": MARKERS[i % len(MARKERS)],
+        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],  # no two of one colour and one marker
         "linestyle": lines[i // len(COLOURS) % len(lines)],
         "markersize": 4,
         "linewidth": 1.4,
