@@ -137,6 +137,14 @@ def test_the_checkpoint_of_another_run_is_left_alone(tmp_path: Path) -> None:
     assert other.read_text() == "somebody's"
 
 
+def test_evolution_of_variants(tmp_path: Path) -> None:
+    file, model = tmp_path / "ttune.json", ["--model", "tests.tiny_model:variants"]
+    main(["tune", "--out", str(file), *QUICK, *model, "--method", "evolution", "--budget", "2", "--fitness", "rmse", "--rounds", "3"])
+    schedule = ttune.Schedule.load(file)
+    assert sum(schedule.variants) >= 2  # of three evaluations, at half the cost
+    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *model, "--n", "2"])
+
+
 def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "ddim.json", tmp_path / "evaluation.json"
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
@@ -192,6 +200,8 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--population", "4"], "at most the population, got 25 + 15 of 4"),
+        (["tune", "--out", "a.json", *QUICK, "--budget", "2"], "budget is an option of --method evolution, got 2.0 with 'endpoint'"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),
     ],
 )

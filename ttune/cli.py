@@ -76,6 +76,7 @@ def tune(
     fitness: Literal["frechet", "rmse"] = "frechet",
     population: int | None = None,
     rounds: int | None = None,
+    budget: float | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -128,6 +129,8 @@ def tune(
         fitness: evolution only: what is to become small, the Fréchet distance to the teacher's samples or the RMSE to them.
         population: evolution only: candidates a round (genetic 50, CMA-ES by the number of parameters).
         rounds: evolution only: as many as judge 500 candidates by default.
+        budget: evolution only, for a model whose network is a ttune.Variants: what the evaluations may cost together, in calls of the
+            whole network. The grid to beat then has the cheapest network at the noisiest steps.
         guidance_scale: Classifier-free guidance of the bundled model.
         seed: Of the x_T.
         checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
@@ -174,7 +177,12 @@ def tune(
     evolution = None
     if method == "evolution":
         names = tune if operators == "cma" else None
-        evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, fix_start=fix_start, search_starts=search_starts)
+        starts = {"fix_start": fix_start, "search_starts": search_starts}
+        evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, budget=budget, **starts)
+        if budget is not None and isinstance(denoiser.network, ttune.Variants):
+            schedule = schedule.replace(variants=denoiser.network.fitting(len(schedule.conditioning), budget))
+    elif budget is not None:
+        raise ValueError(f"budget is an option of --method evolution, got {budget} with {method!r}")
     try:
         results = ttune.tune_budgets(
             denoiser,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from itertools import combinations
+from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,10 @@ from torch import Tensor
 
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
-from ttune import NoiseSchedule, Schedule
+from ttune import NoiseSchedule, Schedule, Variants
 from ttune.evaluation.fid import frechet_distance
 from ttune.tuning import Evolution
-from ttune.tuning.genome import CELLS, Genes
+from ttune.tuning.genome import CELLS, Genes, PositionGenes
 from ttune.tuning.problem import Problem
 from ttune.tuning.search import pooled_features
 
@@ -47,7 +49,7 @@ NOISES = {
 def test_operators_make_schedules(name: str, fix_start: bool) -> None:
     noise = NOISES[name]
     start = Schedule.build(noise, "ddim" if name == "discrete" else "euler", 6, "linspace", t_start=0.9 * noise.t_max)
-    genes = Genes(start, fix_start=fix_start)
+    genes = Genes(start, Gaussian(noise).denoiser(), fix_start=fix_start)
     rng = np.random.default_rng(0)
     parents = [genes.random(rng) for _ in range(20)]
     children = [genes.mutated(rng, parent, 0.25) for parent in parents]
@@ -61,11 +63,13 @@ def test_operators_make_schedules(name: str, fix_start: bool) -> None:
         np.testing.assert_array_equal(schedule.conditioning, np.clip(schedule.positions[:-1], noise.t_min, noise.t_max))
         if name == "discrete":
             np.testing.assert_array_equal(schedule.positions[1:-1] % 1, 0)
-    assert len(genes.times) == (1000 if name == "discrete" else CELLS) or fix_start
+    (positions,) = genes.parts
+    assert isinstance(positions, PositionGenes)
+    assert len(positions.times) == (1000 if name == "discrete" else CELLS) or fix_start
 
 
 def test_a_crossover_takes_genes_of_its_parents_only_and_a_mutation_keeps_most() -> None:
-    genes = Genes(Schedule.build(NOISES["discrete"], "ddim", 8))
+    genes = PositionGenes(Schedule.build(NOISES["discrete"], "ddim", 8))
     rng = np.random.default_rng(1)
     kept = []
     for _ in range(200):
@@ -80,13 +84,13 @@ def test_a_crossover_takes_genes_of_its_parents_only_and_a_mutation_keeps_most()
 
 
 def test_nearest_genomes_are_moved_apart() -> None:
-    genes = Genes(Schedule.build(FEW, "ddim", 4))
+    genes = PositionGenes(Schedule.build(FEW, "ddim", 4))
     assert genes.encode(Schedule(FEW, "ddim", np.array([15, 14.9, 14.8, 14.7, -1]))) == (15, 14, 13, 12)
     assert genes.encode(Schedule(FEW, "ddim", np.array([0.3, 0.2, 0.1, 0, -1]))) == (3, 2, 1, 0)
     assert len(genes) == 1820
-    assert len(Genes(Schedule.build(FEW, "ddim", 4), fix_start=True)) == 220  # below the start, 12: 12 over 3
+    assert len(PositionGenes(Schedule.build(FEW, "ddim", 4), fix_start=True)) == 220  # below the start, 12: 12 over 3
     with pytest.raises(ValueError, match="17 steps need as many different times, this grid has 16"):
-        Genes(Schedule.build(FEW, "ddim", 16).replace(positions=np.append(np.linspace(15, 0, 17), -1)))
+        PositionGenes(Schedule.build(FEW, "ddim", 16).replace(positions=np.append(np.linspace(15, 0, 17), -1)))
 
 
 # ------------------------------------------------------------------------------------------------------ exhaustive search
@@ -110,7 +114,7 @@ def every_score(fitness: str) -> dict[tuple[float, ...], float]:
 def test_evolution_finds_what_exhaustive_search_finds(fitness: str) -> None:
     scores = every_score(fitness)
     assert len(scores) == 560
-    for seed in range(3):
+    for seed in range(2):
         result = tune(Evolution(fitness=fitness, search_starts=False, **SMALL), seed=seed, guard=False)
         assert tuple(result.schedule.positions) == min(scores, key=lambda positions: scores[positions])
         assert result.history["fitness"][-1] == pytest.approx(min(scores.values()), rel=1e-9)
@@ -188,6 +192,114 @@ def test_a_continuous_model_evolves_on_a_grid() -> None:
     np.testing.assert_allclose(y, np.round(y), atol=1e-6)
 
 
+# ------------------------------------------------------------------------------------------------------------- variants
+
+
+def rough(factor: float) -> Any:
+    network = mixture(FEW)
+    return lambda x, tau: network(x, tau * 0.9) * factor
+
+
+COSTS = (1.0, 0.6, 0.3)
+
+
+def several() -> ttune.Denoiser:
+    return ttune.Denoiser(Variants([mixture(FEW), rough(0.95), rough(0.8)], COSTS), FEW)
+
+
+def cost(schedule: Schedule) -> float:
+    return sum(COSTS[v] for v in schedule.variants or (0,) * len(schedule.conditioning))
+
+
+def test_variants_under_a_budget_are_those_of_exhaustive_search() -> None:
+    """Positions and networks together: 56 x 3^3 schedules, of which 952 are within the budget."""
+    noise = NoiseSchedule.linear(8, 5e-3, 0.9)
+    network, budget = mixture(noise), 2.0
+    denoiser = ttune.Denoiser(
+        Variants([network, lambda x, t: 0.95 * network(x, 0.9 * t), lambda x, t: 0.8 * network(x, 0.9 * t)], COSTS), noise
+    )
+    assert isinstance(denoiser.network, Variants)
+    start = Schedule.build(noise, "ddim", 3, "linspace")
+    start = start.replace(variants=denoiser.network.fitting(3, budget))
+    target = ttune.sample(denoiser, teacher := Schedule.build(noise, "dpmpp_2m", 8, "log_snr"), X_T[:24])
+    every = [
+        start.replace(positions=(*sorted(c, reverse=True), -1.0), variants=v)
+        for c in combinations(range(8), 3)
+        for v in product(range(3), repeat=3)
+        if sum(COSTS[k] for k in v) <= budget + 1e-9
+    ]
+    assert len(every) == 952
+    scores = [float((ttune.sample(denoiser, s, X_T[:24]) - target).square().mean().sqrt()) for s in every]
+    method = Evolution(fitness="rmse", budget=budget, search_starts=False, population=24, mutations=14, crossovers=6, rounds=14)
+    result = tune(method, start, denoiser, teacher=teacher, guard=False)
+    best = every[int(np.argmin(scores))]
+    assert (result.schedule.positions.tolist(), result.schedule.variants) == (best.positions.tolist(), best.variants)
+    assert result.history["fitness"][-1] == pytest.approx(min(scores), rel=1e-9)
+    assert result.schedule.tuned["tune"] == ["positions", "variants"]
+    assert len(result.history["fitness"]) * 24 < len(every) / 2
+
+
+def test_no_candidate_is_beyond_the_budget() -> None:
+    seen: list[Schedule] = []
+
+    def fitness(schedule: Schedule, x: Tensor, problem: Problem) -> float:
+        seen.append(schedule)
+        return -cost(schedule)  # wants to be expensive
+
+    denoiser = several()
+    assert isinstance(denoiser.network, Variants)
+    start = Schedule.build(FEW, "ddim", 4, "linspace")
+    start = start.replace(variants=denoiser.network.fitting(4, 2.5))
+    assert start.variants == (2, 2, 2, 0)
+    result = tune(Evolution(fitness=fitness, budget=2.5, **SMALL), start, denoiser)
+    assert len({(schedule.positions.tobytes(), schedule.variants) for schedule in seen}) == len(seen) == 192
+    assert max(map(cost, seen)) == pytest.approx(2.5)
+    np.testing.assert_allclose(seen[0].positions, start.positions, atol=0.5)
+    assert all(entry.schedule.variants == start.variants for entry in result.grids)
+    assert cost(result.schedule) <= 2.5 + 1e-9
+    with pytest.raises(ValueError, match=r"no less than what the schedule costs, 4, got 2.5; .*variants=\[2, 2, 2, 0\]"):
+        tune(Evolution(budget=2.5), start.replace(variants=()), denoiser)
+    with pytest.raises(ValueError, match=r"budget must be at least 1\.2, 4 calls of the cheapest network, got 1"):
+        tune(Evolution(budget=1.0), start, denoiser)
+    # Without a budget, what the start costs.
+    seen.clear()
+    tune(Evolution(fitness=fitness, tune=("variants",), search_starts=False, **SMALL), start, denoiser)
+    assert max(map(cost, seen)) <= cost(start) + 1e-9
+    assert {schedule.positions.tobytes() for schedule in seen} == {start.positions.tobytes()}
+
+
+def test_variants_are_no_worse_than_the_start_and_survive_an_interruption(tmp_path: Path) -> None:
+    calls, limit = 0, math.inf
+    network = mixture(FEW)
+
+    def counting(x: Tensor, tau: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls >= limit:
+            raise KeyboardInterrupt
+        return network(x, tau)
+
+    def run(**options: Any) -> ttune.TuneResult:
+        denoiser = ttune.Denoiser(Variants([counting, rough(0.95)], [1.0, 0.6]), FEW)
+        start = Schedule.build(FEW, "dpmpp_2m", 4, "linspace").replace(variants=(1, 1, 0, 0))
+        return tune(Evolution(budget=3.2, **SMALL), start, denoiser, **options)
+
+    whole = run()
+    total = calls
+    assert whole.holdout["rmse"] <= whole.holdout["rmse_start"]
+    assert whole.holdout["frechet"] <= whole.holdout["frechet_start"]
+    for k, fraction in enumerate((0.4, 0.8)):
+        calls, limit = 0, int(fraction * total)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint=tmp_path / str(k))
+        limit = math.inf
+        resumed = run(checkpoint=tmp_path / str(k), resume=True)
+        assert resumed.schedule == whole.schedule
+        assert (resumed.history, resumed.holdout) == (whole.history, whole.holdout)
+    whole.schedule.save(tmp_path / "ttune.json")
+    assert Schedule.load(tmp_path / "ttune.json").variants == whole.schedule.variants
+
+
 # -------------------------------------------------------------------------------------------------------------- CMA-ES
 
 
@@ -196,8 +308,8 @@ def test_cma_reaches_what_least_squares_reaches() -> None:
     noise = NoiseSchedule.linear()
     gaussian = Gaussian(noise)
     start = Schedule.build(noise, "ddim", 3, "linspace")
-    for names in (("conditioning",), ("conditioning", "positions")):
-        method = Evolution("cma", "rmse", tune=names, rounds=120, search_starts=False)
+    for names, rounds in ((("conditioning",), 70), (("conditioning", "positions"), 100)):
+        method = Evolution("cma", "rmse", tune=names, rounds=rounds, search_starts=False)
         result = tune(method, start, gaussian.denoiser(), teacher=gaussian.flow())
         assert result.holdout["rmse_start"] > 0.1
         assert result.holdout["rmse"] <= 1e-5
@@ -251,7 +363,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (Evolution(cells=2), ValueError, "3 steps need as many different times, this grid has 2"),
         (Evolution(probability=0.0), ValueError, r"probability must lie in \(0, 1\], got 0.0"),
         (Evolution(population=30), ValueError, r"mutations \+ crossovers must be at most the population, got 25 \+ 15 of 30"),
-        (Evolution(tune=("conditioning",)), ValueError, r"tune must be \('positions',\) for operators='genetic'"),
+        (Evolution(tune=("conditioning",)), ValueError, r"tune must name one or both of .* for operators='genetic'"),
+        (Evolution(tune=("variants",)), ValueError, r"needs a network that is a ttune\.Variants, got Mixture"),
+        (Evolution("cma", budget=3.0), ValueError, "budget is for tuning variants with operators='genetic', got 3.0"),
+        (Evolution(budget=-1.0), ValueError, "budget must be a positive number, got -1.0"),
         (Evolution("cma", tune=("everything",)), ValueError, "tune must name"),
     ],
 )

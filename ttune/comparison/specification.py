@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,24 +71,27 @@ def _settings(method: type[Method], body: str, text: str) -> dict[str, Any]:
     if not body:
         return {}
     fields = {f.name: f for f in dataclasses.fields(method) if f.init}  # pyright: ignore[reportArgumentType]
-    types = typing.get_type_hints(method)
+    kinds = typing.get_type_hints(method)
     settings: dict[str, Any] = {}
     for part in body.split(","):
         name, equals, word = (piece.strip() for piece in part.partition("="))
         if not equals or name not in fields or name in settings:
             raise ValueError(f"methods: {part!r} in {text!r} must be field=value, each once, with a field of {sorted(fields)}")
-        settings[name] = _value(types[name], word, f"{name} in {text!r}")
+        settings[name] = _value(kinds[name], word, f"{name} in {text!r}")
     return settings
 
 
 def _value(kind: Any, word: str, where: str) -> Any:
     """``word`` as ``kind``; where a list will do and a + is there, or only a list will, the list of its words."""
     listed = tuple(word.split("+"))
+    texts = [part for part in typing.get_args(kind) if typing.get_origin(part) is not Callable]  # a function has no text
+    if isinstance(kind, types.UnionType) and len(texts) < len(typing.get_args(kind)):
+        kind = typing.Union[tuple(texts)]  # noqa: UP007
     attempts = [word, listed] if len(listed) == 1 else [listed, word]
     for value in attempts:
         try:
             found = msgspec.convert(value, kind, strict=False)
-        except (msgspec.ValidationError, TypeError):  # TypeError: a kind that has no text, such as a function
+        except (msgspec.ValidationError, TypeError):  # TypeError: a kind that has no text
             continue
         return tuple(found) if isinstance(found, list) else found
     raise ValueError(f"methods: {where} must be a value for {getattr(kind, '__name__', kind)}, got {word!r}")

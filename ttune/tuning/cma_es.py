@@ -14,8 +14,8 @@ from ttune.tuning.fitness import Score
 from ttune.tuning.parameters import Parameters
 
 Vector = tuple[float, ...]
-# Standard deviation of the first draws, in units of half log-SNR. On a mixture of three Gaussians, DDIM in 3 and 5 steps, 0.1 to 0.4
-# ended alike after 500 candidates (RMSE .015 to .049), 0.05 higher (to .073).
+# Standard deviation of the first draws, in units of Parameters.max_step (of times: 1 in half log-SNR). On a mixture of three
+# Gaussians, DDIM in 3 and 5 steps, 0.1 to 0.4 ended alike after 500 candidates (RMSE .015 to .049), 0.05 higher (to .073).
 INITIAL_STEP = 0.2
 
 
@@ -59,7 +59,7 @@ class CovarianceMatrixAdaptation:
             return
         values = []
         for vector, score in zip(vectors, scores, strict=True):
-            distance = np.square(self._feasible(vector)[self._chosen.free] - vector).sum()
+            distance = np.square(self._scaled(self._feasible(vector)) - vector).sum()
             values.append(score.fitness + abs(score.fitness) * float(distance))
         self._strategy.tell([np.array(vector) for vector in vectors], values)
 
@@ -75,13 +75,16 @@ class CovarianceMatrixAdaptation:
             "seed": np.nan,  # numpy's own generator is left alone
             "verbose": -9,
         }
-        start = self._chosen.start_vector[self._chosen.free]
-        return self._cma.CMAEvolutionStrategy(start, INITIAL_STEP, options)
+        return self._cma.CMAEvolutionStrategy(self._scaled(self._chosen.start_vector), INITIAL_STEP, options)
+
+    def _scaled(self, theta: Float64) -> Float64:
+        """The free parameters, each in units of how far it may move at once."""
+        return (theta / self._chosen.max_step)[self._chosen.free]
 
     def _feasible(self, vector: Vector) -> Float64:
         """The whole vector, projected, and drawn towards the start until a schedule has it."""
         theta = self._chosen.start_vector.copy()
-        theta[self._chosen.free] = vector
+        theta[self._chosen.free] = np.array(vector) * self._chosen.max_step[self._chosen.free]
         theta = self._chosen.project(theta)
         while not self._exists(theta):
             theta = (theta + self._chosen.start_vector) / 2

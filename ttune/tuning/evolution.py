@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
 from ttune.tuning.cma_es import CovarianceMatrixAdaptation, load_cma
 from ttune.tuning.fitness import Fitness, Judge, Score, check_fitness, fitness_name
-from ttune.tuning.genome import Genes, Genome
+from ttune.tuning.genetic import Genetic
+from ttune.tuning.genome import TUNABLE, Genes
 from ttune.tuning.method import Found, Task, refuse_integer_time, refuse_multistage
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import Data
@@ -25,7 +25,6 @@ OPERATORS = ("genetic", "cma")
 CMA_STARTS = 5  # untuned schedules that CMA-ES chooses its start from
 FINALISTS = 5  # schedules that the held-out x_T may choose from
 POPULATION, ROUNDS = 50, 10  # the published ones
-DRAWS = 50  # attempts at a child that was not judged before, per child
 
 
 class Breeder(Protocol):
@@ -52,6 +51,8 @@ class Evolution:
         log-SNR for continuous models, 1,000 by default). Every round has ``population`` new candidates: ``mutations`` of a parent,
         each position redrawn with ``probability``; ``crossovers`` of two parents; the rest random. The ``parents`` are the best of
         all that were judged. Half of the first population may be untuned grids, the rest is random. The network is told where it stands.
+        With ``budget`` (or "variants" in ``tune``) its second half too: each evaluation has one of the networks of a
+        :class:`ttune.Variants`, their costs together at most ``budget`` (by default what the start costs).
         "cma": CMA-ES on what ``tune`` names, from the best of a few untuned grids.
     ``fitness``: "frechet" (the published one): Fréchet distance to the teacher's samples in the features of the tuning, pooled
     pixels by default; "rmse" to the teacher; or a function (schedule, samples (n, ...), problem) -> float, to become small.
@@ -72,12 +73,22 @@ class Evolution:
     tune: Sequence[str] | None = None
     fix_start: bool = False
     search_starts: bool = True
+    budget: float | None = None
 
     name: ClassVar[str] = "evolution"
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return tuple(self.tune or (("positions",) if self.operators == "genetic" else ("conditioning", "positions")))
+        if self.tune is not None:
+            return tuple(self.tune)
+        if self.operators == "cma":
+            return ("conditioning", "positions")
+        return ("positions",) if self.budget is None else ("positions", "variants")
+
+    @property
+    def shared(self) -> bool:
+        """Whether several ranks may share the work: a function wants to see all samples."""
+        return not callable(self.fitness)
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         self._check_settings()
@@ -91,13 +102,17 @@ class Evolution:
             refuse_multistage(self.name, schedule)  # what stands between two positions is no whole time
             if self.cells is not None:
                 raise ValueError(f"cells must be None for a network that knows whole times only (integer_time=True), got {self.cells}")
-        Genes(schedule, fix_start=self.fix_start, cells=self.cells)
+        self._genes(denoiser, schedule)
 
     def _check_settings(self) -> None:
         if self.operators not in OPERATORS:
             raise ValueError(f"operators must be one of {list(OPERATORS)}, got {self.operators!r}")
-        if self.operators == "genetic" and self.changes != ("positions",):
-            raise ValueError(f"tune must be ('positions',) for operators='genetic', got {list(self.changes)}; use operators='cma'")
+        if self.operators == "genetic" and not (self.changes and set(self.changes) <= set(TUNABLE)):
+            raise ValueError(f"tune must name one or both of {list(TUNABLE)} for operators='genetic', got {list(self.changes)}; use 'cma'")
+        if self.budget is not None and "variants" not in self.changes:
+            raise ValueError(f"budget is for tuning variants with operators='genetic', got {self.budget} with tune={list(self.changes)}")
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise ValueError(f"budget must be a positive number, got {self.budget}")
         check_fitness(self.fitness)
         for field, smallest in {"population": 2, "mutations": 0, "crossovers": 0, "rounds": 1, "parents": 1, "cells": 2}.items():
             value = getattr(self, field)
@@ -137,64 +152,23 @@ class Evolution:
             return []
         return remembered_ranking(task.problem, task.start, task.journal, task.ledger, fix_start=self.fix_start, progress=task.progress)
 
+    def _genes(self, denoiser: Denoiser, start: Schedule) -> Genes:
+        return Genes(start, denoiser, self.changes, fix_start=self.fix_start, cells=self.cells, budget=self.budget)
+
     def _breeder(self, task: Task, grids: list[Ranked]) -> Breeder:
         if self.operators == "genetic":
-            return Genetic(self, task, [entry.schedule for entry in grids])
+            return Genetic(
+                self._genes(task.problem.denoiser, task.start),
+                [task.start, *(entry.schedule for entry in grids)],
+                population=self.population or POPULATION,
+                mutations=self.mutations,
+                probability=self.probability,
+                crossovers=self.crossovers,
+                parents=self.parents,
+                seed=task.seed,
+            )
         begin = [entry.schedule for entry in starts(grids, task.start, CMA_STARTS)] if grids else [task.start]
         return CovarianceMatrixAdaptation(begin, self.changes, fix_start=self.fix_start, population=self.population, seed=task.seed)
-
-
-class Genetic:
-    """AutoDiffusion's operators; a candidate is a genome that was not judged before."""
-
-    def __init__(self, settings: Evolution, task: Task, grids: Sequence[Schedule]) -> None:
-        self._settings, self._seed = settings, task.seed
-        self.population = settings.population or POPULATION
-        self._genes = Genes(task.start, fix_start=settings.fix_start, cells=settings.cells)
-        self._first = [self._genes.encode(schedule) for schedule in [task.start, *grids]]
-        self._judged: dict[Genome, float] = {}
-
-    def ask(self, number: int) -> list[Genome]:
-        rng = np.random.default_rng([self._seed % 2**64, number])
-        chosen: dict[Genome, None] = {}
-        if number == 0:
-            chosen |= dict.fromkeys(list(filter(self._exists, dict.fromkeys(self._first)))[: max(1, self.population // 2)])
-        else:
-            ranking = sorted(self._judged, key=lambda genome: self._judged[genome])[: self._settings.parents]
-            self._add(chosen, self._settings.mutations, lambda: self._mutation(rng, ranking))
-            self._add(chosen, self._settings.crossovers, lambda: self._crossover(rng, ranking))
-        self._add(chosen, self.population - len(chosen), lambda: self._genes.random(rng))
-        return list(chosen)
-
-    def tell(self, candidates: Sequence[Genome], scores: Sequence[Score]) -> None:
-        self._judged |= {genome: score.fitness for genome, score in zip(candidates, scores, strict=True)}
-
-    def schedule(self, candidate: Genome) -> Schedule:
-        return self._genes.schedule(candidate)
-
-    def _mutation(self, rng: np.random.Generator, parents: list[Genome]) -> Genome:
-        return self._genes.mutated(rng, parents[rng.integers(len(parents))], self._settings.probability)
-
-    def _crossover(self, rng: np.random.Generator, parents: list[Genome]) -> Genome:
-        a, b = rng.integers(len(parents), size=2)
-        return self._genes.crossed(rng, parents[a], parents[b])
-
-    def _add(self, chosen: dict[Genome, None], count: int, draw: Callable[[], Genome]) -> None:
-        """``count`` more that are new, or fewer where ``draw`` brings forth no new ones."""
-        wanted = min(len(chosen) + count, len(self._genes) - len(self._judged))
-        for _ in range(DRAWS * count):
-            if len(chosen) >= wanted:
-                return
-            genome = draw()
-            if genome not in self._judged and genome not in chosen and self._exists(genome):
-                chosen[genome] = None
-
-    def _exists(self, genome: Genome) -> bool:
-        try:
-            self._genes.schedule(genome)
-        except ValueError:  # the sampler does not exist on these positions
-            return False
-        return True
 
 
 def _evolve(task: Task, breeder: Breeder, judge: Callable[[Schedule], Score], count: int) -> list[tuple[list[Schedule], list[Score]]]:

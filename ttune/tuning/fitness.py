@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ttune.evaluation.fid import frechet_distance
 from ttune.evaluation.statistics import FeatureStatistics, as_features
+from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.holdout import Features
 from ttune.tuning.problem import Problem, squared_errors
@@ -39,19 +40,28 @@ class Judge:
         if fitness == "frechet":
             if len(problem) < 2:
                 raise ValueError(f"samples: a Fréchet distance needs at least 2 samples, got {len(problem)}; use fitness='rmse'")
-            self._target = FeatureStatistics.of_features(as_features(self._features(problem.target)), "fitness")
+            (target,) = problem.per_sample(lambda chunk: [as_features(self._features(chunk.target))])
+            self._target = FeatureStatistics.of_features(target, "fitness")
 
     def __call__(self, schedule: Schedule) -> Score:
+        if callable(self._fitness):
+            return self._of_function(self._fitness, schedule)
+
+        def figures(chunk: Problem) -> tuple[Float64, ...]:
+            x = chunk.run(schedule)
+            errors = squared_errors(x, chunk.target)
+            return (errors,) if self._target is None else (errors, as_features(self._features(x)))
+
+        found = self.problem.per_sample(figures)
+        rmse = float(np.sqrt(found[0].mean()))
+        return Score(rmse if self._target is None else frechet_distance(found[1], self._target), rmse)
+
+    def _of_function(self, function: Fitness, schedule: Schedule) -> Score:
         x = self.problem.samples(schedule)
-        rmse = float(np.sqrt(squared_errors(x, self.problem.target).mean()))
-        if self._target is not None:
-            return Score(frechet_distance(self._features(x), self._target), rmse)
-        if not callable(self._fitness):
-            return Score(rmse, rmse)
-        fitness = float(self._fitness(schedule, x, self.problem))
+        fitness = float(function(schedule, x, self.problem))
         if not np.isfinite(fitness):
             raise FloatingPointError(f"fitness must return finite numbers, got {fitness} for {schedule}")
-        return Score(fitness, rmse)
+        return Score(fitness, float(np.sqrt(squared_errors(x, self.problem.target).mean())))
 
 
 def check_fitness(fitness: object) -> None:
