@@ -48,8 +48,9 @@ def neighbours(ranks: Ranks) -> dict[str, Any]:
     """Every tuning method that several ranks may share and that has no test of its own."""
     x_T, teacher = standard_normal((32, 6)), ttune.Schedule.build(NOISE, "dpmpp_2m", 16, "log_snr")
     shift = ttune.tuning.Shifted((0.05, 0.2), (0.3,))
+    evolution = ttune.tuning.Evolution(population=10, mutations=4, crossovers=3, rounds=3)
     found = {}
-    for method in ("trajectory", "local", "optimal_steps", "ays", shift):
+    for method in ("trajectory", "local", "optimal_steps", "ays", shift, evolution):
         denoiser, start = Gaussian(NOISE, 0.7).denoiser(), ttune.Schedule.build(NOISE, "ddim", 3, "linspace")
         options = {"x_T": x_T, "teacher": teacher, "chunk": 2, "guard": False, "progress": False}
         result = ttune.tune(denoiser, start, method=method, ranks=ranks, **options)

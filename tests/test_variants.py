@@ -68,6 +68,13 @@ def test_order_and_costs_are_those_of_the_schedule() -> None:
     assert isinstance(several.network, Variants)
     assert several.network.cost(schedule.variants, 3) * 6 == pytest.approx(several.spent)
     assert several.network.cost((), 7) == 7
+    assert [several.network.fitting(4, budget) for budget in (9, 4, 3, 1.75, 1)] == [
+        (0, 0, 0, 0),
+        (0, 0, 0, 0),
+        (2, 2, 0, 0),
+        (2, 2, 2, 0),
+        (2, 2, 2, 2),
+    ]
 
 
 def test_variants_are_part_of_a_schedule() -> None:

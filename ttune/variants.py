@@ -48,8 +48,7 @@ class Variants:
         cheapest = min(range(len(self.costs)), key=lambda v: self.costs[v])
         for count in range(evaluations + 1):
             variants = (cheapest,) * count + (0,) * (evaluations - count)
-            if self.cost(variants, evaluations) <= budget:
+            if self.cost(variants, evaluations) <= budget * (1 + 1e-9):  # sums of shares are not exact
                 return variants
-        raise ValueError(
-            f"budget must be at least {evaluations * self.costs[cheapest]:g}, {evaluations} times the cheapest, got {budget:g}"
-        )
+        least = evaluations * self.costs[cheapest]
+        raise ValueError(f"budget must be at least {least:g}, {evaluations} calls of the cheapest network, got {budget:g}")

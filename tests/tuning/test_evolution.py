@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from itertools import combinations, product
@@ -293,6 +294,7 @@ def test_variants_are_no_worse_than_the_start_and_survive_an_interruption(tmp_pa
         with pytest.raises(KeyboardInterrupt):
             run(checkpoint=tmp_path / str(k))
         limit = math.inf
+        assert len(json.loads((tmp_path / str(k)).read_text())["pieces"]["best"]["variants"]) == 4
         resumed = run(checkpoint=tmp_path / str(k), resume=True)
         assert resumed.schedule == whole.schedule
         assert (resumed.history, resumed.holdout) == (whole.history, whole.holdout)
@@ -308,7 +310,7 @@ def test_cma_reaches_what_least_squares_reaches() -> None:
     noise = NoiseSchedule.linear()
     gaussian = Gaussian(noise)
     start = Schedule.build(noise, "ddim", 3, "linspace")
-    for names, rounds in ((("conditioning",), 70), (("conditioning", "positions"), 100)):
+    for names, rounds in ((("conditioning",), 55), (("conditioning", "positions"), 90)):
         method = Evolution("cma", "rmse", tune=names, rounds=rounds, search_starts=False)
         result = tune(method, start, gaussian.denoiser(), teacher=gaussian.flow())
         assert result.holdout["rmse_start"] > 0.1

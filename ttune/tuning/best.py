@@ -54,6 +54,7 @@ class BestSoFar:
             "conditioning": schedule.conditioning.tolist(),
             "coefficients": None if schedule.coefficients is None else schedule.coefficients.tolist(),
             "shift": None if schedule.shift is None else schedule.shift.to_dict(),
+            "variants": list(schedule.variants),
             "samples": samples,
             "rmse": rmse,
         }
@@ -69,6 +70,7 @@ class BestSoFar:
             conditioning=np.array(entry["conditioning"]),
             coefficients=None if coefficients is None else np.array(coefficients),
             shift=None if shift is None else Shift(**shift),
+            variants=entry["variants"],
             model=self._model,
             tuned={**self._record, "unfinished": UNFINISHED, "samples": entry["samples"], "rmse": entry["rmse"]},
         )

@@ -178,24 +178,23 @@ def _evolve(task: Task, breeder: Breeder, judge: Callable[[Schedule], Score], co
     """
     saved: list[Mapping[str, Any]] = task.journal.get(Evolution.name) or []
     rounds: list[tuple[list[Schedule], list[Score]]] = []
+    fittest: list[tuple[Schedule, Score]] = []  # one, from the first round on
     with task.ledger.entry("tuning"), tqdm(total=count, desc=Evolution.name, disable=not task.progress, leave=False) as bar:
         for number in range(count):
             candidates = breeder.ask(number)
             if not candidates:
                 break
             schedules = [breeder.schedule(candidate) for candidate in candidates]
-            if number < len(saved):
-                scores = _remembered(saved[number], candidates, number)
-            else:
-                scores = [judge(schedule) for schedule in schedules]
+            known = number < len(saved)
+            scores = _remembered(saved[number], candidates, number) if known else [judge(schedule) for schedule in schedules]
+            fittest = [min([*fittest, *zip(schedules, scores, strict=True)], key=lambda pair: pair[1].fitness)]
+            if not known:
                 saved = [*saved, {"candidates": candidates, "scores": scores}]
-                judged = [*(pair for done in rounds for pair in zip(*done, strict=True)), *zip(schedules, scores, strict=True)]
-                fittest = min(judged, key=lambda pair: pair[1].fitness)[0]
-                task.best.accept(Evolution.name, saved, fittest, samples=len(task.problem))
+                task.best.accept(Evolution.name, saved, fittest[0][0], samples=len(task.problem))
             breeder.tell(candidates, scores)
             rounds.append((schedules, scores))
             bar.update()
-            bar.set_postfix(best=f"{min(score.fitness for _, scores in rounds for score in scores):.5g}")
+            bar.set_postfix(best=f"{fittest[0][1].fitness:.5g}")
     return rounds
 
 
