@@ -180,7 +180,7 @@ def tune(
         starts = {"fix_start": fix_start, "search_starts": search_starts}
         evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, budget=budget, **starts)
         if budget is not None and isinstance(denoiser.network, ttune.Variants):
-            schedule = schedule.replace(variants=denoiser.network.fitting(len(schedule.conditioning), budget))
+            schedules = [s.replace(variants=denoiser.network.fitting(len(s.conditioning), budget)) for s in schedules]
     elif budget is not None:
         raise ValueError(f"budget is an option of --method evolution, got {budget} with {method!r}")
     try:

@@ -155,6 +155,7 @@ def _schedule(path: Path, content: ScheduleFile) -> Schedule:
             content.first,
             content.coefficients,  # pyright: ignore[reportArgumentType]
             None if content.shift is None else Shift(**content.shift),
+            tuple(content.variants),
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
