@@ -167,12 +167,11 @@ def test_a_network_of_whole_times_gets_whole_times() -> None:
     result = tune(Evolution(fitness="rmse", search_starts=False, **SMALL), start, denoiser, teacher=Schedule.build(FEW, "ddim", 16))
     assert result.improved
     assert (result.schedule.conditioning % 1 == 0).all()
-    with pytest.raises(ValueError, match="cells must be None for a network that knows whole times only"):
-        tune(Evolution(cells=10), start, denoiser)
-    with pytest.raises(ValueError, match="one evaluation a step"):
-        tune(Evolution(), start.replace(sampler="heun"), denoiser)
-    with pytest.raises(ValueError, match="knows whole times only"):
-        tune(Evolution("cma"), start, denoiser)
+    # Methods that stand between whole times are searched with a network that answers there, then in whole times.
+    for method, sampler in ((Evolution(cells=10, **SMALL), "ddim"), (Evolution(**SMALL), "heun"), (Evolution("cma", rounds=2), "ddim")):
+        result = tune(method, start.replace(sampler=sampler), denoiser, teacher=Schedule.build(FEW, "ddim", 16), guard=False)
+        assert (result.schedule.conditioning % 1 == 0).all()
+        assert "whole times" in result.history
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "dpm_solver_3", "unipc"])

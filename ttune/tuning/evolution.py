@@ -16,7 +16,7 @@ from ttune.tuning.cma_es import CovarianceMatrixAdaptation, load_cma
 from ttune.tuning.fitness import Fitness, Judge, Score, check_fitness, fitness_name
 from ttune.tuning.genetic import Genetic
 from ttune.tuning.genome import TUNABLE, Genes
-from ttune.tuning.method import Found, Task, refuse_integer_time, refuse_multistage
+from ttune.tuning.method import Found, Task, refuse_integer_time
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import Data
 from ttune.tuning.search import Ranked, remembered_ranking, starts
@@ -98,10 +98,8 @@ class Evolution:
             if len(Parameters(schedule, self.changes, fix_start=self.fix_start).free) < 2:
                 raise ValueError(f"operators='cma' needs at least two free parameters, tune={list(self.changes)} leaves one")
             return
-        if denoiser.integer_time:
-            refuse_multistage(self.name, schedule)  # what stands between two positions is no whole time
-            if self.cells is not None:
-                raise ValueError(f"cells must be None for a network that knows whole times only (integer_time=True), got {self.cells}")
+        if self.cells is not None or len(schedule.conditioning) != schedule.steps:
+            refuse_integer_time(denoiser)  # neither these cells nor what stands between two positions are whole times
         self._genes(denoiser, schedule)
 
     def _check_settings(self) -> None:

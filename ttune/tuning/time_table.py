@@ -72,10 +72,12 @@ def probe_time_table(denoiser: Denoiser, x_T: Tensor, conditions: Conditions) ->
     ``integer_time`` is taken at its word, at no cost.
     """
     noise = denoiser.noise
-    if not isinstance(noise, DiscreteVP) or noise.t_max < FEWEST:
+    if not isinstance(noise, DiscreteVP):
         return None
     if denoiser.integer_time:
         return TimeTable("whole")
+    if noise.t_max < FEWEST:
+        return None
     n = len(x_T)
     few = x_T[:SAMPLES]
     own = {k: v[:SAMPLES] if isinstance(v, Tensor) and v.ndim > 0 and len(v) == n else v for k, v in conditions.items()}
