@@ -72,6 +72,14 @@ def test_other_methods(method: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ttune.Schedule.load(tmp_path / "t.json").tuned["method"] == method
 
 
+def test_residuals_and_conditions_from_factories(tmp_path: Path) -> None:
+    file = tmp_path / "ttune.json"
+    own = ["--residual", "tests.tiny_model:edges", "--conditions", "tests.tiny_model:no_conditions", "--no-guard"]
+    main(["tune", "--out", str(file), *QUICK, *own])
+    assert "edges" in ttune.Schedule.load(file).tuned["residual"]
+    assert ttune.Schedule.load(file).tuned["time_table"]["kind"] == "smooth"
+
+
 def test_an_interrupted_tuning_resumes_and_ends_where_an_uninterrupted_one_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,3 +33,13 @@ def variants() -> ttune.Denoiser:
     """The same beside a rougher network that costs half."""
     networks = ttune.Variants([network, lambda x, tau: 0.9 * network(x, tau)], [1.0, 0.5])
     return ttune.Denoiser(networks, ttune.NoiseSchedule.linear(), name="tiny", sample_shape=(1, 8, 8))
+
+
+def edges(_denoiser: ttune.Denoiser) -> Callable[[Tensor], Tensor]:
+    """A residual map for ``--residual``."""
+    return lambda x: x.diff(dim=-1)
+
+
+def no_conditions() -> Callable[[Tensor], dict[str, Tensor]]:
+    """For ``--conditions``."""
+    return lambda seeds: {}
