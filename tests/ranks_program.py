@@ -30,7 +30,7 @@ def figures(ranks: Ranks) -> dict[str, Any]:
     problem = Problem(denoiser, x_T, {"scale": scale}, target, CHUNK, residual=lambda x, c: x.sin(), share=share)
     schedule = ttune.Schedule.build(NOISE, "ddim", 3)
     found = {}
-    for name, part in (("all", problem), ("head", problem.head(6))):
+    for name, part in (("all", problem), ("head", problem.head(3))):
         outer, count = part.total(lambda chunk: [(r := chunk.residuals(chunk.samples(schedule)).numpy()).T @ r, len(chunk)])
         found[name] = {
             "n": len(part),
@@ -52,7 +52,7 @@ def neighbours(ranks: Ranks) -> dict[str, Any]:
     found = {}
     for method in ("trajectory", "local", "optimal_steps", "ays", shift, evolution):
         denoiser, start = Gaussian(NOISE, 0.7).denoiser(), ttune.Schedule.build(NOISE, "ddim", 3, "linspace")
-        options = {"x_T": x_T, "teacher": teacher, "chunk": 2, "guard": False, "progress": False}
+        options = {"x_T": x_T, "teacher": teacher, "chunk": 4, "guard": False, "progress": False}
         result = ttune.tune(denoiser, start, method=method, ranks=ranks, **options)
         cost = {name: value for name, value in result.cost.items() if name != "seconds"}
         found[str(method)] = {"schedule": result.schedule.settings(), "cost": cost, "holdout": dict(result.holdout)}
@@ -81,9 +81,9 @@ def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
         denoiser,
         ttune.Schedule.build(NOISE, "ddim", 3, "linspace"),
         sample_shape=(2,),
-        samples=22,
-        holdout=13,
-        chunk=5,
+        samples=11,
+        holdout=7,
+        chunk=4,
         conditions=lambda seeds: {"scale": (seeds % 3).float()},
         progress=False,
         ranks=ranks,

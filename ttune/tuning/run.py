@@ -31,6 +31,7 @@ from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
+from ttune.tuning.time_table import SAMPLES as PROBED
 from ttune.tuning.time_table import TimeTable, probe_time_table
 from ttune.tuning.timetuner import TimeTuner
 from ttune.tuning.whole_times import find_whole_times
@@ -183,7 +184,7 @@ def tune(
 
     told = any_batch(denoiser)
     ledger.watch(told)
-    table = _time_table(told, both[0], journal, ledger)
+    table = _time_table(told, both[0], shares[0], journal, ledger)
     record_of_table = None if table is None else table.to_dict()
     whole = table is not None and not table.smooth
     between = told if table is not None and table.kind == "rough" else None
@@ -234,15 +235,18 @@ def _searches_between_rows(method: Method, denoiser: Denoiser, schedule: Schedul
     return False
 
 
-def _time_table(denoiser: Denoiser, points: Points, journal: Journal, ledger: Ledger) -> TimeTable | None:
+def _time_table(denoiser: Denoiser, points: Points, share: Share, journal: Journal, ledger: Ledger) -> TimeTable | None:
     """What the probe says of the network's time table; None for continuous times."""
+
+    x_T, conditions = points
+    problem = Problem(denoiser, x_T, conditions, x_T, share.chunk, share=share)  # for its x_T alone: there is no teacher yet
 
     def compute() -> dict[str, Any]:
         with ledger.entry("probe"):
-            table = probe_time_table(denoiser, *points)
+            table = problem.by_first(PROBED, lambda few: probe_time_table(denoiser, few.x_T, few.conditions))
         return {} if table is None else table.to_dict()
 
-    found = journal.piece("time table", lambda: ledger.ranks.from_first(compute))
+    found = journal.piece("time table", compute)
     return TimeTable(**found) if found else None
 
 
