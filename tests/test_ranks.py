@@ -168,6 +168,6 @@ def test_what_cannot_be_shared_is_refused_and_a_failing_rank_named(tmp_path: Pat
 
 def test_methods_that_do_not_share_are_refused() -> None:
     denoiser, start = mixture(ranks_program.NOISE).denoiser(), ttune.Schedule.build(ranks_program.NOISE, "ddim", 3)
+    method = ttune.tuning.Evolution(fitness=lambda schedule, x, problem: 0.0)  # a function wants to see all samples
     with pytest.raises(ValueError, match="method 'evolution' runs in one process, got 2 ranks: start it without torchrun"):
-        method = ttune.tuning.Evolution(fitness=lambda schedule, x, problem: 0.0)  # a function wants to see all samples
         ttune.tune(denoiser, start, method=method, x_T=standard_normal((16, 2)), chunk=2, ranks=Ranks(0, 2))
