@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ttune.samplers.points import Point, expands, first_order, history, points
+from ttune.samplers.points import Point, expands, first_order, grows, history, points
 from ttune.samplers.tableau import Stage, Tableau
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def _lowered(schedule: Schedule, at: Sequence[Point], i: int, order: int, full: 
     if at[i + 1].clean and not full:
         return 1
     p = min(order, i + 1, len(at) - 1 - i if schedule.lower_order_final else order)
+    if not grows(at[i], at[i + 1]):
+        return 1
     while p > 1 and not (math.isfinite(at[i - p + 1].rho) and math.isfinite(at[i].rho)):
         p -= 1
     return p

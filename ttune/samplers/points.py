@@ -58,9 +58,19 @@ def expands(t: Point, u: Point) -> bool:
     return math.isfinite(t.lam) and math.isfinite(u.lam)
 
 
+# Beyond this ratio x and epsilon would enter a step from almost pure noise with opposite coefficients so large that their
+# difference keeps fewer than ten digits.
+MAX_GROWTH = 1e6
+
+
+def grows(t: Point, u: Point) -> bool:
+    """Whether x / alpha can be carried from ``t`` to ``u``: not from alpha = 0, nor from next to nothing."""
+    return u.alpha < MAX_GROWTH * t.alpha
+
+
 def first_order(t: Point, u: Point) -> dict[str, float]:
-    """DDIM; from alpha = 0, where x / alpha does not exist, through D."""
-    if t.alpha == 0:
+    """DDIM; from (almost) alpha = 0, where x / alpha does not exist, through D."""
+    if not grows(t, u):
         return {"D": u.alpha, "eps": u.sigma}
     return {"x": u.alpha / t.alpha, "eps": u.sigma - u.alpha * t.sigma / t.alpha}
 
