@@ -352,7 +352,8 @@ def evaluate(
     judge = Judge(denoiser, x_T, conditions, extractor, real, chunk=chunk, progress=not quiet and ranks.first, share=share)
     rows = []
     if teacher:
-        source = Teacher.default(loaded[0][1]).source
+        best = Teacher.default(loaded[0][1])
+        source = (best.on_whole_times() if denoiser.integer_time else best).source
         assert isinstance(source, ttune.Schedule)
         row, target = judge.row(f"teacher: 2M, {source.steps} steps", "teacher", source)
         judge = judge.with_teacher(target)

@@ -42,4 +42,5 @@ def from_numpy(function: Callable[..., Any]) -> NumpyNetwork:
 def _array(value: Tensor) -> np.ndarray:
     value = value.detach().cpu()
     half = value.dtype in (torch.bfloat16, torch.float16)
-    return (value.float() if half else value).contiguous().numpy()
+    # A copy: what the function does to its arguments must not reach the sampler's state.
+    return np.array((value.float() if half else value).contiguous().numpy())

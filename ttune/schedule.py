@@ -206,7 +206,13 @@ class Schedule:
 
     def with_integer_times(self) -> Schedule:
         """Positions and conditioning rounded to whole times, for networks that only know those."""
-        return self.replace(positions=np.round(self.positions), conditioning=np.round(self.conditioning))
+        return self.replace(
+            positions=np.round(self.positions),
+            conditioning=np.round(self.conditioning),
+            coefficients=self.coefficients,
+            shift=self.shift,
+            variants=self.variants,
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write ``ttune.json`` atomically."""

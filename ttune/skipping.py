@@ -86,7 +86,7 @@ def skip_layers(network: nn.Module, names: Sequence[str], example: Sequence[Any]
         parent = _copied(copies, name.rpartition(".")[0])
         parent._modules[name.rpartition(".")[2]] = Passed(name, known[name])
     skipped = SkippedLayers(copies[""], tuple(dict.fromkeys(names)))
-    skipped.train(network.training)
+    skipped.training = network.training  # not train(): that would reach blocks that both share
     if example is not None:
         with torch.no_grad():
             skipped(*example)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import ttune
 from tests import tiny_model
+from tests.oracles import mixture, standard_normal
 from ttune import NoiseSchedule, Schedule
 from ttune.tuning import Endpoint, Trajectory, resampled
 
@@ -92,3 +94,22 @@ def test_an_interrupted_run_of_several_budgets_goes_on(tmp_path: Path, monkeypat
 def test_budgets_that_do_not_go_together_are_refused(given: list[Schedule], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ttune.tune_budgets(tiny_model.factory(), given, **QUICK)
+
+
+@pytest.mark.parametrize("held", [{"tune": ("conditioning",)}, {"fix_start": True}])
+def test_a_neighbours_result_moves_nothing_that_is_held(held: dict[str, Any]) -> None:
+    schedules = [Schedule.build(NOISE, "ddim", k, "linspace", t_start=t) for k, t in ((3, 800.0), (4, 999.0))]
+    results = ttune.tune_budgets(
+        mixture(NOISE).denoiser(),
+        schedules,
+        x_T=standard_normal((24, 2)),
+        teacher=Schedule.build(NOISE, "dpmpp_2m", 32, "log_snr"),
+        search_starts=False,
+        iterations=2,
+        guard=False,
+        progress=False,
+        **held,
+    )
+    kept = slice(0, 1) if held.get("fix_start") else slice(None)
+    for schedule in schedules:
+        assert results[schedule.steps].schedule.positions[kept].tolist() == schedule.positions[kept].tolist()

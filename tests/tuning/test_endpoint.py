@@ -90,6 +90,10 @@ def test_further_starts_are_tried() -> None:
     other = Schedule.build(NOISE, "ddim", 4)
     with pytest.raises(ValueError, match=r"also must hold schedules of the sampler.*got 'ddim' and 4"):
         tune(Endpoint(also=(other,)))
+    elsewhere = Schedule.build(NOISE, "dpmpp_2m", 4, "quadratic", t_start=900)
+    for held in (Endpoint(("conditioning",), also=(elsewhere,)), Endpoint(fix_start=True, also=(elsewhere,))):
+        with pytest.raises(ValueError, match="also must keep what is not tuned"):
+            tune(held)
 
 
 def test_wrong_settings_are_named() -> None:

@@ -80,6 +80,18 @@ class Bench:
         return record, torch.from_numpy(errors)
 
 
+LARGEST_SEED = HELD_OUT_SEEDS // (2 * HOLDOUT_SEEDS)
+
+
+def drawn_sets(denoiser: Denoiser, seed: int, samples: int, holdout: int, held_out: int) -> dict[str, Points]:
+    """The x_T and conditions that are tuned on, that tunings hold out, and that the figures are measured on."""
+    return {
+        "tuning": _tuning_points(denoiser, seed, samples),
+        "holdout": drawn_points(denoiser, torch.arange(holdout) + (seed * 2 * HOLDOUT_SEEDS + HOLDOUT_SEEDS)),
+        "figures": drawn_points(denoiser, torch.arange(held_out) + HELD_OUT_SEEDS),
+    }
+
+
 def make_bench(
     denoiser: Denoiser,
     source: Teacher,
@@ -98,11 +110,7 @@ def make_bench(
 ) -> Bench:
     """The bench of a comparison; what the teacher arrives at is computed through ``shared``, once for all processes."""
     teacher = Teacher(source.source, remember=True)
-    sets = {
-        "tuning": _tuning_points(denoiser, seed, samples),
-        "holdout": drawn_points(denoiser, torch.arange(holdout) + (seed * 2 * HOLDOUT_SEEDS + HOLDOUT_SEEDS)),
-        "figures": drawn_points(denoiser, torch.arange(held_out) + HELD_OUT_SEEDS),
-    }
+    sets = drawn_sets(denoiser, seed, samples, holdout, held_out)
 
     def arrive(points: Points) -> Callable[[], dict[str, Tensor]]:
         def compute() -> dict[str, Tensor]:

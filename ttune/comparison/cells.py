@@ -89,7 +89,7 @@ def method_cell(
     proposed_figures, proposed_errors = bench.figures(proposed.schedule)
     same = kept.schedule.settings() == proposed.schedule.settings()
     kept_figures, kept_errors = (proposed_figures, proposed_errors) if same else bench.figures(kept.schedule)
-    cost = {k: int(v) for k, v in proposed.cost.items() if k != "seconds"}
+    cost = {k: int(v) for k, v in kept.cost.items() if k != "seconds"}  # with all that the guard sampled
     cost["teacher"] = cost.get("teacher", 0) + bench.teacher_cost
     if searched:
         cost["grids"] = cost.get("grids", 0) + searched

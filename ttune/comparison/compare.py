@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ttune.comparison.bench import Bench, make_bench
+from ttune.comparison.bench import LARGEST_SEED, Bench, drawn_sets, make_bench
 from ttune.comparison.cells import UNTUNED, method_cell, untuned_cell
 from ttune.comparison.folder import Cell, Folder
-from ttune.comparison.outcome import Comparison
+from ttune.comparison.outcome import GRID, GRID_BY_FRECHET, START, Comparison
 from ttune.comparison.specification import Entrant, parse_methods
 from ttune.denoiser import Denoiser
 from ttune.evaluation import FeatureStatistics
@@ -68,10 +68,13 @@ def compare(
     ``refused``, one that fails in ``failed``; the next call tries it again.
     """
     chosen = _entrants(methods)
-    _check(samplers, steps, held_out)
+    _check(samplers, steps, held_out, seed)
     # A sampler's last position decides where the teacher ends; that of the leading grid is clean for all of them.
     like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
     source = teacher or Teacher.default(like)
+    if denoiser.integer_time:
+        source = source.on_whole_times()
+    points = drawn_sets(denoiser, seed, samples, holdout, held_out)
     name = "pooled pixels" if features is None else getattr(features, "name", "user's features")
     fingerprint = {
         "model": denoiser.identity(),
@@ -85,6 +88,7 @@ def compare(
         "seed": seed,
         "features": name,
         "data": hashes_of(data),
+        "points": hashes_of(list(points.values())),
     }
     with TemporaryDirectory() as temporary:
         folder = Folder(Path(work if work is not None else temporary), fingerprint)
@@ -116,12 +120,15 @@ def compare(
 def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[str, Entrant]:
     if not isinstance(methods, Mapping):
         methods = parse_methods(methods)
-    if UNTUNED in methods:
-        raise ValueError(f"methods: the label {UNTUNED!r} is that of the untuned grids; choose another")
+    taken = sorted({UNTUNED, START, GRID, GRID_BY_FRECHET} & set(methods))
+    if taken:
+        raise ValueError(f"methods: the label {taken[0]!r} is one of the comparison's own; choose another")
     return {label: method if isinstance(method, Entrant) else Entrant(method) for label, method in methods.items()}
 
 
-def _check(samplers: Sequence[str], steps: Sequence[int], held_out: int) -> None:
+def _check(samplers: Sequence[str], steps: Sequence[int], held_out: int, seed: int) -> None:
+    if not abs(seed) < LARGEST_SEED:  # the x_T of others would meet those that are held out
+        raise ValueError(f"seed must lie between -{LARGEST_SEED - 1} and {LARGEST_SEED - 1}, got {seed}")
     for name, values in (("samplers", samplers), ("steps", steps)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must name at least one, each once, got {list(values)}")

@@ -196,7 +196,8 @@ def normal_equations(
 
     def sums(chunk: Problem) -> tuple[float, Float64, Float64]:
         r, (along_r, *random) = vector_products(chunk, schedule, plan, model, how, _signs_of(chunk, how, draw))
-        A = sum((rows.T @ rows for rows in random), torch.zeros(along_r.shape[1], along_r.shape[1], dtype=torch.float64, device=r.device))
+        P = along_r.shape[1]
+        A = sum((rows.T @ rows for rows in random), torch.zeros(P, P, dtype=torch.float64, device=along_r.device))
         return float(r.square().sum()), A.cpu().numpy() / max(len(random), 1), along_r.sum(0).cpu().numpy()
 
     cost, A, g = problem.total(sums)
@@ -226,7 +227,7 @@ def vector_products(
         seeds = [r.detach(), *signs]
         pulled = [torch.autograd.grad(r, leaf, seed, retain_graph=True)[0] for seed in seeds]
     cotangents: list[dict[str, Tensor]] = [{"x": c} for c in pulled]
-    slopes = [torch.zeros(len(chunk), len(model.start_scale.slope), dtype=torch.float64, device=r.device) for _ in seeds]
+    slopes = [torch.zeros(len(chunk), len(model.start_scale.slope), dtype=torch.float64, device=chunk.x_T.device) for _ in seeds]
     micro = how.micro or max(1, chunk.chunk // MICRO_SHARE)
     for i in reversed(range(len(model.stages))):
         registers, outputs = visited.pop()

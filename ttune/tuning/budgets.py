@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
+from ttune.tuning.endpoint import Endpoint
 from ttune.tuning.method import Method
 from ttune.tuning.resample import resampled
 from ttune.tuning.run import TuneResult, method_named, tune
@@ -46,9 +47,14 @@ def tune_budgets(
     for schedule, journal in zip(ordered, journals, strict=True):
         begun = resume and (journal is None or journal.exists() or len(ordered) == 1)
         before = list(results.values())[-1:]
-        own = _with_start(chosen, [resampled(earlier.schedule, schedule.steps) for earlier in before if earlier.improved])
+        own = _with_start(chosen, schedule, [_resampled(earlier.schedule, schedule) for earlier in before if earlier.improved])
         results[schedule.steps] = tune(denoiser, schedule, method=own, teacher=shared, checkpoint=journal, resume=begun, **options)
     return results
+
+
+def _resampled(earlier: Schedule, schedule: Schedule) -> Schedule:
+    # Which network serves which evaluation is the budget's own affair.
+    return resampled(earlier, schedule.steps).replace(variants=schedule.variants)
 
 
 def _remembering(teacher: Teacher | Schedule | Callable[..., Tensor]) -> Teacher:
@@ -75,9 +81,9 @@ def _checked(schedules: Sequence[Schedule]) -> list[Schedule]:
     return ordered
 
 
-def _with_start(method: Method, starts: Sequence[Schedule]) -> Method:
-    """``method`` with ``starts`` among the places it begins from, if it knows how."""
-    fields = {field.name for field in dataclasses.fields(method)}  # pyright: ignore[reportArgumentType]
-    if not starts or "also" not in fields:
+def _with_start(method: Method, schedule: Schedule, starts: Sequence[Schedule]) -> Method:
+    """``method`` with those of ``starts`` among the places it begins from that it may begin from, if it knows how."""
+    fitting = [start for start in starts if isinstance(method, Endpoint) and method.may_start_from(start, schedule)]
+    if not isinstance(method, Endpoint) or not fitting:
         return method
-    return dataclasses.replace(method, also=(*method.also, *starts))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return dataclasses.replace(method, also=(*method.also, *fitting))

@@ -105,6 +105,8 @@ def choose_sampler(
         if not candidates:
             raise ValueError(f"steps: none of {list(samplers)} has a schedule of {k} steps on any of {list(grids)}")
     source = teacher or Teacher.default(next(iter(tried[budgets[0]].values())))
+    if denoiser.integer_time:
+        source = source.on_whole_times()
     fingerprint = {
         "choice": {str(k): list(candidates) for k, candidates in tried.items()},
         "model": [denoiser.identity(), denoiser.noise.to_dict(), denoiser.weights_digest()],

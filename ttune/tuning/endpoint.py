@@ -65,13 +65,23 @@ class Endpoint:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {list(OPTIMIZERS)}, got {self.optimizer!r}")
         for other in self.also:
-            if (other.sampler, other.steps, other.noise) != (schedule.sampler, schedule.steps, schedule.noise):
+            if _kind(other) != _kind(schedule):
                 raise ValueError(
-                    f"also must hold schedules of the sampler, steps and noise schedule that are tuned, {schedule.sampler!r} and "
-                    f"{schedule.steps}, got {other.sampler!r} and {other.steps}"
+                    f"also must hold schedules of the sampler (with its options), steps, noise schedule, variants and last position "
+                    f"that are tuned, {schedule.sampler!r} and {schedule.steps}, got {other.sampler!r} and {other.steps}"
+                )
+            if not self.may_start_from(other, schedule):
+                raise ValueError(
+                    f"also must keep what is not tuned: tune={list(self.tune)} with fix_start={self.fix_start} holds positions "
+                    f"{schedule.positions.tolist()}, got {other.positions.tolist()}"
                 )
         refuse_integer_time(denoiser)
         Parameters(schedule, self.tune, fix_start=self.fix_start)  # names a wrong `tune` before any work is done
+
+    def may_start_from(self, other: Schedule, schedule: Schedule) -> bool:
+        """Whether ``other`` stands where ``schedule`` does, as far as that is held."""
+        held = slice(None) if "positions" not in self.tune else slice(0, int(self.fix_start))
+        return np.array_equal(other.positions[held], schedule.positions[held])
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -115,6 +125,12 @@ class Endpoint:
         if not self.search_starts or "positions" not in self.tune:
             return []
         return remembered_ranking(few, task.start, task.journal, task.ledger, fix_start=self.fix_start, progress=task.progress)
+
+
+def _kind(schedule: Schedule) -> tuple[Any, ...]:
+    """What all starts of one tuning have in common."""
+    s = schedule
+    return s.sampler, s.steps, s.noise, s.eta, s.lower_order_final, s.options, s.variants, float(s.positions[-1])
 
 
 @dataclass

@@ -42,6 +42,7 @@ class Ledger:
         self._settle()
         first, *others = self._denoisers
         first.evaluations += sum(other.evaluations for other in others)
+        first.spent += sum(other.spent for other in others)
         self._denoisers, self._mark = [first], first.evaluations
 
     @contextmanager

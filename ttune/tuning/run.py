@@ -277,7 +277,7 @@ def method_named(
 
 def _check(denoiser: Denoiser, schedule: Schedule, **counts: int) -> None:
     for name, value in counts.items():
-        least = 2 if name == "holdout" else 1  # a Fréchet distance needs two samples
+        least = 2 if name in ("samples", "holdout") else 1  # a Fréchet distance needs two samples
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     check_fits(denoiser, schedule)

@@ -72,6 +72,8 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
                 continue
             if fix_start and schedule.positions[0] != like.positions[0]:
                 continue
+            if problem.denoiser.integer_time:
+                schedule = schedule.replace(conditioning=np.round(schedule.conditioning))
             if schedule in candidates.values():
                 continue
             candidates[f"{spacing} from {schedule.positions[0]:.4g}"] = schedule

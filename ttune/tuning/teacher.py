@@ -105,6 +105,8 @@ class Teacher:
                 return [_checked(self.source(x_T, t), x_T) for t in times]
         if len(self.source.conditioning) != self.source.steps:
             raise ValueError(f"teacher: a path needs a sampler with one evaluation a step, {self.source.sampler!r} has more")
+        if self.source.coefficients is not None or self.source.shift is not None or self.source.variants:
+            raise ValueError("teacher: a path needs a schedule without coefficients, shift or variants, which belong to its own steps")
         inner = [t for t in times if t < self.source.positions[0]]
         merged = np.unique(np.concatenate([self.source.positions, inner]))[::-1]
         told = dict(zip(self.source.tableau().times.tolist(), self.source.conditioning.tolist(), strict=True))

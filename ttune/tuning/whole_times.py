@@ -37,10 +37,11 @@ class BetweenRows:
     counted: Callable[[int], None]
 
     def __call__(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
-        below = tau.detach().floor()
+        # A derivative at a whole time needs the row on one of its sides too.
+        below = (tau.detach().ceil() - 1).clamp_min(0) if tau.requires_grad else tau.detach().floor()
         share = tau - below
         output = self.network(x, below, **conditions)
-        if not share.any():
+        if not tau.requires_grad and not share.any():
             return output
         self.counted(x.shape[0])
         above = self.network(x, torch.where(share > 0, below + 1, below), **conditions)
@@ -76,10 +77,9 @@ def rounded(schedule: Schedule, *, told_apart: bool) -> Schedule | None:
             schedule if (told == schedule.conditioning).all() else schedule.replace(conditioning=told, coefficients=schedule.coefficients)
         )
     try:
-        whole = schedule.with_integer_times()
+        return schedule.with_integer_times()
     except ValueError:
         return None
-    return whole if schedule.coefficients is None else whole.replace(coefficients=schedule.coefficients, conditioning=whole.conditioning)
 
 
 def find_whole_times(task: Task, method: Method, between: Denoiser | None, *, search: bool) -> Found:
@@ -89,7 +89,8 @@ def find_whole_times(task: Task, method: Method, between: Denoiser | None, *, se
     is rounded, and searched from there, the rounded start being one of the places to begin. Other methods make whole times themselves.
     """
     whole = task.problem
-    told_apart = "conditioning" in method.changes
+    # Where nothing that is searched moves the steps, they stay where they were given.
+    told_apart = "conditioning" in method.changes or "positions" not in method.changes
     task = dataclasses.replace(task, best=WholeBest(task.best, told_apart))
     if search:
         relaxed = between_rows(whole.denoiser) if between is None else dataclasses.replace(between)
