@@ -88,8 +88,8 @@ def test_nearest_genomes_are_moved_apart() -> None:
     genes = PositionGenes(Schedule.build(FEW, "ddim", 4))
     assert genes.encode(Schedule(FEW, "ddim", np.array([15, 14.9, 14.8, 14.7, -1]))) == (15, 14, 13, 12)
     assert genes.encode(Schedule(FEW, "ddim", np.array([0.3, 0.2, 0.1, 0, -1]))) == (3, 2, 1, 0)
-    assert len(genes) == 1820
-    assert len(PositionGenes(Schedule.build(FEW, "ddim", 4), fix_start=True)) == 220  # below the start, 12: 12 over 3
+    assert genes.count() == 1820
+    assert PositionGenes(Schedule.build(FEW, "ddim", 4), fix_start=True).count() == 220  # below the start, 12: 12 over 3
     with pytest.raises(ValueError, match="17 steps need as many different times, this grid has 16"):
         PositionGenes(Schedule.build(FEW, "ddim", 16).replace(positions=np.append(np.linspace(15, 0, 17), -1)))
 
@@ -389,3 +389,12 @@ def test_features_are_used_and_the_method_is_known_by_name() -> None:
     assert result.holdout["features"] == "user's features"
     named = ttune.tune(mixture(FEW).denoiser(), START, method="evolution", x_T=X_T[:8], teacher=TEACHER, progress=False)
     assert len(named.history["fitness"]) == 10
+
+
+def test_there_are_more_genomes_than_len_can_say() -> None:
+    """Ten of a thousand times: 2.6e23 ways, beyond an index."""
+    noise = NOISES["discrete"]
+    start = Schedule.build(noise, "ddim", 10, "linspace")
+    method = Evolution(population=4, mutations=2, crossovers=1, rounds=2, search_starts=False)
+    result = tune(method, start, mixture(noise).denoiser(), teacher=start)
+    assert len(result.history["fitness"]) == 2

@@ -67,7 +67,7 @@ class Genetic:
 
     def _add(self, chosen: dict[Genome, None], count: int, draw: Callable[[], Genome]) -> None:
         """``count`` more that are new, or fewer where ``draw`` brings forth no new ones."""
-        wanted = min(len(chosen) + count, len(self._genes) - len(self._judged))
+        wanted = min(len(chosen) + count, self._genes.count() - len(self._judged))
         for _ in range(DRAWS * count):
             if len(chosen) >= wanted:
                 return

@@ -29,7 +29,7 @@ class Part(Protocol):
     field: str
     genes: int  # how many there are
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """How many different values they have together, or an upper bound."""
         ...
 
@@ -67,9 +67,9 @@ class Genes:
         if "variants" in tune:
             self.parts.append(VariantGenes(start, denoiser, budget))
 
-    def __len__(self) -> int:
-        """How many genomes there are, or an upper bound."""
-        return math.prod(map(len, self.parts))
+    def count(self) -> int:
+        """How many genomes there are, or an upper bound; more than len() can say, for ten steps out of a thousand."""
+        return math.prod(part.count() for part in self.parts)
 
     def schedule(self, genome: Genome) -> Schedule:
         """ValueError where the sampler does not exist on these positions."""
@@ -113,7 +113,7 @@ class PositionGenes:
             raise ValueError(f"schedule: {self.genes} steps need as many different times, this grid has {len(self.times)}")
         self._free = np.arange(len(self.times) - self._held)
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         return math.comb(len(self._free), self.genes - self._held)
 
     def decode(self, genome: Genome) -> Float64:
@@ -177,7 +177,7 @@ class VariantGenes:
                 f"schedule.replace(variants={list(denoiser.network.fitting(self.genes, self.budget))})"
             )
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         return len(self.costs) ** self.genes
 
     def encode(self, schedule: Schedule) -> Genome:
