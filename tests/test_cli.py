@@ -205,7 +205,7 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--residual", "own"], "module must be given: the denoiser's network is a function"),
         (["tune", "--out", "a.json", *QUICK, "--residual", "os:nothing"], "residual: 'os:nothing' cannot be loaded"),
         (["tune", "--out", "a.json", *QUICK, "--conditions", "labels"], "conditions must be 'package.module:factory', got 'labels'"),
-        (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 1, got 0"),
+        (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 2, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--population", "4"], "at most the population, got 25 + 15 of 4"),
         (["tune", "--out", "a.json", *QUICK, "--budget", "2"], "budget is an option of --method evolution, got 2.0 with 'endpoint'"),
