@@ -208,13 +208,30 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 2, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--population", "4"], "at most the population, got 25 + 15 of 4"),
-        (["tune", "--out", "a.json", *QUICK, "--budget", "2"], "budget is an option of --method evolution, got 2.0 with 'endpoint'"),
+        (["tune", "--out", "a.json", *QUICK, "--budget", "2"], "budget: only --method evolution knows this, got --method endpoint"),
+        (
+            ["tune", "--out", "a.json", *QUICK, "--operators", "cma", "--population", "0"],
+            "operators and population: only --method evolution",
+        ),
+        (["tune", "--out", "a.json", *QUICK, "--procedure", "parallel"], "procedure: only --method timetuner knows this"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "local", "--optimizer", "adam"], "optimizer: only --method endpoint knows this"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "ays", "--fix-start"], "fix_start does not go with method 'ays'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in failure(arguments, capsys)
+
+
+def test_a_stochastic_schedule_is_judged_by_the_seed(tmp_path: Path) -> None:
+    file = tmp_path / "ddpm.json"
+    ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 2).save(file)
+    tables = []
+    for name in ("a.json", "b.json"):
+        main(["evaluate", str(file), "--n", "4", "--chunk", "2", "--no-teacher", "--quiet", "--out", str(tmp_path / name)])
+        tables.append([row | {"seconds": 0} for row in json.loads((tmp_path / name).read_text())["rows"]])
+    assert tables[0] == tables[1]
 
 
 def test_a_schedule_for_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,16 @@ def tune(
     from ttune.tuning import checkpoint as checkpoint_files
     from ttune.tuning.budgets import budget_checkpoints
 
+    own = {
+        "operators": operators != "genetic",
+        "fitness": fitness != "frechet",
+        "population": population,
+        "rounds": rounds,
+        "budget": budget,
+    }
+    _refuse_ignored(method, "evolution", own)
+    _refuse_ignored(method, "timetuner", {"procedure": procedure != "sequential"})
+    _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
     ranks = current()
     denoiser = _on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
     drawn = None if conditions is None else imported("conditions", conditions)()
@@ -181,8 +191,6 @@ def tune(
         evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, budget=budget, **starts)
         if budget is not None and isinstance(denoiser.network, ttune.Variants):
             schedules = [s.replace(variants=denoiser.network.fitting(len(s.conditioning), budget)) for s in schedules]
-    elif budget is not None:
-        raise ValueError(f"budget is an option of --method evolution, got {budget} with {method!r}")
     try:
         results = ttune.tune_budgets(
             denoiser,
@@ -274,6 +282,8 @@ def sample(
     if schedule is not None:
         if option:
             raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
+        if spacing != "leading":
+            raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own positions, got {spacing!r}")
         chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
     else:
         chosen = ttune.Schedule.build(denoiser.noise, sampler or "ddim", 50 if steps is None else steps, spacing, options=_options(option))
@@ -348,8 +358,10 @@ def evaluate(
         real = lenet64_train_statistics() if images is None else FeatureStatistics.of_features(extractor(images), extractor.name)
     share = ranks.share(n, chunk)
     share.check("n")
-    x_T, conditions = drawn_points(denoiser, share.rows + seed)
-    judge = Judge(denoiser, x_T, conditions, extractor, real, chunk=chunk, progress=not quiet and ranks.first, share=share)
+    seeds = share.rows + seed
+    x_T, conditions = drawn_points(denoiser, seeds)
+    bars = not quiet and ranks.first
+    judge = Judge(denoiser, x_T, conditions, extractor, real, chunk=chunk, progress=bars, share=share, seeds=seeds)
     rows = []
     if teacher:
         best = Teacher.default(loaded[0][1])
@@ -579,6 +591,13 @@ def _on_own_device(denoiser: Denoiser, ranks: Ranks) -> Denoiser:
 def _method_of(schedule: Schedule) -> str:
     """For a table."""
     return f"{schedule.tuned.get('method', 'base')}{', unfinished' if 'unfinished' in schedule.tuned else ''}"
+
+
+def _refuse_ignored(method: str, owner: str, given: Mapping[str, Any]) -> None:
+    """ValueError for settings of one method that were given with another, which would not look at them."""
+    names = [name for name, value in given.items() if value is not None and value is not False]
+    if method != owner and names:
+        raise ValueError(f"{' and '.join(names)}: only --method {owner} knows this, got --method {method}")
 
 
 def _options(given: dict[str, str] | None) -> dict[str, float | str | bool]:

@@ -25,7 +25,8 @@ from ttune.schedule import Schedule
 class Judge:
     """Starting points ``x_T`` (n, ...) with their ``conditions``, the features to compare in, and real images' statistics.
 
-    ``target``, the teacher's samples from the same x_T, is None until :meth:`with_teacher`.
+    ``target``, the teacher's samples from the same x_T, is None until :meth:`with_teacher`. ``seeds`` (n,) make the noise of
+    stochastic samplers; without them it is another one every time.
     With ``share`` the x_T, conditions, target and samples are those of one rank among several; the figures are of all of them.
     """
 
@@ -38,6 +39,7 @@ class Judge:
     chunk: int = 64
     progress: bool = True
     share: Share | None = None
+    seeds: Tensor | None = None
 
     def with_teacher(self, target: Tensor) -> Judge:
         """The same judge, knowing where the teacher arrives."""
@@ -52,7 +54,8 @@ class Judge:
         parts = []
         for i in starts:
             rows = slice(i, i + self.chunk)
-            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=select(self.conditions, rows, n)))
+            seeds = None if self.seeds is None else self.seeds[rows]
+            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=select(self.conditions, rows, n), seeds=seeds))
         return torch.cat(parts)
 
     def row(self, name: str, method: str, schedule: Schedule) -> tuple[ReportRow, Tensor]:

@@ -173,13 +173,12 @@ def _slope(denoiser: Denoiser, parameters: Parameters, theta: Float64, j: int, b
                 schedule = parameters.schedule(moved)
             except ValueError:
                 continue
-            numbers = _numbers(denoiser, schedule)
-            # A told time that a bound holds does not move on this side; the other side is its slope.
-            sides.append((h, numbers))
+            sides.append((h, _numbers(denoiser, schedule)))
     keys = {key for _, numbers in sides for key in numbers} | set(base)
     slope = {}
     for key in keys:
         each = [(numbers.get(key, 0.0) - base.get(key, 0.0)) / h for h, numbers in sides]
+        # A told time that a bound holds does not move on one side; the other side is its slope.
         stuck = key[0] == "told" and len(each) == 2 and 0.0 in each
         slope[key] = sum(each) if stuck else sum(each) / max(len(each), 1)
     return {key: value for key, value in slope.items() if value != 0.0}

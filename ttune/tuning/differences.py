@@ -24,7 +24,9 @@ from ttune.tuning.least_squares import NormalEquations, Search
 from ttune.tuning.parameters import Parameters, first_difference
 from ttune.tuning.problem import Problem, finite
 
-# Between full Jacobians: on the bundled model and one other, a full one every fourth iteration cost 45 % less at equal quality.
+# Between full Jacobians. On a mixture, 2-D, from the quadratic grid, conditioning and positions: at ten steps half the evaluations (1,530
+# of 3,330 a sample for 2M, RMSE .0019 both; 1,580 of 3,199 for DDIM, .0099 against .0084); at three it ended higher (DDIM .155
+# against .051), so "auto" takes it for many parameters only.
 BROYDEN_STEPS = 3
 MAX_JACOBIAN_BYTES = 2**30  # a larger one is not kept; then every iteration makes its own
 

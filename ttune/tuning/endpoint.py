@@ -17,7 +17,7 @@ from ttune.tuning.backpropagation import CHECK_SAMPLES, Backpropagation, has_gra
 from ttune.tuning.difference_step import SAMPLES as STEP_SAMPLES
 from ttune.tuning.difference_step import difference_steps
 from ttune.tuning.differences import BROYDEN_STEPS, Differences
-from ttune.tuning.least_squares import Search, minimise
+from ttune.tuning.least_squares import Linearisation, Search, minimise
 from ttune.tuning.method import Found, Task, refuse_integer_time
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.points import Data
@@ -26,7 +26,7 @@ from ttune.tuning.search import Ranked, remembered_ranking, starts
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
 SHORT_SAMPLES = 64
-SAMPLES, SAMPLES_FOR_COEFFICIENTS = 128, 256  # with 128, free coefficients were overfitted at ten steps
+SAMPLES, SAMPLES_FOR_COEFFICIENTS = 128, 256  # with 128 a prototype overfitted free coefficients at ten steps
 TRIED, FINALISTS = 5, 2
 MIDDLE_ITERATIONS = 8  # of every finalist; then the best goes on alone
 # Backpropagation costs 7 K evaluations an iteration; forward differences about (parameters + 3) K / 2, with the exact J^T J.
@@ -129,8 +129,8 @@ class Endpoint:
 
 def _kind(schedule: Schedule) -> tuple[Any, ...]:
     """What all starts of one tuning have in common."""
-    s = schedule
-    return s.sampler, s.steps, s.noise, s.eta, s.lower_order_final, s.options, s.variants, float(s.positions[-1])
+    fields = ("sampler", "steps", "noise", "eta", "lower_order_final", "options", "variants")
+    return *(getattr(schedule, name) for name in fields), float(schedule.positions[-1])
 
 
 @dataclass
@@ -146,6 +146,7 @@ class Run:
         self.parameters = Parameters(self.start.schedule, self.tune, fix_start=self.method.fix_start)
         self.search = Search(self.parameters.start_vector.tolist())
         self._stretch = ""
+        self._linearise: Linearisation | None = None  # of this stretch: a Jacobian that is kept up to date lives in it
 
     @property
     def rmse(self) -> float:
@@ -162,7 +163,7 @@ class Run:
     def go(self, problem: Problem, stretch: str, limit: int) -> None:
         """Tune on ``problem`` until ``limit`` iterations of this stretch are done; a stretch goes on where it left off."""
         if stretch != self._stretch:  # another problem: its RMSE and damping are other ones
-            self.search, self._stretch = Search(self.search.theta), stretch
+            self.search, self._stretch, self._linearise = Search(self.search.theta), stretch, None
         name, task = f"{stretch}: {self.start.name}", self.task
         saved = task.journal.get(name)
         if saved and len(saved["history"]) > len(self.search.history):
@@ -183,8 +184,11 @@ class Run:
                     )
                 self.search = descend(problem, self.parameters, self.search, iterations=limit, seed=task.seed, accepted=accepted)
                 return
-            linearise = Backpropagation(seed=task.seed) if optimizer == "backpropagation" else self._differences(problem, optimizer)
-            self.search = minimise(problem, self.parameters, self.search, linearise=linearise, iterations=limit, accepted=accepted)
+            if self._linearise is None:
+                by_gradient = optimizer == "backpropagation"
+                self._linearise = Backpropagation(seed=task.seed) if by_gradient else self._differences(problem, optimizer)
+            how = self._linearise
+            self.search = minimise(problem, self.parameters, self.search, linearise=how, iterations=limit, accepted=accepted)
 
     def _differences(self, problem: Problem, optimizer: str) -> Differences:
         """With steps for the network's own roughness, measured once for this start."""

@@ -22,8 +22,8 @@ from ttune.samplers.correction import STATE_AND_NEWEST
 from ttune.schedule import Schedule
 
 TUNABLE = ("conditioning", "positions", "coefficients")
-PAST = 2  # past predictions that free coefficients use; two were nearly as good as all
-# Added to the mean squared error per squared coefficient: without it 128 samples were overfitted at ten steps.
+PAST = 2  # past predictions that free coefficients use; in a prototype two were nearly as good as all
+# Added to the mean squared error per squared coefficient: the prototype's, which overfitted 128 samples at ten steps all the same.
 COEFFICIENT_RIDGE = 1e-5
 MAX_TIME_STEP = 1.0  # of a position or a told time in one iteration, in units of half log-SNR: the model is not linear beyond
 MAX_COEFFICIENT_STEP = 0.3

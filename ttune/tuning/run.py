@@ -155,14 +155,13 @@ def tune(
     if ranks.world > 1 and not getattr(chosen_method, "shared", False):
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
     progress = progress and ranks.first
-    given = None if x_T is None else given_points(x_T, conditions)
-    shares = [ranks.share(n, chunk) for n in ([samples, holdout] if given is None else [len(x) for x, _ in given])]
-    for name, share in zip(("samples", "holdout"), shares, strict=True):
-        share.check(name)
-    if given is None:
+    if x_T is None:
+        shares = _shares(ranks, (samples, holdout), chunk)
         seeds = [share.rows + (seed * 2 * HOLDOUT_SEEDS + first) for share, first in zip(shares, (0, HOLDOUT_SEEDS), strict=True)]
         both = [drawn_points(denoiser, own, sample_shape, conditions) for own in seeds]
     else:
+        given = given_points(x_T, conditions)
+        shares = _shares(ranks, [len(x) for x, _ in given], chunk)
         both = [(x[share.rows], select(c, share.rows, len(x))) for share, (x, c) in zip(shares, given, strict=True)]
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
@@ -220,6 +219,14 @@ def tune(
     return TuneResult(chosen, improved, found.history, cost, figures, teacher_record, found.grids, record_of_table)
 
 
+def _shares(ranks: Ranks, counts: Sequence[int], chunk: int) -> list[Share]:
+    """This rank's part of the tuning and of the held-out x_T; ValueError if a rank would have none."""
+    shares = [ranks.share(count, chunk) for count in counts]
+    for name, share in zip(("samples", "holdout"), shares, strict=True):
+        share.check(name)
+    return shares
+
+
 def _nobody(accepted: Accepted) -> None:
     pass
 
@@ -264,6 +271,8 @@ def method_named(
         return method
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}")
+    if fix_start and method == "ays":
+        raise ValueError("fix_start does not go with method 'ays', whose tables begin at the largest time")
     if method == "endpoint":
         return Endpoint(tuple(tune), fix_start, iterations, search_starts, optimizer)
     if method == "timetuner":

@@ -48,6 +48,7 @@ class Trajectory:
     """One told time per evaluation: the state after evaluation i, reached with the told times already found, should be the teacher's."""
 
     name: ClassVar[str] = "trajectory"
+    on_path: ClassVar[bool] = False  # whether every update starts from the teacher's own state
     shared: ClassVar[bool] = True  # several ranks may tune together
 
     @property
@@ -62,8 +63,11 @@ class Trajectory:
 
     def run(self, task: Task) -> Found:
         told = partial(told_first, task.start)
-        tau = one_by_one(task, self.name, lambda done: tune_along_trajectory(task.problem, task.start, task.teacher, done), told)
-        return Found([told(tau)])
+
+        def found(done: Sequence[float]) -> Iterator[float]:
+            return tune_along_trajectory(task.problem, task.start, task.teacher, done, on_path=self.on_path)
+
+        return Found([told(one_by_one(task, self.name, found, told))])
 
 
 @torch.no_grad()
