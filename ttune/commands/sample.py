@@ -1,0 +1,79 @@
+"""``ttune sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ttune.commands.arguments import Sampler, Spacing, options_of
+
+
+def sample(
+    out: Path,
+    schedule: Path | None = None,
+    model: str = "fashion",
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    spacing: Spacing = "leading",
+    option: dict[str, str] | None = None,
+    n: int = 64,
+    seed: int = 0,
+    condition: dict[str, int] | None = None,
+    guidance_scale: float | None = None,
+    backend: str | None = None,
+    columns: int = 8,
+) -> None:
+    """Sample images, with a tuned schedule or an untuned grid.
+
+    Example: ttune sample --schedule ttune.json --n 64 --out samples.png
+
+    Args:
+        out: A .png (one picture of all samples) or .npz (array "images", float32, in the model's range).
+        schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
+        model: As in ttune tune.
+        sampler: Default ddim; with --schedule it must be the schedule's own.
+        steps: Default 50; with --schedule, which of several schedules in the file.
+        spacing: Untuned only.
+        option: Untuned only: the sampler's own options, for example --option eta 0.5 with ddim (see ttune info).
+        n: Samples.
+        seed: Sample i has seed SEED + i, whatever n is.
+        condition: One value for all samples, for example --condition class_label 7.
+        guidance_scale: Classifier-free guidance of the bundled model.
+        backend: Kernels to use (see ttune info).
+        columns: Images in a row of the picture.
+    """
+    import numpy as np
+
+    import ttune
+    from ttune.atomic import write_atomically
+    from ttune.evaluation import save_grid
+    from ttune.models import load_model
+    from ttune.tuning.points import drawn_points
+
+    if out.suffix not in (".png", ".npz"):
+        raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
+    denoiser = load_model(model, guidance_scale=guidance_scale)
+    if schedule is not None:
+        if option:
+            raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
+        if spacing != "leading":
+            raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own positions, got {spacing!r}")
+        chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
+    else:
+        chosen = ttune.Schedule.build(
+            denoiser.noise, sampler or "ddim", 50 if steps is None else steps, spacing, options=options_of(option)
+        )
+    seeds = torch.arange(n) + seed
+    x_T, conditions = drawn_points(denoiser, seeds)
+    conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
+    images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
+    if out.suffix == ".png":
+        save_grid(out, images, columns)
+    else:
+        import io
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=images.float().cpu().numpy())
+        write_atomically(out, buffer.getvalue())
+    print(f"Wrote {n} samples of {chosen.steps} steps to {out}")
