@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ttune import adapters
 from ttune.noise import NoiseSchedule
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
 from ttune.samplers.points import Point
@@ -29,10 +30,13 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.threshold import DynamicThreshold
     from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune, tune_budgets
     from ttune.variants import Variants
-else:
+
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name in __all__:
+        if name in adapters.ADAPTERS and find_spec("torch") is not None:
+            return adapters.load(name)
+        if name in (*__all__, *adapters.ADAPTERS):
             raise AttributeError(f"ttune.{name} needs torch, which is not installed: pip install 'torch>=2.11'")
         raise AttributeError(f"module 'ttune' has no attribute {name!r}")
 
