@@ -1,11 +1,12 @@
-"""``python -m benchmarks kernels | figures | compare | memory | freeze | originals``: one benchmark; each explains itself with --help."""
+"""``python -m benchmarks NAME``: one benchmark; each explains itself with --help. Without a name: throughput."""
 
 import sys
 from importlib import import_module
 
 # By name, and imported when asked for: the kernels' benchmark runs where the packages of the other are missing.
-BENCHMARKS = ("compare", "figures", "freeze", "kernels", "memory", "originals")
+BENCHMARKS = ("compare", "figures", "freeze", "kernels", "memory", "originals", "throughput")
 
-if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:
-    sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]")
-import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+name, *options = sys.argv[1:] or ["throughput"]
+if name not in BENCHMARKS:
+    sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]\n{__doc__}")
+import_module(f"benchmarks.{name}").main(options)

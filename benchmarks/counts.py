@@ -1,4 +1,4 @@
-"""What a call asks of a GPU: launches, allocations, and whether the host waits for the device."""
+"""What a call asks of a machine: launches, allocations, and whether the host waits for the device."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ def count(call: Callable[[], object], calls: int = 1) -> Counts:
         torch.cuda.synchronize()
     launches = sum(event.device_type == DeviceType.CUDA for event in profile.events() or ())
     return Counts(launches / _CALLS / calls, allocations / _CALLS / calls, synchronises)
+
+
+def count_on_cpu(call: Callable[[], object], calls: int = 1) -> tuple[Counts, int]:
+    """The same on the CPU, where a launch is an operator that Python calls, or a compiled region; and the most bytes held at once
+    beyond those before."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    outermost = [event.name for event in profile.events() or () if event.cpu_parent is None]
+    operators = sum("::" in name or name.startswith("Torch-Compiled") for name in outermost)
+    results = getattr(profile.profiler, "kineto_results")  # noqa: B009  # not in the stubs
+    changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    allocations = sum(change > 0 for _, change in changes)
+    return Counts(operators / calls, allocations / calls, False), peak

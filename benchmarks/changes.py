@@ -1,0 +1,85 @@
+"""Two results of the same benchmark side by side: which ratios changed by more than their spread."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Change:
+    """One ratio in both results: medians, and whether the quartiles of the two do not meet."""
+
+    name: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    @property
+    def regressed(self) -> bool:
+        """Slower, beyond both spreads."""
+        return self.after["low"] > self.before["high"]
+
+    @property
+    def improved(self) -> bool:
+        return self.after["high"] < self.before["low"]
+
+    def __str__(self) -> str:
+        texts = [f"{s['median']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in (self.before, self.after)]
+        return f"{self.name}: {texts[0]} -> {texts[1]}"
+
+
+def compare_results(a: str, b: str, name: str) -> int:
+    """Print what changed from ``a`` to ``b``: paths of result files, or commits that have ``benchmarks/results/NAME``.
+
+    Returns 1 where a ratio regressed beyond its spread, else 0. Seconds are not compared: they are the machine's.
+    """
+    before, after = _read(a, name), _read(b, name)
+    changes = list(_changes(before, after))
+    regressed, improved = [c for c in changes if c.regressed], [c for c in changes if c.improved]
+    for result, what in ((before, a), (after, b)):
+        m = result.get("machine", {})
+        print(f"{what}: {m.get('gpu') or m.get('cpu')}, commit {m.get('commit')}, torch {m.get('torch')}")
+    print(f"{len(changes)} ratios in both: {len(regressed)} regressed, {len(improved)} improved beyond their spread (quartiles)")
+    for word, group in (("REGRESSED", regressed), ("improved", improved)):
+        for change in group:
+            print(f"  {word:9s} {change}")
+    if not changes:
+        print("no ratio is in both: nothing could be compared")
+    return 1 if regressed or not changes else 0
+
+
+def _read(source: str, name: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.is_file():
+        return json.loads(path.read_text())
+    shown = subprocess.run(
+        ["git", "-C", str(HERE), "show", f"{source}:benchmarks/results/{name}"], capture_output=True, text=True, check=False
+    )
+    if shown.returncode:
+        raise SystemExit(f"compare: {source!r} is no file, and no commit that has benchmarks/results/{name}: {shown.stderr.strip()}")
+    return json.loads(shown.stdout)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    old, new = dict(_ratios(before)), dict(_ratios(after))
+    yield from (Change(name, old[name], new[name]) for name in old if name in new)
+
+
+def _ratios(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Every ratio of a result of ``kernels`` or ``throughput``, by a name that says all about it."""
+    for r in result.get("results", ()):
+        place = f"{r['case']}, {'x'.join(map(str, r['shape']))} {r['dtype']}, {r['backend']}"
+        for ratio in r["ratios"]:
+            yield f"{place}: {ratio['subject']} / {ratio['rival']}", ratio["value"]
+    for c in result.get("cells", ()):
+        guided = ", guided" if c["guided"] else ""
+        place = f"{c['network']}, {c['sampler']}, {'x'.join(map(str, c['shape']))} {c['dtype']}{guided}, {c['steps']} steps"
+        for name, value in c["of_eager"].items():
+            if name.startswith("ttune"):  # a rival's change is its own affair
+                yield f"{place}: {name} / eager", value

@@ -1,0 +1,302 @@
+"""Whole samplings, from x_T to x_0, as ttune and others run them: the contestants of ``python -m benchmarks throughput``.
+
+Each is a function of x_T beside the schedule that says where its steps stand: some peers know only grids of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ttune
+from benchmarks.networks import import_diffusers
+from benchmarks.workloads import Workload
+from ttune import ops
+
+SCALE = 2.0
+SAMPLERS = ("ddim", "dpmpp_2m")
+Predict = Callable[[Tensor, Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """``call(x_T)`` returns x_0, on the steps of ``schedule``. ``ours``: the project's; its result is held to float64's."""
+
+    call: Callable[[Tensor], Tensor]
+    schedule: ttune.Schedule
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is sampled: ``workload`` by ``sampler`` in ``steps`` steps, a batch of ``shape``."""
+
+    workload: Workload
+    sampler: str
+    steps: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    guided: bool
+    device: torch.device
+
+    def denoiser(self) -> ttune.Denoiser:
+        guidance = ttune.ClassifierFree(SCALE, self.workload.null) if self.guided else None
+        return ttune.Denoiser(self.workload.network, self.workload.noise, guidance=guidance)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return self.workload.conditions(self.shape[0])
+
+    def predict(self) -> Predict:
+        """The network's outputs at (x, t): one, or the conditional and the unconditional one from one call."""
+        workload, conditions, batch = self.workload, self.conditions, self.shape[0]
+        if not self.guided:
+            return lambda x, t: [workload.network(x, t.expand(batch), **conditions)]
+        both = {k: torch.cat([v, torch.full_like(v, workload.null[k])]) for k, v in conditions.items()}
+        return lambda x, t: list(workload.network(torch.cat([x, x]), t.expand(2 * batch), **both).chunk(2))
+
+
+def combined(outputs: list[Tensor]) -> Tensor:
+    """Guidance, as one writes it."""
+    return outputs[0] if len(outputs) == 1 else outputs[1] + SCALE * (outputs[0] - outputs[1])
+
+
+def samplings(setting: Setting, *, compile: bool, peer: Path | None) -> tuple[dict[str, Sampling], dict[str, str]]:
+    """By name; and which cannot take part here, with why."""
+    found = _own(setting, compile) | _plain(setting, compile)
+    missing: dict[str, str] = {}
+    for name, make in (("diffusers", _diffusers), ("k-diffusion", _k_diffusion)):
+        try:
+            found[name] = make(setting)
+        except ImportError as error:
+            missing[name] = str(error)
+    if peer is not None:
+        found |= _peers(setting, peer)
+    return found, missing
+
+
+def schedule_of(setting: Setting) -> ttune.Schedule:
+    """The grid that diffusers takes by default: leading for DDIM, even times for 2M; both end at a clean image."""
+    noise, steps = setting.workload.noise, setting.steps
+    if setting.sampler == "ddim":
+        return ttune.Schedule.build(noise, "ddim", steps, "leading")
+    positions = np.round(np.linspace(0, 999, steps + 1))[::-1][:-1]
+    return ttune.Schedule.build(noise, "dpmpp_2m", steps, [*positions, -1.0])
+
+
+def _own(setting: Setting, compile: bool) -> dict[str, Sampling]:
+    denoiser, schedule, conditions = setting.denoiser(), schedule_of(setting), setting.conditions
+    wanted = ("cuda", "triton") if setting.device.type == "cuda" else ("cpu",)
+    states = ops.backends()
+
+    def by(backend: str) -> Callable[[Tensor], Tensor]:
+        return lambda x: ttune.sample(denoiser, schedule, x, conditions=conditions, backend=backend)
+
+    names = [name for name in (*wanted, "reference") if states[name]["available"]]
+    found = {f"ttune, {name}": Sampling(by(name), schedule, ours=True) for name in names}
+    if compile:
+        whole = ttune.CompiledSampler(denoiser, schedule)
+        found["ttune, compiled"] = Sampling(lambda x: whole(x, conditions=conditions), schedule, ours=True)
+    if setting.device.type == "cuda":
+        captured = ttune.CompiledSampler(denoiser, schedule, compile=False, cuda_graph=True)
+        found["ttune, CUDA graph"] = Sampling(lambda x: captured(x, conditions=conditions), schedule, ours=True)
+    return found
+
+
+def ddim_step(x: Tensor, outputs: list[Tensor], c: Tensor) -> Tensor:
+    """c: alpha, sigma here, alpha, sigma at the next position."""
+    epsilon = combined(outputs)
+    return c[2] * ((x - c[1] * epsilon) / c[0]) + c[3] * epsilon
+
+
+def multistep_step(x: Tensor, outputs: list[Tensor], c: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """c: alpha, sigma here, weight of x, weight of the extrapolated prediction, share of this prediction in it."""
+    prediction = (x - c[1] * combined(outputs)) / c[0]
+    return c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * before), prediction
+
+
+def _plain(setting: Setting, compile: bool) -> dict[str, Sampling]:
+    """Clean eager code, and the same with its step under torch.compile. Scalars in tensors: floats would recompile."""
+    schedule, predict, device = schedule_of(setting), setting.predict(), setting.device
+    times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=device)
+    table = torch.tensor(_ddim_rows(schedule) if setting.sampler == "ddim" else _multistep_rows(schedule), device=device).to(torch.float32)
+    if setting.dtype == torch.float64:
+        table = table.double()
+
+    def loop(step: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        @torch.no_grad()
+        def ddim(x: Tensor) -> Tensor:
+            for t, c in zip(times, table, strict=True):
+                x = step(x, predict(x, t), c).to(x.dtype)
+            return x
+
+        @torch.no_grad()
+        def multistep(x: Tensor) -> Tensor:
+            before = torch.zeros_like(x)
+            for t, c in zip(times, table, strict=True):
+                x_next, before = step(x, predict(x, t), c, before)
+                x, before = x_next.to(x.dtype), before.to(x.dtype)
+            return x
+
+        return ddim if setting.sampler == "ddim" else multistep
+
+    straight = ddim_step if setting.sampler == "ddim" else multistep_step
+    found = {"eager": Sampling(loop(straight), schedule)}
+    if compile:
+        found["torch.compile"] = Sampling(loop(torch.compile(straight, fullgraph=True, dynamic=False)), schedule)
+    return found
+
+
+def _ddim_rows(schedule: ttune.Schedule) -> list[list[float]]:
+    a, s = schedule.alphas, schedule.sigmas
+    return [[a[i], s[i], a[i + 1], s[i + 1]] for i in range(schedule.steps)]
+
+
+def _multistep_rows(schedule: ttune.Schedule) -> list[list[float]]:
+    """Lu et al. 2022 (DPM-Solver++), algorithm 2; the first step and one to a clean image are first order."""
+    a, s = schedule.alphas, schedule.sigmas
+    with np.errstate(divide="ignore"):
+        half_log_snr = np.log(a / s)
+    rows = []
+    for i in range(schedule.steps):
+        h = half_log_snr[i + 1] - half_log_snr[i]
+        first = i == 0 or s[i + 1] == 0
+        ahead = 1.0 if first else 1 + h / (2 * (half_log_snr[i] - half_log_snr[i - 1]))
+        rows.append([a[i], s[i], s[i + 1] / s[i], -a[i + 1] * np.expm1(-h), ahead])
+    return rows
+
+
+def _diffusers(setting: Setting) -> Sampling:
+    """Its scheduler in the loop of its pipelines; they set the timesteps anew for every sampling."""
+    module, schedule, predict = import_diffusers(), schedule_of(setting), setting.predict()
+    betas = {"trained_betas": np.asarray(_betas(setting.workload.noise))}
+    scheduler: Any = (
+        module.DDIMScheduler(clip_sample=False, timestep_spacing="leading", **betas)
+        if setting.sampler == "ddim"
+        else module.DPMSolverMultistepScheduler(timestep_spacing="linspace", **betas)
+    )
+
+    @torch.no_grad()
+    def call(x: Tensor) -> Tensor:
+        scheduler.set_timesteps(setting.steps, device=setting.device)
+        for t in scheduler.timesteps:
+            x = scheduler.step(combined(predict(x, t)), t, x, return_dict=False)[0]
+        return x
+
+    return Sampling(call, schedule)
+
+
+def _k_diffusion(setting: Setting) -> Sampling:
+    """Its functions, on sigma / alpha; sample_euler is DDIM there."""
+    sampling = _k_diffusion_sampling()
+    schedule, predict = schedule_of(setting), setting.predict()
+    ratios = schedule.sigmas / schedule.alphas
+    sigmas = torch.tensor(ratios, dtype=torch.float32, device=setting.device)
+    times = dict(zip(sigmas.tolist(), schedule.positions.tolist(), strict=True))
+    alphas = dict(zip(sigmas.tolist(), schedule.alphas.tolist(), strict=True))
+
+    def denoised(x: Tensor, sigma: Tensor) -> Tensor:
+        at = float(sigma[0])
+        t = torch.tensor(times[at], dtype=torch.float32, device=x.device)
+        return x - sigma.view(-1, *[1] * (x.ndim - 1)).to(x.dtype) * combined(predict(alphas[at] * x, t))
+
+    function = sampling.sample_euler if setting.sampler == "ddim" else sampling.sample_dpmpp_2m
+
+    @torch.no_grad()
+    def call(x: Tensor) -> Tensor:
+        return function(denoised, x / alphas[float(sigmas[0])], sigmas, disable=True)
+
+    return Sampling(call, schedule)
+
+
+def _k_diffusion_sampling() -> ModuleType:
+    """``k_diffusion.sampling``; its package imports more than sampling needs, so where that is missing it is loaded alone."""
+    try:
+        from tests.samplers import k_diffusion_cases
+    except ImportError as error:
+        raise ImportError(f"the tests, which load k-diffusion's sampling alone, are not here ({error})") from error
+    module = k_diffusion_cases.module()
+    if module is None:
+        raise ImportError("k-diffusion is not installed: pip install --no-deps k-diffusion")
+    return module
+
+
+def _peers(setting: Setting, peer: Path) -> dict[str, Sampling]:
+    """A clone of LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner. The clone's code is imported and run."""
+    known: Mapping[str, Callable[[Setting, ModuleType], Sampling | None]] = {
+        "dpm_solver_pytorch.py": _dpm_solver,
+        "time_tuner.py": _time_tuner,
+    }
+    here = [name for name in known if (peer / name).is_file()]
+    if not here:
+        raise ValueError(f"peer must be a folder with one of {list(known)}, got {str(peer)!r}")
+    found = {}
+    for name in here:
+        made = known[name](setting, _loaded(peer / name))
+        if made is not None:
+            found[name.removesuffix(".py")] = made
+    return found
+
+
+def _to_first_index(setting: Setting) -> ttune.Schedule:
+    """Even times from the last to index 0: both peers' own continuous time has no clean image."""
+    return ttune.Schedule.build(setting.workload.noise, setting.sampler, setting.steps, np.linspace(999.0, 0.0, setting.steps + 1))
+
+
+def _dpm_solver(setting: Setting, module: ModuleType) -> Sampling:
+    noise = module.NoiseScheduleVP("discrete", betas=torch.tensor(_betas(setting.workload.noise), device=setting.device))
+    predict = setting.predict()
+    # Its model sees (B,) times in [1/N, 1].
+    wrapped = lambda x, t: combined(predict(x, (t[0] - 1 / 1000) * 1000))  # noqa: E731
+    solver = module.DPM_Solver(wrapped, noise, algorithm_type="dpmsolver++")
+    order = 1 if setting.sampler == "ddim" else 2
+
+    @torch.no_grad()
+    def call(x: Tensor) -> Tensor:
+        options = {"order": order, "skip_type": "time_uniform", "method": "multistep", "lower_order_final": False}
+        return solver.sample(x, steps=setting.steps, **options)
+
+    return Sampling(call, _to_first_index(setting))
+
+
+def _time_tuner(setting: Setting, module: ModuleType) -> Sampling | None:
+    if setting.sampler != "ddim":  # it has no other
+        return None
+    noise = module.NoiseScheduleVP("discrete", betas=torch.tensor(_betas(setting.workload.noise), device=setting.device))
+    predict = setting.predict()
+    tuner = module.TimeTuner(lambda x, t, *_: combined(predict(x, (t[0] - 1 / 1000) * 1000)), noise, device=setting.device)
+    schedule = _to_first_index(setting)
+    times = torch.tensor((schedule.positions + 1) / 1000, dtype=torch.float32, device=setting.device)
+
+    @torch.no_grad()
+    def call(x: Tensor) -> Tensor:
+        for t, s in itertools.pairwise(times):
+            x, _ = tuner.ddim_step_fn(x, t.view(1), s.view(1))
+        return x
+
+    return Sampling(call, schedule)
+
+
+def _betas(noise: Any) -> list[float]:
+    abar = np.concatenate([[1.0], np.asarray(noise.alphas_cumprod, np.float64)])
+    return (1 - abar[1:] / abar[:-1]).tolist()
+
+
+def _loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

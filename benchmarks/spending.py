@@ -1,0 +1,216 @@
+"""What ``python -m benchmarks throughput`` found: cells, a table, a JSON file, a page of Markdown and a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.counts import Counts
+from benchmarks.samplings import Setting
+from benchmarks.timing import Spread
+from ttune.atomic import write_atomically
+from ttune.evaluation.report import COLOURS, MARKERS
+
+
+@dataclass
+class Cell:
+    """One setting. ``milliseconds`` of one sampling of the whole batch, ``of_eager`` the time over that of eager code in the same
+    rounds, by contestant; ``counts`` per step; ``peak_bytes`` of one sampling, beyond what was held before."""
+
+    network: str
+    parameters: int
+    sampler: str
+    steps: int
+    shape: tuple[int, ...]
+    dtype: str
+    guided: bool
+    device: str
+    milliseconds: dict[str, Spread] = field(default_factory=dict)
+    of_eager: dict[str, Spread] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(setting: Setting) -> Cell:
+        w = setting.workload
+        dtype = str(setting.dtype).removeprefix("torch.")
+        return Cell(w.name, w.parameters, setting.sampler, setting.steps, setting.shape, dtype, setting.guided, setting.device.type)
+
+    def __str__(self) -> str:
+        guided = ", guided" if self.guided else ""
+        return f"{self.network}, {self.sampler}, {'x'.join(map(str, self.shape))} {self.dtype}{guided}, {self.steps} steps"
+
+    @property
+    def fastest(self) -> str:
+        """Of ttune's contestants."""
+        return min((name for name in self.milliseconds if name.startswith("ttune")), key=lambda name: self.milliseconds[name].median)
+
+    def samples_per_second(self, name: str) -> float:
+        return 1e3 * self.shape[0] / self.milliseconds[name].median
+
+
+HEADS = ("contestant", "samples/s", "ms/step", "of eager [quartiles]", "peak MB", "calls/step", "allocations/step")
+
+
+@dataclass
+class Spending:
+    """Everything of one run. ``skipped``: (cell, why); ``red``: (cell, what the gate said). ``quality``: what budgets buy."""
+
+    machine: dict[str, Any]
+    device: str
+    effort: dict[str, float]
+    cells: list[Cell] = field(default_factory=list)
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    red: list[tuple[str, str]] = field(default_factory=list)
+
+    def lines(self, cell: Cell) -> list[tuple[str, ...]]:
+        lines = []
+        for name, spread in cell.milliseconds.items():
+            of = cell.of_eager.get(name)
+            counts = cell.counts[name]
+            sync = ", SYNC" if counts.synchronises else ""
+            lines.append(
+                (
+                    name,
+                    f"{cell.samples_per_second(name):,.4g}",
+                    f"{spread.median / cell.steps:.3g}",
+                    "1" if of is None else f"{of.median:.2f} [{of.low:.2f}, {of.high:.2f}]",
+                    f"{cell.peak_bytes[name] / 1e6:.3g}",
+                    f"{counts.launches:.3g}{sync}",
+                    f"{counts.allocations:.3g}",
+                )
+            )
+        return lines
+
+    def table(self) -> str:
+        """For a terminal: every cell."""
+        rows = [HEADS, *(line for cell in self.cells for line in self.lines(cell))]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS))]
+        text = lambda row: "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True)))  # noqa: E731
+        parts = [text(HEADS)]
+        for cell in self.cells:
+            parts += [str(cell), *(f"  {text(line)}" for line in self.lines(cell))]
+        parts += [
+            f"{q['sampler']:9s} {q['steps']:3d} steps  {q['label']:18s} RMSE {q['rmse']:.4f}  Fréchet to the teacher's ({q['features']}, "
+            f"n = {q['n']}) {q['frechet_to_teacher']:.3f}"
+            for q in self.quality
+        ]
+        absent = {(name, why) for cell in self.cells for name, why in cell.missing.items()}
+        parts += [f"absent   {name}: {why}" for name, why in sorted(absent)]
+        parts += [f"skipped  {cell}: {why}" for cell, why in self.skipped]
+        parts += [f"RED      {cell}: {why}" for cell, why in self.red]
+        return "\n".join(parts)
+
+    def write(self, path: Path) -> list[Path]:
+        """JSON, Markdown, and where matplotlib is, a picture of quality against seconds."""
+        content = {
+            "command": "python -m benchmarks throughput",
+            "machine": self.machine,
+            "device": self.device,
+            "effort": self.effort,
+            "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds; counts per step",
+            "cells": [asdict(cell) for cell in self.cells],
+            "quality": self.quality,
+            "skipped": self.skipped,
+            "red": self.red,
+        }
+        write_atomically(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
+        write_atomically(path.with_suffix(".md"), self.markdown().encode())
+        drawn = self._picture(path.with_suffix(".png"))
+        return [path, path.with_suffix(".md"), *([drawn] if drawn else [])]
+
+    def markdown(self) -> str:
+        m = self.machine
+        parts = [
+            f"# Throughput per step budget ({self.device})",
+            f"Written by `python -m benchmarks throughput`: {m.get('gpu') or m['cpu']}, {m['threads']} thread(s), commit {m['commit']}, "
+            f"torch {m['torch']}. Milliseconds belong to that machine; 'of eager' is the median of the rounds' ratios, with quartiles. "
+            "Calls are " + ("kernel launches." if self.device == "cuda" else "operator calls."),
+        ]
+        for cell in self.cells:
+            rows = [HEADS, ("---", *["---:"] * (len(HEADS) - 1)), *self.lines(cell)]
+            parts.append(f"**{cell}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        if self.quality:
+            q0 = self.quality[0]
+            heads = ("sampler", "steps", "schedule", "RMSE", "Fréchet to the teacher's", "Fréchet to real images")
+            rows = [heads, ("---", "---:", "---", "---:", "---:", "---:")]
+            rows += [
+                (
+                    q["sampler"],
+                    str(q["steps"]),
+                    q["label"],
+                    f"{q['rmse']:.4f}",
+                    f"{q['frechet_to_teacher']:.3f}",
+                    f"{q['frechet_to_real']:.2f}",
+                )
+                for q in self.quality
+            ]
+            note = f"What a budget buys on the bundled model ({q0['n']} x_T, features {q0['features']}: not FID)"
+            parts.append(f"**{note}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        parts += [f"Skipped: {cell}: {why}." for cell, why in self.skipped]
+        return "\n\n".join(parts) + "\n"
+
+    def seconds_per_sample(self) -> dict[tuple[str, int], float]:
+        """Of the bundled network without guidance, in the largest batch, by ttune at its fastest."""
+        cells = [c for c in self.cells if c.network == "bundled" and not c.guided]
+        largest = max((c.shape[0] for c in cells), default=0)
+        return {(c.sampler, c.steps): 1 / c.samples_per_second(c.fastest) for c in cells if c.shape[0] == largest}
+
+    def _picture(self, path: Path) -> Path | None:
+        """RMSE and Fréchet distance against seconds per sample: one plot for what a budget costs and what it buys."""
+        seconds = self.seconds_per_sample()
+        if not seconds or not self.quality:
+            return None
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            return None
+        figure = Figure(figsize=(10, 4.2), dpi=100, facecolor="white", layout="constrained")
+        for axes, (what, label) in zip(
+            figure.subplots(1, 2),
+            (("rmse", "RMSE to the teacher"), ("frechet_to_teacher", "Fréchet distance to the teacher's")),
+            strict=True,
+        ):
+            for i, ((sampler, kind), points) in enumerate(_lines(self.quality, seconds, what).items()):
+                style = "-" if kind == "tuned" else "--"
+                axes.plot(
+                    *zip(*[(x, y) for x, y, _ in points], strict=True),
+                    style,
+                    color=COLOURS[i],
+                    marker=MARKERS[i],
+                    label=f"{sampler}, {kind}",
+                )
+                for x, y, steps in points:
+                    axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=COLOURS[i])
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel("seconds per sample (the number at a point: steps)")
+            axes.set_ylabel(label)
+            axes.grid(color="0.92")
+            axes.legend(frameon=False, fontsize=9)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        write_atomically(path, buffer.getvalue())
+        return path
+
+
+def _lines(
+    quality: list[dict[str, Any]], seconds: Mapping[tuple[str, int], float], what: str
+) -> dict[tuple[str, str], list[tuple[float, float, int]]]:
+    """(sampler, kind) -> (seconds per sample, figure, steps). Budgets that were not timed lie on the line between those that were:
+    a sampling's time is affine in its steps."""
+    import numpy as np
+
+    lines: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
+    for row in sorted(quality, key=lambda q: q["steps"]):
+        timed = sorted((k, s) for (sampler, k), s in seconds.items() if sampler == row["sampler"])
+        if timed and timed[0][0] <= row["steps"] <= timed[-1][0]:
+            x = float(np.interp(row["steps"], [k for k, _ in timed], [s for _, s in timed]))
+            lines.setdefault((row["sampler"], row["label"]), []).append((x, row[what], row["steps"]))
+    return lines

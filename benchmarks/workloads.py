@@ -1,0 +1,73 @@
+"""The networks that a step budget is spent on: none, the bundled one, and one of 35 million parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.networks import import_diffusers
+from ttune import NoiseSchedule, zoo
+
+Network = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``network(x, tau, **conditions)`` predicts epsilon. ``conditions(n)`` are those of n samples, ``null`` the values that mean
+    "no condition"; ``guided`` says whether guidance makes sense; ``parameters`` of the network."""
+
+    name: str
+    network: Network
+    shape: tuple[int, ...]
+    noise: NoiseSchedule
+    conditions: Callable[[int], dict[str, Any]]
+    null: Mapping[str, Any]
+    guided: bool
+    parameters: int
+
+
+class Nothing:
+    """A network that costs nothing: what it returns was there before. The two halves of a guided batch differ."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.output = torch.randn((2 * shape[0], *shape[1:]), generator=generator).to(device, dtype)
+
+    def __call__(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
+        return self.output[: x.shape[0]]
+
+
+def nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Workload:
+    """``shape``: of the whole batch, whose number of samples is fixed."""
+    labels = lambda n: {"class_label": torch.zeros(n, dtype=torch.int64, device=device)}  # noqa: E731
+    return Workload("none", Nothing(shape, dtype, device), shape[1:], NoiseSchedule.linear(), labels, {"class_label": 1}, True, 0)
+
+
+def bundled(dtype: torch.dtype, device: torch.device) -> Workload:
+    """The model that ttune ships, with its labels."""
+    denoiser = zoo.load("fashion", guidance_scale=2.0)
+    (module,) = denoiser.modules()
+    module.to(device, dtype)
+    assert denoiser.sample_shape is not None
+    assert denoiser.guidance is not None
+    labels = lambda n: {"class_label": torch.arange(n, device=device) % 10}  # noqa: E731
+    count = sum(p.numel() for p in module.parameters())
+    return Workload("bundled", module, denoiser.sample_shape, denoiser.noise, labels, denoiser.guidance.null, True, count)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def large(dtype: torch.dtype, device: torch.device) -> Workload:
+    """The U-Net of DDPM on CIFAR-10 (Ho et al. 2020, appendix B) with random weights: 35.7 million parameters."""
+    module = import_diffusers().UNet2DModel(
+        sample_size=32,
+        block_out_channels=(128, 256, 256, 256),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    module = module.eval().requires_grad_(False).to(device, dtype)
+    network = lambda x, tau, **conditions: module(x, tau).sample  # noqa: E731
+    count = sum(p.numel() for p in module.parameters())
+    return Workload("unet-35m", network, (3, 32, 32), NoiseSchedule.linear(), lambda n: {}, {}, False, count)

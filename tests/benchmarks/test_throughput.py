@@ -1,0 +1,153 @@
+"""The throughput benchmark works: gates, counts, files, comparison. That it is fast enough is not a test's business."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import changes, samplings, throughput, workloads
+from benchmarks.counts import count_on_cpu
+from benchmarks.samplings import Setting
+from ttune import ops
+
+CPU = torch.device("cpu")
+
+
+def measured(tmp_path: Path, *options: str) -> dict[str, Any]:
+    output = tmp_path / "throughput.json"
+    throughput.main(["--quick", "--quiet", "--output", str(output), *options])
+    return json.loads(output.read_text())
+
+
+def test_a_run_measures_every_cell_and_what_budgets_buy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = measured(tmp_path, "--steps", "1", "3", "--no-compile", "--sampler", "ddim", "--quality-samples", "8")
+    assert report["red"] == []
+    cells = {(c["network"], c["guided"], c["steps"]) for c in report["cells"]}
+    assert cells == {(network, guided, steps) for network in ("none", "bundled") for guided in (False, True) for steps in (1, 3)}
+    for cell in report["cells"]:
+        assert {"ttune, cpu", "ttune, reference", "eager"} <= set(cell["milliseconds"]) or not ops.backends()["cpu"]["available"]
+        assert set(cell["of_eager"]) == set(cell["milliseconds"]) - {"eager"}
+        assert all(0 < s["low"] <= s["median"] <= s["high"] for s in [*cell["milliseconds"].values(), *cell["of_eager"].values()])
+        assert all(value > 0 for value in cell["peak_bytes"].values())
+        assert all(value["launches"] > 0 for value in cell["counts"].values())
+    assert {q["steps"] for q in report["quality"] if q["label"].startswith("untuned")} == {1, 3}
+    assert {"ddim", "dpmpp_2m"} == {q["sampler"] for q in report["quality"] if q["label"] == "tuned"}
+    page = (tmp_path / "throughput.md").read_text()
+    assert page.count("| eager |") == len(report["cells"])
+    assert "not FID" in page
+    assert "eager" in capsys.readouterr().out
+
+
+def test_compiled_contestants_take_part_without_a_network(tmp_path: Path) -> None:
+    report = measured(tmp_path, "--steps", "2", "--network", "none", "--sampler", "dpmpp_2m", "--dtype", "float32")
+    assert all({"torch.compile", "ttune, compiled"} <= set(c["milliseconds"]) for c in report["cells"])
+
+
+def test_a_red_gate_gives_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = samplings.ddim_step
+    monkeypatch.setattr(samplings, "ddim_step", lambda x, outputs, c: right(x, outputs, c) * 1.01)
+    with pytest.raises(SystemExit) as exit_status:
+        measured(tmp_path, "--steps", "2", "--network", "none", "--sampler", "ddim", "--no-compile")
+    assert exit_status.value.code == 1
+    report = json.loads((tmp_path / "throughput.json").read_text())
+    assert report["cells"] == []
+    assert "eager: output 0 must be within" in report["red"][0][1]
+
+
+@pytest.mark.parametrize("sampler", samplings.SAMPLERS)
+@pytest.mark.parametrize("guided", [False, True])
+def test_all_contestants_arrive_at_the_same_image_in_float64(sampler: str, guided: bool) -> None:
+    shape = (2, 1, 4, 4)
+    workload = workloads.nothing(shape, torch.float64, CPU)
+    setting = Setting(workload, sampler, 5, shape, torch.float64, guided, CPU)
+    found, _ = samplings.samplings(setting, compile=False, peer=None)
+    x_T = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = found["ttune, reference"].call(x_T)
+    assert expected.abs().max() > 1
+    for name, sampling in found.items():
+        # diffusers and k-diffusion keep their tables in float32
+        tolerance = 1e-4 if name in ("diffusers", "k-diffusion", "eager") else 1e-12
+        torch.testing.assert_close(sampling.call(x_T), expected, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+TIME_TUNER = '''
+import torch
+class NoiseScheduleVP:
+    """The interface of the clone, not its code."""
+    def __init__(self, schedule, betas):
+        self.log_alphas = torch.cat([torch.zeros(1), (1 - betas.double()).log().cumsum(0) / 2])
+    def marginal_alpha(self, t):
+        return self.log_alphas[(t * 1000).round().long()].exp().float()
+class TimeTuner:
+    def __init__(self, model_fn, noise_schedule, device="cuda"):
+        self.model, self.noise = model_fn, noise_schedule
+    def ddim_step_fn(self, x, t, s):
+        a, b = self.noise.marginal_alpha(t), self.noise.marginal_alpha(s)
+        e = self.model(x, t.expand(len(x)), None, None)
+        x_0 = (x - (1 - a * a).sqrt() * e) / a
+        return b * x_0 + (1 - b * b).sqrt() * e, x_0
+'''
+
+
+def test_a_clone_takes_part(tmp_path: Path) -> None:
+    (tmp_path / "time_tuner.py").write_text(TIME_TUNER)
+    shape = (2, 1, 4, 4)
+    setting = Setting(workloads.nothing(shape, torch.float32, CPU), "ddim", 3, shape, torch.float32, True, CPU)
+    found, _ = samplings.samplings(setting, compile=False, peer=tmp_path)
+    throughput._check("time_tuner", found["time_tuner"], setting, torch.randn(shape))
+    with pytest.raises(ValueError, match="peer must be a folder with one of"):
+        samplings.samplings(setting, compile=False, peer=tmp_path / "nowhere")
+
+
+def test_calls_allocations_and_bytes_are_counted() -> None:
+    x = torch.ones(1000)
+
+    def call() -> None:
+        y = x + x  # 4,000 bytes
+        del y
+        torch.cat([x, x]).neg_()  # 8,000 bytes
+
+    counts, peak = count_on_cpu(call)
+    assert (counts.launches, counts.allocations, peak) == (3, 2, 8000)
+
+
+def result(median: float) -> dict[str, Any]:
+    spread = {"median": median, "low": median - 0.05, "high": median + 0.05}
+    cell = {"network": "none", "sampler": "ddim", "shape": [1, 3], "dtype": "float32", "guided": False, "steps": 4}
+    return {"machine": {"cpu": "x"}, "cells": [cell | {"of_eager": {"ttune, cpu": spread, "diffusers": copy.copy(spread)}}]}
+
+
+@pytest.mark.parametrize(("after", "said", "status"), [(0.5, "0 regressed, 0 improved", 0), (0.65, "REGRESSED", 1), (0.3, "improved ", 0)])
+def test_a_regression_beyond_its_spread_is_named(
+    tmp_path: Path, after: float, said: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, median in zip(paths, (0.52, after), strict=True):
+        path.write_text(json.dumps(result(median)))
+    with pytest.raises(SystemExit) as exit_status:
+        throughput.main(["--compare", *map(str, paths)])
+    assert exit_status.value.code == status
+    out = capsys.readouterr().out
+    assert said in out
+    assert "diffusers" not in out
+
+
+def test_commits_are_compared_by_the_results_that_they_have(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="'no-such-commit' is no file, and no commit that has"):
+        changes.compare_results("no-such-commit", "no-such-commit", "kernels-cpu.json")
+
+
+def test_under_pytest_benchmark(benchmark: Any) -> None:
+    """``pytest tests/benchmarks --benchmark-enable -k pytest_benchmark``: absolute times, for whoever tracks those."""
+    shape = (1, 3, 32, 32)
+    setting = Setting(workloads.nothing(shape, torch.float32, CPU), "dpmpp_2m", 8, shape, torch.float32, False, CPU)
+    found, _ = samplings.samplings(setting, compile=False, peer=None)
+    x_T = torch.randn(shape)
+    fastest = next(name for name in found if name.startswith("ttune"))
+    throughput._check(fastest, found[fastest], setting, x_T)
+    benchmark(lambda: found[fastest].call(x_T))
