@@ -1,6 +1,8 @@
-"""Measuring samples: feature extractors, Fréchet distances, paired errors, and the report of a comparison."""
+"""Measuring samples: feature extractors, distances between sets of images, paired errors, and the report of a comparison."""
 
-from ttune.evaluation.features import INCEPTION, FeatureExtractor, inception, lenet64, lenet64_train_statistics
+from ttune.evaluation.confidence import SplitInterval, split_interval
+from ttune.evaluation.efficientnet import efficientnet_lite0
+from ttune.evaluation.features import FeatureExtractor, lenet64, lenet64_train_statistics
 from ttune.evaluation.fid import (
     RatioInterval,
     fid,
@@ -10,6 +12,10 @@ from ttune.evaluation.fid import (
     paired_interval,
     rmse_to,
 )
+from ttune.evaluation.inception import INCEPTION, inception
+from ttune.evaluation.kid import kernel_distance, kernel_metric_name
+from ttune.evaluation.pixels import pooled_pixels
+from ttune.evaluation.precision_recall import Manifold, PrecisionRecall, precision_recall
 from ttune.evaluation.report import FrechetEntry, ReportRow, image_grid, print_table, save_grid, write_picture, write_report
 from ttune.evaluation.statistics import FeatureStatistics, StatisticsBuilder
 
@@ -18,21 +24,30 @@ __all__ = [
     "FeatureExtractor",
     "FeatureStatistics",
     "FrechetEntry",
+    "Manifold",
+    "PrecisionRecall",
     "RatioInterval",
     "ReportRow",
+    "SplitInterval",
     "StatisticsBuilder",
+    "efficientnet_lite0",
     "fid",
     "frechet_distance",
     "frechet_standard_error",
     "image_grid",
     "inception",
+    "kernel_distance",
+    "kernel_metric_name",
     "lenet64",
     "lenet64_train_statistics",
     "metric_name",
     "paired_interval",
+    "pooled_pixels",
+    "precision_recall",
     "print_table",
     "rmse_to",
     "save_grid",
+    "split_interval",
     "write_picture",
     "write_report",
 ]

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ttune.evaluation.features import INCEPTION, FeatureExtractor, check_images, inception
-from ttune.evaluation.statistics import FeatureStatistics, as_features
+from ttune.evaluation.features import FeatureExtractor, check_images
+from ttune.evaluation.inception import INCEPTION, inception
+from ttune.evaluation.statistics import BLOCK, FeatureStatistics, as_features
 
 # The 97.5 % quantile of the standard normal.
 _Z95 = 1.959963984540054
@@ -60,7 +61,7 @@ def _paired_statistics(
     """Both as statistics of the same features; an array carries no name and takes the other's."""
     name = next((x.features for x in (a, b) if isinstance(x, FeatureStatistics)), "unnamed")
     first, second = (
-        x if isinstance(x, FeatureStatistics) else FeatureStatistics.of_features(as_features(x, argument), name)
+        x if isinstance(x, FeatureStatistics) else FeatureStatistics.of_features(x, name, argument)
         for x, argument in zip((a, b), names, strict=True)
     )
     if first.features != second.features:
@@ -108,18 +109,26 @@ def frechet_standard_error(
     """
     if resamples < 2:
         raise ValueError(f"resamples: must be at least 2, got {resamples}")
-    x = as_features(features)
-    sample, real = (_gaussian(s.mean, s.covariance) for s in _paired_statistics(x, reference, ("features", "reference")))
+    sample, real = (_gaussian(s.mean, s.covariance) for s in _paired_statistics(features, reference, ("features", "reference")))
     generator = np.random.default_rng(seed)
     to_real, to_sample = np.empty(resamples), np.empty(resamples)
     for i in range(resamples):
-        weight = np.bincount(generator.integers(len(x), size=len(x)), minlength=len(x)).astype(np.float64)
-        mean = weight @ x / len(x)
-        centred = x - mean
-        resample = _gaussian(mean, (centred.T * weight) @ centred / (len(x) - 1))
+        weight = np.bincount(generator.integers(len(features), size=len(features)), minlength=len(features)).astype(np.float64)
+        resample = _gaussian(*_weighted_moments(features, weight))
         to_real[i], to_sample[i] = _distance(resample, real), _distance(resample, sample)
     quadratic = np.var(to_sample, ddof=1)
     return math.sqrt(max(np.var(to_real - to_sample, ddof=1) - quadratic, quadratic))
+
+
+def _weighted_moments(features: NDArray | Tensor, weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (F,) and unbiased covariance (F, F) where row i counts ``weight[i]`` times, a block of rows in memory at a time."""
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(features), BLOCK)]
+    mean = np.sum([weight[rows] @ as_features(features[rows]) for rows in blocks], axis=0) / weight.sum()
+    covariance = np.zeros((len(mean), len(mean)))
+    for rows in blocks:
+        centred = as_features(features[rows]) - mean
+        covariance += (centred.T * weight[rows]) @ centred
+    return mean, covariance / (weight.sum() - 1)
 
 
 def fid(images: Tensor, reference: FeatureStatistics | Tensor, *, features: FeatureExtractor | None = None) -> float:

@@ -17,6 +17,7 @@ FORMAT = "ttune.feature_statistics"
 VERSION = "1"
 # Above the rounding of a float64 sum over some 1e5 rows of 2048 features, far below any real asymmetry.
 _SYMMETRY = 1e-9
+BLOCK = 4096  # rows in float64 at a time, 64 MiB of 2048 features: arrays on disk are never in memory as a whole
 
 
 def as_features(features: NDArray | Tensor, argument: str = "features") -> NDArray[np.float64]:
@@ -38,6 +39,8 @@ def as_features(features: NDArray | Tensor, argument: str = "features") -> NDArr
 class FeatureStatistics:
     """Mean (F,) and unbiased covariance (F, F), both float64, of ``count`` feature vectors from the extractor ``features``.
 
+    ``count`` is None where a file from elsewhere does not say.
+
     Raises:
         ValueError: shapes that do not fit, values that are not finite, an asymmetric covariance or a negative
             variance, a count below 2, or an empty ``features`` name.
@@ -45,7 +48,7 @@ class FeatureStatistics:
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    count: int
+    count: int | None
     features: str
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class FeatureStatistics:
             raise ValueError(f"covariance: must be symmetric, got entries that differ by {asymmetry:g} from their transposes")
         if self.covariance.diagonal().min() < 0:
             raise ValueError(f"covariance: variances must be >= 0, got {self.covariance.diagonal().min():g}")
-        if self.count < 2:
+        if self.count is not None and self.count < 2:
             raise ValueError(f"count: must be at least 2, got {self.count}")
         if not self.features:
             raise ValueError("features: must name the feature extractor, got an empty string")
@@ -74,13 +77,17 @@ class FeatureStatistics:
             object.__setattr__(self, name, view)
 
     @classmethod
-    def of_features(cls, array: NDArray | Tensor, features: str) -> FeatureStatistics:
+    def of_features(cls, array: NDArray | Tensor, features: str, argument: str = "features") -> FeatureStatistics:
         """Statistics of the feature vectors ``array`` (N, F), N >= 2, made by the extractor named ``features``."""
-        return StatisticsBuilder(features).add(array).build()
+        builder = StatisticsBuilder(features)
+        for start in range(0, max(1, len(array)), BLOCK):
+            builder.add(array[start : start + BLOCK], argument)
+        return builder.build()
 
     def save(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
         """Write to ``path`` as safetensors, with ``metadata`` beside the count and the extractor's name."""
-        header = {**(metadata or {}), "format": FORMAT, "version": VERSION, "features": self.features, "count": str(self.count)}
+        header = {**(metadata or {}), "format": FORMAT, "version": VERSION, "features": self.features}
+        header["count"] = "unknown" if self.count is None else str(self.count)
         tensors = {"mean": np.ascontiguousarray(self.mean), "covariance": np.ascontiguousarray(self.covariance)}
         write_atomically(path, safetensors.numpy.save(tensors, header))
 
@@ -103,11 +110,12 @@ class FeatureStatistics:
                 f"path: must hold mean and covariance in format {FORMAT} {VERSION}, got {os.fspath(path)} with "
                 f"{sorted(tensors)} in format {header.get('format')} {header.get('version')}"
             )
-        if not header.get("count", "").isascii() or not header.get("count", "").isdigit():
+        count = header.get("count", "")
+        if count != "unknown" and not (count.isascii() and count.isdigit()):
             raise ValueError(f"count: must be a whole number, got {header.get('count')!r} in {os.fspath(path)}")
         if features is not None and header.get("features") != features:
             raise ValueError(f"features: must be {features!r}, got {header.get('features')!r} in {os.fspath(path)}")
-        return cls(tensors["mean"], tensors["covariance"], int(header["count"]), header.get("features", ""))
+        return cls(tensors["mean"], tensors["covariance"], None if count == "unknown" else int(count), header.get("features", ""))
 
 
 class StatisticsBuilder:
@@ -123,9 +131,9 @@ class StatisticsBuilder:
         self._mean: NDArray[np.float64] = np.zeros(0)  # (F,), once F is known
         self._scatter: NDArray[np.float64] = np.zeros((0, 0))  # sum of (x - mean)(x - mean)^T
 
-    def add(self, features: NDArray | Tensor) -> StatisticsBuilder:
+    def add(self, features: NDArray | Tensor, argument: str = "features") -> StatisticsBuilder:
         """Take in a chunk (N, F), N >= 0; returns the builder itself."""
-        chunk = as_features(features)
+        chunk = as_features(features, argument)
         if self._mean.size == 0:
             self._mean, self._scatter = np.zeros(chunk.shape[1]), np.zeros((chunk.shape[1], chunk.shape[1]))
         columns = len(self._mean)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ttune.evaluation.fid import frechet_distance
+from ttune.evaluation.pixels import pooled_features
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
@@ -124,16 +122,3 @@ def starts(ranked: list[Ranked], like: Schedule, count: int) -> list[Ranked]:
         if not gaps or min(gaps) > NEARLY_THE_SAME * like.noise.t_max:
             distinct.append(entry)
     return distinct[:count]
-
-
-def pooled_features(x: Tensor) -> np.ndarray:
-    """(n, <= 64) coarse features of any samples, for a guard against lost variance: averaged pixels of images, else a
-    fixed random projection. Not a perceptual distance; give ``features`` for that."""
-    if x.ndim == 4:
-        side = max(1, int((64 / x.shape[1]) ** 0.5))
-        x = F.adaptive_avg_pool2d(x.double(), (min(side, x.shape[2]), min(side, x.shape[3])))
-    flat = x.double().flatten(1)
-    if flat.shape[1] > 64:
-        directions = torch.randn(flat.shape[1], 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        flat = flat @ torch.linalg.qr(directions)[0].to(flat.device)
-    return flat.cpu().numpy()
