@@ -31,7 +31,9 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune, tune_budgets
     from ttune.variants import Variants
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from ttune.adapters import k_diffusion as k_diffusion
+else:
 
     def __getattr__(name: str) -> object:
         if name in adapters.ADAPTERS and find_spec("torch") is not None:

@@ -43,7 +43,7 @@ class Evaluation:
 
     def same_call(self, other: Evaluation) -> bool:
         """Whether both return the same outputs for the same state and time."""
-        return self.network is other.network and self.scale == other.scale
+        return (self.network is other.network or self.network == other.network) and self.scale == other.scale
 
 
 @dataclass
@@ -186,7 +186,7 @@ class Denoiser:
             identity["threshold"] = repr(self.threshold) if dataclasses.is_dataclass(self.threshold) else f"a function: {named}"
         if self.learned_variance:
             identity["learned_variance"] = True
-        if isinstance(self.network, Stitched):
+        if isinstance(self.network, Stitched) and self.network.switch_at:
             identity["switch_at"] = list(self.network.switch_at)
         if isinstance(self.network, Variants):
             identity["variants"] = len(self.network.networks)

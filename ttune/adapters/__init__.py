@@ -10,7 +10,7 @@ import importlib
 from types import ModuleType
 
 # ttune.NAME is ttune.adapters.NAME.
-ADAPTERS = ("diffusers", "dpm_solver", "edm", "exchange", "guided_diffusion", "hub", "k_diffusion", "onnx")
+ADAPTERS = ("diffusers", "dpm_solver", "edm", "exchange", "guided_diffusion", "hub", "k_diffusion", "latent_diffusion", "onnx")
 
 
 def load(name: str) -> ModuleType:

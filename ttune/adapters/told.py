@@ -17,9 +17,12 @@ from torch import Tensor
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 
-# Relative. Hosts come to their times by interpolation and powers in their own dtype: k-diffusion's sigma -> t -> sigma and EDM's rho = 7
-# grid lose up to 8 units in the last place of float32 (1e-6); half types are rounded once.
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+Unit = Callable[[Float64], ArrayLike]
+
+# Relative. Hosts come to their times by interpolation and powers in float32: k-diffusion's sigma -> t -> sigma and EDM's rho = 7 grid lose
+# up to 8 units in the last place (1e-6). That tables were float32 cannot be seen from a time in float64. Half types are rounded once.
+_TOLERANCE = 1e-5
+_HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 class Told:
@@ -28,7 +31,8 @@ class Told:
     ``stands`` and ``told`` (n_evaluations,) are in the host's own unit (sigma, index, …). The host calls the network
     ``calls_per_evaluation`` times at each (2 where classifier-free guidance is two calls; None: as often as it likes, where no two
     neighbouring evaluations stand at the same time). A run that begins again, with the first time, starts anew. ``unmatched``: what
-    happens where the host stands elsewhere: "raise", or "pass" the time through untouched.
+    happens where the host stands elsewhere: "raise", or "pass" the time through untouched. ``unit`` names what the host says, ``slack``
+    is what it may round by, in that unit, beyond its dtype.
 
     A call reads the time from its device: one synchronisation. Not for several threads at once.
     """
@@ -41,6 +45,7 @@ class Told:
         calls_per_evaluation: int | None = 1,
         unmatched: str = "raise",
         unit: str = "time",
+        slack: float = 0.0,
     ) -> None:
         self.stands, self.told = _times("stands", stands), _times("told", told)
         if len(self.stands) != len(self.told) or len(self.stands) == 0:
@@ -50,6 +55,7 @@ class Told:
         if unmatched not in ("raise", "pass"):
             raise ValueError(f"unmatched must be 'raise' or 'pass', got {unmatched!r}")
         self.calls_per_evaluation, self.unmatched, self.unit = calls_per_evaluation, unmatched, unit
+        self._slack = slack
         gaps = np.abs(np.diff(self.stands))
         # Near zero a relative tolerance is none; nothing smaller than the steps themselves has to be told apart.
         self._floor = float(gaps[gaps > 0].min()) if (gaps > 0).any() else 0.0
@@ -58,13 +64,16 @@ class Told:
     @staticmethod
     def of(
         schedule: Schedule,
-        unit: Callable[[Float64], ArrayLike] | None = None,
+        stands: Unit | None = None,
+        told: Unit | None = None,
         *,
-        name: str = "time",
+        unit: str = "time",
+        slack: float = 0.0,
         calls_per_evaluation: int | None = 1,
         unmatched: str = "raise",
     ) -> Told:
-        """For a host whose own sampler runs on the positions of ``schedule``; ``unit`` turns its times into the host's.
+        """For a host whose own sampler runs on the positions of ``schedule``. ``stands`` turns its times into what the host says,
+        ``told`` into what the network hears; both are the schedule's own unless given.
 
         ValueError for what the host's sampler cannot know: tuned coefficients, times per sample, variants of the network.
         """
@@ -75,9 +84,15 @@ class Told:
         }.items():
             if is_there:
                 raise ValueError(f"schedule must do without {what}; use ttune.sample for this one")
-        times, told = schedule.tableau().times, schedule.conditioning
-        stands, heard = (times, told) if unit is None else (unit(times), unit(told))
-        return Told(stands, heard, calls_per_evaluation=calls_per_evaluation, unmatched=unmatched, unit=name)
+        times, heard = schedule.tableau().times, schedule.conditioning
+        return Told(
+            times if stands is None else stands(times),
+            heard if told is None else told(heard),
+            calls_per_evaluation=calls_per_evaluation,
+            unmatched=unmatched,
+            unit=unit,
+            slack=slack,
+        )
 
     def reset(self) -> None:
         """Stand before the first evaluation again: after a run that was broken off."""
@@ -94,11 +109,7 @@ class Told:
         if given.is_complex() or given.dtype == torch.bool or given.numel() == 0:
             raise TypeError(f"time must be a number or a tensor of numbers, got {given.dtype} of shape {tuple(given.shape)}")
         values = given.detach().reshape(-1).double().cpu().numpy()
-        # A Python number, though made float32 by torch, is a double.
-        tolerance = 1e-9 if not isinstance(time, Tensor) else _TOLERANCES.get(given.dtype, 1e-9)
-        if not isinstance(time, Tensor):
-            values = np.array([float(time)])
-        found = self._follow(values, tolerance)
+        found = self._follow(values, _HALF.get(given.dtype, _TOLERANCE))
         if found is None:
             if self.unmatched == "pass":
                 return given
@@ -111,7 +122,7 @@ class Told:
         """The evaluation that a call at ``values`` belongs to and the number of calls there with it; None if to none."""
 
         def at(i: int) -> bool:
-            slack = tolerance * max(abs(self.stands[i]), self._floor)
+            slack = max(tolerance * max(abs(self.stands[i]), self._floor), self._slack)
             return bool((np.abs(values - self.stands[i]) <= slack).all())
 
         i, last = self.index, len(self.stands) - 1

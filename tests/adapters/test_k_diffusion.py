@@ -1,0 +1,176 @@
+"""k-diffusion's own samplers and wrappers, from the package itself, with a tuned schedule: the same samples as ttune's loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ttune
+from tests.adapters.k_diffusion_modules import modules
+from tests.adapters.small import Small, noise_like, tuned
+from ttune import NoiseSchedule
+
+VP = NoiseSchedule.scaled_linear()
+EDM = NoiseSchedule.edm(0.02, 80.0)
+X_T = noise_like(3, 2, 6, 6)
+# ttune's sampler, k-diffusion's function and what it is given
+SAMPLERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("euler", "sample_euler", {}),
+    ("heun", "sample_heun", {}),
+    ("kdpm_2", "sample_dpm_2", {}),
+    ("dpmpp_2m", "sample_dpmpp_2m", {}),
+    ("dpmpp_2s", "sample_dpmpp_2s_ancestral", {"eta": 0.0}),
+]
+
+
+def bars(kind: type[nn.Module], network: Any, quantize: bool = False) -> Any:
+    return kind(network, torch.from_numpy(VP.alpha(np.arange(1000.0)) ** 2), quantize=quantize)
+
+
+@pytest.mark.parametrize(("sampler", "function", "options"), SAMPLERS, ids=[row[1] for row in SAMPLERS])
+@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("kind", ["DiscreteEpsDDPMDenoiser", "DiscreteVDDPMDenoiser"])
+def test_discrete_models_sample_as_in_our_own_loop(kind: str, sampler: str, function: str, options: dict[str, Any], quantize: bool) -> None:
+    sampling, external, _ = modules()
+    network = Small(scale=1000)
+    model = bars(getattr(external, kind), network, quantize)
+    denoiser = ttune.k_diffusion.denoiser(model, noise=VP)
+    schedule = tuned(VP, sampler, 4, t_start=900.0)
+    mine = ttune.sample(denoiser, schedule, X_T)
+    network.heard.clear()
+    sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
+    theirs = getattr(sampling, function)(ttune.k_diffusion.wrap(model, schedule), ttune.k_diffusion.start(schedule, X_T), sigmas, **options)
+    np.testing.assert_allclose(network.heard, schedule.conditioning, rtol=1e-12)
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    # And the told times matter: untold it is another image.
+    untold = getattr(sampling, function)(model, ttune.k_diffusion.start(schedule, X_T), sigmas, **options)
+    assert (untold - theirs).abs().max() > 1e-3
+
+
+def test_preconditioned_models_keep_their_scalings_at_the_position() -> None:
+    sampling, _, layers = modules()
+    network = Small(scale=80)
+    model = layers.Denoiser(network, sigma_data=0.5)
+    denoiser = ttune.k_diffusion.denoiser(model, sigma_min=0.02, sigma_max=80.0)
+    assert denoiser.noise == EDM
+    schedule = tuned(EDM, "heun", 4, "karras")
+    mine = ttune.sample(denoiser, schedule, 80 * X_T)
+    sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
+    theirs = sampling.sample_heun(ttune.k_diffusion.wrap(model, schedule), ttune.k_diffusion.start(schedule, 80 * X_T), sigmas)
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    # One evaluation, by hand: c_in, c_skip and c_out of sigma = 2, the network told 3.
+    x, s2 = X_T, 2.0**2 + 0.25
+    D = 0.25 / s2 * x + 2 * 0.5 / s2**0.5 * network(x / s2**0.5, torch.full((3,), 3.0, dtype=torch.float64))
+    torch.testing.assert_close(denoiser(x, 2.0, 3.0), D)
+
+
+def test_the_model_is_the_same_before_and_after() -> None:
+    sampling, external, _ = modules()
+    network = Small(scale=1000)
+    model = bars(external.DiscreteEpsDDPMDenoiser, network)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    sigmas = model.get_sigmas(5)
+    before = sampling.sample_heun(model, X_T * sigmas[0], sigmas)
+    schedule = tuned(VP, "heun", 4)
+    wrapped = ttune.k_diffusion.wrap(model, schedule)
+    sampling.sample_heun(wrapped, ttune.k_diffusion.start(schedule, X_T), ttune.k_diffusion.sigmas(schedule))
+    assert model.inner_model is network
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(sampling.sample_heun(model, X_T * sigmas[0], sigmas), before)
+    assert wrapped.sigma_max == model.sigma_max  # other attributes are the model's own
+
+
+class Guided:
+    """Classifier-free guidance as scripts for k-diffusion write it, in two calls."""
+
+    def __init__(self, model: Any, scale: float) -> None:
+        self.model, self.scale = model, scale
+
+    def __call__(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        without = self.model(x, sigma, y=torch.zeros_like(y))
+        return without + self.scale * (self.model(x, sigma, y=y) - without)
+
+
+def test_guidance_in_two_calls() -> None:
+    sampling, external, _ = modules()
+    model = bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000))
+    denoiser = ttune.k_diffusion.denoiser(model, noise=VP, guidance=ttune.ClassifierFree(3.0, {"y": 0}))
+    schedule, labels = tuned(VP, "dpmpp_2m", 4), torch.tensor([1, 2, 3])
+    mine = ttune.sample(denoiser, schedule, X_T, conditions={"y": labels})
+    guided = Guided(ttune.k_diffusion.wrap(model, schedule, calls_per_evaluation=2), 3.0)
+    sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
+    theirs = sampling.sample_dpmpp_2m(guided, ttune.k_diffusion.start(schedule, X_T), sigmas, extra_args={"y": labels})
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+class CompVis(nn.Module):
+    """A latent diffusion model, as far as k-diffusion's wrapper of them looks at it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("alphas_cumprod", torch.from_numpy(VP.alpha(np.arange(1000.0)) ** 2))
+
+    def apply_model(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.network(x, t, cond)
+
+
+def test_models_that_are_called_by_apply_model() -> None:
+    sampling, external, _ = modules()
+    model = external.CompVisDenoiser(CompVis(Small(scale=1000)))
+    labels, schedule = torch.tensor([1, 2, 3]), tuned(VP, "euler", 4)
+    mine = ttune.sample(ttune.k_diffusion.denoiser(model, noise=VP), schedule, X_T, conditions={"cond": labels})
+    theirs = sampling.sample_euler(
+        ttune.k_diffusion.wrap(model, schedule),
+        ttune.k_diffusion.start(schedule, X_T),
+        ttune.k_diffusion.sigmas(schedule, torch.float64),
+        extra_args={"cond": labels},
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_float32_as_scripts_run_it() -> None:
+    sampling, external, _ = modules()
+    model = bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000, dtype=torch.float32)).float()
+    denoiser = ttune.k_diffusion.denoiser(model)  # its noise from the model's own float32 sigmas
+    schedule = tuned(denoiser.noise, "dpmpp_2m", 5)
+    mine = ttune.sample(denoiser, schedule, X_T.float())
+    start = ttune.k_diffusion.start(schedule, X_T.float())
+    theirs = sampling.sample_dpmpp_2m(ttune.k_diffusion.wrap(model, schedule), start, ttune.k_diffusion.sigmas(schedule))
+    assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
+
+
+def test_tuned_from_the_wrapper() -> None:
+    _, external, _ = modules()
+    denoiser = ttune.k_diffusion.denoiser(bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000)), noise=VP)
+    schedule = ttune.Schedule.build(VP, "ddim", 2, "log_snr")
+    settings = {"iterations": 1, "search_starts": False, "guard": False, "progress": False}
+    result = ttune.tune(denoiser, schedule, x_T=noise_like(8, 2, 6, 6), **settings)
+    assert result.holdout is not None
+    assert not np.array_equal(result.schedule.conditioning, schedule.conditioning)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    sampling, external, _ = modules()
+    model = bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000))
+    with pytest.raises(ValueError, match=r"schedule must have the model's noise levels: sigma at index \d+ is"):
+        ttune.k_diffusion.wrap(model, tuned(NoiseSchedule.linear(), "ddim", 3))
+    with pytest.raises(ValueError, match="must be for a discrete model of 1000 steps"):
+        ttune.k_diffusion.wrap(model, tuned(EDM, "euler", 3, "karras"))
+    with pytest.raises(TypeError, match="with an inner_model, got function"):
+        ttune.k_diffusion.wrap(lambda x, sigma: x, tuned(EDM, "euler", 3, "karras"))
+    with pytest.raises(ValueError, match="VDenoiser has a time of its own"):
+        ttune.k_diffusion.wrap(external.VDenoiser(Small()), tuned(EDM, "euler", 3, "karras"))
+    with pytest.raises(ValueError, match="it starts at 1"):
+        ttune.k_diffusion.sigmas(ttune.Schedule.build(NoiseSchedule.flow(), "euler", 3, "linspace"))
+    schedule = tuned(VP, "euler", 4)
+    wrapped = ttune.k_diffusion.wrap(model, schedule)
+    with pytest.raises(ValueError, match=r"sigma must be .* at evaluation 1 of 4, got"):
+        sampling.sample_euler(wrapped, X_T, model.get_sigmas(4))  # its own grid
+    with pytest.raises(ValueError, match=r"sigma must be .* at evaluation 1 of 4"):
+        sampling.sample_heun(wrapped, ttune.k_diffusion.start(schedule, X_T), ttune.k_diffusion.sigmas(schedule)[[0, 2, 3, 4]])
