@@ -42,6 +42,8 @@ class Endpoint:
     ``optimizer``: "backpropagation" (needs gradients of the network), "differences" (forward differences, black boxes), "broyden"
     (the same with a Jacobian every fourth iteration), "adam" (for comparison), or "auto": backpropagation where the
     network has gradients and there are more than a dozen parameters, else differences, by Broyden's method beyond that number.
+    ``together``: of differences and Broyden, so many perturbed runs share a call of the network; None: as many as keep the device busy,
+    fewer where memory runs out.
     ``also``: further schedules to start from, for example one tuned for a neighbouring budget.
     """
 
@@ -50,6 +52,7 @@ class Endpoint:
     iterations: int = 30
     search_starts: bool = True
     optimizer: str = "auto"
+    together: int | None = None
     also: tuple[Schedule, ...] = ()
 
     name: ClassVar[str] = "endpoint"
@@ -62,6 +65,8 @@ class Endpoint:
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        if self.together is not None and self.together < 1:
+            raise ValueError(f"together must be at least 1, got {self.together}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {list(OPTIMIZERS)}, got {self.optimizer!r}")
         for other in self.also:
@@ -91,6 +96,7 @@ class Endpoint:
             "search_starts": self.search_starts,
             "optimizer": self.optimizer,
             "also": [schedule.settings() for schedule in self.also],
+            **({} if self.together is None else {"together": self.together}),
         }
 
     def run(self, task: Task) -> Found:
@@ -198,7 +204,7 @@ class Run:
             return problem.by_first(STEP_SAMPLES, lambda few: difference_steps(few, self.parameters, theta).steps.tolist())
 
         steps = self.task.journal.piece(f"steps: {self.start.name}", measured)
-        return Differences(BROYDEN_STEPS if optimizer == "broyden" else 0, steps)
+        return Differences(BROYDEN_STEPS if optimizer == "broyden" else 0, steps, self.method.together)
 
     def _optimizer(self, problem: Problem) -> str:
         optimizer = self.method.optimizer

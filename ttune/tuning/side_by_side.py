@@ -1,0 +1,109 @@
+"""Several runs of one sampler from the same starting points, their network calls put into one batch where they can be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ttune.denoiser import Conditions, Denoiser, Evaluation
+from ttune.guidance import ClassifierFree
+from ttune.plan import Plan, Registers
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A run of ``plan`` from its evaluation ``first`` on, from ``registers``; ``outputs``: the network's there, where they are known."""
+
+    plan: Plan
+    registers: Registers
+    first: int = 0
+    outputs: Sequence[Tensor] | None = None
+
+    def alone(self, denoiser: Denoiser, conditions: Conditions) -> Tensor:
+        return self.plan.run(denoiser, self.registers, conditions, first=self.first, outputs=self.outputs)
+
+
+@dataclass
+class SideBySide:
+    """Runs at most ``limit`` at once, fewer from the first time on that memory ran out."""
+
+    limit: int
+    _told: bool = field(default=False, repr=False)
+
+    def __call__(self, denoiser: Denoiser, restarts: Sequence[Restart], conditions: Conditions) -> list[Tensor]:
+        """x_0 of every run, in their order: what :meth:`Plan.run` returns for each, up to the rounding of another batch size."""
+        done: list[Tensor] = []
+        if not _can_be_batched(denoiser):
+            self.limit = 1
+        while len(done) < len(restarts):
+            group = restarts[len(done) : len(done) + self.limit]
+            try:
+                done += [group[0].alone(denoiser, conditions)] if len(group) == 1 else _lockstep(denoiser, group, conditions)
+            except torch.OutOfMemoryError:
+                if len(group) == 1:
+                    raise
+                self.limit = len(group) // 2
+                if not self._told:
+                    warnings.warn(f"memory ran out with {len(group)} runs side by side: from here on {self.limit} at most", stacklevel=2)
+                    self._told = True
+        return done
+
+
+def _can_be_batched(denoiser: Denoiser) -> bool:
+    """Not where a null condition has rows of its own: there is one per sample of the original batch."""
+    guidance = denoiser.guidance
+    nulls = guidance.null.values() if isinstance(guidance, ClassifierFree) else ()
+    return not any(isinstance(null, Tensor) and null.ndim > 0 and null.shape[0] > 1 for null in nulls)
+
+
+def _lockstep(denoiser: Denoiser, restarts: Sequence[Restart], conditions: Conditions) -> list[Tensor]:
+    """Evaluation by evaluation; a run joins at its first."""
+    states = [dict(restart.registers) for restart in restarts]
+    for i, restart in enumerate(restarts):
+        if restart.first == 0 and restart.plan.start is not None:
+            states[i] = restart.plan.start(states[i], (), None, 0)
+    for i in range(len(restarts[0].plan.steps)):
+        known = {n: r.outputs for n, r in enumerate(restarts) if r.first == i and r.outputs is not None}
+        waiting = [n for n, r in enumerate(restarts) if r.first <= i and n not in known]
+        outputs = {**known, **_outputs(denoiser, restarts, states, waiting, i, conditions)}
+        for n, found in outputs.items():
+            states[n] = restarts[n].plan.advance(i, states[n], found)
+    return [state["x"] for state in states]
+
+
+def _outputs(
+    denoiser: Denoiser, restarts: Sequence[Restart], states: Sequence[Registers], waiting: Sequence[int], i: int, conditions: Conditions
+) -> dict[int, Sequence[Tensor]]:
+    """The network's outputs at evaluation ``i`` of those runs, in as few calls as the places where they stand allow."""
+    found: dict[int, Sequence[Tensor]] = {}
+    for group in _grouped(waiting, lambda n: restarts[n].plan.evaluations[i]):
+        xs = [states[n]["x"] for n in group]
+        batch = len(xs[0])
+        times = [_told(restarts[n].plan, i, x) for n, x in zip(group, xs, strict=True)]
+        repeated = {
+            k: torch.cat([v] * len(group)) if isinstance(v, Tensor) and v.ndim > 0 and v.shape[0] == batch else v
+            for k, v in conditions.items()
+        }
+        together = denoiser.outputs(torch.cat(xs), torch.cat(times), repeated, restarts[group[0]].plan.evaluations[i])
+        found |= {n: [o[j * batch : (j + 1) * batch] for o in together] for j, n in enumerate(group)}
+    return found
+
+
+def _grouped(runs: Sequence[int], evaluation: Callable[[int], Evaluation]) -> list[list[int]]:
+    """Those whose call of the network is the same: where guidance depends on the place, another place may be another call."""
+    groups: list[list[int]] = []
+    for n in runs:
+        like = next((group for group in groups if evaluation(group[0]).same_call(evaluation(n))), None)
+        groups.append([n]) if like is None else like.append(n)
+    return groups
+
+
+def _told(plan: Plan, i: int, x: Tensor) -> Tensor:
+    """(B,) what the network is told."""
+    told = plan.conditioning[i] if plan.shifting is None else plan.shifting(i, x)
+    tau = torch.as_tensor(told, dtype=torch.float64, device=x.device)
+    return tau.expand(len(x)) if tau.ndim == 0 else tau
