@@ -25,7 +25,7 @@ class Small(nn.Module):
         self.to(dtype)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        self.heard.append(float(t.reshape(-1)[0]))
+        self.heard.append(float(t.detach().reshape(-1)[0]))
         angle = (t.to(x.dtype) / self.scale)[:, None] * torch.arange(1, 9, dtype=x.dtype)
         hidden = self.first(x) + torch.sin(3 * angle)[:, :, None, None]
         if y is not None:

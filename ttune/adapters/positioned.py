@@ -26,7 +26,8 @@ class Standing:
 class Positioned(Stitched):
     """``networks[0](x, tau, position=..., **conditions)``: preconditioned networks (Karras et al. 2022, table 1) scale input and output
     by sigma, which must be that of the position however another time is told. Like :class:`ttune.Stitched`, another function at
-    every position; of one network.
+    every position; of one network. The output's derivative in the position is not known to backpropagation: positions are tuned by
+    differences.
     """
 
     def __init__(self, networks: Sequence[Callable[..., Tensor]], switch_at: Sequence[float] = ()) -> None:

@@ -1,0 +1,116 @@
+"""EDM's convention (its code is not on PyPI: tests/adapters/edm_convention.py stands for it) with a tuned schedule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import ttune
+from tests.adapters.edm_convention import EDMPrecond, VEPrecond, edm_sampler
+from tests.adapters.small import noise_like, tuned
+from ttune import NoiseSchedule
+
+NOISE = NoiseSchedule.edm()
+UNIT = noise_like(3, 2, 6, 6)
+LABELS = torch.eye(4, dtype=torch.float64)[[1, 2, 3]]
+
+
+@pytest.mark.parametrize("precond", [EDMPrecond, VEPrecond])
+@pytest.mark.parametrize("sampler", ["heun", "edm_heun"])
+def test_its_own_sampler_gives_the_samples_of_our_loop(precond: type[EDMPrecond], sampler: str) -> None:
+    net = precond()
+    denoiser = ttune.edm.denoiser(net)
+    assert denoiser.noise == NOISE
+    assert denoiser.sample_shape == (2, 6, 6)
+    schedule = tuned(NOISE, sampler, 4, "log_snr", t_start=60.0)  # not the grid that the sampler would make
+    mine = ttune.sample(denoiser, schedule, 80 * UNIT, conditions={"class_labels": LABELS})
+    before = edm_sampler(net, UNIT, LABELS, num_steps=4)
+    net.model.small.heard.clear()
+    with ttune.edm.apply(net, schedule):
+        theirs = edm_sampler(net, UNIT, LABELS, num_steps=4)
+        again = edm_sampler(net, UNIT, LABELS, num_steps=4)
+    heard = net.model.small.heard[: len(schedule.conditioning)]
+    c_noise = np.log(schedule.conditioning * (0.5 if precond is VEPrecond else 1)) / (1 if precond is VEPrecond else 4)
+    np.testing.assert_allclose(heard, c_noise, rtol=1e-12)
+    torch.testing.assert_close(theirs, mine, rtol=1e-10, atol=1e-10)
+    assert torch.equal(again, theirs)
+    assert torch.equal(edm_sampler(net, UNIT, LABELS, num_steps=4), before)
+    assert not net._forward_pre_hooks
+    assert not net.model._forward_pre_hooks
+    assert "round_sigma" not in net.__dict__
+    assert not any(name.startswith("_ttune") for name in net.__dict__)
+
+
+def test_only_the_noise_argument_changes() -> None:
+    net = EDMPrecond()
+    x, position, told = UNIT, 2.0, 3.0
+    total = (position**2 + 0.25) ** 0.5
+    c_noise = torch.full((3,), np.log(told) / 4, dtype=torch.float64)
+    D = 0.25 / total**2 * x + position * 0.5 / total * net.model(x / total, c_noise)
+    torch.testing.assert_close(ttune.edm.denoiser(net)(x, position, told), D, rtol=1e-12, atol=1e-12)
+    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [position, 0.0]).replace(conditioning=[told])):
+        torch.testing.assert_close(net(x, torch.tensor(position)), D, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(net(x=x, sigma=torch.tensor(position), class_labels=None), D, rtol=1e-12, atol=1e-12)
+
+
+def test_float32_nets_sample_alike() -> None:
+    net = EDMPrecond(torch.float32)
+    denoiser = ttune.edm.denoiser(net)
+    schedule = tuned(NOISE, "heun", 4, "karras")
+    mine = ttune.sample(denoiser, schedule, (80 * UNIT).float())
+    with ttune.edm.apply(net, schedule):
+        theirs = edm_sampler(net, UNIT, num_steps=4).float()
+    assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
+
+
+def test_tuned_with_gradients_in_the_told_time() -> None:
+    net = EDMPrecond()
+    denoiser = ttune.edm.denoiser(net)
+    x = 5 * UNIT
+    tau = torch.full((3,), 4.0, dtype=torch.float64, requires_grad=True)
+    standing = denoiser.network_at(5.0)
+    (gradient,) = torch.autograd.grad(standing(x, tau).sum(), tau)
+    h = 1e-6
+    difference = (standing(x, tau.detach() + h) - standing(x, tau.detach() - h)).flatten(1).sum(1) / (2 * h)
+    torch.testing.assert_close(gradient, difference, rtol=1e-6, atol=1e-6)
+    schedule = ttune.Schedule.build(denoiser.noise, "heun", 2, "karras")
+    # The scalings' derivative in the position is inside the network, where backpropagation does not see it: the check finds that out.
+    for optimizer, parameters in (("backpropagation", ("conditioning",)), ("auto", ("conditioning", "positions"))):
+        result = ttune.tune(
+            denoiser,
+            schedule,
+            x_T=80 * noise_like(8, 2, 6, 6),
+            iterations=1,
+            optimizer=optimizer,
+            tune=parameters,
+            search_starts=False,
+            guard=False,
+            progress=False,
+        )
+        assert not np.array_equal(result.schedule.conditioning, schedule.conditioning)
+    assert not net.model._forward_pre_hooks
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    net = EDMPrecond()
+    schedule = tuned(NOISE, "heun", 4)
+    with ttune.edm.apply(net, schedule):
+        with pytest.raises(ValueError, match="num_steps must be 4, the steps of the schedule that is applied to this net, got 5"):
+            edm_sampler(net, UNIT, num_steps=5)
+        with pytest.raises(ValueError, match="applied to this EDMPrecond already; remove it first"):
+            ttune.edm.apply(net, schedule)
+        with pytest.raises(ValueError, match=r"sigma must be 80 at evaluation 0 of 7, got 79\.5"):
+            net(UNIT, torch.tensor(79.5))
+    with pytest.raises(ValueError, match="no schedule is applied to this EDMPrecond"):
+        ttune.edm.remove(net)
+    with pytest.raises(ValueError, match=r"schedule must have sigma for its time \(NoiseSchedule.edm\), got DiscreteVP"):
+        ttune.edm.apply(net, tuned(NoiseSchedule.linear(), "ddim", 4))
+    with pytest.raises(TypeError, match=r"a module with a module net\.model, got Linear"):
+        ttune.edm.denoiser(torch.nn.Linear(2, 2))
+
+
+def test_a_compiled_loop_says_that_it_cannot() -> None:
+    denoiser = ttune.edm.denoiser(EDMPrecond())
+    with pytest.raises(ValueError, match="one graph for all steps needs one network"):
+        ttune.CompiledSampler(denoiser, tuned(denoiser.noise, "heun", 3), compile=False)

@@ -1,0 +1,157 @@
+"""NVlabs' EDM (Karras et al. 2022, arXiv 2206.00364): its preconditioned networks as denoisers, a tuned schedule in its own sampler.
+
+    denoiser = ttune.edm.denoiser(net)                          # tune this
+    with ttune.edm.apply(net, schedule):
+        images = edm_sampler(net, latents, class_labels, num_steps=schedule.steps)
+
+``net(x, sigma, class_labels)`` is D = c_skip x + c_out F(c_in x, c_noise). All but c_noise stay at the position: that one is replaced
+where ``net`` hands it to ``net.model``. Any of its preconditionings will do (EDM, VP, VE, iDDPM), and any net of that convention.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ttune.adapters.applied import Applied, overriding, refuse_twice, remove
+from ttune.adapters.positioned import Positioned
+from ttune.adapters.told import Told
+from ttune.denoiser import Denoiser
+from ttune.noise import NoiseSchedule
+from ttune.schedule import Schedule
+
+__all__ = ["apply", "denoiser", "remove"]
+
+
+def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.0, **settings: Any) -> Denoiser:
+    """A :class:`ttune.Denoiser` of ``net``, on ``NoiseSchedule.edm`` between the sigmas given and those that ``net`` knows.
+
+    ``class_labels`` are a condition; ``settings`` (guidance, name, …) go to the denoiser. The sample shape is ``net``'s own, where it
+    says ``img_channels`` and ``img_resolution``.
+    """
+    _checked(net)
+    low, high = max(sigma_min, float(getattr(net, "sigma_min", 0.0))), min(sigma_max, float(getattr(net, "sigma_max", float("inf"))))
+    if "sample_shape" not in settings and hasattr(net, "img_channels") and hasattr(net, "img_resolution"):
+        settings["sample_shape"] = (int(net.img_channels), int(net.img_resolution), int(net.img_resolution))  # pyright: ignore[reportArgumentType]
+    return Denoiser(Positioned([_Preconditioned(net)]), NoiseSchedule.edm(low, high), "sample", **settings)
+
+
+def apply(net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Applied:
+    """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` tell its network what the schedule says.
+
+    EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the positions of
+    the schedule (``num_steps`` must be ``schedule.steps``, a schedule that ends clean, with ``edm_heun`` or ``heun``; ``euler`` and
+    others for ``ablation_sampler`` likewise). Undone by :func:`remove`, or at the end of a ``with`` block.
+    ValueError for a schedule whose times are not sigma, or where one is applied already.
+    """
+    _checked(net)
+    refuse_twice(net)
+    if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.positions):
+        raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
+    told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
+    replaced = _Replaced(net)
+
+    def tell(_net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sigma = torch.as_tensor(kwargs["sigma"] if "sigma" in kwargs else args[1])
+        tau = told(sigma)
+        replaced.noise = None
+        if tau is not sigma:
+            arguments = {"x": args[0], **kwargs} if args else kwargs
+            own = {k: v for k, v in arguments.items() if k not in ("x", "sigma")} | dict(
+                zip(("class_labels", "force_fp32"), args[2:], strict=False)
+            )
+            replaced.noise = _heard(net, arguments["x"], tau, own)
+
+    undo = [net.register_forward_pre_hook(tell, with_kwargs=True).remove, replaced.hook()]
+    if hasattr(net, "round_sigma"):
+        undo.append(overriding(net, "round_sigma", _Positions(net.round_sigma, schedule)))
+    return Applied(net, told, undo)
+
+
+class _Positions:
+    """``net.round_sigma``: of a whole grid the schedule's positions instead, of one sigma what it was."""
+
+    def __init__(self, original: Any, schedule: Schedule) -> None:
+        self.original, self.schedule = original, schedule
+
+    def __call__(self, sigma: Any, *args: Any, **kwargs: Any) -> Any:
+        given = torch.as_tensor(sigma)
+        if given.ndim != 1 or args or kwargs:
+            # One sigma, on its way into the network: it stands at a position, which a table of the network's must not move.
+            return self.original(sigma, *args, **kwargs) if args or kwargs else given
+        positions = self.schedule.positions[self.schedule.positions > 0]
+        if len(given) != len(positions):
+            raise ValueError(f"num_steps must be {len(positions)}, the steps of the schedule that is applied to this net, got {len(given)}")
+        return torch.tensor(positions, dtype=given.dtype, device=given.device)
+
+
+class _Preconditioned(nn.Module):
+    """D of ``net`` that stands at sigma = ``position`` and whose network is told ``tau``."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, tau: Tensor, *, position: float, **conditions: Any) -> Tensor:
+        replaced = _Replaced(self.net, _heard(self.net, x, tau, conditions))
+        undo = replaced.hook()
+        try:
+            return self.net.forward(x, torch.full_like(tau, position), **conditions)
+        finally:
+            undo()
+
+
+class _Replaced:
+    """``noise`` in the place of the second argument of ``net.model``; None leaves it alone."""
+
+    def __init__(self, net: nn.Module, noise: Tensor | None = None) -> None:
+        self.model, self.noise = _model(net), noise
+
+    def hook(self) -> Any:
+        """Begin; the function that ends it."""
+        return self.model.register_forward_pre_hook(self, with_kwargs=True).remove
+
+    def __call__(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self.noise is None:
+            return None
+        if len(args) > 1:
+            return (args[0], self.noise.to(args[1].dtype), *args[2:]), kwargs
+        return args, {**kwargs, "noise_labels": self.noise.to(kwargs["noise_labels"].dtype)}
+
+
+class _Heard(Exception):
+    """Carries what the network would have been told, and spares its evaluation."""
+
+    def __init__(self, noise: Tensor) -> None:
+        self.noise = noise
+
+
+def _heard(net: nn.Module, x: Tensor, tau: Tensor, conditions: dict[str, Any]) -> Tensor:
+    """c_noise as ``net`` itself makes it of sigma = ``tau``: its formula is the net's own, and is run as far as it goes."""
+
+    def stop(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        raise _Heard(args[1] if len(args) > 1 else kwargs["noise_labels"])
+
+    # In front of another schedule's hook, which would replace it.
+    handle = _model(net).register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
+    try:
+        net.forward(x, tau, **conditions)
+    except _Heard as heard:
+        return heard.noise
+    finally:
+        handle.remove()
+    raise TypeError(f"net must call net.model(x, noise_labels, ...), as EDM's preconditioned networks do, got {type(net).__name__}")
+
+
+def _model(net: nn.Module) -> nn.Module:
+    return net.get_submodule("model")
+
+
+def _checked(net: Any) -> None:
+    if not isinstance(net, nn.Module) or not isinstance(getattr(net, "model", None), nn.Module):
+        raise TypeError(
+            f"net must be a preconditioned network of EDM's convention, a module with a module net.model, got {type(net).__name__}"
+        )
