@@ -1,6 +1,9 @@
 # Everything a developer runs. `make demo` and `make test` set up .venv on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+# Other people's samplers that the tests of ttune/adapters run. Without what they ask for: another torch among it, and much that these parts
+# of them do not use. Tests skip what is not there.
+HOSTS := k-diffusion stable-diffusion-sdkit guided-diffusion-sdk einops
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: install demo figures compare test bench lint format sanitize clean
@@ -11,6 +14,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -c constraints.txt torch numpy "setuptools>=77" wheel cmake ninja pybind11
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(PIP) install -q -c constraints.txt --no-build-isolation --no-deps $(HOSTS)
 	touch $@
 
 demo: install

@@ -32,8 +32,11 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.variants import Variants
 
 if TYPE_CHECKING:
+    from ttune.adapters import dpm_solver as dpm_solver
     from ttune.adapters import edm as edm
+    from ttune.adapters import guided_diffusion as guided_diffusion
     from ttune.adapters import k_diffusion as k_diffusion
+    from ttune.adapters import latent_diffusion as latent_diffusion
 else:
 
     def __getattr__(name: str) -> object:

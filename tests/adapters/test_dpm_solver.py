@@ -1,0 +1,112 @@
+"""LuChengTHU's DPM_Solver (the copy in the package stable-diffusion-sdkit), with a tuned schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ttune
+from tests.adapters.small import Small, noise_like, tuned
+from ttune import NoiseSchedule
+
+dpm = pytest.importorskip("ldm.models.diffusion.dpm_solver.dpm_solver", reason="stable-diffusion-sdkit is not installed (--no-deps)")
+
+X_T = noise_like(3, 2, 6, 6)
+
+
+@pytest.fixture(autouse=True)
+def in_float64() -> Iterator[None]:
+    """Its tables and grids are in torch's default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def discrete(steps: int = 1000) -> Any:
+    noise = NoiseSchedule.linear(steps, 0.1 / steps, 20 / steps)
+    return dpm.NoiseScheduleVP("discrete", alphas_cumprod=torch.from_numpy(noise.alpha(np.arange(float(steps))) ** 2))
+
+
+CASES = [("dpmpp_2m", True, {}), ("dpmpp_3m", True, {}), ("dpm_solver_multistep", False, {"order": 2}), ("dpm_solver_1", False, {})]
+
+
+@pytest.mark.parametrize("final", ["zero", "min"])
+@pytest.mark.parametrize("kind", ["noise", "x_start", "v"])
+@pytest.mark.parametrize(("sampler", "predict_x0", "options"), CASES, ids=[case[0] for case in CASES])
+def test_it_gives_the_samples_of_our_loop(sampler: str, predict_x0: bool, options: dict[str, Any], kind: str, final: str) -> None:
+    ns, network = discrete(), Small(scale=1000)
+    denoiser = ttune.dpm_solver.denoiser(network, ns, kind)
+    schedule = tuned(denoiser.noise, sampler, 6, "log_snr", final=final, options=options, t_start=950.0)
+    mine = ttune.sample(denoiser, schedule, X_T)
+    network.heard.clear()
+    told = ttune.dpm_solver.wrap(network, ns, schedule)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns, model_type=kind), ns, predict_x0=predict_x0)
+    with ttune.dpm_solver.apply(solver, schedule):
+        theirs = solver.sample(X_T, **ttune.dpm_solver.arguments(schedule, ns))
+    np.testing.assert_allclose(network.heard, schedule.conditioning, rtol=1e-12)
+    torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-5)
+    assert "get_time_steps" not in solver.__dict__
+
+
+def test_other_numbers_of_steps_and_continuous_time() -> None:
+    for ns in (discrete(400), dpm.NoiseScheduleVP("linear")):
+        network = Small(scale=1000 if ns.schedule == "discrete" else 1)
+        denoiser = ttune.dpm_solver.denoiser(network, ns)
+        schedule = tuned(denoiser.noise, "dpmpp_2m", 5, "log_snr", final="min")
+        mine = ttune.sample(denoiser, schedule, X_T)
+        solver = dpm.DPM_Solver(dpm.model_wrapper(ttune.dpm_solver.wrap(network, ns, schedule), ns), ns, predict_x0=True)
+        with ttune.dpm_solver.apply(solver, schedule):
+            theirs = solver.sample(X_T, **ttune.dpm_solver.arguments(schedule, ns))
+        torch.testing.assert_close(theirs, mine, rtol=1e-6, atol=1e-6)
+
+
+def test_guidance_by_the_host_and_float32() -> None:
+    torch.set_default_dtype(torch.float32)
+    ns, network = discrete(), Small(scale=1000, dtype=torch.float32)
+    ns = dpm.NoiseScheduleVP("discrete", alphas_cumprod=torch.exp(2 * ns.log_alpha_array.reshape(-1)).float())
+    denoiser = ttune.dpm_solver.denoiser(lambda x, t, cond: network(x, t, cond), ns, guidance=ttune.ClassifierFree(3.0, {"cond": 0}))
+    schedule, labels = tuned(denoiser.noise, "dpmpp_2m", 5), torch.tensor([1, 2, 3])
+    mine = ttune.sample(denoiser, schedule, X_T.float(), conditions={"cond": labels})
+    guidance = {"condition": labels, "unconditional_condition": torch.zeros_like(labels), "guidance_scale": 3.0}
+    told = ttune.dpm_solver.wrap(network, ns, schedule)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns, guidance_type="classifier-free", **guidance), ns, predict_x0=True)
+    with ttune.dpm_solver.apply(solver, schedule):
+        theirs = solver.sample(X_T.float(), **ttune.dpm_solver.arguments(schedule, ns))
+    # Its alphas come from tables of float32 through logarithms.
+    assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
+
+
+def test_the_solver_is_the_same_before_and_after() -> None:
+    ns, network = discrete(), Small(scale=1000)
+    schedule = tuned(ttune.dpm_solver.noise(ns), "dpmpp_2m", 5)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(network, ns), ns, predict_x0=True)
+    before = solver.sample(X_T, steps=5, order=2, method="multistep")
+    with ttune.dpm_solver.apply(solver, schedule):
+        pass
+    assert torch.equal(solver.sample(X_T, steps=5, order=2, method="multistep"), before)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    ns, network = discrete(), Small(scale=1000)
+    noise = ttune.dpm_solver.noise(ns)
+    with pytest.raises(ValueError, match="the multistep solvers of DPM_Solver, got 'heun'"):
+        ttune.dpm_solver.arguments(tuned(noise, "heun", 3), ns)
+    with pytest.raises(ValueError, match="at least 4 steps for a solver of order 3, got 3"):
+        ttune.dpm_solver.arguments(tuned(noise, "dpmpp_3m", 3), ns)
+    with pytest.raises(ValueError, match="lowers its order otherwise"):
+        ttune.dpm_solver.arguments(tuned(noise, "dpmpp_2m", 20, lower_order_final=True), ns)
+    with pytest.raises(ValueError, match="its noise schedule is not the solver's"):
+        ttune.dpm_solver.wrap(network, ns, tuned(NoiseSchedule.cosine(), "dpmpp_2m", 4))
+    with pytest.raises(ValueError, match="must be 'discrete' or 'linear', got 'cosine'"):
+        ttune.dpm_solver.noise(dpm.NoiseScheduleVP("cosine"))
+    schedule = tuned(noise, "dpmpp_2m", 5)
+    told = ttune.dpm_solver.wrap(network, ns, schedule)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns), ns, predict_x0=True)
+    with ttune.dpm_solver.apply(solver, schedule), pytest.raises(ValueError, match=r"steps must be 4, as in ttune\.dpm_solver\.arguments"):
+        solver.sample(X_T, steps=7, order=2, method="multistep")
+    with pytest.raises(ValueError, match="t_input must be"):  # its own grid
+        solver.sample(X_T, steps=5, order=2, method="multistep", skip_type="time_quadratic")

@@ -1,0 +1,125 @@
+"""guided-diffusion's own samplers (the package guided-diffusion-sdk, OpenAI's code), with a tuned schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ttune
+from tests.adapters.small import Small, noise_like, tuned
+from ttune import NoiseSchedule
+
+gaussian = pytest.importorskip("guided_diffusion.gaussian_diffusion", reason="guided-diffusion-sdk is not installed (--no-deps)")
+respace = pytest.importorskip("guided_diffusion.respace")
+
+X_T = noise_like(3, 2, 6, 6)
+LABELS = {"y": torch.tensor([1, 2, 3])}
+
+
+def diffusion(steps: int = 1000, keep: Any = None, rescale: bool = False, mean: str = "EPSILON", var: str = "FIXED_SMALL") -> Any:
+    return respace.SpacedDiffusion(
+        use_timesteps=range(steps) if keep is None else keep,
+        betas=np.linspace(0.1 / steps, 20 / steps, steps),
+        model_mean_type=gaussian.ModelMeanType[mean],
+        model_var_type=gaussian.ModelVarType[var],
+        loss_type=gaussian.LossType.MSE,
+        rescale_timesteps=rescale,
+    )
+
+
+def close(mine: Tensor, theirs: Tensor) -> None:
+    # Its tables are float32 on their way to the tensors.
+    assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("steps", "rescale"), [(1000, False), (1000, True), (400, True)])
+@pytest.mark.parametrize("mean", ["EPSILON", "START_X"])
+def test_ddim_gives_the_samples_of_our_loop(mean: str, steps: int, rescale: bool, clip: bool) -> None:
+    model, whole = Small(scale=1000), diffusion(steps, rescale=rescale, mean=mean)
+    denoiser = ttune.guided_diffusion.denoiser(model, whole, clip_denoised=clip)
+    schedule = tuned(denoiser.noise, "ddim", 4, "log_snr", t_start=0.9 * steps)
+    assert (schedule.positions[1:3] % 1 != 0).all()
+    mine = ttune.sample(denoiser, schedule, X_T, conditions=LABELS)
+    before = whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS) if steps == 400 else None
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule)
+    assert type(spaced) is gaussian.GaussianDiffusion
+    model.heard.clear()
+    theirs = spaced.ddim_sample_loop(model, X_T.shape, noise=X_T, clip_denoised=clip, model_kwargs=LABELS)
+    np.testing.assert_allclose(model.heard, schedule.conditioning * (1000 / steps if rescale else 1), rtol=1e-12)
+    close(mine, theirs)
+    with pytest.raises(ValueError, match="the model's time must be"):
+        whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS)
+    ttune.guided_diffusion.remove(model)
+    assert not model._forward_pre_hooks
+    if before is not None:
+        assert torch.equal(whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS), before)
+
+
+@pytest.mark.parametrize(
+    ("var", "variance"), [("FIXED_SMALL", "fixed_small"), ("FIXED_LARGE", "fixed_large"), ("LEARNED_RANGE", "learned_range")]
+)
+def test_ddpm_has_the_variance_of_our_loop(var: str, variance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, whole = Small(out=4 if var == "LEARNED_RANGE" else 2, scale=1000), diffusion(var=var)
+    denoiser = ttune.guided_diffusion.denoiser(model, whole)
+    schedule = tuned(denoiser.noise, "ddpm", 4, options={"variance": variance})
+    seeds = torch.arange(3)
+    mine = ttune.sample(denoiser, schedule, X_T, seeds=seeds)
+    draws = iter(range(5))
+    draw = lambda x: ttune.ops.philox_normal(x.shape[1:], seeds, draw=next(draws), dtype=x.dtype)  # noqa: E731
+    monkeypatch.setattr(gaussian.th, "randn_like", draw)
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule)
+    close(mine, spaced.p_sample_loop(model, X_T.shape, noise=X_T))
+
+
+def test_a_classifier_is_given_the_position() -> None:
+    model, whole, seen = Small(scale=1000), diffusion(), []
+    schedule = tuned(ttune.guided_diffusion.noise(whole), "ddim", 3)
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule)
+
+    def gradient(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    spaced.ddim_sample_loop(model, X_T.shape, noise=X_T, cond_fn=gradient, model_kwargs={})
+    np.testing.assert_allclose(seen, schedule.positions[:-1], rtol=1e-12)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    model, whole = Small(scale=1000), diffusion()
+    noise = ttune.guided_diffusion.noise(whole)
+    with pytest.raises(ValueError, match=r"must have all 1000 steps of the training, got 10 of them"):
+        ttune.guided_diffusion.denoiser(model, diffusion(keep=range(0, 1000, 100)))
+    with pytest.raises(ValueError, match="its noise schedule is not the diffusion's"):
+        ttune.guided_diffusion.apply(model, whole, tuned(NoiseSchedule.cosine(), "ddim", 3))
+    with pytest.raises(ValueError, match=r"one of \['ddim', 'ddpm'\], the samplers of guided-diffusion, got 'heun'"):
+        ttune.guided_diffusion.apply(model, whole, tuned(noise, "heun", 3))
+    with pytest.raises(ValueError, match="schedule must end clean"):
+        ttune.guided_diffusion.apply(model, whole, tuned(noise, "ddim", 3, final="min"))
+    with pytest.raises(ValueError, match=r"model_mean_type must be one of .* got PREVIOUS_X"):
+        ttune.guided_diffusion.denoiser(model, diffusion(mean="PREVIOUS_X"))
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
+        ttune.guided_diffusion.apply(lambda x, t: x, whole, tuned(noise, "ddim", 3))
+
+
+class Named(nn.Module):
+    """A model that is called by name, as improved-diffusion's own scripts may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = Small(scale=1000)
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.small(x, timesteps, y)
+
+
+def test_a_time_that_is_passed_by_name() -> None:
+    model, whole = Named(), diffusion()
+    schedule = tuned(ttune.guided_diffusion.noise(whole), "ddim", 3)
+    ttune.guided_diffusion.apply(model, whole, schedule)
+    model(X_T, timesteps=torch.full((3,), float(schedule.positions[0])))
+    assert model.small.heard == pytest.approx([schedule.conditioning[0]])

@@ -1,0 +1,120 @@
+"""Latent diffusion's own DDIM and PLMS samplers (the package stable-diffusion-sdkit: CompVis' and Stability's code)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ttune
+from tests.adapters.small import Small, noise_like, tuned
+from ttune import NoiseSchedule
+
+ddim = pytest.importorskip("ldm.models.diffusion.ddim", reason="stable-diffusion-sdkit is not installed (--no-deps)")
+plms = pytest.importorskip("ldm.models.diffusion.plms")
+
+NOISE = NoiseSchedule.scaled_linear()
+X_T = noise_like(3, 2, 6, 6, dtype=torch.float32)
+C, UC = torch.tensor([1, 2, 3]), torch.zeros(3, dtype=torch.long)
+
+
+class Latent(nn.Module):
+    """As much of ``LatentDiffusion`` as its samplers look at."""
+
+    device, num_timesteps, channels, image_size = torch.device("cpu"), 1000, 2, 6
+
+    def __init__(self, parameterization: str = "eps") -> None:
+        super().__init__()
+        self.parameterization = parameterization
+        self.network = Small(scale=1000, dtype=torch.float32)
+        bars = torch.from_numpy(NOISE.alpha(np.arange(1000.0)) ** 2)
+        before = torch.cat([torch.ones(1, dtype=bars.dtype), bars[:-1]])
+        for name, table in {"alphas_cumprod": bars, "alphas_cumprod_prev": before, "betas": 1 - bars / before}.items():
+            self.register_buffer(name, table.float())
+
+    def apply_model(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return self.network(x, t, c)
+
+    def predict_start_from_z_and_v(self, x: Tensor, t: Tensor, v: Tensor) -> Tensor:
+        bar = self.alphas_cumprod[t][:, None, None, None]
+        return bar.sqrt() * x - (1 - bar).sqrt() * v
+
+    def predict_eps_from_z_and_v(self, x: Tensor, t: Tensor, v: Tensor) -> Tensor:
+        bar = self.alphas_cumprod[t][:, None, None, None]
+        return bar.sqrt() * v + (1 - bar).sqrt() * x
+
+
+def sampled(sampler: Any, steps: int, scale: float = 2.0, **kwargs: Any) -> Tensor:
+    return sampler.sample(
+        steps,
+        3,
+        (2, 6, 6),
+        C,
+        x_T=X_T,
+        verbose=False,
+        unconditional_guidance_scale=scale,
+        unconditional_conditioning=UC,
+        **kwargs,
+    )[0]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("DDIMSampler", "ddim"), ("PLMSSampler", "pndm")])
+def test_its_samplers_give_the_samples_of_our_loop(kind: str, name: str) -> None:
+    model = Latent()
+    sampler = getattr(ddim if name == "ddim" else plms, kind)(model)
+    guidance = ttune.ClassifierFree(2.0, {"c": 0})
+    denoiser = ttune.latent_diffusion.denoiser(model, guidance=guidance)
+    assert denoiser.sample_shape == (2, 6, 6)
+    options = {"full_order_to_clean": True} if name == "pndm" else {}
+    schedule = tuned(denoiser.noise, name, 5, t_start=950.0, options=options)
+    mine = ttune.sample(denoiser, schedule, X_T, conditions={"c": C})
+    before = sampled(sampler, 5)
+    model.network.heard.clear()
+    with ttune.latent_diffusion.apply(sampler, schedule):
+        theirs = sampled(sampler, 5)
+    np.testing.assert_allclose(model.network.heard, schedule.conditioning, rtol=1e-6)
+    assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
+    assert torch.equal(sampled(sampler, 5), before)
+    assert "apply_model" not in model.__dict__
+    assert "make_schedule" not in sampler.__dict__
+
+
+def test_v_models_at_whole_positions() -> None:
+    model = Latent("v")
+    sampler = ddim.DDIMSampler(model)
+    denoiser = ttune.latent_diffusion.denoiser(model, guidance=ttune.ClassifierFree(2.0, {"c": 0}))
+    fractional = tuned(denoiser.noise, "ddim", 4)
+    with pytest.raises(ValueError, match="positions must be whole for a model that predicts v"):
+        ttune.latent_diffusion.apply(sampler, fractional)
+    schedule = fractional.replace(positions=np.round(fractional.positions), conditioning=fractional.conditioning)
+    mine = ttune.sample(denoiser, schedule, X_T, conditions={"c": C})
+    with ttune.latent_diffusion.apply(sampler, schedule):
+        theirs = sampled(sampler, 4)
+    assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
+
+
+class Holder:
+    """Has a model and is no sampler of theirs."""
+
+    def __init__(self, model: Latent) -> None:
+        self.model = model
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    model = Latent()
+    sampler, noise = ddim.DDIMSampler(model), ttune.latent_diffusion.noise(model)
+    schedule = tuned(noise, "ddim", 4)
+    with ttune.latent_diffusion.apply(sampler, schedule):
+        with pytest.raises(ValueError, match="S must be 4, as in the schedule that is applied to this sampler, got 5"):
+            sampled(sampler, 5)
+        with pytest.raises(ValueError, match=r"eta must be 0\.0, as in the schedule that is applied to this sampler, got 0\.5"):
+            sampled(sampler, 4, eta=0.5)
+    with pytest.raises(ValueError, match="schedule must be for 'ddim', the solver of DDIMSampler, got 'pndm'"):
+        ttune.latent_diffusion.apply(sampler, tuned(noise, "pndm", 4))
+    with pytest.raises(ValueError, match="its noise schedule is not the model's"):
+        ttune.latent_diffusion.apply(sampler, tuned(NoiseSchedule.linear(), "ddim", 4))
+    with pytest.raises(TypeError, match="sampler must be a DDIMSampler or PLMSSampler of latent diffusion, got Holder"):
+        ttune.latent_diffusion.apply(Holder(model), schedule)

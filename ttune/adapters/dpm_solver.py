@@ -1,0 +1,159 @@
+"""LuChengTHU's DPM-Solver (and the copies of it in Stable Diffusion's code): a tuned schedule in ``DPM_Solver.sample``.
+
+    told = ttune.dpm_solver.wrap(network, noise_schedule, schedule)
+    solver = DPM_Solver(model_wrapper(told, noise_schedule, model_type="noise"), noise_schedule, algorithm_type="dpmsolver++")
+    with ttune.dpm_solver.apply(solver, schedule):
+        x_0 = solver.sample(x_T, **ttune.dpm_solver.arguments(schedule, noise_schedule))
+
+The network is told before ``model_wrapper``, so that the conversions that this does stay at the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ttune.adapters.applied import Applied, overriding, refuse_twice, remove
+from ttune.adapters.told import Told
+from ttune.denoiser import Denoiser
+from ttune.noise import Float64, NoiseSchedule
+from ttune.schedule import Schedule
+
+__all__ = ["apply", "arguments", "denoiser", "noise", "remove", "wrap"]
+
+_PREDICTIONS = {"noise": "epsilon", "x_start": "sample", "v": "v_prediction", "score": "score"}  # of model_type
+# ttune's sampler -> its order; None where that is an option of the schedule's
+_ORDERS = {"ddim": 1, "dpm_solver_1": 1, "dpmpp_2m": 2, "dpmpp_3m": 3, "dpm_solver_multistep": None}
+
+
+def noise(noise_schedule: Any) -> NoiseSchedule:
+    """A ``NoiseScheduleVP`` as a :class:`ttune.NoiseSchedule`: "discrete" by its table, "linear" as continuous VP."""
+    if noise_schedule.schedule == "discrete":
+        return NoiseSchedule.from_alphas_cumprod(np.exp(2 * _table(noise_schedule)))
+    if noise_schedule.schedule == "linear":
+        return NoiseSchedule.continuous_vp(float(noise_schedule.beta_0), float(noise_schedule.beta_1))
+    raise ValueError(f"noise_schedule must be 'discrete' or 'linear', got {noise_schedule.schedule!r}, which ttune has no name for")
+
+
+def denoiser(network: Callable[..., Tensor], noise_schedule: Any, model_type: str = "noise", **settings: Any) -> Denoiser:
+    """A :class:`ttune.Denoiser` of the ``network`` that ``model_wrapper`` is given; ``settings`` go to it.
+
+    The network is told what the host tells it: for N discrete steps index · 1000 / N.
+    """
+    if model_type not in _PREDICTIONS:
+        raise ValueError(f"model_type must be one of {sorted(_PREDICTIONS)}, got {model_type!r}")
+    scale = _scale(noise_schedule)
+    told = network if scale == 1 else lambda x, tau, **conditions: network(x, tau * scale, **conditions)
+    return Denoiser(told, noise(noise_schedule), _PREDICTIONS[model_type], **settings)
+
+
+def wrap(
+    network: Callable[..., Tensor],
+    noise_schedule: Any,
+    schedule: Schedule,
+    *,
+    calls_per_evaluation: int | None = 1,
+    unmatched: str = "raise",
+) -> Callable[..., Tensor]:
+    """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for :class:`ttune.adapters.told.Told`."""
+    _check_noise(schedule, noise_schedule)
+    scale = _scale(noise_schedule)
+    told = Told.of(
+        schedule,
+        lambda t: scale * t,
+        lambda t: scale * t,
+        unit="t_input",
+        slack=1e-3 if scale != 0 and schedule.noise.discrete_steps else 1e-6,  # (t - 1/N) 1000 cancels in float32
+        calls_per_evaluation=calls_per_evaluation,
+        unmatched=unmatched,
+    )
+
+    def tell(x: Tensor, t_input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return network(x, told(t_input), *args, **kwargs)
+
+    return tell
+
+
+def apply(solver: Any, schedule: Schedule) -> Applied:
+    """Make ``solver`` step on the positions of ``schedule``; give its ``sample`` the :func:`arguments`.
+
+    Undone by ``remove(solver)``, or at the end of a ``with`` block.
+    """
+    refuse_twice(solver)
+    _check_noise(schedule, solver.noise_schedule)
+    times = _continuous(schedule.noise, _stepped(schedule))
+
+    def get_time_steps(skip_type: str, t_T: float, t_0: float, N: int, device: Any) -> Tensor:
+        if len(times) != N + 1:
+            raise ValueError(f"steps must be {len(times) - 1}, as in ttune.dpm_solver.arguments of the schedule that is applied, got {N}")
+        return torch.tensor(times, dtype=torch.get_default_dtype(), device=device)
+
+    return Applied(solver, Told.of(schedule), [overriding(solver, "get_time_steps", get_time_steps)])
+
+
+def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
+    """What ``DPM_Solver.sample`` must be given for ``schedule``: steps, ends, order, method.
+
+    A schedule that ends clean is one step less and ``denoise_to_zero``. The solver itself must be of the schedule's kind
+    (``algorithm_type="dpmsolver++"``, once ``predict_x0=True``, for dpmpp_2m and dpmpp_3m; "dpmsolver" for dpm_solver_multistep).
+    ValueError for a sampler that it does not have.
+    """
+    _check_noise(schedule, noise_schedule)
+    if schedule.sampler not in _ORDERS:
+        raise ValueError(f"schedule must be for one of {sorted(_ORDERS)}, the multistep solvers of DPM_Solver, got {schedule.sampler!r}")
+    order = _ORDERS[schedule.sampler] or int(schedule.options.get("order", 2))  # pyright: ignore[reportArgumentType]
+    positions = _stepped(schedule)
+    steps = len(positions) - 1
+    if steps < order:
+        raise ValueError(
+            f"schedule must have at least {order + schedule.steps - steps} steps for a solver of order {order}, got {schedule.steps}"
+        )
+    clean = steps < schedule.steps
+    if schedule.lower_order_final and (steps >= 15 or (clean and order > 2)):
+        raise ValueError(
+            f"schedule: with lower_order_final this solver lowers its order otherwise from 15 steps on, or before a clean end, got "
+            f"{schedule.steps} steps of order {order}; build one with lower_order_final=False"
+        )
+    ends = _continuous(schedule.noise, positions[[0, -1]])
+    return {
+        "steps": steps,
+        "t_start": float(ends[0]),
+        "t_end": float(ends[1]),
+        "order": order,
+        "method": "multistep",
+        "denoise_to_zero": clean,
+        # The step to the clean end, which is of first order, is not one of the solver's own.
+        "lower_order_final": schedule.lower_order_final and not clean,
+    }
+
+
+def _stepped(schedule: Schedule) -> Float64:
+    """The positions that the solver itself steps on: all but a clean end, which its ``denoise_to_zero`` reaches."""
+    return schedule.positions[:-1] if schedule.positions[-1] == schedule.noise.t_clean else schedule.positions
+
+
+def _continuous(noise: NoiseSchedule, t: ArrayLike) -> Float64:
+    """Times of ``noise`` as DPM-Solver's own: (n + 1) / N for index n of N."""
+    t = np.asarray(t, np.float64)
+    return t if noise.discrete_steps is None else (t + 1) / noise.discrete_steps
+
+
+def _scale(noise_schedule: Any) -> float:
+    return 1000.0 / int(noise_schedule.total_N) if noise_schedule.schedule == "discrete" else 1.0
+
+
+def _table(noise_schedule: Any) -> Float64:
+    return noise_schedule.log_alpha_array.detach().double().cpu().numpy().reshape(-1)
+
+
+def _check_noise(schedule: Schedule, noise_schedule: Any) -> None:
+    theirs = noise(noise_schedule)
+    times = np.linspace(theirs.t_min, theirs.t_max, 101)
+    same = type(theirs) is type(schedule.noise) and theirs.discrete_steps == schedule.noise.discrete_steps
+    if not same or not np.allclose(schedule.noise.alpha(times), theirs.alpha(times), rtol=1e-4, atol=0):
+        raise ValueError("schedule: its noise schedule is not the solver's; build or tune one on ttune.dpm_solver.noise(noise_schedule)")

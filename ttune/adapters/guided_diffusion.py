@@ -1,0 +1,137 @@
+"""OpenAI's guided-diffusion and improved-diffusion: ``model(x, t, **model_kwargs)`` beside a ``GaussianDiffusion``.
+
+    denoiser = ttune.guided_diffusion.denoiser(model, diffusion)        # tune this
+    spaced = ttune.guided_diffusion.apply(model, diffusion, schedule)
+    images = spaced.ddim_sample_loop(model, shape, noise=x_T)
+    ttune.guided_diffusion.remove(model)
+
+Its own ``SpacedDiffusion`` knows subsets of whole times only. ``apply`` makes a diffusion of the host's own class whose betas are those
+between the schedule's positions, fractional ones too, and tells the model what the schedule says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ttune.adapters.applied import Applied, refuse_twice, remove
+from ttune.adapters.told import Told
+from ttune.denoiser import Denoiser
+from ttune.noise import Float64, NoiseSchedule
+from ttune.schedule import Schedule
+
+__all__ = ["apply", "denoiser", "noise", "remove"]
+
+_PREDICTIONS = {"EPSILON": "epsilon", "START_X": "sample"}  # of ModelMeanType
+_NAMES = ("timesteps", "t", "ts")  # what the time is called where it is passed by name
+_MEASURES = {"ddim": "ddim_sample_loop", "ddpm": "p_sample_loop"}
+
+
+def noise(diffusion: Any) -> NoiseSchedule:
+    """The training noise of ``diffusion``, a ``GaussianDiffusion`` or a ``SpacedDiffusion`` that keeps all steps.
+
+    ValueError for one that was respaced: the steps between its own are lost.
+    """
+    kept, trained = int(diffusion.num_timesteps), int(getattr(diffusion, "original_num_steps", diffusion.num_timesteps))
+    if kept != trained:
+        raise ValueError(
+            f"diffusion must have all {trained} steps of the training, got {kept} of them; make one with timestep_respacing=''"
+        )
+    return NoiseSchedule.from_alphas_cumprod(diffusion.alphas_cumprod)
+
+
+def denoiser(model: nn.Module, diffusion: Any, *, clip_denoised: bool = True, **settings: Any) -> Denoiser:
+    """A :class:`ttune.Denoiser` of ``model``; its conditions are the ``model_kwargs`` (``y``, …), ``settings`` go to the denoiser.
+
+    ``clip_denoised`` as in the host's samplers: the x_0 prediction is clamped to [-1, 1]. Models with learned variances return twice
+    the channels; the second half serves ``ddpm`` with ``variance="learned_range"``.
+    """
+    settings = {"clip_sample": 1.0 if clip_denoised else None, "learned_variance": _learned(diffusion), **settings}
+    return Denoiser(_Scaled(model, _scale(diffusion)), noise(diffusion), _prediction(diffusion), **settings)
+
+
+def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Any:
+    """A diffusion of the host's own class on the positions of ``schedule``; ``model`` is told what the schedule says.
+
+    For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
+    A ``cond_fn`` is given the position. Until :func:`remove` (model); other diffusions that meet this model meanwhile raise.
+    """
+    refuse_twice(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in one")
+    if schedule.sampler not in _MEASURES:
+        raise ValueError(f"schedule must be for one of {sorted(_MEASURES)}, the samplers of guided-diffusion, got {schedule.sampler!r}")
+    if schedule.positions[-1] != schedule.noise.t_clean:
+        raise ValueError(f"schedule must end clean (final='zero'), as guided-diffusion's samplers do, got {schedule.positions[-1]:g}")
+    _check_noise(schedule, noise(diffusion))
+    scale = _scale(diffusion)
+    spaced = _spaced(diffusion, schedule, scale)
+    told = Told.of(
+        schedule,
+        lambda t: scale * t,
+        lambda t: scale * t,
+        unit="the model's time",
+        calls_per_evaluation=calls_per_evaluation,
+        unmatched=unmatched,
+    )
+
+    def tell(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        name = next((name for name in _NAMES if name in kwargs), None)
+        if name is not None:
+            return args, {**kwargs, name: told(kwargs[name])}
+        return (args[0], told(args[1]), *args[2:]), kwargs
+
+    Applied(model, told, [model.register_forward_pre_hook(tell, with_kwargs=True).remove])
+    return spaced
+
+
+def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
+    """The host's GaussianDiffusion on the positions of ``schedule``, which says them, not their numbers, to model and cond_fn."""
+    kind = next((kind for kind in type(diffusion).__mro__ if kind.__name__ == "GaussianDiffusion"), None)
+    if kind is None:
+        raise TypeError(f"diffusion must be a GaussianDiffusion of guided-diffusion or improved-diffusion, got {type(diffusion).__name__}")
+    bars = schedule.alphas[::-1] ** 2  # from the clean end, 1, on
+    names = ("model_mean_type", "model_var_type", "loss_type")
+    spaced = kind(betas=1 - bars[1:] / bars[:-1], rescale_timesteps=False, **{name: getattr(diffusion, name) for name in names})
+    times = torch.tensor(scale * schedule.positions[-2::-1].copy(), dtype=torch.float64)
+    # Its own would be the numbers 0 … K-1 of the steps.
+    spaced._scale_timesteps = lambda t: times.to(t.device)[t]
+    return spaced
+
+
+class _Scaled(nn.Module):
+    """``model`` told times in [0, 1000], where it was trained with ``rescale_timesteps``."""
+
+    def __init__(self, model: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
+        return self.model(x, tau if self.scale == 1 else tau * self.scale, **conditions)
+
+
+def _scale(diffusion: Any) -> float:
+    return 1000.0 / int(getattr(diffusion, "original_num_steps", diffusion.num_timesteps)) if diffusion.rescale_timesteps else 1.0
+
+
+def _prediction(diffusion: Any) -> str:
+    kind = diffusion.model_mean_type.name
+    if kind not in _PREDICTIONS:
+        raise ValueError(f"diffusion: model_mean_type must be one of {sorted(_PREDICTIONS)}, got {kind}")
+    return _PREDICTIONS[kind]
+
+
+def _learned(diffusion: Any) -> bool:
+    return diffusion.model_var_type.name in ("LEARNED", "LEARNED_RANGE")
+
+
+def _check_noise(schedule: Schedule, trained: NoiseSchedule) -> None:
+    whole: Float64 = np.arange(trained.t_max + 1)
+    mine = schedule.noise.alpha(whole) if schedule.noise.discrete_steps == len(whole) else None
+    if mine is None or not np.allclose(mine, trained.alpha(whole), rtol=1e-6, atol=0):
+        raise ValueError(
+            "schedule: its noise schedule is not the diffusion's; build or tune one on ttune.guided_diffusion.noise(diffusion)"
+        )
