@@ -60,6 +60,7 @@ class Denoiser:
     (:class:`ttune.DynamicThreshold`, or any function of D) replaces clipping by something that is not linear, in passes of its own.
     ``learned_variance`` says that the network returns twice the channels, the second half being the variance of ``ddpm`` with
     ``variance="learned_range"``.
+    ``decode`` makes pictures in [-1, 1] of the samples of a latent model, for whoever wants to look at them.
     ``evaluations`` counts the samples that the network saw, whichever variant it was; ``spent`` counts each at the cost of its variant.
     """
 
@@ -75,6 +76,7 @@ class Denoiser:
     draw_conditions: Callable[[Tensor], Conditions] | None = None
     threshold: Callable[[Tensor], Tensor] | None = None
     learned_variance: bool = False
+    decode: Callable[[Tensor], Tensor] | None = None
     evaluations: int = field(default=0, init=False)
     spent: float = field(default=0.0, init=False)
 

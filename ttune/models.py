@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ttune import zoo
 from ttune.denoiser import Denoiser
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-def load_model(name: str, *, guidance_scale: float | None = None) -> Denoiser:
-    """A bundled model by name (``fashion``), or what ``package.module:factory`` returns.
 
-    The second form imports and runs that code, from the current folder too. ``guidance_scale`` is for bundled models;
-    a factory sets its own guidance.
+def load_model(name: str, *, guidance_scale: float | None = None, prompts: Path | None = None) -> Denoiser:
+    """A bundled model by name (``fashion``), a diffusers folder or hub id, or what ``package.module:factory`` returns.
+
+    The last form imports and runs that code, from the current folder too. ``guidance_scale`` is for bundled and diffusers models;
+    a factory sets its own guidance. ``prompts``: a file with one prompt a line, for a text-conditional diffusers model.
     """
+    if os.path.isdir(name) or HUB_ID.fullmatch(name):
+        import torch
+
+        from ttune.adapters import diffusers
+
+        texts = None if prompts is None else _lines(prompts)
+        device = "cuda" if torch.cuda.is_available() else None
+        return diffusers.load(name, guidance_scale=guidance_scale, prompts=texts, device=device)
+    if prompts is not None:
+        raise ValueError(f"prompts are for text-conditional diffusers models, got {str(prompts)!r} with {name!r}")
     if name in zoo.MODELS:
         return zoo.load(name, guidance_scale=guidance_scale)
     module, colon, factory = name.partition(":")
     if not colon or not module or not factory:
         raise ValueError(
-            f"model must be a bundled name ({', '.join(zoo.MODELS)}) or 'package.module:factory', where factory() returns a "
-            f"ttune.Denoiser, got {name!r}; folders and hub ids of diffusers are not read by this version: wrap the network in a factory"
+            f"model must be a bundled name ({', '.join(zoo.MODELS)}), a folder of a diffusers pipeline, its hub id (owner/name), or "
+            f"'package.module:factory', where factory() returns a ttune.Denoiser, got {name!r}"
         )
     if guidance_scale is not None:
-        raise ValueError(f"guidance_scale is an option of bundled models, got {guidance_scale} with {name!r}; set it in the factory")
+        raise ValueError(f"guidance_scale is for bundled and diffusers models, got {guidance_scale} with {name!r}; set it in the factory")
     denoiser = imported("model", name)()
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"model: {name!r} must return a ttune.Denoiser, got {type(denoiser).__name__}")
     return denoiser
+
+
+def _lines(path: Path) -> list[str]:
+    """The prompts of a file: its lines that are not empty."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"prompts: {path} must hold at least one line of text, got none")
+    return lines
 
 
 def imported(argument: str, name: str) -> Callable[..., Any]:

@@ -65,14 +65,12 @@ def save(schedule: Schedule, path: str | PathLike[str]) -> None:
 
 def save_schedules(schedules: Mapping[int, Schedule] | Iterable[Schedule], path: str | PathLike[str]) -> None:
     """Write several schedules of different numbers of steps to one file, as atomically; ValueError for two of the same."""
-    from ttune.version import __version__
-
     given = list(schedules.values()) if isinstance(schedules, Mapping) else list(schedules)
     steps = [schedule.steps for schedule in given]
     if not given or len(set(steps)) < len(steps):
         raise ValueError(f"schedules must be at least one, of different numbers of steps, got {steps}")
     contents = [_content(schedule) for schedule in sorted(given, key=lambda schedule: schedule.steps)]
-    _write(path, SchedulesFile(SEVERAL, VERSION, __version__, contents))
+    _write(path, _several(contents))
 
 
 def load(
@@ -96,8 +94,22 @@ def load_schedules(path: str | PathLike[str], *, noise: NoiseSchedule | None = N
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{path}: a schedule file has at most {MAX_BYTES} bytes, this one has {size}")
+    return decoded(path.read_bytes(), path, noise=noise, sampler=sampler)
+
+
+def encoded(schedules: Iterable[Schedule]) -> bytes:
+    """What :func:`save` writes of one schedule, and :func:`save_schedules` of several: for who keeps it inside another file."""
+    contents = [_content(schedule) for schedule in schedules]
+    return msgspec.json.encode(contents[0] if len(contents) == 1 else _several(contents))
+
+
+def decoded(
+    data: bytes, path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None
+) -> dict[int, Schedule]:
+    """:func:`load_schedules` of what stands in ``path`` already read; ``path`` is where messages say it comes from."""
+    path = Path(path)
     found: dict[int, Schedule] = {}
-    for content in _contents(path):
+    for content in _contents(data, path):
         schedule = _schedule(path, content)
         if schedule.steps in found:
             raise ValueError(f"{path}: schedules must have different numbers of steps, got two of {schedule.steps}")
@@ -111,8 +123,7 @@ def load_schedules(path: str | PathLike[str], *, noise: NoiseSchedule | None = N
     return dict(sorted(found.items()))
 
 
-def _contents(path: Path) -> list[ScheduleFile]:
-    data = path.read_bytes()
+def _contents(data: bytes, path: Path) -> list[ScheduleFile]:
     try:
         several = msgspec.json.decode(data, type=_Kind).format == SEVERAL
         content = msgspec.json.decode(data, type=SchedulesFile if several else ScheduleFile)
@@ -184,6 +195,12 @@ def _content(schedule: Schedule) -> ScheduleFile:
     )
     content.digest = _digest(content)
     return content
+
+
+def _several(contents: list[ScheduleFile]) -> SchedulesFile:
+    from ttune.version import __version__
+
+    return SchedulesFile(SEVERAL, VERSION, __version__, contents)
 
 
 def _write(path: str | PathLike[str], content: ScheduleFile | SchedulesFile) -> None:

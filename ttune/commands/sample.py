@@ -21,6 +21,7 @@ def sample(
     seed: int = 0,
     condition: dict[str, int] | None = None,
     guidance_scale: float | None = None,
+    prompts: Path | None = None,
     backend: str | None = None,
     columns: int = 8,
 ) -> None:
@@ -29,7 +30,8 @@ def sample(
     Example: ttune sample --schedule ttune.json --n 64 --out samples.png
 
     Args:
-        out: A .png (one picture of all samples) or .npz (array "images", float32, in the model's range).
+        out: A .png (one picture of all samples) or .npz (array "images", float32, as the
+            model makes them: of a latent model its latents).
         schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
         model: As in ttune tune.
         sampler: Default ddim; with --schedule it must be the schedule's own.
@@ -39,7 +41,8 @@ def sample(
         n: Samples.
         seed: Sample i has seed SEED + i, whatever n is.
         condition: One value for all samples, for example --condition class_label 7.
-        guidance_scale: Classifier-free guidance of the bundled model.
+        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
+        prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line i modulo their number.
         backend: Kernels to use (see ttune info).
         columns: Images in a row of the picture.
     """
@@ -53,7 +56,7 @@ def sample(
 
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
-    denoiser = load_model(model, guidance_scale=guidance_scale)
+    denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
     if schedule is not None:
         if option:
             raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
@@ -69,6 +72,7 @@ def sample(
     conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
     images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
     if out.suffix == ".png":
+        images = images if denoiser.decode is None else denoiser.decode(images)
         save_grid(out, images, columns)
     else:
         import io

@@ -46,6 +46,7 @@ def tune(
     rounds: int | None = None,
     budget: float | None = None,
     guidance_scale: float | None = None,
+    prompts: Path | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -65,7 +66,8 @@ def tune(
 
     Args:
         out: The ttune.json to write.
-        model: A bundled name (fashion), or package.module:factory, where factory() returns a ttune.Denoiser.
+        model: A bundled name (fashion), a local folder of a diffusers pipeline (or its hub id, which needs a network), or
+            package.module:factory, where factory() returns a ttune.Denoiser.
         sampler: The sampler to tune for; a tuned schedule does not carry over to another. With auto the sampler, grid and t_0 that do
             best untuned, over all --steps, on x_T of the tuning.
         steps: Step budgets: network evaluations of one sample, for samplers with one evaluation a step.
@@ -99,7 +101,8 @@ def tune(
         rounds: evolution only: as many as judge 500 candidates by default.
         budget: evolution only, for a model whose network is a ttune.Variants: what the evaluations may cost together, in calls of the
             whole network. The grid to beat then has the cheapest network at the noisiest steps.
-        guidance_scale: Classifier-free guidance of the bundled model.
+        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
+        prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line i modulo their number.
         seed: Of the x_T.
         checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
         resume: Go on from the checkpoint.
@@ -123,7 +126,7 @@ def tune(
     _refuse_ignored(method, "timetuner", {"procedure": procedure != "sequential"})
     _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
     ranks = current()
-    denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
+    denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
     drawn = None if conditions is None else imported("conditions", conditions)()
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     journals = budget_checkpoints(journal, steps)

@@ -1,0 +1,218 @@
+"""A tuned schedule on an unmodified pipeline, and off it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from os import PathLike
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from torch import nn
+
+from ttune.adapters.diffusers.clock import Clock
+from ttune.adapters.diffusers.ear import Ear, time_argument
+from ttune.adapters.diffusers.kept import Kept
+from ttune.adapters.diffusers.loading import NETWORKS
+from ttune.adapters.diffusers.network import learns_variance, original
+from ttune.adapters.diffusers.run import check_host_can
+from ttune.adapters.diffusers.scheduler import TunedScheduler
+from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of
+from ttune.denoiser import Denoiser
+from ttune.noise import Flow, NoiseSchedule
+from ttune.schedule import Schedule
+from ttune.schedule_file import describe, load_schedules
+
+Given = Schedule | str | PathLike[str] | Mapping[int, Schedule] | Iterable[Schedule]
+
+# The pipeline guides and bounds in its own way; a name is whatever a user called the model.
+_NOT_THE_NETWORK = (
+    "name",
+    "guidance",
+    "guidance_scale",
+    "guidance_interval",
+    "guidance_rescale",
+    "clip_sample",
+    "clip_epsilon",
+    "threshold",
+)
+
+_applied: WeakKeyDictionary[Any, ExitStack] = WeakKeyDictionary()
+
+
+def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool = False, check_guidance: bool = True) -> None:
+    """Make an unmodified diffusers ``pipeline`` sample with a tuned schedule: ``pipeline(..., num_inference_steps=schedule.steps)``.
+
+    Its scheduler is replaced by a :class:`TunedScheduler`, and its raw networks (unet or transformer, ControlNets) are told the tuned
+    times by forward pre-hooks, by the number of the evaluation. ``schedule``: one, a ttune.json, or several of different numbers of
+    steps; without it, those of a TunedScheduler that the pipeline was loaded with. Applying again replaces; :func:`remove` undoes.
+
+    ``keep_scheduler`` leaves the pipeline's own scheduler in place, where it makes the very steps of the (one, deterministic)
+    schedule: only what the network is told changes. It is compared with the schedule's sampler first, number by number.
+
+    Guidance is the pipeline's. A schedule tuned at one scale is refused at another where the pipeline's can be seen (it has
+    ``do_classifier_free_guidance``), unless ``check_guidance`` is False.
+
+    Raises ValueError for a schedule of another model, noise schedule or prediction type, or with what a pipeline cannot do.
+    """
+    remove(pipeline)
+    schedules = _schedules(pipeline, schedule)
+    settings = config_of(pipeline.scheduler)
+    for one in schedules:
+        check_host_can(one)
+        _check_fits(pipeline, one, settings, check_guidance)
+    bounds = _bounds(schedules, settings)
+    whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
+    if whole and any((np.mod(one.conditioning, 1.0) != 0).any() for one in schedules):
+        raise ValueError("schedule: the pipeline's network knows whole times only; use schedule.with_integer_times()")
+    with ExitStack() as stack:
+        if keep_scheduler:
+            clock, start_scale = _keep(pipeline, schedules, bounds, whole, stack)
+        else:
+            clock, start_scale = _replace(pipeline, schedules, settings, bounds, whole, stack)
+        for module in _told_modules(pipeline).values():
+            stack.callback(Ear(module, clock, start_scale, _listener(pipeline, schedules, check_guidance)).handle.remove)
+        _applied[pipeline] = stack.pop_all()
+
+
+def remove(pipeline: Any) -> bool:
+    """Take off again what :func:`apply` put on ``pipeline``: the very scheduler and networks that it had. Whether there was anything.
+
+    A pipeline that was loaded with a TunedScheduler keeps that one; ``pipeline.scheduler.original()`` rebuilds the plain one.
+    """
+    stack = _applied.pop(pipeline, None)
+    if stack is None:
+        return False
+    stack.close()
+    return True
+
+
+def _replace(
+    pipeline: Any, schedules: list[Schedule], settings: Mapping[str, Any], bounds: dict[str, Any], whole: bool, stack: ExitStack
+) -> tuple[Callable[[], Clock], Callable[[], float]]:
+    before = pipeline.scheduler
+    tuned = TunedScheduler.of(schedules, settings, bounds, whole=whole)
+    pipeline.scheduler = tuned
+    stack.callback(setattr, pipeline, "scheduler", before)
+
+    def running() -> Any:
+        if pipeline.scheduler is not tuned:
+            raise ValueError(
+                f"scheduler must be the one that ttune.diffusers.apply put there, got {type(pipeline.scheduler).__name__}: call "
+                f"ttune.diffusers.remove(pipeline) before setting another"
+            )
+        return tuned._running()
+
+    return lambda: running().clock, lambda: running().start_scale()
+
+
+def _keep(
+    pipeline: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool, stack: ExitStack
+) -> tuple[Callable[[], Clock], Callable[[], float]]:
+    if len(schedules) != 1:
+        raise ValueError(f"keep_scheduler=True goes with one schedule, got {len(schedules)}")
+    kept = Kept(pipeline.scheduler, schedules[0], bounds, whole=whole)
+    stack.callback(kept.release)
+
+    def clock() -> Clock:
+        if pipeline.scheduler is not kept.scheduler:
+            raise ValueError("scheduler must be the one that apply(keep_scheduler=True) saw; call ttune.diffusers.remove(pipeline) first")
+        return kept.clock
+
+    return clock, lambda: 1.0
+
+
+def _schedules(pipeline: Any, given: Given | None) -> list[Schedule]:
+    if not hasattr(pipeline, "components") or getattr(pipeline, "scheduler", None) is None:
+        raise TypeError(f"pipeline must be a diffusers pipeline with a scheduler, got {type(pipeline).__name__}")
+    if given is None:
+        if not isinstance(pipeline.scheduler, TunedScheduler):
+            raise ValueError(f"schedule must be given: the pipeline's scheduler is a plain {type(pipeline.scheduler).__name__}")
+        return list(pipeline.scheduler.schedules.values())
+    if isinstance(given, Schedule):
+        return [given]
+    if isinstance(given, (str, PathLike)):
+        return list(load_schedules(given).values())
+    found = list(given.values()) if isinstance(given, Mapping) else list(given)
+    steps = [one.steps for one in found]
+    if not found or len(set(steps)) != len(steps):
+        raise ValueError(f"schedule must be one, or several of different numbers of steps, got {steps}")
+    return found
+
+
+def _told_modules(pipeline: Any) -> dict[str, nn.Module]:
+    """The components that are told a time: the network, and what goes beside it (ControlNets)."""
+    return {name: module for name, module in pipeline.components.items() if time_argument(module) is not None}
+
+
+def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], check_guidance: bool) -> None:
+    noise = noise_of(settings)
+    if not _same_noise(noise, schedule.noise):
+        raise ValueError(
+            f"schedule: it was made for the noise schedule {describe(schedule.noise)}, the pipeline's scheduler says {describe(noise)}"
+        )
+    network = next((pipeline.components[name] for name in NETWORKS if pipeline.components.get(name) is not None), None)
+    if network is None or time_argument(network) is None:
+        raise ValueError(
+            f"pipeline must have a network named {' or '.join(NETWORKS)} that is told a timestep, got {sorted(pipeline.components)}"
+        )
+    mine = Denoiser(original(network), noise, prediction_type_of(settings), learned_variance=learns_variance(network.config))
+    differences = mine.differences({k: v for k, v in schedule.model.items() if k not in _NOT_THE_NETWORK})
+    if differences:
+        raise ValueError(f"schedule: it was tuned for another model: {'; '.join(differences)}")
+    if check_guidance and (schedule.model.get("guidance_interval") or isinstance(schedule.model.get("guidance_scale"), (list, str))):
+        raise ValueError(
+            f"schedule: it was tuned with guidance that changes from step to step ({schedule.model.get('guidance_scale')}, interval "
+            f"{schedule.model.get('guidance_interval')}), which a pipeline does not do; check_guidance=False applies it all the same"
+        )
+
+
+def _same_noise(mine: NoiseSchedule, theirs: NoiseSchedule) -> bool:
+    return mine == theirs or (isinstance(mine, Flow) and isinstance(theirs, Flow))  # the shift of a flow only bends grids
+
+
+def _bounds(schedules: list[Schedule], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How x_0 is bounded: as it was while tuning; for an untuned schedule as the scheduler's configuration says."""
+    bounds = bounds_of(settings)
+    wanted = {
+        (s.model.get("clip_sample"), s.model.get("clip_epsilon", "recompute"), s.model.get("threshold")) for s in schedules if s.model
+    }
+    if len(wanted) > 1:
+        raise ValueError(f"schedule: several must have been tuned with the same clipping, got {sorted(map(str, wanted))}")
+    if not wanted:
+        return bounds
+    clip_sample, clip_epsilon, threshold = next(iter(wanted))
+    if threshold is not None and threshold != repr(bounds.get("threshold")):
+        raise ValueError(f"schedule: it was tuned with the threshold {threshold}, the pipeline's scheduler has {bounds.get('threshold')}")
+    return (
+        {"clip_epsilon": clip_epsilon}
+        | ({"clip_sample": clip_sample} if clip_sample is not None else {})
+        | ({"threshold": bounds["threshold"]} if threshold is not None else {})
+    )
+
+
+def _knows_whole_times(module: nn.Module) -> bool:
+    return getattr(original(module), "config", {}).get("time_embedding_type") == "learned"
+
+
+def _listener(pipeline: Any, schedules: list[Schedule], check_guidance: bool) -> Callable[[int], None]:
+    """Objects, at a run's first call, to guidance that the schedule was not tuned for, where the pipeline's can be seen."""
+
+    def listening(index: int) -> None:
+        if not check_guidance or not hasattr(pipeline, "do_classifier_free_guidance"):
+            return
+        steps = getattr(pipeline.scheduler, "num_inference_steps", None)
+        schedule = next((one for one in schedules if one.steps == steps), schedules[0])
+        if "guidance_scale" not in schedule.model:
+            return
+        wanted = schedule.model["guidance_scale"] or 1.0
+        has = float(pipeline.guidance_scale) if pipeline.do_classifier_free_guidance else 1.0
+        rescale, has_rescale = schedule.model.get("guidance_rescale") or 0.0, getattr(pipeline, "guidance_rescale", 0.0)
+        if has != wanted or has_rescale != rescale:
+            raise ValueError(
+                f"guidance_scale must be {wanted:g} (guidance_rescale {rescale:g}), which the schedule was tuned for, got {has:g} "
+                f"({has_rescale:g}); tune one for that, or apply(..., check_guidance=False)"
+            )
+
+    return listening

@@ -1,0 +1,70 @@
+"""The hook at a pipeline's raw network that tells it the tuned time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ttune.adapters.diffusers.clock import Clock
+from ttune.adapters.diffusers.network import asked_by_ttune, original
+
+TIME_NAMES = ("timestep", "timesteps")
+
+
+def time_argument(module: Any) -> tuple[str, int] | None:
+    """Name and place of the time among the arguments of ``module``; None if it is told none."""
+    if not isinstance(module, nn.Module):
+        return None
+    names = list(inspect.signature(original(module).forward).parameters)
+    return next(((name, i) for i, name in enumerate(names) if name in TIME_NAMES), None)
+
+
+class Ear:
+    """What a network hears instead of the time that its pipeline passes.
+
+    ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object. Calls by
+    a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
+    """
+
+    def __init__(self, module: nn.Module, clock: Callable[[], Clock], start_scale: Callable[[], float], listening: Callable[[int], None]):
+        found = time_argument(module)
+        assert found is not None
+        self.name, self.place = found
+        self.first = next(iter(inspect.signature(original(module).forward).parameters))
+        self.clock, self.start_scale, self.listening = clock, start_scale, listening
+        # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
+        self.handle: RemovableHandle = module.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if asked_by_ttune():
+            return None
+        given = _argument(args, kwargs, self.name, self.place)
+        x = _argument(args, kwargs, self.first, 0)
+        if given is None or not isinstance(x, torch.Tensor):
+            raise ValueError(f"{self.name} must be given to {type(module).__name__}, got {given!r}")
+        clock = self.clock()
+        told = clock.tell(given, x.device)
+        assert clock.index is not None
+        self.listening(clock.index)
+        scale = self.start_scale()
+        changed = {(self.name, self.place): told} | ({(self.first, 0): x * scale} if scale != 1 else {})
+        return _replaced(args, kwargs, changed)
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, place: int) -> Any:
+    return kwargs[name] if name in kwargs else args[place] if place < len(args) else None
+
+
+def _replaced(args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[tuple[str, int], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    places, named = list(args), dict(kwargs)
+    for (name, place), value in changed.items():
+        if name in named:
+            named[name] = value
+        else:
+            places[place] = value
+    return tuple(places), named

@@ -1,0 +1,142 @@
+"""The light way: a pipeline keeps its own scheduler, where that makes the schedule's steps, and only its network hears other times."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from ttune.adapters.diffusers.clock import Clock
+from ttune.adapters.diffusers.run import Run
+from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, time_unit
+from ttune.schedule import Schedule
+
+# Schedulers work on float32 tables of alpha and sigma; over the steps of all of diffusers' that ttune has as samplers the final states
+# of unit outputs agree to 1e-4, and to nothing like that where a step is another.
+TOLERANCE = 1e-3
+
+
+class Kept:
+    """``scheduler`` watched from outside: ``set_timesteps`` and ``step`` are wrapped, on this one object, to count; :meth:`release`
+    takes the wrappers off.
+
+    ValueError unless it stands at the schedule's times, exactly, and makes its steps. Schedulers that take ``timesteps`` or
+    ``sigmas`` are given the schedule's, where they keep them.
+    """
+
+    def __init__(self, scheduler: Any, schedule: Schedule, bounds: dict[str, Any], *, whole: bool) -> None:
+        self.scheduler, self.schedule = scheduler, schedule
+        settings = config_of(scheduler)
+        unit = time_unit(settings)
+        divisor = float(scheduler.config.get("num_train_timesteps", 1000))
+        run = Run(schedule, {"prediction_type": prediction_type_of(settings)} | bounds, unit, divisor, whole)
+        self.clock: Clock = run.clock
+        self.arguments = _arguments_for(scheduler, schedule, self.clock.stands)
+        _check_same_steps(scheduler, schedule, self.arguments, run)
+        self.clock.begin(None)
+        self._wrap("set_timesteps", self._set_timesteps)
+        self._wrap("step", self._step)
+
+    def release(self) -> None:
+        for name in ("set_timesteps", "step"):
+            self.scheduler.__dict__.pop(name, None)
+
+    def _wrap(self, name: str, wrapper: Any) -> None:
+        theirs = getattr(self.scheduler, name)
+        # Pipelines look at the signatures.
+        self.scheduler.__dict__[name] = functools.wraps(theirs)(functools.partial(wrapper, theirs))
+
+    def _set_timesteps(self, theirs: Any, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
+        if num_inference_steps not in (None, self.schedule.steps):
+            raise ValueError(
+                f"num_inference_steps must be {self.schedule.steps}, which the schedule was tuned for, got {num_inference_steps}; "
+                f"tune one for {num_inference_steps}"
+            )
+        if self.arguments:
+            theirs(*args, **{**kwargs, **self.arguments})
+        else:
+            theirs(num_inference_steps, *args, **kwargs)
+        if not _same(self.scheduler.timesteps, self.clock.stands):
+            raise ValueError(f"timesteps must be the schedule's own, {self.clock.stands.tolist()}, got {self.scheduler.timesteps.tolist()}")
+        self.clock.begin(None)
+
+    def _step(self, theirs: Any, model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        index = self.clock.settle(timestep)
+        if self.clock.heard != index and self.clock.told[index] != self.clock.stands[index]:
+            raise RuntimeError(
+                f"at evaluation {index} no network was told its time; call ttune.diffusers.apply on the pipeline that samples"
+            )
+        made = theirs(model_output, timestep, *args, **kwargs)
+        self.clock.advance()
+        return made
+
+
+def _same(timesteps: Any, stands: np.ndarray) -> bool:
+    values = torch.as_tensor(timesteps).double().cpu().numpy()
+    return values.shape == stands.shape and bool((np.abs(values - stands) <= 1e-6 * np.abs(stands).max()).all())
+
+
+def _fresh(scheduler: Any) -> Any:
+    return type(scheduler).from_config(scheduler.config)
+
+
+def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray) -> dict[str, Any]:
+    """With what ``set_timesteps`` has to be called to stand at the schedule's times; {} for the number of steps alone."""
+    name = type(scheduler).__name__
+    probe = _fresh(scheduler)
+    probe.set_timesteps(schedule.steps)
+    if _same(probe.timesteps, stands):
+        return {}
+    own, accepted = probe.timesteps.tolist(), inspect.signature(probe.set_timesteps).parameters
+    why = f"its grid of {schedule.steps} steps is {own} and it takes no timesteps"
+    for argument, values in (("timesteps", stands.tolist()), ("sigmas", schedule.sigmas[:-1].tolist())):
+        if argument not in accepted:
+            continue
+        probe = _fresh(scheduler)
+        try:
+            probe.set_timesteps(**{argument: values})
+        except ValueError as error:
+            why = f"it refuses them: {error}"
+            continue
+        if _same(probe.timesteps, stands):
+            return {argument: values}
+        truncated = not probe.timesteps.is_floating_point() and (stands % 1 != 0).any()
+        why = f"it {'cuts them to whole times' if truncated else 'makes of them'}: {probe.timesteps.tolist()}"
+        if argument == "timesteps":
+            break
+    raise ValueError(
+        f"keep_scheduler: {name} does not stand at the schedule's times {stands.tolist()}: {why}; let apply replace the scheduler"
+    )
+
+
+def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, Any], run: Run) -> None:
+    """One run of both on the same made-up outputs, which must end at the same state."""
+    name = type(scheduler).__name__
+    if schedule.tableau().stochastic:
+        raise ValueError(f"keep_scheduler: {name} and {schedule.sampler!r} make noise of their own; let apply replace the scheduler")
+    probe, generator = _fresh(scheduler), torch.Generator().manual_seed(0)
+    probe.set_timesteps(**(arguments or {"num_inference_steps": schedule.steps}))
+    x = torch.randn(2, 3, 4, 4, generator=generator)
+    outputs = [torch.randn(x.shape, generator=generator) for _ in probe.timesteps]
+    # Some keep x / alpha, and scale it where the network sees it.
+    t = probe.timesteps[0]
+    scaled = hasattr(probe, "scale_model_input") and not torch.equal(probe.scale_model_input(x, t), x)
+    theirs = x / float(schedule.alphas[0]) if scaled else x
+    for i, t in enumerate(probe.timesteps):
+        if hasattr(probe, "scale_model_input"):
+            probe.scale_model_input(theirs, t)
+        theirs = probe.step(outputs[i], t, theirs).prev_sample
+    theirs = theirs * float(schedule.alphas[-1]) if scaled else theirs
+    ours = x
+    for i, output in enumerate(outputs):
+        run.clock.heard = i
+        ours = run.step(output, float(run.clock.stands[i]), ours, None)
+    error = float((ours - theirs).abs().max() / ours.abs().max())
+    if not error <= TOLERANCE:
+        raise ValueError(
+            f"keep_scheduler: {name} as it is does not make the steps of {schedule.sampler!r} (sampler, order, final step and clipping "
+            f"must be the same): on the same outputs the final states differ by {error:.2g} of their size; let apply replace the scheduler"
+        )

@@ -1,0 +1,46 @@
+"""From the samples of a diffusers model to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """``decoder(samples)``: latents (B, ...) to pictures (B, 3, H, W) in [-1, 1], by the model's VAE, loaded at the first call.
+
+    ``patches``: the samples are rows (B, patches, channels) of 2 x 2 patches of a square image (Flux).
+    """
+
+    vae: Callable[[], Any]
+    patches: bool = False
+    batch: int = 4  # a VAE's activations are large
+
+    @torch.no_grad()
+    def __call__(self, samples: Tensor) -> Tensor:
+        vae = self._loaded()
+        latents = unpacked(samples) if self.patches else samples
+        latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        chunks = latents.to(vae.device, vae.dtype).split(self.batch)
+        pictures = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+        return pictures.to(samples.dtype).clamp(-1, 1)
+
+    def _loaded(self) -> Any:
+        if "_vae" not in self.__dict__:
+            object.__setattr__(self, "_vae", self.vae())
+        return self.__dict__["_vae"]
+
+
+def unpacked(rows: Tensor) -> Tensor:
+    """(B, (side / 2)^2, 4 C) patches to (B, C, side, side)."""
+    batch, count, channels = rows.shape
+    side = round(count**0.5)
+    if side * side != count:
+        raise ValueError(f"samples must be the patches of a square image to be decoded, got {count} patches")
+    grid = rows.reshape(batch, side, side, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(batch, channels // 4, 2 * side, 2 * side)

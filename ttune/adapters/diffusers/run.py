@@ -1,0 +1,121 @@
+"""One run of a pipeline on a tuned schedule: where it stands and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttune.adapters.diffusers.clock import Clock
+from ttune.denoiser import Denoiser
+from ttune.plan import Plan
+from ttune.schedule import Schedule
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class Run:
+    """From ``set_timesteps`` on. ``bounds``: prediction_type, clip_sample, clip_epsilon, threshold of a denoiser; ``unit``: what the
+    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`Clock`."""
+
+    def __init__(self, schedule: Schedule, bounds: dict[str, Any], unit: float, divisor: float, whole: bool) -> None:
+        self.schedule, self.bounds = schedule, bounds
+        self.clock = Clock(schedule.tableau().times * unit, schedule.conditioning * unit, divisor, whole=whole)
+        self.from_image = False  # the run begins from a noised image, not from pure noise
+        self.first: int | None = None  # the evaluation that it begins at, once that is known
+        self._registers: dict[str, Tensor] = {}
+        self._seeds: Tensor | None = None
+        self._plan: Plan | None = None
+        self._began = False
+
+    def begin(self, index: int) -> None:
+        """At evaluation ``index``: image to image. ValueError for samplers with several evaluations a step."""
+        if index:
+            self.schedule.part(index)  # says where that is not defined
+        self.first = index
+        self.clock.begin(index)
+
+    def start_scale(self) -> float:
+        """What the pure noise that a run begins with has to be multiplied by: below T a flow model's state is smaller.
+
+        Flow pipelines ask no scheduler about it: the hooks do it to what the network sees at the first evaluation, :meth:`step` to
+        what it gets.
+        """
+        if self.from_image or self.schedule.first or self.clock.index not in (None, 0):
+            return 1.0
+        return self.schedule.noise.start_scale(float(self.schedule.positions[0]))
+
+    def step(self, model_output: Tensor, time: float | Tensor, sample: Tensor, generator: Generators) -> Tensor:
+        """The next state, from what the network said of ``sample`` at ``time``.
+
+        RuntimeError where no network was told what it should be.
+        """
+        index = self.clock.settle(time)
+        stands, told = self.clock.stands[index], self.clock.told[index]
+        if self.clock.heard != index and told != stands:
+            raise RuntimeError(
+                f"at evaluation {index} the network should have been told {told:.6g} instead of {stands:.6g}, and was not: call "
+                f"ttune.diffusers.apply(pipeline) on the pipeline that samples"
+            )
+        x = sample * self.start_scale()
+        if not self._began:
+            self._start(index, sample, generator)
+        assert self.first is not None
+        assert self._plan is not None
+        outputs = _outputs(model_output, sample)
+        with torch.no_grad():
+            registers = self._plan.advance(index - self.first, {**self._registers, "x": x}, outputs, self._seeds)
+        self._registers = {name: tensor for name, tensor in registers.items() if name != "x"}
+        self.clock.advance()
+        return registers["x"]
+
+    def _start(self, index: int, sample: Tensor, generator: Generators) -> None:
+        self._began, self.first = True, index
+        schedule = self.schedule.part(index) if index else self.schedule
+        tableau = schedule.tableau()
+        learned = any(stage.log_variance is not None for stage in tableau.stages)
+        # All of a denoiser but the network, which the pipeline calls, and guidance, which it does.
+        shell = Denoiser(_absent, schedule.noise, learned_variance=learned, **self.bounds)
+        self._plan = Plan.make(shell, schedule, sample.device)
+        self._seeds = _seeds(generator, sample) if tableau.stochastic else None
+
+
+def check_host_can(schedule: Schedule) -> None:
+    """ValueError for what only ttune's own loop can do."""
+    for what, is_there in {
+        "times per sample (a shift)": schedule.shift is not None,
+        "variants of the network": bool(schedule.variants),
+        f"noise before the first evaluation ({schedule.sampler} with churn)": schedule.tableau().start is not None,
+    }.items():
+        if is_there:
+            raise ValueError(f"schedule must do without {what}, which a pipeline cannot do; sample with ttune.sample")
+
+
+def _outputs(model_output: Tensor, sample: Tensor) -> list[Tensor]:
+    """The prediction, and the learned variance where there is one, in the state's dtype."""
+    output, shape = model_output.to(sample.dtype), tuple(sample.shape)
+    if output.shape == sample.shape:
+        return [output]
+    if sample.ndim > 1 and tuple(output.shape) == (shape[0], 2 * shape[1], *shape[2:]):
+        return list(output.chunk(2, 1))
+    raise ValueError(f"model_output must have the shape of sample, {shape}, or twice its channels, got {tuple(output.shape)}")
+
+
+def _absent(*_: Any, **__: Any) -> Tensor:
+    raise RuntimeError("a scheduler has no network")
+
+
+def _seeds(generator: Generators, sample: Tensor) -> Tensor:
+    """One seed per sample, from one generator or one for each."""
+    if isinstance(generator, Sequence):
+        if len(generator) != len(sample):
+            raise ValueError(f"generator must be one, or one per sample, {len(sample)}, got {len(generator)}")
+        return torch.cat([_drawn(1, g) for g in generator]).to(sample.device)
+    return _drawn(len(sample), generator).to(sample.device)
+
+
+def _drawn(count: int, generator: torch.Generator | None) -> Tensor:
+    device = None if generator is None else generator.device
+    return torch.randint(2**62, (count,), dtype=torch.int64, generator=generator, device=device).cpu()

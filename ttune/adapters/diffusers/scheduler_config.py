@@ -1,0 +1,90 @@
+"""What the configuration of a diffusers scheduler says about the model: noise schedule, prediction type, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ttune.noise import NoiseSchedule
+from ttune.threshold import DynamicThreshold
+
+Config = Mapping[str, Any]
+
+# Their states or networks are not what a discrete or flow model's are: preconditioned, or told log sigma.
+_OTHERS = ("EDM", "CosineDPM", "ScoreSde", "KarrasVe", "CMStochastic", "VQDiffusion", "Amused", "RePaint")
+_BETAS: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
+    "linear": NoiseSchedule.linear,
+    "scaled_linear": NoiseSchedule.scaled_linear,
+    "squaredcos_cap_v2": lambda steps, start, end: NoiseSchedule.cosine(steps),
+    "sigmoid": NoiseSchedule.sigmoid,
+}
+
+
+def noise_of(scheduler: Any, *, tokens: int | None = None) -> NoiseSchedule:
+    """The noise schedule that a diffusers scheduler (or its ``config``) was made for; only the model's part of it, not its grid.
+
+    ``tokens``: latent patches of an image, for a flow model whose shift depends on them ("use_dynamic_shifting"); without it the
+    shift is the scheduler's own fixed one. The shift bends ttune's even grids and nothing else.
+
+    Raises ValueError naming the scheduler, or the setting, that is none of these: betas of a discrete model, flow matching.
+    """
+    config = config_of(scheduler)
+    name = str(config.get("_class_name", type(scheduler).__name__))
+    if name.startswith(_OTHERS) or config.get("timestep_type") == "continuous":
+        raise ValueError(f"scheduler must be one of a discrete or a flow matching model, got {name}; make its ttune.Denoiser yourself")
+    if is_flow(config):
+        return _flow(config, tokens)
+    if "beta_schedule" not in config:
+        raise ValueError(f"scheduler must have a 'beta_schedule' in its configuration or be one of flow matching, got {name}")
+    trained, kind = config.get("trained_betas"), config["beta_schedule"]
+    if trained is not None:
+        noise = NoiseSchedule.from_betas(trained)
+    elif kind in _BETAS:
+        noise = _BETAS[kind](config["num_train_timesteps"], config["beta_start"], config["beta_end"])
+    else:
+        raise ValueError(f"beta_schedule must be one of {sorted(_BETAS)}, got {kind!r}")
+    return noise.zero_terminal_snr() if config.get("rescale_betas_zero_snr") else noise
+
+
+def config_of(scheduler: Any) -> Config:
+    """The configuration of a scheduler in plain values, its class among them; of a tuned one, that of the one whose place it took."""
+    if isinstance(scheduler, Mapping):
+        return scheduler
+    if "ttune_base" in scheduler.config:
+        return scheduler.config["ttune_base"]
+    values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in scheduler.config.items() if not k.startswith("_")}
+    return {"_class_name": type(scheduler).__name__} | values
+
+
+def is_flow(config: Config) -> bool:
+    return "FlowMatch" in str(config.get("_class_name", "")) or bool(config.get("use_flow_sigmas"))
+
+
+def time_unit(config: Config) -> float:
+    """How many of the scheduler's units of time one of ttune's is."""
+    return float(config.get("num_train_timesteps", 1000)) if is_flow(config) else 1.0
+
+
+def prediction_type_of(config: Config) -> str:
+    return str(config.get("prediction_type", "flow_prediction" if is_flow(config) else "epsilon"))
+
+
+def bounds_of(config: Config) -> dict[str, Any]:
+    """``clip_sample`` and ``threshold`` of a Denoiser."""
+    if config.get("thresholding"):
+        maximum = config.get("sample_max_value", 1.0)
+        return {"threshold": DynamicThreshold(config["dynamic_thresholding_ratio"], math.inf if maximum is None else maximum)}
+    return {"clip_sample": float(config.get("clip_sample_range", 1.0))} if config.get("clip_sample") else {}
+
+
+def _flow(config: Config, tokens: int | None) -> NoiseSchedule:
+    if config.get("invert_sigmas"):
+        raise ValueError("scheduler: invert_sigmas=True runs time the other way, which ttune does not read")
+    if not config.get("use_dynamic_shifting") or tokens is None:
+        return NoiseSchedule.flow(float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0))
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    mu = config["base_shift"] + (config["max_shift"] - config["base_shift"]) * (tokens - low) / (high - low)
+    return NoiseSchedule.flow(math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu)
