@@ -28,6 +28,7 @@ from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
 from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.provenance import provenance
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
@@ -215,7 +216,7 @@ def tune(
     ledger.close()
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     if improved:
-        chosen = chosen.replace(model=denoiser.identity(), tuned=record | {"holdout": figures, "cost": cost})
+        chosen = chosen.replace(model=denoiser.identity(), tuned=record | {"holdout": figures, "cost": cost} | provenance(schedule, found))
     return TuneResult(chosen, improved, found.history, cost, figures, teacher_record, found.grids, record_of_table)
 
 
