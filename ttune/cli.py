@@ -1,4 +1,4 @@
-"""The command line: ``ttune demo | tune | sample | evaluate | compare | analytic | info``."""
+"""The command line: ``ttune demo | tune | sample | evaluate | compare | report | analytic | info``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,22 @@ from ttune.commands.compare import compare
 from ttune.commands.demo import demo
 from ttune.commands.evaluate import evaluate
 from ttune.commands.info import info
+from ttune.commands.report import report
 from ttune.commands.sample import sample
 from ttune.commands.tune import tune
 from ttune.ranks import RankLost, joined
 
 SHARED = ("tune", "evaluate")  # what several processes can do together
-COMMANDS = {"demo": demo, "tune": tune, "sample": sample, "evaluate": evaluate, "compare": compare, "analytic": analytic, "info": info}
+COMMANDS = {
+    "demo": demo,
+    "tune": tune,
+    "sample": sample,
+    "evaluate": evaluate,
+    "compare": compare,
+    "report": report,
+    "analytic": analytic,
+    "info": info,
+}
 
 
 class Terminated(KeyboardInterrupt):

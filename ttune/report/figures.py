@@ -1,0 +1,239 @@
+"""What a report draws: each function makes one figure, or None where there is nothing to draw, and says in words what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure
+from ttune.report.measured import Measured
+from ttune.report.sources import ComparedRow, Entry
+from ttune.schedule import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = Sequence[tuple[float, float]]
+_BARS = 0.55  # height of a row
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """``key`` names its file; ``alt`` is for those who do not see it."""
+
+    key: str
+    title: str
+    alt: str
+    caption: str
+    figure: Figure
+
+
+def quality(
+    key: str, title: str, lines: Mapping[str, Points], x_label: str, caption: str, y_label: str = "RMSE to the teacher"
+) -> Drawn | None:
+    """Error against ``x_label``, one line a method, logarithmic where the values are far apart."""
+    lines = {name: sorted((x, y) for x, y in points if y > 0 and x > 0) for name, points in lines.items()}
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return None
+    figure, axes = new_figure()
+    for i, (name, points) in enumerate(lines.items()):
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label_of(name), **line_style(i))
+    _scales(axes, [x for points in lines.values() for x, _ in points], [y for points in lines.values() for _, y in points])
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    legend(figure, axes)
+    ends = "; ".join(f"{name}: {_range(points)}" for name, points in lines.items())
+    return Drawn(key, title, f"{title}. {ends}.", caption, figure)
+
+
+def told(entries: Sequence[Entry]) -> Drawn:
+    """How far what the network is told lies from where each evaluation stands."""
+    figure, axes = new_figure()
+    axes.axhline(0.0, color=MUTED, linewidth=1.0)
+    for i, entry in enumerate(entries):
+        offsets = entry.schedule.conditioning - entry.schedule.tableau().times
+        axes.plot(np.arange(len(offsets)), offsets, label=label_of(entry.name), **line_style(i))
+    _whole_numbers(axes)
+    axes.set_xlabel("evaluation")
+    axes.set_ylabel("τ − t  (the network's own unit of time)")
+    legend(figure, axes)
+    largest = "; ".join(f"{e.name}: up to {np.abs(e.schedule.conditioning - e.schedule.tableau().times).max():.4g}" for e in entries)
+    caption = "Above zero the network is told a noisier time than the one at which the step stands. The sampler's own arithmetic keeps t."
+    return Drawn(
+        "told", "What the network is told", f"Difference between told time and position, by evaluation. {largest}.", caption, figure
+    )
+
+
+def places(entries: Sequence[Entry]) -> Drawn | None:
+    """Where the evaluations stand on the axis of half log-SNR, and where the network is told that it stands."""
+    rows = [(entry.name, entry.schedule, entry.record.start) for entry in entries]
+    figure, axes = new_figure(height=max(HEIGHT, 1.5 + 0.42 * len(rows)))
+    seen = False
+    for y, (_, schedule, start) in enumerate(rows):
+        if start is not None:
+            seen |= _ticks_at(axes, start, start.tableau().times, y - 0.27, MUTED, "|", "the start stands")
+        seen |= _ticks_at(axes, schedule, schedule.tableau().times, y, line_style(0)["color"], "o", "evaluation stands")
+        seen |= _ticks_at(axes, schedule, schedule.conditioning, y + 0.27, line_style(1)["color"], "^", "network is told")
+    if not seen:
+        return None
+    axes.set_yticks(range(len(rows)), [label_of(name) for name, *_ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("half log-SNR  λ = log(α / σ):  noise on the left, clean on the right")
+    legend(figure, axes)
+    alt = "; ".join(f"{name}: {_lambdas(schedule)}" for name, schedule, _ in rows)
+    caption = "Positions at which the log-SNR is infinite (a clean end) have no place on this axis."
+    return Drawn("positions", "Where the steps stand", f"Half log-SNR of every evaluation. {alt}.", caption, figure)
+
+
+def convergence(entries: Sequence[Entry]) -> list[Drawn]:
+    """The RMSE on the tuning x_T by iteration, one figure an entry whose file has it, a line a start."""
+    found = []
+    for i, entry in enumerate(entries):
+        lines = {
+            name: [(at, v) for at, v in zip(line.at, line.values, strict=True) if v is not None]
+            for name, line in entry.record.history.items()
+        }
+        lines = {name: points for name, points in lines.items() if len(points) > 1}
+        if not lines:
+            continue
+        figure, axes = new_figure()
+        for j, (name, points) in enumerate(lines.items()):
+            style: dict[str, Any] = line_style(j) | {"markersize": 3}
+            axes.plot([x for x, _ in points], [y for _, y in points], label=label_of(name), **style)
+        if all(y > 0 for points in lines.values() for _, y in points):
+            _log_y(axes, [y for points in lines.values() for _, y in points])
+        _whole_numbers(axes)
+        axes.set_xlabel("accepted iteration" if entry.record.method != "evolution" else "round")
+        axes.set_ylabel(f"RMSE on {entry.record.samples or 'the'} tuning x_T")
+        legend(figure, axes)
+        ends = "; ".join(f"{name}: {_range(points)}" for name, points in lines.items())
+        caption = "On the x_T that were tuned on: it falls whatever it is worth. What it is worth stands in the held-out figures."
+        if entry.record.residual not in (None, "samples"):
+            caption += f" The error is that of the residual {entry.record.residual!r}, not of the samples alone."
+        found.append(Drawn(f"convergence-{i}", f"Convergence: {entry.name}", f"Convergence of {entry.name}. {ends}.", caption, figure))
+    return found
+
+
+def cost(entries: Sequence[Entry]) -> Drawn | None:
+    """Network evaluations of one sample, by purpose, one bar an entry."""
+    spent = {entry.name: {k: v for k, v in entry.record.cost.items() if k != "seconds"} for entry in entries}
+    spent = {name: values for name, values in spent.items() if sum(values.values()) > 0}
+    if not spent:
+        return None
+    purposes = list(dict.fromkeys(purpose for values in spent.values() for purpose in values))
+    figure, axes = new_figure(height=max(HEIGHT - 0.6, 1.4 + 0.4 * len(spent)))
+    left = np.zeros(len(spent))
+    for i, purpose in enumerate(purposes):
+        widths = np.array([values.get(purpose, 0) for values in spent.values()]) / 1000
+        axes.barh(range(len(spent)), widths, _BARS, left=left, color=line_style(i)["color"], label=label_of(purpose))
+        left += widths
+    axes.set_yticks(range(len(spent)), [label_of(name) for name in spent])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("thousand network evaluations of one sample")
+    legend(figure, axes)
+    alt = "; ".join(f"{name}: {sum(values.values()):,.0f}" for name, values in spent.items())
+    caption = "A batch of B counts B, a backward pass 2. What the teacher and the search for grids took is in it."
+    return Drawn("cost", "What the tuning cost", f"Network evaluations by purpose. {alt}.", caption, figure)
+
+
+def compared(rows: Sequence[ComparedRow], sampler: str, metric: str, key: str, label: str, caption: str) -> Drawn | None:
+    """A comparison's error against steps for one sampler, one line a method."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        value = getattr(row, metric)
+        if row.sampler == sampler and value is not None:
+            lines.setdefault(row.label, []).append((row.steps, value))
+    return quality(key, f"{label}, {sampler}", lines, "steps", caption, label)
+
+
+def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, list[tuple[float, float]]]:
+    """Lines for :func:`quality` from what was run: "steps", or "seconds" (milliseconds a sample), by sampler and role."""
+    samplers = {entry.schedule.sampler for entry in entries}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        for run in measured.runs.get(entry.name, ())[1:]:
+            name = run.role if len(samplers) == 1 else f"{entry.schedule.sampler}, {run.role}"
+            lines.setdefault(name, []).append((1000 * run.seconds if x == "seconds" else run.schedule.steps, run.rmse))
+    return lines
+
+
+def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
+    """The same from the figures of the tunings' own decisions."""
+    samplers = {entry.schedule.sampler for entry in entries}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        held = entry.record.holdout
+        if held is None:
+            continue
+        best = None if held.best_untuned is None else held.best_untuned.rmse
+        for role, rmse in (("untuned start", held.rmse_start), ("best untuned grid", best), ("tuned", held.rmse)):
+            if rmse is not None:
+                name = role if len(samplers) == 1 else f"{entry.schedule.sampler}, {role}"
+                lines.setdefault(name, []).append((entry.schedule.steps, rmse))
+    return lines
+
+
+def _ticks_at(axes: Axes, schedule: Schedule, times: Any, y: float, colour: str, marker: str, name: str) -> bool:
+    with np.errstate(divide="ignore"):
+        found = schedule.noise.half_log_snr(np.asarray(times))
+    found = found[np.isfinite(found)]
+    _, labels = axes.get_legend_handles_labels()
+    label = None if name in labels else name
+    axes.plot(found, np.full(len(found), y), linestyle="none", marker=marker, markersize=6, color=colour, label=label)
+    return len(found) > 0
+
+
+def _lambdas(schedule: Schedule) -> str:
+    with np.errstate(divide="ignore"):
+        return ", ".join(f"{v:.3g}" for v in schedule.noise.half_log_snr(schedule.tableau().times))
+
+
+def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    whole = all(float(x).is_integer() for x in xs)
+    if max(xs) > 4 * min(xs):
+        axes.set_xscale("log")
+    if whole:
+        axes.xaxis.set_major_locator(FixedLocator(sorted(set(xs))))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if min(xs) == max(xs):
+        axes.set_xlim(xs[0] * 0.7, xs[0] * 1.3)
+    _log_y(axes, ys)
+
+
+def _log_y(axes: Axes, ys: Iterable[float]) -> None:
+    """Logarithmic where the values are further apart than a factor of three, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(ys), max(ys)
+    if high <= 3 * low:
+        axes.set_ylim(bottom=0.0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _range(points: Points) -> str:
+    first, last = points[0], points[-1]
+    if len(points) == 1:
+        return f"{first[1]:.4g} at {first[0]:.4g}"
+    return f"{first[1]:.4g} at {first[0]:.4g} to {last[1]:.4g} at {last[0]:.4g}"
+
+
+__all__ = ["Drawn", "compared", "convergence", "cost", "held_out_by_steps", "places", "quality", "runs_by", "told"]

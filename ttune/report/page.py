@@ -1,0 +1,259 @@
+"""One self-contained page: sections of tables, figures and pictures, written as HTML that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ttune.atomic import write_atomically
+from ttune.report import figures, tables
+from ttune.report.drawing import drawing, png_of, svg_of
+from ttune.report.figures import Drawn
+from ttune.report.measured import REPORT_SEEDS, TEACHER, Measured, measure
+from ttune.report.pictures import data_uri, strip, why_no_pictures
+from ttune.report.sources import Entry, Sources
+from ttune.report.tables import Table
+from ttune.version import __version__
+
+if TYPE_CHECKING:
+    from ttune.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing in the page: ``svg`` is markup, the rest words."""
+
+    title: str
+    svg: Any
+    caption: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    label: str
+    figure: str  # its figure in words, e.g. the RMSE
+    source: str  # a data: address
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it; ``details`` are tables that open on request."""
+
+    title: str
+    words: Sequence[str] = ()
+    pictures: Sequence[tuple[str, Sequence[Picture]]] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    details: Sequence[Table] = ()
+    missing: Sequence[str] = ()
+
+
+@dataclass
+class _Files:
+    """The PNGs beside the page, written as they are drawn."""
+
+    out: Path
+    written: list[Path] = field(default_factory=list)
+
+    def take(self, drawn: Drawn | None) -> list[Figure]:
+        """The figure for the page, and the same as a PNG; nothing of what could not be drawn."""
+        from markupsafe import Markup
+
+        if drawn is None:
+            return []
+        self.put(drawn.key, png_of(drawn.figure))
+        return [Figure(drawn.title, Markup(svg_of(drawn.figure, drawn.key, drawn.alt)), drawn.caption)]
+
+    def put(self, key: str, png: bytes) -> None:
+        path = self.out.with_name(f"{self.out.stem}-{key}.png")
+        write_atomically(path, png)
+        self.written.append(path)
+
+
+def write_page(
+    sources: Sources,
+    out: str | PathLike[str],
+    *,
+    denoiser: Denoiser | None = None,
+    n: int = 128,
+    shown: int = 8,
+    chunk: int = 64,
+    seed: int = REPORT_SEEDS,
+    conditions: Callable[[Tensor], Any] | None = None,
+    progress: bool = False,
+) -> list[Path]:
+    """Write what ``sources`` (:func:`ttune.report.read_sources`) hold to ``out``, an .html file, and its figures as PNGs beside it.
+
+    With ``denoiser``, the model of the schedules, they are also run: ``n`` x_T from ``seed`` on, ``chunk`` in a call, of which
+    ``shown`` become pictures; ``conditions`` is a function of the seeds, by default the denoiser's own. What is
+    missing is said in the page. Returns the files, the page first.
+
+    Raises ValueError for another ending, a schedule of another model, or n < 2; ModuleNotFoundError without matplotlib, Pillow or
+    Jinja2 (extra ``report``).
+    """
+    out = Path(out)
+    if out.suffix not in (".html", ".htm"):
+        raise ValueError(f"out must end in .html, got {str(out)!r}")
+    if not 0 <= shown <= n:
+        raise ValueError(f"shown must lie in [0, n = {n}], got {shown}")
+    files = _Files(out)
+    why_not, measured = "no --model was given", None
+    if denoiser is not None:
+        why_not = "there are no schedules to run" if not sources.entries else "the model does not say what shape its samples have"
+        if sources.entries and denoiser.sample_shape is not None:
+            options = {"n": n, "shown": shown, "chunk": chunk, "seed": seed, "conditions": conditions, "progress": progress}
+            measured = measure(denoiser, sources.entries, **options)
+    with drawing():
+        sections = [section for section in _sections(sources, measured, why_not, files) if section is not None]
+    words = _in_short(sources, measured)
+    model = next((str(e.schedule.model["name"]) for e in sources.entries if "name" in e.schedule.model), None)
+    model = model or next((found.model for _, found in [*sources.comparisons, *sources.evaluations] if found.model), "")
+    text = _rendered(title=f"ttune report{f': {model}' if model else ''}", words=words, sections=sections, versions=_versions())
+    write_atomically(out, text.encode())
+    return [out, *files.written]
+
+
+def _sections(sources: Sources, measured: Measured | None, why_not: str, files: _Files) -> Iterator[Section | None]:
+    entries = sources.entries
+    if entries:
+        yield _samples(entries, measured, why_not, files)
+        yield _quality(entries, measured, why_not, files)
+        yield _steps(entries, files)
+        yield _tuning(entries, files)
+    for i, (file, found) in enumerate(sources.comparisons):
+        yield _comparison(i, str(file), found, files)
+    if sources.evaluations:
+        yield Section("Evaluation", tables=[tables.evaluated(str(file), found) for file, found in sources.evaluations])
+    yield _provenance(sources)
+
+
+def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, files: _Files) -> Section:
+    title = "Samples from the same noise"
+    if measured is None:
+        return Section(title, missing=[f"No samples: {why_not}."])
+    reason = why_no_pictures(tuple(measured.runs[entries[0].name][0].shown.shape[1:]))
+    if reason is not None:
+        return Section(title, missing=[f"No pictures: {reason}. The figures below are of these samples all the same."])
+    groups = []
+    for i, entry in enumerate(entries):
+        row = []
+        for run in measured.runs[entry.name]:
+            if len(run.shown) == 0:
+                continue
+            png, width, height = strip(run.shown)
+            files.put(f"samples-{i}-{run.role.replace(' ', '-').replace(',', '')}", png)
+            words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {run.rmse:.4f}"
+            alt = f"{len(run.shown)} samples of {entry.name}: {run.role}, {run.schedule.steps} steps"
+            row.append(Picture(run.role, words, data_uri(png), alt, width, height))
+        if row:
+            groups.append((entry.name, row))
+    said = "Each column began with the same noise. The teacher is 2M with many steps: the nearer to it, the better."
+    return Section(title, words=[said], pictures=groups, missing=[] if groups else ["No samples were to be shown."])
+
+
+def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, files: _Files) -> Section:
+    found, tabled, missing = [], [tables.held_out(entries)], []
+    held = [entry.record.holdout for entry in entries if entry.record.holdout is not None]
+    if held:
+        sizes = ", ".join(f"{n:,}" for n in sorted({h.n for h in held}))
+        caption = f"On the {sizes} held-out x_T of each tuning, in the samples' own units: the figures on which its guard decided."
+        if len({entry.record.seed for entry in entries if entry.record.holdout is not None}) > 1:
+            caption += " The tunings had different seeds, so their x_T differ."
+        found += files.take(figures.quality("held-out", "Quality against steps", figures.held_out_by_steps(entries), "steps", caption))
+    else:
+        missing.append("No held-out figures: no file holds the record of a finished tuning.")
+    if measured is not None:
+        caption = f"On {measured.n:,} x_T of this page's own, the same for every point. {measured.setting}."
+        for key, title, x, label in (
+            ("steps", "Quality against steps, measured here", "steps", "steps"),
+            ("seconds", "Quality against time, measured here", "seconds", "milliseconds per sample"),
+        ):
+            found += files.take(figures.quality(f"quality-{key}", title, figures.runs_by(entries, measured, x), label, caption))
+        tabled.append(tables.measured_rows(entries, measured))
+    else:
+        missing.append(f"No quality against seconds: {why_not}, and files of schedules do not time sampling.")
+    return Section("Quality", figures=found, tables=[table for table in tabled if table is not None], missing=missing)
+
+
+def _steps(entries: Sequence[Entry], files: _Files) -> Section:
+    found = [*files.take(figures.told(entries)), *files.take(figures.places(entries))]
+    return Section("Where the steps stand, and what the network is told", figures=found, details=[tables.steps_of(e) for e in entries])
+
+
+def _tuning(entries: Sequence[Entry], files: _Files) -> Section | None:
+    tuned = [entry for entry in entries if entry.schedule.tuned]
+    if not tuned:
+        return None
+    found = [figure for drawn in [*figures.convergence(tuned), figures.cost(tuned)] for figure in files.take(drawn)]
+    without = [entry.name for entry in tuned if not entry.record.history]
+    missing = [f"No convergence of {name}: its file does not hold the history of the tuning." for name in without]
+    missing += [f"{entry.name}: {entry.record.unfinished}." for entry in tuned if entry.record.unfinished]
+    table = tables.costs(tuned)
+    return Section("The tuning", figures=found, tables=[] if table is None else [table], missing=missing)
+
+
+def _comparison(i: int, file: str, found: Any, files: _Files) -> Section:
+    drawn = []
+    features = tables.features_in_words({found.features})
+    for sampler in dict.fromkeys(row.sampler for row in found.rows):
+        for metric, label, caption in (
+            ("rmse", "RMSE to the teacher", f"On {found.held_out:,} held-out x_T that no tuning saw."),
+            ("frechet", "Fréchet distance to the teacher's", f"{features}; n = {found.held_out:,}."),
+        ):
+            key = f"compared-{i}-{metric}-{''.join(c if c.isalnum() else '-' for c in sampler)}"
+            drawn += files.take(figures.compared(found.rows, sampler, metric, key, label, caption))
+    return Section(f"Methods compared: {found.model}", figures=drawn, tables=[tables.comparison(file, found)])
+
+
+def _provenance(sources: Sources) -> Section:
+    rows = [(str(file), digest) for file, digest in sources.digests]
+    table = Table("The files of this page", ("file", "SHA-256"), rows, (0, 1))
+    return Section("Provenance", tables=[table], details=[tables.provenance(entry) for entry in sources.entries])
+
+
+def _in_short(sources: Sources, measured: Measured | None) -> list[str]:
+    """A line a schedule, for those who read no further."""
+    lines = []
+    for entry in sources.entries:
+        held = entry.record.holdout
+        if not entry.schedule.tuned:
+            lines.append(f"{entry.name}: untuned, or a tuning whose guard returned its start: the file has no record.")
+        elif held is None:
+            lines.append(f"{entry.name}: tuned, {entry.record.unfinished or 'without a record of held-out figures'}.")
+        else:
+            best = held.best_untuned
+            before = [
+                f"start {tables.number(held.rmse_start)}",
+                *([] if best is None else [f"best untuned grid {tables.number(best.rmse)}"]),
+            ]
+            numbers = f"RMSE to the teacher {tables.number(held.rmse)} ({', '.join(before)}) on {held.n:,} held-out x_T"
+            lines.append(f"{entry.name}: {numbers}; the guard {tables.decision(held)}.")
+    if measured is not None and not lines:
+        lines.append("Nothing was measured.")
+    return lines
+
+
+def _versions() -> str:
+    return f"ttune {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def _rendered(**content: Any) -> str:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("report: needs Jinja2, pip install 'ttune[report]'", name=error.name) from error
+    # Escaping is on for everything: names in a file are anybody's.
+    page = Environment(
+        loader=PackageLoader("ttune.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return page.get_template("page.html").render(**content)

@@ -1,0 +1,196 @@
+"""The files that a report is made of: schedules, the JSON of ``ttune evaluate`` and of ``ttune demo``, the folder of ``ttune compare``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ttune.report.record import Number, Record, read_record
+from ttune.schedule import Schedule
+from ttune.schedule_file import FORMAT, SEVERAL, load_schedules
+
+MAX_BYTES = 64_000_000  # the comparison of the mixture, 143 rows with all their pairs, takes 1 MB
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A schedule of a file. ``name`` is short, and unlike those of the other entries."""
+
+    name: str
+    file: Path
+    digest: str  # of the file: SHA-256
+    version: str  # of the ttune that wrote it
+    schedule: Schedule
+    record: Record
+
+
+class Frechet(msgspec.Struct):
+    value: Number
+    features: str
+    n: int | None = None
+    standard_error: Number = None
+
+
+class EvaluatedRow(msgspec.Struct):
+    """A line of ``ttune evaluate`` (:class:`ttune.evaluation.ReportRow`); what later versions add is not looked at."""
+
+    name: str
+    sampler: str | None = None
+    method: str | None = None
+    steps: int | None = None
+    rmse_to_teacher: Number = None
+    frechet: Frechet | None = None
+    frechet_to_teacher: Number = None
+    network_evaluations: int | None = None
+    seconds: Number = None
+
+
+class Evaluation(msgspec.Struct):
+    rows: list[EvaluatedRow]
+    model: str | None = None
+    versions: dict[str, str | int | float | None] = {}
+
+
+class Against(msgspec.Struct):
+    rmse_ratio: Number = None
+    rmse_interval: list[float] | None = None
+
+
+class Equivalent(msgspec.Struct):
+    steps: float
+    bound: str = ""
+
+
+class ComparedRow(msgspec.Struct):
+    """A line of ``ttune compare`` (:attr:`ttune.comparison.Comparison.rows`)."""
+
+    steps: int
+    sampler: str
+    label: str
+    rmse: float
+    rmse_standard_error: Number = None
+    frechet: Number = None
+    frechet_standard_error: Number = None
+    real: Number = None
+    real_standard_error: Number = None
+    against_grid: Against | None = None
+    equivalent_rmse_same_sampler: Equivalent | None = None
+    chosen: str | None = None
+    evaluations: int | None = None
+    seconds: Number = None
+
+
+class Missing(msgspec.Struct):
+    cell: str
+    reason: str
+
+
+class Compared(msgspec.Struct):
+    model: str
+    features: str
+    held_out: int
+    rows: list[ComparedRow]
+    teacher: dict[str, str | int | float | None] = {}
+    refused: list[Missing] = []
+    failed: list[Missing] = []
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that was read, in the order in which it was named. ``digests``: (file, SHA-256) of each."""
+
+    entries: Sequence[Entry] = ()
+    evaluations: Sequence[tuple[Path, Evaluation]] = ()
+    comparisons: Sequence[tuple[Path, Compared]] = ()
+    digests: Sequence[tuple[Path, str]] = field(default=())
+
+
+def read_sources(paths: Sequence[str | PathLike[str]]) -> Sources:
+    """Read schedule files, JSON of ``ttune evaluate``, and folders of ``ttune compare`` or ``ttune demo``.
+
+    Of a folder ``report.json`` is read, and the schedule files that stand beside it. ValueError names a file that is none of these,
+    FileNotFoundError one that is not there.
+    """
+    if not paths:
+        raise ValueError("sources must name at least one file or folder, got none")
+    files = list(dict.fromkeys(file for path in paths for file in _files(Path(path))))
+    schedules: list[tuple[Path, str, str]] = []
+    evaluations, comparisons, digests = [], [], []
+    for file in files:
+        data, content = _content(file)
+        digest = hashlib.sha256(data).hexdigest()
+        digests.append((file, digest))
+        if content.get("format") in (FORMAT, SEVERAL):
+            schedules.append((file, digest, str(content.get("ttune_version", ""))))
+        elif "held_out" in content:
+            comparisons.append((file, _converted(file, content, Compared)))
+        elif "rows" in content:
+            evaluations.append((file, _converted(file, content, Evaluation)))
+        else:
+            raise ValueError(
+                f"{file}: must be a schedule file, the JSON of ttune evaluate or the folder of ttune compare, got JSON with the fields "
+                f"{sorted(map(str, content))[:8]}"
+            )
+    return Sources(_entries(schedules), evaluations, comparisons, digests)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    report = path / "report.json"
+    beside = [file for file in sorted(path.glob("*.json")) if file != report and _is_schedule(file)]
+    found = [*beside, *([report] if report.exists() else [])]
+    if not found:
+        begun = "; its ttune compare has not finished: run it again" if (path / "comparison.json").exists() else ""
+        raise ValueError(f"{path}: a folder must hold report.json or schedule files, got neither{begun}")
+    return found
+
+
+def _is_schedule(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return b'"ttune schedule' in stream.read(200)  # the field that is written first
+
+
+def _content(file: Path) -> tuple[bytes, dict[str, Any]]:
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{file}: a file to report on has at most {MAX_BYTES} bytes, this one has {size}")
+    data = file.read_bytes()
+    try:
+        content = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file}: not readable as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must be a JSON object, got {type(content).__name__}")
+    return data, content
+
+
+def _converted(file: Path, content: dict[str, Any], kind: Any) -> Any:
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{file}: cannot be read as the {kind.__name__.lower()} that it seems to be: {error}") from None
+
+
+def _entries(files: Sequence[tuple[Path, str, str]]) -> list[Entry]:
+    loaded = [(file, digest, version, schedule) for file, digest, version in files for schedule in load_schedules(file).values()]
+    plain = [f"{schedule.sampler}, {schedule.steps} steps" for *_, schedule in loaded]
+    stems = [file.stem for file, *_ in loaded]
+    entries = []
+    for i, (file, digest, version, schedule) in enumerate(loaded):
+        name = plain[i]
+        if plain.count(name) > 1:
+            name = f"{name} ({stems[i] if _alone(plain, stems, i) else file})"
+        entries.append(Entry(name, file, digest, version, schedule, read_record(schedule)))
+    return entries
+
+
+def _alone(plain: Sequence[str], stems: Sequence[str], i: int) -> bool:
+    """Whether the file's stem tells entry ``i`` from the others of its name."""
+    return [stem for name, stem in zip(plain, stems, strict=True) if name == plain[i]].count(stems[i]) == 1

@@ -1,0 +1,245 @@
+"""What a report tabulates: words and numbers, as they stand in the files or were measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttune.evaluation.fid import RatioInterval, metric_name
+from ttune.report.measured import GRID, Measured, Run
+from ttune.report.record import Holdout, Number
+from ttune.report.sources import Compared, Entry, Evaluation
+from ttune.schedule_file import describe
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` begin with their heading; the columns ``left`` hold words, the others numbers."""
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[int] = (0,)
+    notes: Sequence[str] = ()
+
+
+def number(value: Number, digits: str = ".4f") -> str:
+    return NONE if value is None else format(value, digits)
+
+
+def ratio(interval: RatioInterval | None) -> str:
+    return NONE if interval is None else f"{interval.ratio:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def held_out(entries: Sequence[Entry]) -> Table | None:
+    """The figures on which each tuning decided."""
+    rows, names, counts = [], set(), set()
+    for entry in entries:
+        held = entry.record.holdout
+        if held is None:
+            continue
+        names.add(held.features)
+        counts.add(held.n)
+        interval = NONE if held.ratio is None else f"{held.ratio:.3f} [{number(held.low, '.3f')}, {number(held.high, '.3f')}]"
+        best = held.best_untuned
+        rows.append(
+            (
+                entry.name,
+                number(held.rmse_start),
+                NONE if best is None else number(best.rmse),
+                number(held.rmse),
+                interval,
+                number(held.frechet_start, ".3g"),
+                NONE if best is None else number(best.frechet, ".3g"),
+                number(held.frechet, ".3g"),
+                f"{held.n:,}",
+                held.features,
+                decision(held),
+            )
+        )
+    if not rows:
+        return None
+    heads = ("schedule", "RMSE: start", "best untuned grid", "returned", "returned over start [95 %]")
+    heads = (*heads, "Fréchet: start", "best untuned grid", "returned", "n", "features", "the guard")
+    notes = [
+        "RMSE to the teacher's samples from the same x_T, in the samples' own units, on x_T that the tuning never saw.",
+        f"Fréchet distance to the teacher's samples; {features_in_words(names)}. It is biased at small n: compare equal n only.",
+        f"{NONE} for the best untuned grid: none was searched for, or the start is it.",
+    ]
+    return Table("Held out: the figures that each tuning was judged on", heads, rows, (0, 9, 10), notes)
+
+
+def decision(held: Holdout) -> str:
+    """What the guard did, in words."""
+    reasons = "; ".join(held.refused)
+    if held.chosen == "tuned":
+        return "kept the tuned schedule" + (f"; faults of other candidates, or without a guard of this one: {reasons}" if reasons else "")
+    return f"returned the {held.chosen or 'start'} instead" + (f": {reasons}" if reasons else "")
+
+
+def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
+    """What was run for this report."""
+    rows = []
+    for entry in entries:
+        runs = measured.runs.get(entry.name, ())
+        for run in runs:
+            own = f"{run.rmse:.4f} ± {run.standard_error:.4f}"
+            evaluations = f"{run.evaluations:.4g}"
+            over = _over_untuned(runs, run)
+            rows.append((entry.name, run.role, str(run.schedule.steps), evaluations, own, ratio(over), f"{1000 * run.seconds:.3g}"))
+    heads = (
+        "schedule",
+        "what",
+        "steps",
+        "evaluations",
+        "RMSE to the teacher ± s.e.",
+        "over the best untuned known [95 %]",
+        "ms per sample",
+    )
+    notes = [
+        f"{measured.n:,} x_T with seeds from {measured.seed}, the same in every line; on {measured.setting}.",
+        "Milliseconds are those of one pass on this machine, with whatever else it was doing: good for a ratio, not for a record.",
+        "The best untuned known is the best untuned grid where the file says which that was, else the start.",
+    ]
+    return Table("Measured for this page", heads, rows, (0, 1), notes)
+
+
+def _over_untuned(runs: Sequence[Run], run: Run) -> RatioInterval | None:
+    """Of a tuned schedule over the best untuned one that is known; the teacher stands before, the tuned one after them."""
+    untuned = [other for other in runs[1:-1] if other.role == GRID] or list(runs[1:-1])
+    return run.over(untuned[0]) if untuned and run is runs[-1] else None
+
+
+def costs(entries: Sequence[Entry]) -> Table | None:
+    """Evaluations by purpose, and seconds."""
+    found = [entry for entry in entries if entry.record.cost]
+    if not found:
+        return None
+    purposes = list(dict.fromkeys(p for entry in found for p in entry.record.cost if p != "seconds"))
+    rows = []
+    for entry in found:
+        spent = entry.record.cost
+        each = [f"{spent[p]:,.0f}" if p in spent else NONE for p in purposes]
+        rows.append((entry.name, *each, f"{sum(spent.get(p, 0) for p in purposes):,.0f}", number(spent.get("seconds"), ",.0f")))
+    notes = ["Budgets of one run share the teacher: it is counted with the first."] if len(found) > 1 else []
+    return Table("Network evaluations of one sample, by purpose", ("schedule", *purposes, "together", "seconds"), rows, (0,), notes)
+
+
+def steps_of(entry: Entry) -> Table:
+    """Every evaluation of a schedule: where it stands, what the network is told, and what was added to the coefficients."""
+    schedule = entry.schedule
+    times, extra = schedule.tableau().times, schedule.coefficients
+    with np.errstate(divide="ignore"):
+        stands, told = schedule.noise.half_log_snr(times), schedule.noise.half_log_snr(schedule.conditioning)
+    heads = ["evaluation", "stands at t", "told τ", "τ − t", "λ(t)", "λ(τ)"]
+    if extra is not None:
+        heads += ["added to x", "to D", *(f"to D {i} before" for i in range(1, extra.shape[1] - 1))]
+    if schedule.variants:
+        heads.append("network")
+    rows = []
+    for i, (t, tau) in enumerate(zip(times, schedule.conditioning, strict=True)):
+        row = [str(i), f"{t:.5g}", f"{tau:.5g}", f"{tau - t:+.4g}", f"{stands[i]:.4g}", f"{told[i]:.4g}"]
+        row += [] if extra is None else [f"{v:+.4f}" for v in extra[i]]
+        rows.append([*row, str(schedule.variants[i])] if schedule.variants else row)
+    notes = [f"The last position is {schedule.positions[-1]:.5g}. λ is the half log-SNR, log(α / σ)."]
+    if schedule.shift is not None:
+        notes.append(f"Every sample is told the time of its own variance: {schedule.shift}.")
+    if len(times) != schedule.steps:
+        notes.append(f"{schedule.sampler} asks the network {len(times)} times in {schedule.steps} steps.")
+    drifted = schedule.drifted()
+    if drifted:
+        notes.append(f"Told a time beyond the neighbouring positions at evaluations {', '.join(map(str, drifted))}: worth a look.")
+    return Table(f"Steps of {entry.name}", heads, rows, (), notes)
+
+
+def provenance(entry: Entry) -> Table:
+    """How a schedule came to be."""
+    record, schedule, model = entry.record, entry.schedule, entry.schedule.model
+    pairs = {
+        "file": f"{entry.file} (SHA-256 {entry.digest[:16]}…)",
+        "written by": f"ttune {entry.version}",
+        "sampler": f"{schedule.sampler}{f', eta {schedule.eta:g}' if schedule.eta else ''}{_pairs(schedule.options, ', ')}",
+        "noise schedule": describe(schedule.noise),
+        "model": str(model.get("name", NONE)),
+        "model's settings": _pairs({k: v for k, v in model.items() if k not in ("name", "parameter_shapes")}) or NONE,
+        "shapes of its parameters (SHA-256)": str(model.get("parameter_shapes", NONE)),
+        "method": " ".join([record.method or NONE, *(["of", *record.changes] if record.changes else [])]),
+        "seed": NONE if record.seed is None else f"{record.seed}, {record.samples} tuning x_T",
+        "compared with the teacher by": record.residual or NONE,
+        "teacher": _pairs(record.teacher) or NONE,
+    }
+    if not schedule.tuned:
+        pairs = {k: v for k, v in pairs.items() if k in ("file", "written by", "sampler", "noise schedule")}
+    return Table(f"Provenance of {entry.name}", ("what", "value"), list(pairs.items()), (0, 1), record.faults)
+
+
+def evaluated(file: str, evaluation: Evaluation) -> Table:
+    """The table of ``ttune evaluate`` or ``ttune demo``."""
+    rows, names, counts = [], set(), set()
+    for row in evaluation.rows:
+        real = row.frechet
+        if real is not None:
+            names.add(real.features)
+            counts.add(real.n)
+        distance = NONE if real is None else number(real.value, ".3f")
+        if real is not None and real.standard_error is not None:
+            distance += f" ± {real.standard_error:.3f}"
+        cells = (row.name, str(row.steps or NONE), number(row.rmse_to_teacher), distance, number(row.frechet_to_teacher, ".3f"))
+        rows.append((*cells, number(row.network_evaluations, ",d"), number(row.seconds, ".1f")))
+    sizes = sorted(n for n in counts if n is not None)
+    size = "" if not sizes else f", n = {sizes[0]:,}" if len(sizes) == 1 else f", n from {sizes[0]:,} to {sizes[-1]:,}: not comparable"
+    notes = [f"Fréchet distances: {features_in_words(names)}{size}. Seconds are those of all samples."] if names else []
+    heads = ("schedule", "steps", "RMSE to the teacher", "Fréchet to real images ± s.e.", "to the teacher's", "evaluations", "seconds")
+    return Table(f"Evaluation of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
+
+
+def comparison(file: str, found: Compared) -> Table:
+    """The rows of ``ttune compare``."""
+    rows = []
+    for row in found.rows:
+        against = row.against_grid
+        over = NONE
+        if against is not None and against.rmse_ratio is not None and against.rmse_interval and len(against.rmse_interval) == 2:
+            over = f"{against.rmse_ratio:.3f} [{against.rmse_interval[0]:.3f}, {against.rmse_interval[1]:.3f}]"
+        worth = row.equivalent_rmse_same_sampler
+        cells = (row.label, row.sampler, str(row.steps), f"{row.rmse:.4f}", over, _with_error(row.frechet, row.frechet_standard_error))
+        real = _with_error(row.real, row.real_standard_error)
+        equal = NONE if worth is None else f"{worth.bound} {worth.steps:.1f}".strip()
+        rows.append((*cells, real, equal, row.chosen or NONE, number(row.evaluations, ",d"), number(row.seconds, ",.0f")))
+    heads = ("method", "sampler", "steps", "RMSE", "over the best untuned grid [95 %]", "Fréchet to the teacher's ± s.e.")
+    heads = (*heads, "to real ± s.e.", "= untuned steps", "the guard kept", "evaluations", "seconds")
+    notes = [
+        f"{found.held_out:,} held-out x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
+        f"Fréchet distances: {features_in_words({found.features})}.",
+        "Figures are of what a method proposes, whether or not its guard kept it. = untuned steps: of the best untuned grid of the same "
+        "sampler, for the same RMSE. Evaluations and seconds are those of the tuning.",
+        *(f"Not tuned: {m.cell}: {m.reason}" for m in found.refused),
+        *(f"Failed: {m.cell}: {m.reason}" for m in found.failed),
+    ]
+    return Table(f"Comparison on {found.model} ({file})", heads, rows, (0, 1, 8), notes)
+
+
+def features_in_words(names: set[str]) -> str:
+    return ", ".join(sorted("FID" if metric_name(name) == "FID" else f"{name} features, not FID" for name in names))
+
+
+def _with_error(value: Number, error: Number) -> str:
+    return number(value, ".4g") if value is None or error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def _pairs(values: object, before: str = "") -> str:
+    pairs = values.items() if hasattr(values, "items") else ()  # pyright: ignore[reportAttributeAccessIssue]
+    text = ", ".join(f"{k} {_short(v)}" for k, v in pairs)
+    return f"{before}{text}" if text else ""
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({hashlib.sha256(text.encode()).hexdigest()[:12]})"
