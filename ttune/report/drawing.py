@@ -23,7 +23,7 @@ VARIABLES = {PAPER: "--paper", INK: "--ink", MUTED: "--muted", RULE: "--rule", *
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 
-WIDTH, HEIGHT = 4.6, 3.2  # inches: on a telephone, 400 pixels wide, its 10-point text is still read
+WIDTH, HEIGHT = 4.6, 2.9  # inches: on a telephone, 400 pixels wide, its 10-point text is still read
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ttune",
@@ -89,12 +89,14 @@ def label_of(name: str) -> str:
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """Below the axes, in as many columns as there is room for."""
+    """Below the axes, in as many columns as there is room for; the figure grows by its height."""
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        longest = max(map(len, labels))
-        columns = 1 if longest > 26 else 2 if longest > 14 else 3
-        figure.legend(handles, labels, loc="outside lower left", ncols=min(columns, len(labels)), frameon=False, handlelength=2.6)
+    if not handles:
+        return
+    longest = max(map(len, labels))
+    columns = min(1 if longest > 26 else 2 if longest > 14 else 3, len(labels))
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
 
 
 def png_of(figure: Figure) -> bytes:

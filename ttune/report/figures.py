@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure
-from ttune.report.measured import Measured
+from ttune.report.measured import GRID, START, TUNED, Measured, Run
+from ttune.report.numbers import number
 from ttune.report.sources import ComparedRow, Entry
 from ttune.schedule import Schedule
 
@@ -40,6 +41,8 @@ def quality(
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
+    if len({x for points in lines.values() for x, _ in points}) == 1:
+        return _bars(key, title, {name: points[0][1] for name, points in lines.items()}, y_label, caption)
     figure, axes = new_figure()
     for i, (name, points) in enumerate(lines.items()):
         axes.plot([x for x, _ in points], [y for _, y in points], label=label_of(name), **line_style(i))
@@ -51,6 +54,19 @@ def quality(
     return Drawn(key, title, f"{title}. {ends}.", caption, figure)
 
 
+def _bars(key: str, title: str, values: Mapping[str, float], label: str, caption: str) -> Drawn:
+    """Where there is one budget only, lines would be points above one another."""
+    figure, axes = new_figure(height=1.0 + 0.38 * len(values))
+    bars = axes.barh([label_of(name) for name in values], list(values.values()), _BARS, color=line_style(0)["color"])
+    axes.bar_label(bars, [f" {number(value)}" for value in values.values()], fontsize=9)
+    axes.margins(x=0.18)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(label)
+    alt = "; ".join(f"{name}: {number(value)}" for name, value in values.items())
+    return Drawn(key, title, f"{title}. {label}: {alt}.", caption, figure)
+
+
 def told(entries: Sequence[Entry]) -> Drawn:
     """How far what the network is told lies from where each evaluation stands."""
     figure, axes = new_figure()
@@ -60,10 +76,10 @@ def told(entries: Sequence[Entry]) -> Drawn:
         axes.plot(np.arange(len(offsets)), offsets, label=label_of(entry.name), **line_style(i))
     _whole_numbers(axes)
     axes.set_xlabel("evaluation")
-    axes.set_ylabel("τ − t  (the network's own unit of time)")
+    axes.set_ylabel("τ − t")
     legend(figure, axes)
     largest = "; ".join(f"{e.name}: up to {np.abs(e.schedule.conditioning - e.schedule.tableau().times).max():.4g}" for e in entries)
-    caption = "Above zero the network is told a noisier time than the one at which the step stands. The sampler's own arithmetic keeps t."
+    caption = "In the network's own unit of time. Above zero it is told a noisier time than that of the step, whose arithmetic keeps t."
     return Drawn(
         "told", "What the network is told", f"Difference between told time and position, by evaluation. {largest}.", caption, figure
     )
@@ -83,7 +99,7 @@ def places(entries: Sequence[Entry]) -> Drawn | None:
         return None
     axes.set_yticks(range(len(rows)), [label_of(name) for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("half log-SNR  λ = log(α / σ):  noise on the left, clean on the right")
+    axes.set_xlabel("half log-SNR λ,  from noise to clean")
     legend(figure, axes)
     alt = "; ".join(f"{name}: {_lambdas(schedule)}" for name, schedule, _ in rows)
     caption = "Positions at which the log-SNR is infinite (a clean end) have no place on this axis."
@@ -113,6 +129,8 @@ def convergence(entries: Sequence[Entry]) -> list[Drawn]:
         legend(figure, axes)
         ends = "; ".join(f"{name}: {_range(points)}" for name, points in lines.items())
         caption = "On the x_T that were tuned on: it falls whatever it is worth. What it is worth stands in the held-out figures."
+        if any(name.startswith("also") for name in lines):
+            caption += ' "also": from a schedule that was given, such as the tuned one of the next smaller budget.'
         if entry.record.residual not in (None, "samples"):
             caption += f" The error is that of the residual {entry.record.residual!r}, not of the samples alone."
         found.append(Drawn(f"convergence-{i}", f"Convergence: {entry.name}", f"Convergence of {entry.name}. {ends}.", caption, figure))
@@ -135,48 +153,70 @@ def cost(entries: Sequence[Entry]) -> Drawn | None:
     axes.set_yticks(range(len(spent)), [label_of(name) for name in spent])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("thousand network evaluations of one sample")
+    axes.set_xlabel("network evaluations, thousands")
     legend(figure, axes)
     alt = "; ".join(f"{name}: {sum(values.values()):,.0f}" for name, values in spent.items())
-    caption = "A batch of B counts B, a backward pass 2. What the teacher and the search for grids took is in it."
+    caption = (
+        "Evaluations of one sample: a batch of B counts B, a backward pass 2. What the teacher and the search for grids took is in it."
+    )
     return Drawn("cost", "What the tuning cost", f"Network evaluations by purpose. {alt}.", caption, figure)
 
 
-def compared(rows: Sequence[ComparedRow], sampler: str, metric: str, key: str, label: str, caption: str) -> Drawn | None:
-    """A comparison's error against steps for one sampler, one line a method."""
+def compared(
+    rows: Sequence[ComparedRow], sampler: str, metric: str, key: str, label: str, caption: str, x: str = "steps", x_label: str = "steps"
+) -> Drawn | None:
+    """A comparison's error against ``x`` for one sampler, one line a method."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        value = getattr(row, metric)
-        if row.sampler == sampler and value is not None:
-            lines.setdefault(row.label, []).append((row.steps, value))
-    return quality(key, f"{label}, {sampler}", lines, "steps", caption, label)
+        at, value = getattr(row, x), getattr(row, metric)
+        if row.sampler == sampler and value is not None and at is not None:
+            lines.setdefault(row.label, []).append((at, value))
+    return quality(key, f"{label}, {sampler}", lines, x_label, caption, label)
 
 
 def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, list[tuple[float, float]]]:
     """Lines for :func:`quality` from what was run: "steps", or "seconds" (milliseconds a sample), by sampler and role."""
-    samplers = {entry.schedule.sampler for entry in entries}
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for entry in entries:
+
+    def points(runs: Iterable[Run]) -> list[tuple[float, float]]:
+        return [(1000 * run.seconds if x == "seconds" else run.schedule.steps, run.rmse) for run in runs]
+
+    lines: dict[str, list[tuple[float, float]]] = {name: points(runs) for name, runs in measured.curves.items()}
+    for entry, name in zip(entries, _line_names(entries), strict=True):
         for run in measured.runs.get(entry.name, ())[1:]:
-            name = run.role if len(samplers) == 1 else f"{entry.schedule.sampler}, {run.role}"
-            lines.setdefault(name, []).append((1000 * run.seconds if x == "seconds" else run.schedule.steps, run.rmse))
+            _add(lines, name, run.role, points([run])[0])
     return lines
 
 
 def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
     """The same from the figures of the tunings' own decisions."""
-    samplers = {entry.schedule.sampler for entry in entries}
     lines: dict[str, list[tuple[float, float]]] = {}
-    for entry in entries:
+    for entry, name in zip(entries, _line_names(entries), strict=True):
         held = entry.record.holdout
         if held is None:
             continue
         best = None if held.best_untuned is None else held.best_untuned.rmse
-        for role, rmse in (("untuned start", held.rmse_start), ("best untuned grid", best), ("tuned", held.rmse)):
+        for role, rmse in ((START, held.rmse_start), (GRID, best), (TUNED, held.rmse)):
             if rmse is not None:
-                name = role if len(samplers) == 1 else f"{entry.schedule.sampler}, {role}"
-                lines.setdefault(name, []).append((entry.schedule.steps, rmse))
+                _add(lines, name, role, (entry.schedule.steps, rmse))
     return lines
+
+
+def _line_names(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """For each entry the names of its lines: untuned ones by sampler, tuned ones by file too where files share a sampler."""
+    samplers = {entry.schedule.sampler for entry in entries}
+    files = {sampler: {entry.file for entry in entries if entry.schedule.sampler == sampler} for sampler in samplers}
+    names = []
+    for entry in entries:
+        sampler = "" if len(samplers) == 1 else f"{entry.schedule.sampler}, "
+        names.append((sampler, f" ({entry.file.stem})" if len(files[entry.schedule.sampler]) > 1 else ""))
+    return names
+
+
+def _add(lines: dict[str, list[tuple[float, float]]], name: tuple[str, str], role: str, point: tuple[float, float]) -> None:
+    sampler, file = name
+    line = lines.setdefault(f"{sampler}{role}{file if role == TUNED else ''}", [])
+    if point not in line:
+        line.append(point)
 
 
 def _ticks_at(axes: Axes, schedule: Schedule, times: Any, y: float, colour: str, marker: str, name: str) -> bool:
@@ -195,17 +235,19 @@ def _lambdas(schedule: Schedule) -> str:
 
 
 def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     whole = all(float(x).is_integer() for x in xs)
     if max(xs) > 4 * min(xs):
         axes.set_xscale("log")
+    elif not whole:
+        axes.set_xlim(0.0, 1.1 * max(xs))  # a few per cent between two timings are not to look like much
     if whole:
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(xs))))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    if min(xs) == max(xs):
-        axes.set_xlim(xs[0] * 0.7, xs[0] * 1.3)
+    elif axes.get_xscale() == "log":
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     _log_y(axes, ys)
 
 
@@ -213,12 +255,13 @@ def _log_y(axes: Axes, ys: Iterable[float]) -> None:
     """Logarithmic where the values are further apart than a factor of three, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = min(ys), max(ys)
+    values = list(ys)
+    low, high = min(values), max(values)
     if high <= 3 * low:
         axes.set_ylim(bottom=0.0)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high <= 100 * low else (1.0,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttune.atomic import write_atomically
+from ttune.evaluation.report import write_picture
 from ttune.report import figures, tables
 from ttune.report.drawing import drawing, png_of, svg_of
 from ttune.report.figures import Drawn
@@ -72,12 +73,20 @@ class _Files:
         if drawn is None:
             return []
         self.put(drawn.key, png_of(drawn.figure))
+        drawn.figure.set_layout_engine("none")  # everything has found its place: half the time of the second drawing
         return [Figure(drawn.title, Markup(svg_of(drawn.figure, drawn.key, drawn.alt)), drawn.caption)]
 
     def put(self, key: str, png: bytes) -> None:
+        write_atomically(self._path(key), png)
+
+    def picture(self, key: str, rows: Sequence[tuple[str, Tensor]]) -> None:
+        """Rows of samples above one another."""
+        write_picture(self._path(key), rows)
+
+    def _path(self, key: str) -> Path:
         path = self.out.with_name(f"{self.out.stem}-{key}.png")
-        write_atomically(path, png)
         self.written.append(path)
+        return path
 
 
 def write_page(
@@ -95,7 +104,7 @@ def write_page(
     """Write what ``sources`` (:func:`ttune.report.read_sources`) hold to ``out``, an .html file, and its figures as PNGs beside it.
 
     With ``denoiser``, the model of the schedules, they are also run: ``n`` x_T from ``seed`` on, ``chunk`` in a call, of which
-    ``shown`` become pictures; ``conditions`` is a function of the seeds, by default the denoiser's own. What is
+    ``shown`` become pictures (all of fewer); ``conditions`` is a function of the seeds, by default the denoiser's own. What is
     missing is said in the page. Returns the files, the page first.
 
     Raises ValueError for another ending, a schedule of another model, or n < 2; ModuleNotFoundError without matplotlib, Pillow or
@@ -104,8 +113,8 @@ def write_page(
     out = Path(out)
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"out must end in .html, got {str(out)!r}")
-    if not 0 <= shown <= n:
-        raise ValueError(f"shown must lie in [0, n = {n}], got {shown}")
+    if shown < 0:
+        raise ValueError(f"shown must be at least 0, got {shown}")
     files = _Files(out)
     why_not, measured = "no --model was given", None
     if denoiser is not None:
@@ -133,7 +142,7 @@ def _sections(sources: Sources, measured: Measured | None, why_not: str, files: 
     for i, (file, found) in enumerate(sources.comparisons):
         yield _comparison(i, str(file), found, files)
     if sources.evaluations:
-        yield Section("Evaluation", tables=[tables.evaluated(str(file), found) for file, found in sources.evaluations])
+        yield _evaluation(sources, files)
     yield _provenance(sources)
 
 
@@ -151,12 +160,12 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
             if len(run.shown) == 0:
                 continue
             png, width, height = strip(run.shown)
-            files.put(f"samples-{i}-{run.role.replace(' ', '-').replace(',', '')}", png)
             words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {run.rmse:.4f}"
             alt = f"{len(run.shown)} samples of {entry.name}: {run.role}, {run.schedule.steps} steps"
             row.append(Picture(run.role, words, data_uri(png), alt, width, height))
         if row:
             groups.append((entry.name, row))
+            files.picture(f"samples-{i}", [(f"{entry.name}: {run.role}", run.shown) for run in measured.runs[entry.name]])
     said = "Each column began with the same noise. The teacher is 2M with many steps: the nearer to it, the better."
     return Section(title, words=[said], pictures=groups, missing=[] if groups else ["No samples were to be shown."])
 
@@ -202,16 +211,26 @@ def _tuning(entries: Sequence[Entry], files: _Files) -> Section | None:
     return Section("The tuning", figures=found, tables=[] if table is None else [table], missing=missing)
 
 
+def _evaluation(sources: Sources, files: _Files) -> Section:
+    drawn = []
+    for i, (_, found) in enumerate(sources.evaluations):
+        points = {row.name: [(row.seconds, row.rmse_to_teacher)] for row in found.rows if row.seconds and row.rmse_to_teacher}
+        caption = "Seconds are those of all samples. The teacher, the target itself, has no place on this axis."
+        drawn += files.take(figures.quality(f"evaluated-{i}", "Quality against time", points, "seconds", caption))
+    return Section("Evaluation", figures=drawn, tables=[tables.evaluated(str(file), found) for file, found in sources.evaluations])
+
+
 def _comparison(i: int, file: str, found: Any, files: _Files) -> Section:
     drawn = []
     features = tables.features_in_words({found.features})
     for sampler in dict.fromkeys(row.sampler for row in found.rows):
-        for metric, label, caption in (
-            ("rmse", "RMSE to the teacher", f"On {found.held_out:,} held-out x_T that no tuning saw."),
-            ("frechet", "Fréchet distance to the teacher's", f"{features}; n = {found.held_out:,}."),
-        ):
-            key = f"compared-{i}-{metric}-{''.join(c if c.isalnum() else '-' for c in sampler)}"
-            drawn += files.take(figures.compared(found.rows, sampler, metric, key, label, caption))
+        key = f"compared-{i}-{''.join(c if c.isalnum() else '-' for c in sampler)}"
+        rmse, on = "RMSE to the teacher", f"On {found.held_out:,} held-out x_T that no tuning saw."
+        drawn += files.take(figures.compared(found.rows, sampler, "rmse", f"{key}-rmse", rmse, on))
+        distance, of = "Fréchet distance to the teacher's", f"{features}; n = {found.held_out:,}."
+        drawn += files.take(figures.compared(found.rows, sampler, "frechet", f"{key}-frechet", distance, of))
+        cost = "Seconds are those of the tuning, one point a budget."
+        drawn += files.take(figures.compared(found.rows, sampler, "rmse", f"{key}-seconds", rmse, cost, "seconds", "seconds of tuning"))
     return Section(f"Methods compared: {found.model}", figures=drawn, tables=[tables.comparison(file, found)])
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttune.evaluation.fid import RatioInterval, metric_name
-from ttune.report.measured import GRID, Measured, Run
-from ttune.report.record import Holdout, Number
+from ttune.report.measured import GRID, TEACHER, Measured, Run
+from ttune.report.numbers import NONE, number, ratio, with_error
+from ttune.report.record import Holdout
 from ttune.report.sources import Compared, Entry, Evaluation
 from ttune.schedule_file import describe
-
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,6 @@ class Table:
     notes: Sequence[str] = ()
 
 
-def number(value: Number, digits: str = ".4f") -> str:
-    return NONE if value is None else format(value, digits)
-
-
-def ratio(interval: RatioInterval | None) -> str:
-    return NONE if interval is None else f"{interval.ratio:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
 def held_out(entries: Sequence[Entry]) -> Table | None:
     """The figures on which each tuning decided."""
     rows, names, counts = [], set(), set()
@@ -45,7 +36,7 @@ def held_out(entries: Sequence[Entry]) -> Table | None:
             continue
         names.add(held.features)
         counts.add(held.n)
-        interval = NONE if held.ratio is None else f"{held.ratio:.3f} [{number(held.low, '.3f')}, {number(held.high, '.3f')}]"
+        interval = NONE if held.ratio is None else f"{number(held.ratio, '.3f')} [{number(held.low, '.3f')}, {number(held.high, '.3f')}]"
         best = held.best_untuned
         rows.append(
             (
@@ -88,7 +79,7 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
     for entry in entries:
         runs = measured.runs.get(entry.name, ())
         for run in runs:
-            own = f"{run.rmse:.4f} ± {run.standard_error:.4f}"
+            own = "0: it is the target" if run.role == TEACHER else f"{number(run.rmse)} ± {number(run.standard_error, '.2g')}"
             evaluations = f"{run.evaluations:.4g}"
             over = _over_untuned(runs, run)
             rows.append((entry.name, run.role, str(run.schedule.steps), evaluations, own, ratio(over), f"{1000 * run.seconds:.3g}"))
@@ -103,7 +94,7 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
     )
     notes = [
         f"{measured.n:,} x_T with seeds from {measured.seed}, the same in every line; on {measured.setting}.",
-        "Milliseconds are those of one pass on this machine, with whatever else it was doing: good for a ratio, not for a record.",
+        "Milliseconds are those of this machine, with whatever else it was doing: good for a ratio, not for a record.",
         "The best untuned known is the best untuned grid where the file says which that was, else the start.",
     ]
     return Table("Measured for this page", heads, rows, (0, 1), notes)
@@ -126,7 +117,7 @@ def costs(entries: Sequence[Entry]) -> Table | None:
         spent = entry.record.cost
         each = [f"{spent[p]:,.0f}" if p in spent else NONE for p in purposes]
         rows.append((entry.name, *each, f"{sum(spent.get(p, 0) for p in purposes):,.0f}", number(spent.get("seconds"), ",.0f")))
-    notes = ["Budgets of one run share the teacher: it is counted with the first."] if len(found) > 1 else []
+    notes = ["Of the budgets that one run tuned together the first pays for the teacher's samples."] if len(found) > 1 else []
     return Table("Network evaluations of one sample, by purpose", ("schedule", *purposes, "together", "seconds"), rows, (0,), notes)
 
 
@@ -205,10 +196,10 @@ def comparison(file: str, found: Compared) -> Table:
         against = row.against_grid
         over = NONE
         if against is not None and against.rmse_ratio is not None and against.rmse_interval and len(against.rmse_interval) == 2:
-            over = f"{against.rmse_ratio:.3f} [{against.rmse_interval[0]:.3f}, {against.rmse_interval[1]:.3f}]"
+            over = ratio(RatioInterval(against.rmse_ratio, *against.rmse_interval))
         worth = row.equivalent_rmse_same_sampler
-        cells = (row.label, row.sampler, str(row.steps), f"{row.rmse:.4f}", over, _with_error(row.frechet, row.frechet_standard_error))
-        real = _with_error(row.real, row.real_standard_error)
+        cells = (row.label, row.sampler, str(row.steps), f"{row.rmse:.4f}", over, with_error(row.frechet, row.frechet_standard_error))
+        real = with_error(row.real, row.real_standard_error)
         equal = NONE if worth is None else f"{worth.bound} {worth.steps:.1f}".strip()
         rows.append((*cells, real, equal, row.chosen or NONE, number(row.evaluations, ",d"), number(row.seconds, ",.0f")))
     heads = ("method", "sampler", "steps", "RMSE", "over the best untuned grid [95 %]", "Fréchet to the teacher's ± s.e.")
@@ -226,10 +217,6 @@ def comparison(file: str, found: Compared) -> Table:
 
 def features_in_words(names: set[str]) -> str:
     return ", ".join(sorted("FID" if metric_name(name) == "FID" else f"{name} features, not FID" for name in names))
-
-
-def _with_error(value: Number, error: Number) -> str:
-    return number(value, ".4g") if value is None or error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def _pairs(values: object, before: str = "") -> str:

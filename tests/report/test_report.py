@@ -1,0 +1,314 @@
+"""``ttune report``: what stands in the page, that it stands there safely, and what it says where something is missing."""
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ttune
+from tests import tiny_model
+from ttune.cli import main
+from ttune.report import read_sources, write_page
+from ttune.report.measured import GRID, START, TUNED, measure
+from ttune.report.numbers import number
+from ttune.tuning.provenance import LONGEST, compact
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "<script>alert('&')</script>\"$x_\x07"
+
+
+class Page(HTMLParser):
+    """A page taken apart; an element that is closed out of turn, or never, is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.captions: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "caption":
+            self.captions.append("")
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> out of turn"
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+        if "caption" in self.open:
+            self.captions[-1] += data
+        if {"th", "td"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def table(self, first_head: str, second_head: str) -> list[list[str]]:
+        return next(t for t in self.tables if t[0][:2] == [first_head, second_head])
+
+
+def page_of(*paths: Path, out: Path, **options: Any) -> Page:
+    write_page(read_sources(paths), out, **options)
+    return checked(out)
+
+
+def checked(out: Path) -> Page:
+    """The page, after everything that must hold of any."""
+    text = out.read_text()
+    page = Page(text)
+    assert not page.all("script")
+    assert not page.all("link")
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        for name in ("src", "href", "data", "action"):
+            address = attributes.get(name)
+            assert address is None or address.startswith(("data:image/png;base64,", "#")), (tag, address)
+    assert "@import" not in text
+    assert set(re.findall(r"url\(([^)]{,3})", text)) <= {"#" + key for key in re.findall(r"url\(#(..)", text)}
+    assert all(picture.get("alt") for picture in page.all("img"))
+    assert all(drawing.get("role") == "img" and drawing.get("aria-label") for drawing in page.all("svg"))
+    assert len(page.all("table")) == len(page.all("caption"))
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    return page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tuned schedules: two budgets in a file, one with coefficients, one of a sampler with two evaluations a step; and an untuned one."""
+    folder = tmp_path_factory.mktemp("report")
+    denoiser = tiny_model.factory()
+    teacher = ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 12, "log_snr")
+    few: dict[str, Any] = {"samples": 4, "holdout": 4, "iterations": 1, "progress": False, "teacher": teacher}
+    several = [ttune.Schedule.build(denoiser.noise, "dpmpp_2m", k) for k in (2, 3)]
+    results = ttune.tune_budgets(denoiser, several, **few)
+    ttune.save_schedules({k: result.schedule for k, result in results.items()}, folder / "several.json")
+    everything = ("conditioning", "positions", "coefficients")
+    ttune.tune(denoiser, several[0], tune=everything, search_starts=False, **few).schedule.save(folder / "coefficients.json")
+    ttune.tune(denoiser, ttune.Schedule.build(denoiser.noise, "heun", 2), **few).schedule.save(folder / "heun.json")
+    ttune.Schedule.build(denoiser.noise, "ddim", 4).save(folder / "untuned.json")
+    return folder
+
+
+def test_every_section_of_several_schedules_with_a_model(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    files = [folder / f"{name}.json" for name in ("several", "coefficients", "heun", "untuned")]
+    page = page_of(*files, out=out, denoiser=tiny_model.factory(), n=16, shown=3)
+    for title in ("Samples from the same noise", "Quality against time", "Where the steps stand", "Convergence:", "What the tuning cost"):
+        assert title in page.text
+    assert "Provenance of heun, 2 steps" in page.text
+    # Teacher, start, best untuned grid and tuned for four, of which one searched no grids; the untuned one and its teacher.
+    assert len(page.all("img")) == 4 * 4 - 1 + 2
+    assert {picture["width"] for picture in page.all("img")} == {str(3 * 8 + 2 * 2)}
+    beside = sorted(path.name for path in tmp_path.glob("report-*.png"))
+    assert {"report-told.png", "report-positions.png", "report-cost.png", "report-quality-seconds.png", "report-samples-0.png"} <= set(
+        beside
+    )
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in beside)
+    heun = page.tables[page.captions.index("Steps of heun, 2 steps")]  # three evaluations
+    schedule = ttune.Schedule.load(folder / "heun.json")
+    assert [row[1] for row in heun[1:]] == [f"{t:.5g}" for t in schedule.tableau().times]
+    assert [row[2] for row in heun[1:]] == [f"{t:.5g}" for t in schedule.conditioning]
+    assert any("added to x" in t[0] for t in page.tables)
+
+
+def test_figures_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
+    page = page_of(folder / "several.json", out=tmp_path / "r.html")
+    rows = page.table("schedule", "RMSE: start")[1:]
+    stored = [entry["tuned"] for entry in json.loads((folder / "several.json").read_text())["schedules"]]
+    assert len(rows) == len(stored) == 2
+    for row, tuned in zip(rows, stored, strict=True):
+        held = tuned["holdout"]
+        assert row[1:4] == [number(held["rmse_start"]), number(held["best_untuned"]["rmse"]), number(held["rmse"])]
+        assert row[4] == f"{number(held['ratio'], '.3f')} [{number(held['low'], '.3f')}, {number(held['high'], '.3f')}]"
+        assert row[8:10] == ["4", held["features"]]
+        assert "kept the tuned schedule" in row[10]
+    spent = page.table("schedule", "probe")
+    for row, tuned in zip(spent[1:], stored, strict=True):
+        cost = dict(tuned["cost"])
+        cost.pop("seconds")
+        assert dict(zip(spent[0][1:], row[1:], strict=True))["together"] == f"{sum(cost.values()):,}"
+        assert {head: row[i] for i, head in enumerate(spent[0]) if head in cost} == {k: f"{v:,}" for k, v in cost.items()}
+    assert "not FID" in page.text
+    assert "no --model was given" in page.text
+    assert not page.all("img")
+
+
+def test_what_was_run_is_what_sampling_gives(folder: Path) -> None:
+    denoiser = tiny_model.factory()
+    (entry, *_) = read_sources([folder / "several.json"]).entries
+    measured = measure(denoiser, [entry], n=10, shown=4, chunk=4, seed=77)
+    x_T = ttune.initial_noise(denoiser.noise, (1, 8, 8), seeds=range(77, 87))
+    target = ttune.sample(denoiser, measured.runs[entry.name][0].schedule, x_T)
+    for role in (START, GRID, TUNED):
+        run = measured.run(entry.name, role)
+        assert run is not None
+        x = ttune.sample(denoiser, run.schedule, x_T)
+        torch.testing.assert_close(run.shown, x[:4])
+        assert run.rmse == pytest.approx((x - target).double().square().mean().sqrt().item(), rel=1e-6)
+        assert run.evaluations == 2
+        assert run.seconds > 0
+    tuned, grid = measured.run(entry.name, TUNED), measured.run(entry.name, GRID)
+    assert tuned is not None
+    assert grid is not None
+    interval = tuned.over(grid)
+    assert interval is not None
+    assert interval.ratio == pytest.approx(tuned.rmse / grid.rmse)
+    assert [run.schedule.steps for run in next(iter(measured.curves.values()))] == [2, 3, 4]
+
+
+def test_an_untuned_schedule_and_one_without_history_say_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    page = page_of(folder / "untuned.json", out=tmp_path / "a.html")
+    assert "untuned, or a tuning whose guard returned its start" in page.text
+    assert "No held-out figures" in page.text
+    assert "Convergence" not in page.text
+    schedule = ttune.Schedule.load(folder / "heun.json")
+    old = {k: v for k, v in schedule.tuned.items() if k not in ("history", "start", "best_untuned")}
+    schedule.replace(tuned=old).save(tmp_path / "old.json")
+    page = page_of(tmp_path / "old.json", out=tmp_path / "b.html", denoiser=tiny_model.factory(), n=4, shown=2)
+    assert "its file does not hold the history" in page.text
+    assert "untuned, leading grid" in page.text  # not called the start: the file does not say what that was
+    assert GRID not in [row[1] for row in page.table("schedule", "what")]
+
+
+def test_hostile_names_are_words(folder: Path, tmp_path: Path) -> None:
+    schedule = ttune.Schedule.load(folder / "heun.json")
+    holdout = {**schedule.tuned["holdout"], "features": HOSTILE, "chosen": HOSTILE, "refused": [HOSTILE]}
+    history = {HOSTILE: {"at": [0, 1], "values": [1.0, 0.5]}}
+    cost = {HOSTILE: 5, "teacher": 7}
+    tuned = {**schedule.tuned, "method": HOSTILE, "holdout": holdout, "history": history, "cost": cost, "unfinished": HOSTILE}
+    path = tmp_path / "evil<b>.json"
+    schedule.replace(model={"name": HOSTILE}, tuned=tuned).save(path)
+    schedule.save(tmp_path / "other.json")
+    row = {"name": HOSTILE, "steps": 3, "rmse_to_teacher": 0.5, "seconds": 2.0, "frechet": {"value": 1.0, "features": HOSTILE, "n": 9}}
+    (tmp_path / "evaluated.json").write_text(json.dumps({"model": HOSTILE, "rows": [row]}))
+    page = page_of(path, tmp_path / "other.json", tmp_path / "evaluated.json", out=tmp_path / "r.html")
+    assert "<script>alert('&')</script>" in page.text  # as words, in the table of the evaluation and elsewhere
+    assert not page.all("b")
+
+
+def test_a_record_that_makes_no_sense_costs_its_own_field_only(folder: Path, tmp_path: Path) -> None:
+    schedule = ttune.Schedule.load(folder / "heun.json")
+    odd = {"history": {"a": {"at": [0], "values": []}}, "start": {"sampler": "heun", "positions": [1, 2]}, "cost": "much", "seed": "x"}
+    schedule.replace(tuned={**schedule.tuned, **odd}).save(tmp_path / "odd.json")
+    page = page_of(tmp_path / "odd.json", out=tmp_path / "r.html", denoiser=tiny_model.factory(), n=4, shown=1)
+    for name in ("history of 'a'", "'start' is not a schedule", "'cost' cannot be read", "'seed' cannot be read"):
+        assert name in page.text
+    assert page.table("schedule", "RMSE: start")[1][3] == number(schedule.tuned["holdout"]["rmse"])
+
+
+def test_samples_that_are_no_pictures_are_measured_all_the_same(tmp_path: Path) -> None:
+    noise = ttune.NoiseSchedule.linear()
+    denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, noise, sample_shape=(6,), name="vector")
+    ttune.Schedule.build(noise, "ddim", 3).save(tmp_path / "t.json")
+    page = page_of(tmp_path / "t.json", out=tmp_path / "r.html", denoiser=denoiser, n=4)
+    assert "samples of shape (6,) are no pictures" in page.text
+    assert not page.all("img")
+    assert [row[1] for row in page.table("schedule", "what")[1:]] == ["teacher", "untuned"]
+    unknown = ttune.Denoiser(lambda x, tau: 0.1 * x, noise, name="no shape")
+    assert "does not say what shape" in page_of(tmp_path / "t.json", out=tmp_path / "s.html", denoiser=unknown).text
+
+
+def test_colour_pictures_and_a_network_of_whole_times(tmp_path: Path) -> None:
+    noise = ttune.NoiseSchedule.linear()
+    denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, noise, sample_shape=(3, 4, 200), integer_time=True)
+    ttune.Schedule.build(noise, "ddim", 3).save(tmp_path / "t.json")
+    page = page_of(tmp_path / "t.json", out=tmp_path / "r.html", denoiser=denoiser, n=2, shown=2)
+    assert [picture["width"] for picture in page.all("img")] == ["202"] * 2  # two of 200 pixels, averaged over pairs of them
+
+
+def test_the_folder_of_a_comparison(tmp_path: Path) -> None:
+    quick = ["--samplers", "ddim", "--steps", "3", "--curve", "4", "--samples", "8", "--holdout", "8", "--held-out", "8", "--quiet"]
+    model = ["--model", "tests.tiny_model:factory"]
+    main(["compare", "--methods", "ays", "my <i>=trajectory", *model, *quick, "--out", str(tmp_path / "cmp")])
+    main(["report", str(tmp_path / "cmp"), "--out", str(tmp_path / "r.html"), "--quiet"])
+    page = checked(tmp_path / "r.html")
+    rows = page.table("method", "sampler")[1:]
+    stored = json.loads((tmp_path / "cmp" / "report.json").read_text())["rows"]
+    assert [(row[0], row[3]) for row in rows] == [(row["label"], f"{row['rmse']:.4f}") for row in stored]
+    assert "my <i>" in [row[0] for row in rows]
+    assert "RMSE to the teacher, ddim" in page.text
+
+
+def test_command_line_reports_on_an_evaluation_and_its_schedule(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"name": "mine", "steps": 3, "rmse_to_teacher": 0.25, "seconds": 2.0, "frechet_to_teacher": None, "later": "field"}
+    (tmp_path / "e.json").write_text(json.dumps({"model": "tiny", "rows": [row]}))
+    quick = ["--n", "8", "--shown", "2", "--quiet", "--out", str(tmp_path / "r.html")]
+    main(["report", str(folder / "several.json"), str(tmp_path / "e.json"), "--model", "tests.tiny_model:factory", *quick])
+    assert "PNGs beside it" in capsys.readouterr().out
+    page = checked(tmp_path / "r.html")
+    assert page.table("schedule", "steps")[1] == ["mine", "3", "0.2500", "–", "–", "–", "2.0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must be a JSON object"),
+        ("{", "not readable"),
+        ('{"a": 1}', r"got JSON with the fields \['a'\]"),
+        ('{"rows": 3}', "evaluation"),
+    ],
+)
+def test_other_files_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_sources([tmp_path / "x.json"])
+
+
+def test_wrong_arguments_are_refused(folder: Path, tmp_path: Path) -> None:
+    sources = read_sources([folder / "untuned.json"])
+    with pytest.raises(ValueError, match=r"out must end in \.html"):
+        write_page(sources, tmp_path / "r.pdf")
+    with pytest.raises(ValueError, match="neither"):
+        read_sources([tmp_path])
+    with pytest.raises(ValueError, match="noise schedule"):
+        write_page(
+            sources, tmp_path / "r.html", denoiser=ttune.Denoiser(lambda x, t: x, ttune.NoiseSchedule.cosine(), sample_shape=(1, 2, 2))
+        )
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_drawing_leaves_matplotlib_as_it_was(folder: Path, tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    page_of(folder / "heun.json", out=tmp_path / "r.html")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_history_is_kept_short_and_whole() -> None:
+    values = np.geomspace(1, 1e-3, 1000).tolist()
+    line = compact({"long": values, "none": []})
+    assert len(line["long"]["at"]) == LONGEST
+    assert (line["long"]["at"][0], line["long"]["at"][-1]) == (0, 999)
+    assert line["long"]["values"][-1] == pytest.approx(values[-1], rel=1e-4)
+    assert line["none"] == {"at": [], "values": []}
