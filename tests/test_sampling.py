@@ -11,7 +11,8 @@ from torch import Tensor
 
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
-from ttune import SAMPLERS, NoiseSchedule, Schedule, initial_noise
+from ttune import SAMPLERS, Denoiser, NoiseSchedule, Schedule, initial_noise
+from ttune.plan import Plan
 from ttune.sampling import start_state
 
 NOISE = NoiseSchedule.linear()
@@ -255,3 +256,39 @@ def test_backends_agree() -> None:
         results = [ttune.sample(denoiser, schedule, x_T, seeds=[1, 2, 3, 4, 5], backend=name) for name in available]
         for result in results[1:]:
             torch.testing.assert_close(result, results[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_plan_is_folded_once_and_anew_where_anything_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    make = Plan.make
+    monkeypatch.setattr(Plan, "make", staticmethod(lambda *arguments: made.append(arguments) or make(*arguments)))
+    denoiser, schedule, x_T = Denoiser(lambda x, tau: 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 3), torch.randn(2, 3)
+
+    def folded() -> int:
+        before = len(made)
+        ttune.sample(denoiser, schedule, x_T)
+        return len(made) - before
+
+    assert (folded(), folded()) == (1, 0)
+    plain = ttune.sample(denoiser, schedule, x_T)
+    denoiser.clip_sample = 0.01
+    assert (folded(), folded()) == (1, 0)
+    assert not torch.equal(ttune.sample(denoiser, schedule, x_T), plain)
+    denoiser.network = lambda x, tau: 0.2 * x
+    assert (folded(), folded()) == (1, 0)
+    schedule = Schedule.build(NOISE, "ddim", 4)
+    assert (folded(), folded()) == (1, 0)
+    denoiser.noise = NoiseSchedule.scaled_linear()
+    with pytest.raises(ValueError, match="its noise schedule is not the denoiser's"):
+        folded()
+
+
+def test_a_scale_that_is_a_function_is_asked_at_every_sampling() -> None:
+    scales = [1.0, 5.0]
+    guidance = ttune.ClassifierFree(lambda point: scales[0], {"label": 0.0})
+    denoiser = Denoiser(lambda x, tau, label: 0.1 * x + label[:, None], NOISE, guidance=guidance)
+    schedule, x_T = Schedule.build(NOISE, "ddim", 3), torch.randn(2, 3)
+    conditions = {"label": torch.ones(2)}
+    first = ttune.sample(denoiser, schedule, x_T, conditions=conditions)
+    scales.pop(0)
+    assert not torch.allclose(ttune.sample(denoiser, schedule, x_T, conditions=conditions), first)

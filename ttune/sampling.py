@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -42,17 +43,40 @@ def sample(
 
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser.
     """
-    check_fits(denoiser, schedule)
     if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
         raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
     stochastic = schedule.tableau().stochastic
     context = ops.use_backend(backend) if backend is not None else nullcontext()
     with torch.no_grad(), context:
-        plan = Plan.make(denoiser, schedule, x_T.device)
+        plan = fitting_plan(denoiser, schedule, x_T.device)
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
         told = _told(conditioning, schedule, x_T, denoiser.integer_time)
         return plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
+
+
+def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device) -> Plan:
+    """The plan of ``schedule`` for ``denoiser``, once it is checked that they fit: the last one again, where nothing changed.
+
+    Checking and folding cost as much as all else that a step of a small image costs beside its network. Not remembered where a
+    scale is a function, which may return another number next time, nor under a compiler, for which remembering is a side effect.
+    """
+    if callable(getattr(denoiser.guidance, "scale", None)) or torch.compiler.is_compiling():
+        check_fits(denoiser, schedule)
+        return Plan.make(denoiser, schedule, device)
+    key = (schedule, device, *(getattr(denoiser, name) for name in _SETTINGS))
+    last = denoiser.__dict__.get("_last_plan")
+    if last is not None and all(a is b or (isinstance(a, _PLAIN) and a == b) for a, b in zip(last[0], key, strict=True)):
+        return last[1]
+    check_fits(denoiser, schedule)
+    plan = Plan.make(denoiser, schedule, device)
+    denoiser.__dict__["_last_plan"] = (key, plan)
+    return plan
+
+
+# What a denoiser may be told anew between two calls; numbers and words are compared, everything else must be the same object.
+_SETTINGS = tuple(f.name for f in dataclasses.fields(Denoiser) if f.init)
+_PLAIN = (str, float, int, bool, tuple, torch.device)
 
 
 def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Tensor:
