@@ -137,12 +137,14 @@ def test_a_killed_rank_ends_the_job_and_the_rest_is_resumed_by_any_number(tmp_pa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ttune.json", "whole.json"]
 
 
-def test_evaluate_is_that_of_one_process(tmp_path: Path) -> None:
+def test_evaluate_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTUNE_CACHE", str(tmp_path / "cache"))
     file, out, together = (tmp_path / name for name in ("ddim.json", "alone.json", "together.json"))
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
-    arguments = ["evaluate", str(file), "--samples", "5", "--chunk", "2", "--quiet"]
+    arguments = ["evaluate", str(file), "--samples", "11", "--chunk", "2", "--quiet", "--reference-n", "100", "--splits", "2"]
+    arguments += ["--metrics", "fid", "precision_recall", "rmse", "psnr"]
     main([*arguments, "--out", str(out)])
-    status, said, error = torchrun(2, [*arguments, "--out", str(together)])
+    status, said, error = torchrun(2, [*arguments, "--out", str(together), "--work", str(tmp_path / "work")])
     assert status == 0, error
     assert said.count("Wrote") == 1
     alone, shared = (json.loads(path.read_text())["rows"] for path in (out, together))
@@ -150,6 +152,7 @@ def test_evaluate_is_that_of_one_process(tmp_path: Path) -> None:
         del row["seconds"]
     assert shared == alone
     assert [row["network_evaluations"] for row in shared] == [2, 128]
+    assert len(list((tmp_path / "work").rglob("0*.safetensors"))) == 2 * 6
 
 
 def test_what_cannot_be_shared_is_refused_and_a_failing_rank_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

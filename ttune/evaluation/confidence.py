@@ -29,7 +29,8 @@ def split_interval(figure: Callable[[slice], float], value: float, n: int, split
     A part of n / splits samples scatters sqrt(splits) times as much as all of them, so the standard error is the parts'
     standard deviation by sqrt(splits), and the interval Student's with splits - 1 degrees of freedom. The parts' mean is not
     used: Fréchet distances and recalls of fewer samples are biased. So the interval is about where the same number of other samples
-    would lead, bias included; it is too wide, never too short, where a distance is near zero and quadratic in the scatter.
+    would lead, bias included; it is too wide, never too short, where a distance is near zero and quadratic in the scatter, or a part
+    has fewer samples than features (Gaussian simulations, 16 features, parts of 8 to 512 samples: 95 to 100 % of the intervals hold).
 
     Raises:
         ValueError: ``splits`` below 2, or more than n / 2.

@@ -7,6 +7,7 @@ It is biased upwards by 1/n: compare distances of equal numbers of images only.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,6 +48,12 @@ def _gaussian(mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> _Ga
     return _Gaussian(mean, float(np.trace(covariance)), vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
+@functools.lru_cache(maxsize=4)
+def _of_statistics(statistics: FeatureStatistics) -> _Gaussian:
+    """Remembered for the last few objects: real images are compared with many times, and 2048 features take seconds."""
+    return _gaussian(statistics.mean, statistics.covariance)
+
+
 def _distance(a: _Gaussian, b: _Gaussian) -> float:
     # With A = L L^T and B = M M^T, sqrt(sqrt(A) B sqrt(A)) has the singular values of L^T M as its
     # eigenvalues: no root of a small difference, so identical statistics give 1e-14 and not 1e-7.
@@ -81,7 +88,7 @@ def frechet_distance(a: FeatureStatistics | NDArray | Tensor, b: FeatureStatisti
         ValueError: features of different names or lengths, or not finite.
     """
     first, second = _paired_statistics(a, b, ("a", "b"))
-    return _distance(_gaussian(first.mean, first.covariance), _gaussian(second.mean, second.covariance))
+    return _distance(_of_statistics(first), _of_statistics(second))
 
 
 def frechet_standard_error(
@@ -109,7 +116,7 @@ def frechet_standard_error(
     """
     if resamples < 2:
         raise ValueError(f"resamples: must be at least 2, got {resamples}")
-    sample, real = (_gaussian(s.mean, s.covariance) for s in _paired_statistics(features, reference, ("features", "reference")))
+    sample, real = (_of_statistics(s) for s in _paired_statistics(features, reference, ("features", "reference")))
     generator = np.random.default_rng(seed)
     to_real, to_sample = np.empty(resamples), np.empty(resamples)
     for i in range(resamples):

@@ -36,6 +36,10 @@ class FrechetEntry(TypedDict):
     features: str
     n: int
     standard_error: float | None
+    name: NotRequired[str]  # "FID" in Inception's features only
+    reference: NotRequired[str]  # the real images
+    reference_n: NotRequired[int | None]
+    interval: NotRequired[Mapping[str, Any] | None]  # by splitting: low, high, standard_error, splits
 
 
 class ReportRow(TypedDict):
@@ -51,6 +55,10 @@ class ReportRow(TypedDict):
     network_evaluations: int | None
     seconds: float | None
     tuning: NotRequired[Mapping[str, float]]  # what the tuning cost, by purpose
+    kernel: NotRequired[Mapping[str, Any]]  # and the rest: see ttune.evaluation.figures
+    precision_recall: NotRequired[Mapping[str, Any]]
+    rmse_interval: NotRequired[Mapping[str, Any] | None]
+    psnr_to_teacher: NotRequired[Mapping[str, Any]]
 
 
 def _heading(rows: Sequence[ReportRow]) -> str:

@@ -1,0 +1,327 @@
+"""An evaluation from beginning to end: its figures, what it keeps, what it loses when it is killed, and how much memory it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ttune
+from tests import tiny_model
+from ttune.cli import main
+from ttune.evaluation import (
+    FeatureExtractor,
+    FeatureStatistics,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    rmse_to,
+    split_interval,
+)
+from ttune.evaluation.evaluate import Real, evaluate, work_folder
+from ttune.evaluation.figures import METRICS
+from ttune.evaluation.pictures import ArrayPictures, open_pictures
+from ttune.evaluation.sampled import Candidate, Samples
+from ttune.ranks import ALONE, Ranks
+
+ROOT = Path(__file__).parent.parent.parent
+NOISE = ttune.NoiseSchedule.linear()
+SHAPE = (1, 6, 6)
+WEIGHTS = torch.randn(36, 5, generator=torch.Generator().manual_seed(0))
+FEATURES = FeatureExtractor("projections", lambda x: x.flatten(1) @ WEIGHTS, batch=8)
+REAL = Real("noise", ArrayPictures("noise", np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)))
+
+
+def network(x: Tensor, tau: Tensor, gain: Tensor) -> Tensor:
+    return 0.9 * x + 0.05 * torch.sin(3 * x) * gain.view(-1, 1, 1, 1)
+
+
+def points(seeds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    return ttune.initial_noise(NOISE, SHAPE, seeds), {"gain": (seeds % 3).float()}
+
+
+def candidate(steps: int = 3, sampler: str = "ddim", **options: Any) -> Candidate:
+    return Candidate(f"{sampler} {steps}", "base", ttune.Schedule.build(NOISE, sampler, steps, **options))
+
+
+TEACHER = candidate(12, "dpmpp_2m", spacing="log_snr")
+
+
+def samples(work: Path, n: int = 22, calls: list[int] | None = None, **options: Any) -> Samples:
+    counted = [] if calls is None else calls
+
+    def counting(x: Tensor, tau: Tensor, gain: Tensor) -> Tensor:
+        counted.append(len(x))
+        return network(x, tau, gain)
+
+    settings: dict[str, Any] = {"features": FEATURES, "chunk": 4, "seed": 7, "teacher": TEACHER, "progress": False}
+    return Samples(ttune.Denoiser(counting, NOISE), points, n=n, work=work, **(settings | options))
+
+
+def rows_of(made: Samples, candidates: Sequence[Candidate] = (), **options: Any) -> list[dict[str, Any]]:
+    found = evaluate(made, candidates or [candidate()], **({"metrics": METRICS, "real": REAL, "splits": 2} | options))
+    return [dict(row) | {"seconds": 0} for row in found]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTUNE_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_figures_are_those_of_all_samples_at_once(tmp_path: Path) -> None:
+    row, teacher_row = rows_of(samples(tmp_path / "work"))
+    x_T, conditions = points(torch.arange(22) + 7)
+    denoiser = ttune.Denoiser(network, NOISE)
+    x, target = (ttune.sample(denoiser, c.schedule, x_T, conditions=conditions) for c in (candidate(), TEACHER))
+    real = next(open_pictures_of(REAL).read(range(40)))
+    f, g, r = (FEATURES(images).numpy().astype(np.float32) for images in (x, target, real))
+    assert row["frechet"]["value"] == pytest.approx(frechet_distance(f, r), rel=1e-6)
+    assert row["frechet_to_teacher"] == pytest.approx(frechet_distance(f, g), rel=1e-6)
+    assert row["kernel"]["value"] == pytest.approx(kernel_distance(f, r), rel=1e-4)
+    assert row["precision_recall"]["precision"] == precision_recall(f, r).precision
+    assert row["precision_recall"]["recall"] == precision_recall(f, r).recall
+    errors = rmse_to(x, target)
+    assert row["rmse_to_teacher"] == pytest.approx(errors.square().mean().sqrt().item(), rel=1e-6)
+    clamped = rmse_to(x.clamp(-1, 1), target.clamp(-1, 1)).numpy()
+    psnr = 20 * np.log10(2 / clamped)
+    assert row["psnr_to_teacher"]["value"] == pytest.approx(psnr.mean(), rel=1e-6)
+    interval = split_interval(lambda rows: float(psnr[rows].mean()), float(psnr.mean()), 22, 2)
+    assert row["psnr_to_teacher"]["interval"]["low"] == pytest.approx(interval.low, rel=1e-5)
+    assert row["frechet"]["interval"]["splits"] == 2
+    assert row["network_evaluations"] == 3
+    assert (teacher_row["rmse_to_teacher"], teacher_row["frechet_to_teacher"]) == (None, None)
+    assert teacher_row["frechet"]["value"] == pytest.approx(frechet_distance(g, r), rel=1e-6)
+
+
+def open_pictures_of(real: Real) -> ArrayPictures:
+    assert isinstance(real.source, ArrayPictures)
+    return real.source
+
+
+def test_what_is_kept_is_not_sampled_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+    whole = rows_of(samples(tmp_path / "work", calls=calls))
+    per_sample = 3 + 12
+    assert sum(calls) == 22 * per_sample
+    calls.clear()
+    assert rows_of(samples(tmp_path / "work", calls=calls)) == whole
+    rows_of(samples(tmp_path / "work", calls=calls), metrics=("kid",))
+    assert calls == []
+    more = rows_of(samples(tmp_path / "work", 32, calls=calls))
+    assert sum(calls) == (32 - 20) * per_sample  # the last chunk had two samples, and is made anew with four
+    assert more == rows_of(samples(tmp_path / "other", 32))
+    calls.clear()
+    rows_of(samples(tmp_path / "work", calls=calls), [candidate(), candidate(4)])
+    assert sum(calls) == 22 * (4 + 12) + 2 * 3  # the teacher's images are not kept, and the short last chunk is wanted again
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 8},
+        {"chunk": 2},
+        {"teacher": candidate(13, "dpmpp_2m")},
+        {"features": FeatureExtractor("others", FEATURES.function, batch=8)},
+        {"features": FeatureExtractor("projections", FEATURES.function, batch=8, digest="other weights")},
+        {"points": lambda seeds: (points(seeds)[0], {"gain": torch.zeros(len(seeds))})},
+    ],
+    ids=["seed", "chunk", "teacher", "features", "weights of the features", "conditions"],
+)
+def test_what_was_made_otherwise_is_not_taken(tmp_path: Path, change: dict[str, Any]) -> None:
+    first, second = samples(tmp_path), samples(tmp_path)
+    object.__setattr__(second, "__dict__", {**second.__dict__, **change})
+    assert first.folder(candidate()).path == samples(tmp_path).folder(candidate()).path
+    assert first.folder(candidate()).path != second.folder(candidate()).path
+
+
+def test_schedules_and_weights_tell_folders_apart(tmp_path: Path) -> None:
+    base = candidate()
+    told = base.schedule.replace(conditioning=base.schedule.conditioning + 1.0)
+    layer = torch.nn.Linear(6, 6)
+    denoiser = ttune.Denoiser(layer, NOISE)
+    made = Samples(denoiser, points, FEATURES, 4, 4, 0, tmp_path)
+    names = {made.folder(Candidate("a", "b", s)).path.name for s in (base.schedule, told, candidate(4).schedule)}
+    torch.nn.init.zeros_(layer.weight)
+    names.add(Samples(denoiser, points, FEATURES, 4, 4, 0, tmp_path).folder(base).path.name)
+    assert len(names) == 4
+
+
+def test_kill_9_loses_a_chunk_at_most(tmp_path: Path) -> None:
+    file, work = tmp_path / "ttune.json", tmp_path / "work"
+    ttune.Schedule.build(NOISE, "ddim", 2).save(file)
+    command = ["evaluate", str(file), "--model", "tests.tiny_model:factory", "--n", "16", "--chunk", "2", "--work", str(work), "--quiet"]
+    per_chunk = 128 + 2
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    dead = {"TINY_MODEL_INTERRUPT_AT": str(5 * per_chunk + 129), "TINY_MODEL_SIGNAL": str(int(signal.SIGKILL))}
+    run = subprocess.run(
+        [sys.executable, "-m", "ttune", *command],
+        cwd=ROOT,
+        env={**os.environ, **dead, "PYTHONPATH": path},
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == -signal.SIGKILL
+    kept = sorted(f"{f.parent.name.split('-')[0]} {f.stem}" for f in work.rglob("0*.safetensors"))
+    assert kept == [*(f"ddim {k:06}" for k in range(5)), *(f"dpmpp_2m {k:06}" for k in range(6))]  # the sixth lacks one schedule
+    tiny_model.calls = 0
+    main([*command, "--out", str(tmp_path / "resumed.json")])
+    assert tiny_model.calls == 3 * per_chunk
+    main([*command[:-2], str(tmp_path / "fresh"), "--quiet", "--out", str(tmp_path / "fresh.json")])
+    resumed, fresh = (json.loads((tmp_path / f"{name}.json").read_text())["rows"] for name in ("resumed", "fresh"))
+    assert [row | {"seconds": 0} for row in resumed] == [row | {"seconds": 0} for row in fresh]
+
+
+def test_samples_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    def broken(seeds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        x, conditions = points(seeds)
+        return (x * torch.nan if 15 in seeds else x), conditions
+
+    made = samples(tmp_path)
+    object.__setattr__(made, "points", broken)
+    with pytest.raises(FloatingPointError, match="dpmpp_2m 12: samples of seeds 15 to 18 hold NaN or infinity"):
+        rows_of(made)
+    assert len(list(tmp_path.rglob("0*.safetensors"))) == 2 * 2  # the chunks before are kept
+
+
+def test_images_can_be_kept_and_are_what_was_judged(tmp_path: Path) -> None:
+    calls: list[int] = []
+    made = samples(tmp_path / "work", calls=calls, images=tmp_path / "images")
+    rows = rows_of(made)
+    folder = tmp_path / "images" / made.folder(candidate()).path.name
+    saved = open_pictures(folder, 1)
+    assert len(saved) == 22
+    x_T, conditions = points(torch.arange(22) + 7)
+    x = ttune.sample(ttune.Denoiser(network, NOISE), candidate().schedule, x_T, conditions=conditions)
+    torch.testing.assert_close(torch.cat(list(saved.read(range(22)))), x.clamp(-1, 1), rtol=0, atol=1 / 255)
+    (folder / "000009.png").unlink()
+    calls.clear()
+    assert rows_of(samples(tmp_path / "work", calls=calls, images=tmp_path / "images")) == rows
+    assert sum(calls) == 4 * (3 + 12)
+    assert len(open_pictures(folder, 1)) == 22
+
+
+def test_only_inception_makes_an_fid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In no word that is printed or written, whatever metric was asked for, is another distance called FID or KID."""
+    file, out = tmp_path / "ttune.json", tmp_path / "out.json"
+    ttune.Schedule.build(NOISE, "ddim", 2).save(file)
+    np.save(tmp_path / "real.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8))
+    command = ["evaluate", str(file), "--model", "tests.tiny_model:factory", "--n", "12", "--no-teacher", "--quiet", "--out", str(out)]
+    command += ["--reference", str(tmp_path / "real.npy"), "--splits", "2", "--metrics", "fid", "kid", "precision_recall"]
+    main([*command, "--features", "tests.evaluation.test_evaluate:user_features"])
+    said = capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["rows"]
+    name = "tests.evaluation.test_evaluate:user_features"
+    assert row["frechet"]["name"] == f"Fréchet distance ({name})"
+    assert row["kernel"]["name"] == f"kernel distance ({name})"
+    for text in (said, json.dumps(row)):
+        assert "FID" not in text
+        assert "KID" not in text
+    main([*command, "--features", "tests.evaluation.test_evaluate:named_as_inception"])
+    said = capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["frechet"]["name"], row["kernel"]["name"]) == ("FID", "KID")
+    assert "FID" in said
+
+
+def user_features() -> Callable[[Tensor], Tensor]:
+    """For ``--features``."""
+    return lambda x: x.flatten(1)[:, :6]
+
+
+def named_as_inception() -> FeatureExtractor:
+    return FeatureExtractor("Inception (clean-fid)", user_features())
+
+
+def test_what_cannot_come_out_is_refused_before_sampling(tmp_path: Path) -> None:
+    calls: list[int] = []
+    statistics = Real("s", FeatureStatistics(np.zeros(5), np.eye(5), 10, "projections"))
+    for options, message in (
+        ({"real": None}, "metrics: kid needs real images; name some with reference"),
+        ({"real": statistics}, "metrics: kid needs real images, got statistics"),
+        ({"metrics": ("fid", "inception_score")}, r"metrics must be among .* got \['inception_score'\]"),
+        ({"splits": 1}, "splits must be 0 or at least 2, got 1"),
+        ({"resamples": 1}, "bootstrap must be 0 or at least 2, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows_of(samples(tmp_path, calls=calls), **options)
+    with pytest.raises(ValueError, match="metrics: psnr needs the teacher's samples, got no teacher"):
+        rows_of(samples(tmp_path, calls=calls, teacher=None))
+    with pytest.raises(ValueError, match="n must be at least 2"):
+        samples(tmp_path, 1)
+    assert calls == []
+
+
+class Blind(Ranks):
+    """Two ranks, of which the second does not see the first one's disk."""
+
+    def everyones(self, value: Any) -> list[Any]:
+        return [value, False]
+
+    def from_first(self, compute: Callable[[], Any]) -> Any:
+        return compute()
+
+
+def test_ranks_without_a_common_disk_are_told_so(tmp_path: Path) -> None:
+    message = r"work: all ranks must see .*, ranks \[1\] do not; name a folder on a disk that they share"
+    with pytest.raises(ValueError, match=message), work_folder(tmp_path, Blind(0, 2)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with work_folder(None, ALONE) as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_no_more_images_are_alive_with_more_samples(tmp_path: Path) -> None:
+    """Counted, not measured: the states and outputs that the network saw and made, and that something still holds."""
+    alive = most = 0
+
+    def release(size: int) -> None:
+        nonlocal alive
+        alive -= size
+
+    def counting(x: Tensor, tau: Tensor, gain: Tensor) -> Tensor:
+        nonlocal alive, most
+        y = network(x, tau, gain)
+        for tensor in (x, y):
+            alive += tensor.numel()
+            weakref.finalize(tensor, release, tensor.numel())
+        most = max(most, alive)
+        return y
+
+    peaks = []
+    for n in (16, 160):
+        alive = most = 0
+        made = samples(tmp_path / str(n), n)
+        object.__setattr__(made, "denoiser", ttune.Denoiser(counting, NOISE))
+        rows_of(made)
+        peaks.append(most)
+    assert peaks[0] == peaks[1] > 0
+
+
+def test_figures_read_features_a_block_at_a_time(tmp_path: Path) -> None:
+    """NumPy's own count of what is allocated: per sample far less than the 512 bytes that its features take in float64."""
+    generator = np.random.default_rng(0)
+    reference = FeatureStatistics(np.zeros(64), np.eye(64), 100, "f")
+    peaks = []
+    for n in (8_192, 40_960):
+        np.save(tmp_path / "x.npy", generator.normal(size=(n, 64)).astype(np.float32))
+        x = np.load(tmp_path / "x.npy", mmap_mode="r")
+        tracemalloc.start()
+        frechet_distance(x, reference)
+        ttune.evaluation.frechet_standard_error(x, reference, resamples=2)
+        kernel_distance(x, x[:2000], subsets=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < (40_960 - 8_192) * 64

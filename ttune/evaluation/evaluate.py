@@ -1,0 +1,130 @@
+"""An evaluation from beginning to end: samples are made, chunk by chunk, and figures of them, by the first of the ranks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ttune.evaluation.confidence import SPLITS
+from ttune.evaluation.figures import Figures
+from ttune.evaluation.pictures import Pictures
+from ttune.evaluation.references import Reference, reference_of
+from ttune.evaluation.report import ReportRow
+from ttune.evaluation.sampled import Candidate, Samples
+from ttune.evaluation.statistics import FeatureStatistics
+from ttune.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images, not looked at yet: ``source`` is what :func:`ttune.evaluation.references.open_reference` returns.
+
+    Attributes:
+        statistics: what Fréchet distances are to, if not to ``source``; ``statistics_name`` is how they are called.
+        count: the first so many images only.
+        cache: where their features are kept; by default the user's cache folder.
+    """
+
+    name: str
+    source: Pictures | FeatureStatistics
+    statistics: FeatureStatistics | None = None
+    statistics_name: str = ""
+    count: int | None = None
+    cache: Path | None = None
+
+
+def evaluate(
+    samples: Samples,
+    candidates: Sequence[Candidate],
+    *,
+    metrics: Sequence[str] = ("fid", "rmse"),
+    real: Real | None = None,
+    splits: int = SPLITS,
+    resamples: int = 20,
+) -> list[ReportRow]:
+    """The figures of ``candidates``, and of the teacher of ``samples`` if there is one, as rows of a table; on ranks but the first none.
+
+    Memory does not grow with the number of samples: images are dropped when their features are on disk, and features are read a
+    block at a time. See :class:`ttune.evaluation.sampled.Samples` for what is kept and found again, and
+    :class:`ttune.evaluation.figures.Figures` for ``metrics`` (without real images "fid" is left to the teacher's samples), ``splits`` and
+    ``resamples``.
+
+    Raises:
+        ValueError: metrics that need real images, their features, or a teacher, where there are none.
+        FloatingPointError: a sample that is not finite.
+    """
+    plain = Figures(samples.features, tuple(metrics), splits=splits, resamples=resamples)
+    _check(plain.metrics, samples, real)
+    samples.make(candidates)
+    if not samples.ranks.first:
+        return []
+    statistics, features = (None, None) if real is None else _references(real, plain, samples)
+    kept = None if samples.teacher is None else samples.folder(samples.teacher)
+    teacher = None if kept is None else kept.table("features")
+    figures = Figures(samples.features, plain.metrics, statistics, features, teacher, splits, resamples)
+    bar = tqdm(candidates, desc="figures", disable=not samples.progress, leave=False)
+    rows = [figures.row(candidate, samples.folder(candidate)) for candidate in bar]
+    if samples.teacher is not None and kept is not None:
+        rows.append(figures.row(samples.teacher, kept, is_teacher=True))
+    return rows
+
+
+@contextmanager
+def work_folder(given: Path | None, ranks: Ranks) -> Iterator[Path]:
+    """The folder that the ranks share: ``given``, or a temporary one that is gone afterwards.
+
+    Raises:
+        ValueError: some rank does not see the folder that the first one made.
+    """
+    temporary = ranks.from_first(lambda: tempfile.mkdtemp(prefix="ttune-evaluate-") if given is None else "")
+    folder = Path(temporary) if given is None else given
+    try:
+        mark = folder / f".{ranks.from_first(lambda: uuid.uuid4().hex)}.seen"
+        ranks.from_first(lambda: _marked(mark))
+        blind = [rank for rank, sees in enumerate(ranks.everyones(mark.exists())) if not sees]
+        if ranks.first:
+            mark.unlink()
+        if blind:
+            raise ValueError(f"work: all ranks must see {folder}, ranks {blind} do not; name a folder on a disk that they share (--work)")
+        yield folder
+    finally:
+        if given is None and ranks.first:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _marked(mark: Path) -> None:
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def _check(metrics: Sequence[str], samples: Samples, real: Real | None) -> None:
+    """What cannot come out well is refused before hours of sampling."""
+    for name in ("kid", "precision_recall"):
+        if name in metrics and real is None:
+            raise ValueError(f"metrics: {name} needs real images; name some with reference")
+        if name in metrics and real is not None and isinstance(real.source, FeatureStatistics):
+            raise ValueError(f"metrics: {name} needs real images, got statistics, from which no image's features come back")
+    if "psnr" in metrics and samples.teacher is None:
+        raise ValueError("metrics: psnr needs the teacher's samples, got no teacher")
+    if "kid" in metrics:
+        from ttune.evaluation.cleanfid import import_cleanfid
+
+        import_cleanfid("fid")
+
+
+def _references(real: Real, figures: Figures, samples: Samples) -> tuple[Reference, Reference | None]:
+    """(for Fréchet distances, for what needs features)."""
+    needed = "kid" in figures.metrics or "precision_recall" in figures.metrics
+    own = Reference(real.statistics_name, real.statistics)
+    if real.statistics is not None and not needed:
+        return own, None
+    options = {"name": real.name, "count": real.count, "cache": real.cache, "progress": samples.progress}
+    found = reference_of(real.source, samples.features, features=needed, **options)
+    return (found if real.statistics is None else own), (found if needed else None)

@@ -1,0 +1,136 @@
+"""What generated images are held against: statistics or features of real ones, computed once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.evaluation.features import FeatureExtractor
+from ttune.evaluation.pictures import Pictures, open_pictures
+from ttune.evaluation.statistics import FeatureStatistics, StatisticsBuilder
+from ttune.lock import locked
+
+FORMAT = 1  # of what is kept; another number finds nothing of the old
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images, by ``name``, in some features: ``statistics`` for Fréchet distances, ``features`` (N, F) for the others."""
+
+    name: str
+    statistics: FeatureStatistics | None
+    features: NDArray[Any] | None = None
+
+
+def cache_folder() -> Path:
+    """Where references are kept: $TTUNE_CACHE, or ttune in $XDG_CACHE_HOME, or in ~/.cache."""
+    if given := os.environ.get("TTUNE_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttune"
+
+
+def open_reference(path: str | Path, features: str, channels: int | None = None) -> Pictures | FeatureStatistics:
+    """Real images (see :func:`ttune.evaluation.pictures.open_pictures`), or their statistics in the features of this name.
+
+    Statistics are a .safetensors file of :meth:`FeatureStatistics.save`, which says what features it is of, or an .npz with
+    "mu" and "sigma", as clean-fid and others keep them, which does not: it is taken at the caller's word.
+
+    Raises:
+        FileNotFoundError, ValueError: not such a file or folder, or statistics of other features.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return FeatureStatistics.load(path, features=features)
+    moments = _moments(path) if path.suffix == ".npz" and path.is_file() else None
+    return open_pictures(path, channels) if moments is None else FeatureStatistics(moments[0], moments[1], None, features)
+
+
+def _moments(path: Path) -> list[NDArray[np.float64]] | None:
+    """ "mu" and "sigma" of an .npz, if it has them."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = ("mu", "sigma")
+            return [np.asarray(archive[name], np.float64) for name in names] if set(names) <= set(archive.files) else None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"reference: {path} is not a readable .npz ({error})") from error
+
+
+def reference_of(
+    source: Pictures | FeatureStatistics,
+    extractor: FeatureExtractor,
+    *,
+    name: str | None = None,
+    count: int | None = None,
+    features: bool = False,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Reference:
+    """``source`` in the features of ``extractor``: its first ``count`` images (all), or statistics as they are.
+
+    What is computed is kept in ``cache`` under a digest of the images' contents, the features' name and weights, and the
+    count: the next call, of this or another process, finds it. One process computes while others wait; one that is killed loses a
+    batch. Two extractors of one name and without a digest, such as plain functions, are taken for the same.
+
+    Args:
+        name: how the reference is called; by default as the images are.
+        features: whether the features are needed, and not only their statistics; they stay on disk.
+        cache: by default :func:`cache_folder`.
+
+    Raises:
+        ValueError: statistics of other features, or without features where they are needed; a count beyond the images.
+        OSError: the cache cannot be written.
+    """
+    if isinstance(source, FeatureStatistics):
+        if source.features != extractor.name:
+            raise ValueError(f"reference: must be of the features {extractor.name!r}, got {source.features!r}")
+        if features:
+            raise ValueError(
+                "reference: kid and precision_recall need real images, got statistics, from which no image's features come back"
+            )
+        return Reference(name or "statistics", source)
+    if count is not None and not 2 <= count <= len(source):
+        raise ValueError(f"reference_n must lie in [2, {len(source)}], the images in {source.name}, got {count}")
+    count = len(source) if count is None else count
+    folder = _folder(source, extractor, count, cache_folder() if cache is None else cache)
+    if folder.missing():
+        with locked(folder.path.with_suffix(".lock"), wait=True):
+            _extract(source, extractor, folder, progress)
+    return Reference(name or source.name, _statistics(folder, extractor.name), folder.table("features") if features else None)
+
+
+def _folder(source: Pictures, extractor: FeatureExtractor, count: int, cache: Path) -> ChunkFolder:
+    digest = source.digest(count)
+    key = [FORMAT, digest, count, extractor.name, extractor.digest, extractor.batch]
+    return ChunkFolder(cache / "references" / hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:32], count, extractor.batch)
+
+
+def _extract(source: Pictures, extractor: FeatureExtractor, folder: ChunkFolder, progress: bool) -> None:
+    for k in tqdm(folder.missing(), desc=f"{extractor.name} of {source.name}", disable=not progress, leave=False):
+        rows = folder.rows(k)
+        parts = [extractor(images).numpy().astype(np.float32) for images in source.read(range(rows.start, rows.stop))]
+        folder.write(k, {"features": np.concatenate(parts)})
+
+
+def _statistics(folder: ChunkFolder, name: str) -> FeatureStatistics:
+    """Kept beside the chunks, for with 2048 features they take longer than reading does."""
+    file = folder.path / "statistics"
+    try:
+        return FeatureStatistics.load(file, features=name)
+    except (FileNotFoundError, ValueError):  # not yet there, or not whole: they can be made again
+        pass
+    builder = StatisticsBuilder(name)
+    for k in range(len(folder)):
+        builder.add(folder.read(k, "features"))
+    statistics = builder.build()
+    statistics.save(file)
+    return statistics

@@ -1,0 +1,176 @@
+"""Samples of several schedules from the same starting points, of which only features and errors are kept, a chunk at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttune.atomic import write_atomically
+from ttune.denoiser import Conditions, Denoiser
+from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.evaluation.features import FeatureExtractor
+from ttune.evaluation.pictures import write_png
+from ttune.ranks import ALONE, Ranks
+from ttune.sampling import sample
+from ttune.schedule import Schedule
+from ttune.version import __version__
+
+FORMAT = 1  # of the chunks; another number finds nothing of the old
+Points = Callable[[Tensor], tuple[Tensor, Conditions]]  # seeds (b,) -> x_T (b, ...) and conditions
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule to be judged, and how a table calls it."""
+
+    name: str
+    method: str
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples 0 ... n - 1, sample i from seed ``seed`` + i, ``chunk`` in one network call; kept in ``work``.
+
+    A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds and
+    evaluations. Its folder is named by what determines it: schedule, denoiser and weights, starting points, features, teacher, chunk. So
+    an interrupted run goes on, more samples or other metrics cost only what is new, and a change of any of these begins anew. Of a
+    denoiser that is a plain function only the name is known: give another one another name, or another folder.
+
+    Attributes:
+        points: x_T and conditions of seeds (b,); each sample's must depend on its own seed alone.
+        teacher: a schedule whose samples the others' are compared with.
+        images: where every sample is written as a PNG too, or None.
+        ranks: share the chunks that are missing; all must see ``work``.
+    """
+
+    denoiser: Denoiser
+    points: Points
+    features: FeatureExtractor
+    n: int
+    chunk: int
+    seed: int
+    work: Path
+    teacher: Candidate | None = None
+    images: Path | None = None
+    ranks: Ranks = ALONE
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n < 2 or self.chunk < 1:
+            raise ValueError(f"n must be at least 2 and chunk at least 1, got {self.n} and {self.chunk}")
+
+    def folder(self, candidate: Candidate) -> ChunkFolder:
+        """Where the chunks of ``candidate`` are."""
+        return ChunkFolder(self.work / _name(candidate.schedule, self.identity(candidate)), self.n, self.chunk)
+
+    def identity(self, candidate: Candidate) -> dict[str, Any]:
+        """All that the kept figures of ``candidate`` depend on."""
+        teacher = None if self.teacher is None or candidate is self.teacher else self.teacher.schedule.settings()
+        return {
+            "format": FORMAT,
+            "ttune": __version__,
+            "noise": self.denoiser.noise.to_dict(),
+            "schedule": candidate.schedule.settings(),
+            "teacher": teacher,
+            "features": [self.features.name, self.features.digest, self.features.batch],
+            "seed": self.seed,
+            "chunk": self.chunk,
+            **self._shared_identity,
+        }
+
+    @cached_property
+    def _shared_identity(self) -> dict[str, Any]:
+        x_T, conditions = self.points(torch.tensor([self.seed]))
+        first = [_digest(x_T), *(f"{k} {_digest(v) if isinstance(v, Tensor) else v!r}" for k, v in sorted(conditions.items()))]
+        return {"denoiser": self.denoiser.identity(), "weights": self.denoiser.weights_digest(), "first_point": first}
+
+    def make(self, candidates: Sequence[Candidate]) -> None:
+        """Sample what is missing; returns when every rank has done its part."""
+        work = [*([] if self.teacher is None else [self.teacher]), *candidates]
+        folders = [self.folder(candidate) for candidate in work]
+        missing = self.ranks.from_first(lambda: self._prepared(work, folders))
+        mine = missing[self.ranks.rank :: self.ranks.world]
+        for k in tqdm(mine, desc="sampling", unit="chunk", disable=not (self.progress and self.ranks.first), leave=False):
+            self._chunk(k, work, folders)
+        self.ranks.everyones(None)
+
+    def _prepared(self, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> list[int]:
+        """The chunks that some schedule lacks; and what each folder is about, for whoever finds it later."""
+        for candidate, folder in zip(work, folders, strict=True):
+            identity = folder.path / "identity.json"
+            if not identity.exists():
+                write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
+            if self.images is not None:
+                self._images_folder(folder).mkdir(parents=True, exist_ok=True)
+        return [k for k in range(len(folders[0])) if not all(self._done(k, folder) for folder in folders)]
+
+    def _done(self, k: int, folder: ChunkFolder) -> bool:
+        rows = folder.rows(k)
+        return folder.has(k) and (self.images is None or all(self._image(folder, i).exists() for i in range(rows.start, rows.stop)))
+
+    def _chunk(self, k: int, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> None:
+        """Chunk ``k`` of every schedule that lacks it, and of the teacher, with which they are compared."""
+        rows = folders[0].rows(k)
+        seeds = torch.arange(rows.start, rows.stop) + self.seed
+        x_T, conditions = self.points(seeds)
+        target: Tensor | None = None
+        for candidate, folder in zip(work, folders, strict=True):
+            is_teacher = candidate is self.teacher
+            if self._done(k, folder) and not is_teacher:
+                continue
+            begin, before = time.monotonic(), self.denoiser.evaluations
+            x = sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)
+            cost = np.array([[time.monotonic() - begin, self.denoiser.evaluations - before]], np.float64)
+            if not torch.isfinite(x).all():
+                raise FloatingPointError(f"{candidate.name}: samples of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinity")
+            target = x if is_teacher else target
+            if not self._done(k, folder):
+                self._write_images(folder, rows, x)
+                folder.write(k, {"features": self.features(x).numpy().astype(np.float32), "cost": cost, **_errors(x, target)})
+
+    def _images_folder(self, folder: ChunkFolder) -> Path:
+        assert self.images is not None
+        return self.images / folder.path.name
+
+    def _image(self, folder: ChunkFolder, i: int) -> Path:
+        return self._images_folder(folder) / f"{i:06}.png"
+
+    def _write_images(self, folder: ChunkFolder, rows: slice, x: Tensor) -> None:
+        if self.images is None:
+            return
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(f"save_images: samples must be (1 or 3, H, W) to be pictures, got {tuple(x.shape[1:])}")
+        for i, image in zip(range(rows.start, rows.stop), x, strict=True):
+            write_png(self._image(folder, i), image)
+
+
+def _errors(x: Tensor, target: Tensor | None) -> Mapping[str, Any]:
+    """Mean squared differences of each sample: as they are, and clamped to [-1, 1] as pictures are."""
+    if target is None:
+        return {}
+    a, b = (y.detach().to("cpu", torch.float64).flatten(1) for y in (x, target))
+    clamped = a.clamp(-1, 1) - b.clamp(-1, 1)
+    return {"squared_error": (a - b).square().mean(1).numpy(), "clamped_squared_error": clamped.square().mean(1).numpy()}
+
+
+def _name(schedule: Schedule, identity: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:24]
+    return re.sub(r"[^A-Za-z0-9_]+", "-", f"{schedule.sampler}-{schedule.steps}-{digest}")
+
+
+def _digest(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8) if tensor.ndim else tensor.detach().cpu().reshape(1)
+    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + values.numpy().tobytes()).hexdigest()
