@@ -34,15 +34,19 @@ if TYPE_CHECKING or find_spec("torch") is not None:
 if TYPE_CHECKING:
     from ttune.adapters import dpm_solver as dpm_solver
     from ttune.adapters import edm as edm
+    from ttune.adapters import exchange as exchange
     from ttune.adapters import guided_diffusion as guided_diffusion
+    from ttune.adapters import hub as hub
     from ttune.adapters import k_diffusion as k_diffusion
     from ttune.adapters import latent_diffusion as latent_diffusion
+    from ttune.adapters import onnx as onnx
 else:
 
     def __getattr__(name: str) -> object:
-        if name in adapters.ADAPTERS and find_spec("torch") is not None:
+        torch_is_there = find_spec("torch") is not None
+        if name in adapters.ADAPTERS and (torch_is_there or name in adapters.WITHOUT_TORCH):
             return adapters.load(name)
-        if name in (*__all__, *adapters.ADAPTERS):
+        if name in (*__all__, *adapters.ADAPTERS) and not torch_is_there:
             raise AttributeError(f"ttune.{name} needs torch, which is not installed: pip install 'torch>=2.11'")
         raise AttributeError(f"module 'ttune' has no attribute {name!r}")
 

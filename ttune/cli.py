@@ -1,4 +1,4 @@
-"""The command line: ``ttune demo | tune | sample | evaluate | compare | report | analytic | info``."""
+"""The command line: ``ttune demo | tune | sample | evaluate | compare | report | analytic | export | import | info``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ttune.commands.analytic import analytic
 from ttune.commands.compare import compare
 from ttune.commands.demo import demo
 from ttune.commands.evaluate import evaluate
+from ttune.commands.exchange import export, import_
 from ttune.commands.info import info
 from ttune.commands.report import report
 from ttune.commands.sample import sample
@@ -31,6 +32,8 @@ COMMANDS = {
     "compare": compare,
     "report": report,
     "analytic": analytic,
+    "export": export,
+    "import": import_,
     "info": info,
 }
 

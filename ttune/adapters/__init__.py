@@ -11,6 +11,7 @@ from types import ModuleType
 
 # ttune.NAME is ttune.adapters.NAME.
 ADAPTERS = ("diffusers", "dpm_solver", "edm", "exchange", "guided_diffusion", "hub", "k_diffusion", "latent_diffusion", "onnx")
+WITHOUT_TORCH = ("exchange", "hub", "onnx")
 
 
 def load(name: str) -> ModuleType:

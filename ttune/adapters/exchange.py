@@ -1,0 +1,121 @@
+"""Schedules as the lists of numbers that other tools take, and back: diffusers' ``timesteps`` and ``sigmas``, k-diffusion's sigmas.
+
+TimeTuner's ``t_ratios`` are :func:`ttune.timetuner_ratios` and :func:`ttune.apply_timetuner_ratios`. A list has the positions only: what
+the network is told goes with :func:`ttune.diffusers.apply`, :func:`ttune.k_diffusion.wrap` and their like, or is given up by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ttune.noise import Float64, Flow, NoiseSchedule
+from ttune.schedule import Schedule
+
+_EXACT = 1e-5  # relative: schedulers keep their lists in float32
+
+
+def sigmas(schedule: Schedule, *, drop_told: bool = False) -> list[float]:
+    """(n_positions) sigma / alpha at the positions, 0 where the schedule ends clean: k-diffusion's ``sigmas``. Of flow models sigma itself.
+
+    ValueError where the network is told other times than the positions, unless ``drop_told``; and where sigma / alpha is infinite.
+    """
+    _check_told(schedule, drop_told, "ttune.k_diffusion.wrap")
+    if not isinstance(schedule.noise, Flow) and (schedule.alphas == 0).any():
+        raise ValueError(f"schedule must start where alpha > 0 to have a finite sigma / alpha, it starts at {schedule.positions[0]:g}")
+    return (schedule.sigmas if isinstance(schedule.noise, Flow) else schedule.sigmas / schedule.alphas).tolist()
+
+
+def timesteps(schedule: Schedule, *, drop_told: bool = False, train_steps: int = 1000) -> list[float]:
+    """(n_steps) the positions without the last, in diffusers' unit: indices of discrete models, ``train_steps`` times t of flow models.
+
+    Schedulers end where they end, most of them clean; so must the schedule. ValueError as for :func:`sigmas`.
+    """
+    _check_told(schedule, drop_told, "ttune.diffusers.apply")
+    if schedule.positions[-1] != schedule.noise.t_clean:
+        raise ValueError(
+            f"schedule must end clean (final='zero'), as a scheduler that is given timesteps does, got {schedule.positions[-1]:g}"
+        )
+    return (schedule.positions[:-1] * (train_steps if isinstance(schedule.noise, Flow) else 1)).tolist()
+
+
+def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False) -> dict[str, list[float]]:
+    """What to give to ``scheduler.set_timesteps`` of diffusers, or to a pipeline, for the positions of ``schedule``: {"timesteps": [...]}.
+
+    It is tried on a copy of ``scheduler``: ValueError, naming the scheduler, where that takes no timesteps (DDIM, PNDM, UniPC, DEIS, …) or
+    changes them (DPMSolverMultistep and Singlestep, DDPM, LCM and TCD truncate fractions); whole positions, of
+    ``schedule.with_integer_times()``, those do take. Which solver the scheduler is, nobody checks.
+    """
+    name = type(scheduler).__name__
+    config = getattr(scheduler, "config", {})
+    steps = getattr(config, "num_train_timesteps", 1000)
+    wanted = timesteps(schedule, drop_told=drop_told, train_steps=steps)
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"scheduler: {name} takes no timesteps of others; use ttune.diffusers.apply")
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(timesteps=wanted)
+    # Heun's and its like list a time once per evaluation.
+    kept = list(dict.fromkeys(float(t) for t in trial.timesteps))
+    changed = [(w, k) for w, k in zip(wanted, kept, strict=False) if abs(w - k) > _EXACT * max(1.0, abs(w))]
+    if changed or len(kept) != len(wanted):
+        told = f"{changed[0][0]:g} to {changed[0][1]:g}" if changed else f"{len(wanted)} times to {len(kept)}"
+        truncates = bool(changed) and all(k == int(w) for w, k in changed)
+        what, cure = "changes", "use ttune.diffusers.apply"
+        if truncates:
+            what, cure = "truncates", "schedule.with_integer_times() gives whole ones, ttune.diffusers.apply keeps them"
+        raise ValueError(f"scheduler: {name} {what} times, {told}; {cure}")
+    return {"timesteps": wanted}
+
+
+def from_timesteps(
+    noise: NoiseSchedule, sampler: str, values: Sequence[float], *, final: str = "zero", train_steps: int = 1000, **build: Any
+) -> Schedule:
+    """A schedule from diffusers' ``timesteps``: indices of discrete models, ``train_steps`` times t of flow models; noisiest first.
+
+    ``final`` "zero" adds a clean position at the end, where there is none; "min" takes the last as it is. More goes to
+    :meth:`ttune.Schedule.build` (``options``, ``eta``, …).
+    """
+    times = _numbers("values", values) / (train_steps if isinstance(noise, Flow) else 1)
+    return Schedule.build(noise, sampler, None, _ended(noise, times, final), **build)
+
+
+def from_sigmas(noise: NoiseSchedule, sampler: str, values: Sequence[float], *, final: str = "zero", **build: Any) -> Schedule:
+    """A schedule from k-diffusion's sigmas (sigma / alpha), or from those of a flow model (sigma itself); a 0 at the end is the clean
+    position, which ``final`` "zero" adds where there is none. Values beyond the trained range raise ValueError."""
+    levels = _numbers("values", values)
+    high = float(noise.sigma(noise.t_max))
+    if not isinstance(noise, Flow):
+        high = float("inf") if noise.alpha(noise.t_max) == 0 else high / float(noise.alpha(noise.t_max))
+    if (levels < 0).any() or (levels > high * (1 + _EXACT)).any():
+        raise ValueError(f"values must lie in [0, {high:.6g}], the noise levels of the model, got {levels.tolist()}")
+    times = levels if isinstance(noise, Flow) else np.where(levels > 0, noise.time(-np.log(np.maximum(levels, 1e-300))), noise.t_clean)
+    return Schedule.build(noise, sampler, None, _ended(noise, np.minimum(times, noise.t_max), final), **build)
+
+
+def _ended(noise: NoiseSchedule, times: Float64, final: str) -> Float64:
+    if final not in ("zero", "min"):
+        raise ValueError(f"final must be 'zero' or 'min', got {final!r}")
+    return np.append(times, noise.t_clean) if final == "zero" and times[-1] > noise.t_clean else times
+
+
+def _numbers(name: str, values: Sequence[float]) -> Float64:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a list of finite numbers, got {array.tolist()}")
+    return array
+
+
+def _check_told(schedule: Schedule, drop_told: bool, instead: str) -> None:
+    stands = np.clip(schedule.tableau().times, schedule.noise.t_min, schedule.noise.t_max)
+    if not drop_told and not np.array_equal(schedule.conditioning, stands):
+        raise ValueError(
+            f"schedule tells the network other times than its positions, which a list of positions cannot say; use {instead}, or give them "
+            f"up with drop_told=True (--drop-told)"
+        )
+
+
+__all__ = ["from_sigmas", "from_timesteps", "set_timesteps", "sigmas", "timesteps"]
