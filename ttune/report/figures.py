@@ -34,18 +34,28 @@ class Drawn:
 
 
 def quality(
-    key: str, title: str, lines: Mapping[str, Points], x_label: str, caption: str, y_label: str = "RMSE to the teacher"
+    key: str,
+    title: str,
+    lines: Mapping[str, Points],
+    x_label: str,
+    caption: str,
+    y_label: str = "RMSE to the teacher",
+    order: Iterable[str] = (),
 ) -> Drawn | None:
-    """Error against ``x_label``, one line a method, logarithmic where the values are far apart."""
-    lines = {name: sorted((x, y) for x, y in points if y > 0 and x > 0) for name, points in lines.items()}
+    """Error against ``x_label``, one line a method through its points as they are given, logarithmic where they are far apart.
+
+    ``order``: names whose place decides how a line looks, so that it looks the same in several figures.
+    """
+    lines = {name: [(x, y) for x, y in points if y > 0 and x > 0] for name, points in lines.items()}
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
-    if len({x for points in lines.values() for x, _ in points}) == 1:
+    look = {name: line_style(i) for i, name in enumerate(dict.fromkeys([*order, *lines]))}
+    if x_label == "steps" and len({x for points in lines.values() for x, _ in points}) == 1:
         return _bars(key, title, {name: points[0][1] for name, points in lines.items()}, y_label, caption)
     figure, axes = new_figure()
-    for i, (name, points) in enumerate(lines.items()):
-        axes.plot([x for x, _ in points], [y for _, y in points], label=label_of(name), **line_style(i))
+    for name, points in lines.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label_of(name), **look[name])
     _scales(axes, [x for points in lines.values() for x, _ in points], [y for points in lines.values() for _, y in points])
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -171,7 +181,8 @@ def compared(
         at, value = getattr(row, x), getattr(row, metric)
         if row.sampler == sampler and value is not None and at is not None:
             lines.setdefault(row.label, []).append((at, value))
-    return quality(key, f"{label}, {sampler}", lines, x_label, caption, label)
+    title = f"{label}, {sampler}{'' if x == 'steps' else f', against {x_label}'}"
+    return quality(key, title, lines, x_label, caption, label, [row.label for row in rows])
 
 
 def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, list[tuple[float, float]]]:
@@ -181,7 +192,7 @@ def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, l
         return [(1000 * run.seconds if x == "seconds" else run.schedule.steps, run.rmse) for run in runs]
 
     lines: dict[str, list[tuple[float, float]]] = {name: points(runs) for name, runs in measured.curves.items()}
-    for entry, name in zip(entries, _line_names(entries), strict=True):
+    for entry, name in _named_lines(entries):
         for run in measured.runs.get(entry.name, ())[1:]:
             _add(lines, name, run.role, points([run])[0])
     return lines
@@ -190,7 +201,7 @@ def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, l
 def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
     """The same from the figures of the tunings' own decisions."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for entry, name in zip(entries, _line_names(entries), strict=True):
+    for entry, name in _named_lines(entries):
         held = entry.record.holdout
         if held is None:
             continue
@@ -201,14 +212,14 @@ def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, f
     return lines
 
 
-def _line_names(entries: Sequence[Entry]) -> list[tuple[str, str]]:
-    """For each entry the names of its lines: untuned ones by sampler, tuned ones by file too where files share a sampler."""
+def _named_lines(entries: Sequence[Entry]) -> list[tuple[Entry, tuple[str, str]]]:
+    """Fewest steps first, each entry with the names of its lines: untuned ones by sampler, tuned ones by file too where files share one."""
     samplers = {entry.schedule.sampler for entry in entries}
     files = {sampler: {entry.file for entry in entries if entry.schedule.sampler == sampler} for sampler in samplers}
     names = []
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.schedule.steps):
         sampler = "" if len(samplers) == 1 else f"{entry.schedule.sampler}, "
-        names.append((sampler, f" ({entry.file.stem})" if len(files[entry.schedule.sampler]) > 1 else ""))
+        names.append((entry, (sampler, f" ({entry.file.stem})" if len(files[entry.schedule.sampler]) > 1 else "")))
     return names
 
 

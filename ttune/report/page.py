@@ -17,9 +17,9 @@ from ttune.evaluation.report import write_picture
 from ttune.report import figures, tables
 from ttune.report.drawing import drawing, png_of, svg_of
 from ttune.report.figures import Drawn
-from ttune.report.measured import REPORT_SEEDS, TEACHER, Measured, measure
+from ttune.report.measured import GRID, REPORT_SEEDS, TEACHER, Measured, measure
 from ttune.report.pictures import data_uri, strip, why_no_pictures
-from ttune.report.sources import Entry, Sources
+from ttune.report.sources import Compared, Entry, Sources
 from ttune.report.tables import Table
 from ttune.version import __version__
 
@@ -124,7 +124,7 @@ def write_page(
             measured = measure(denoiser, sources.entries, **options)
     with drawing():
         sections = [section for section in _sections(sources, measured, why_not, files) if section is not None]
-    words = _in_short(sources, measured)
+    words = _in_short(sources)
     model = next((str(e.schedule.model["name"]) for e in sources.entries if "name" in e.schedule.model), None)
     model = model or next((found.model for _, found in [*sources.comparisons, *sources.evaluations] if found.model), "")
     text = _rendered(title=f"ttune report{f': {model}' if model else ''}", words=words, sections=sections, versions=_versions())
@@ -172,13 +172,15 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
 
 def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, files: _Files) -> Section:
     found, tabled, missing = [], [tables.held_out(entries)], []
+    decided = figures.held_out_by_steps(entries)
+    order = [*decided, *(() if measured is None else figures.runs_by(entries, measured, "steps"))]
     held = [entry.record.holdout for entry in entries if entry.record.holdout is not None]
     if held:
         sizes = ", ".join(f"{n:,}" for n in sorted({h.n for h in held}))
         caption = f"On the {sizes} held-out x_T of each tuning, in the samples' own units: the figures on which its guard decided."
         if len({entry.record.seed for entry in entries if entry.record.holdout is not None}) > 1:
             caption += " The tunings had different seeds, so their x_T differ."
-        found += files.take(figures.quality("held-out", "Quality against steps", figures.held_out_by_steps(entries), "steps", caption))
+        found += files.take(figures.quality("held-out", "Quality against steps", decided, "steps", caption, order=order))
     else:
         missing.append("No held-out figures: no file holds the record of a finished tuning.")
     if measured is not None:
@@ -187,7 +189,8 @@ def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
             ("steps", "Quality against steps, measured here", "steps", "steps"),
             ("seconds", "Quality against time, measured here", "seconds", "milliseconds per sample"),
         ):
-            found += files.take(figures.quality(f"quality-{key}", title, figures.runs_by(entries, measured, x), label, caption))
+            lines = figures.runs_by(entries, measured, x)
+            found += files.take(figures.quality(f"quality-{key}", title, lines, label, caption, order=order))
         tabled.append(tables.measured_rows(entries, measured))
     else:
         missing.append(f"No quality against seconds: {why_not}, and files of schedules do not time sampling.")
@@ -216,11 +219,12 @@ def _evaluation(sources: Sources, files: _Files) -> Section:
     for i, (_, found) in enumerate(sources.evaluations):
         points = {row.name: [(row.seconds, row.rmse_to_teacher)] for row in found.rows if row.seconds and row.rmse_to_teacher}
         caption = "Seconds are those of all samples. The teacher, the target itself, has no place on this axis."
-        drawn += files.take(figures.quality(f"evaluated-{i}", "Quality against time", points, "seconds", caption))
+        if len(points) > 1:
+            drawn += files.take(figures.quality(f"evaluated-{i}", "Quality against time", points, "seconds", caption))
     return Section("Evaluation", figures=drawn, tables=[tables.evaluated(str(file), found) for file, found in sources.evaluations])
 
 
-def _comparison(i: int, file: str, found: Any, files: _Files) -> Section:
+def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:
     drawn = []
     features = tables.features_in_words({found.features})
     for sampler in dict.fromkeys(row.sampler for row in found.rows):
@@ -240,7 +244,7 @@ def _provenance(sources: Sources) -> Section:
     return Section("Provenance", tables=[table], details=[tables.provenance(entry) for entry in sources.entries])
 
 
-def _in_short(sources: Sources, measured: Measured | None) -> list[str]:
+def _in_short(sources: Sources) -> list[str]:
     """A line a schedule, for those who read no further."""
     lines = []
     for entry in sources.entries:
@@ -257,8 +261,19 @@ def _in_short(sources: Sources, measured: Measured | None) -> list[str]:
             ]
             numbers = f"RMSE to the teacher {tables.number(held.rmse)} ({', '.join(before)}) on {held.n:,} held-out x_T"
             lines.append(f"{entry.name}: {numbers}; the guard {tables.decision(held)}.")
-    if measured is not None and not lines:
-        lines.append("Nothing was measured.")
+    return [*lines, *(line for _, found in sources.comparisons for line in _best_of(found))]
+
+
+def _best_of(found: Compared) -> list[str]:
+    """Of a comparison, the lowest RMSE of every sampler and budget, beside the best untuned grid's."""
+    lines = []
+    for sampler, steps in sorted({(row.sampler, row.steps) for row in found.rows}):
+        rows = [row for row in found.rows if (row.sampler, row.steps) == (sampler, steps)]
+        best, grid = min(rows, key=lambda row: row.rmse), next((row for row in rows if row.label == GRID), None)
+        against = "" if grid is None or grid is best else f"; {GRID} {tables.number(grid.rmse)}"
+        lines.append(
+            f"{found.model}, {sampler}, {steps} steps: lowest RMSE to the teacher {tables.number(best.rmse)} by {best.label}{against}."
+        )
     return lines
 
 
