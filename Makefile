@@ -6,7 +6,7 @@ BIN := .venv/bin
 HOSTS := k-diffusion stable-diffusion-sdkit guided-diffusion-sdk einops
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo figures compare test bench lint format sanitize clean
+.PHONY: install demo figures compare test bench fuzz soak lint format sanitize clean
 
 install: .venv/installed
 
@@ -31,6 +31,10 @@ test: install
 
 bench: install
 	$(BIN)/python -m benchmarks kernels
+
+# Inputs that nobody means, against crashes; FUZZ="--minutes 5 --jobs 2 --seed 7" for less, faster, or others.
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --out benchmarks/results/fuzz.json $(FUZZ)
 
 lint: install
 	$(BIN)/ruff check .

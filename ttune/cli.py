@@ -68,11 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
         with _terminable(), joined():
             tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, RankLost) as error:
+    # Among a RuntimeError's are a backend that cannot run here and torch's own, of memory on a device above all.
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError, RankLost) as error:
         if os.environ.get("TTUNE_TRACEBACK"):
             raise
         rank = f"rank {os.environ.get('RANK')}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        sys.exit(f"ttune: {rank}{error}")
+        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}")
     except KeyboardInterrupt as interrupt:
         sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from ttune.commands.arguments import Spacing
+from ttune.commands.arguments import Spacing, check_counts, check_seed
 from ttune.commands.bundled import bundled_data
 
 
@@ -42,6 +42,8 @@ def analytic(
     import ttune
     from ttune.models import load_model
 
+    check_counts(chunk=chunk)
+    check_seed(seed, samples)
     denoiser = load_model(model)
     images, conditions = bundled_data(model)
     if not 1 <= samples <= len(images):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
+from ttune.commands.arguments import check_counts, check_seed
 from ttune.commands.device import on_own_device
 from ttune.ranks import current
 
@@ -90,6 +91,8 @@ def evaluate(
 
     if not schedules:
         raise ValueError("schedules must name at least one ttune.json, got none")
+    check_counts(n=n, chunk=chunk)
+    check_seed(seed, n)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ttune.commands.arguments import Sampler, Spacing, options_of
+from ttune.commands.arguments import Sampler, Spacing, check_counts, check_seed, options_of
 
 
 def sample(
@@ -56,6 +56,8 @@ def sample(
 
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
+    check_counts(n=n, columns=columns)
+    check_seed(seed, n)
     denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
     if schedule is not None:
         if option:

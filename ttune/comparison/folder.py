@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ttune.atomic import write_atomically
@@ -51,7 +52,7 @@ class Folder:
         with locked(file.with_suffix(".lock"), wait=True):
             if not file.exists():
                 write_atomically(file, msgspec.json.encode(mine))
-        theirs = msgspec.json.decode(file.read_bytes())
+        theirs = _record(file)
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 raise ValueError(
@@ -67,11 +68,11 @@ class Folder:
         path = self.file(cell, "json")
         if not path.exists():
             return None
-        record = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        record = _record(path)
         mine = msgspec.json.decode(msgspec.json.encode(settings))
-        if record["settings"] != mine:
+        if record.get("settings") != mine:
             raise ValueError(
-                f"work folder: {path} was made with the settings {record['settings']}, now they are {mine}; "
+                f"work folder: {path} was made with the settings {record.get('settings')}, now they are {mine}; "
                 f"give this method another label or remove the file"
             )
         return record
@@ -84,7 +85,7 @@ class Folder:
             file.unlink()
 
     def arrays(self, cell: Cell) -> dict[str, Tensor]:
-        return safetensors.torch.load_file(self.file(cell, "safetensors"))
+        return _tensors(self.file(cell, "safetensors"))
 
     @contextmanager
     def claimed(self, cell: Cell) -> Iterator[bool]:
@@ -98,4 +99,24 @@ class Folder:
         with locked(path.with_suffix(".lock"), wait=True):
             if not path.exists():
                 write_atomically(path, safetensors.torch.save({k: v.clone() for k, v in compute().items()}))
-        return safetensors.torch.load_file(path)
+        return _tensors(path)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"work folder: {path} is not readable ({error}); remove it, and it is made again") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"work folder: {path} is missing; remove what the folder has of that name, and it is made again") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"work folder: {path} is not readable ({error}); remove it, and it is made again") from None
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"work folder: {path} has NaN or infinity in {name}; remove it, and it is made again")
+    return tensors

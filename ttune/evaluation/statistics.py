@@ -15,6 +15,7 @@ from ttune.atomic import write_atomically
 
 FORMAT = "ttune.feature_statistics"
 VERSION = "1"
+MAX_FEATURES = 16_384  # Inception has 2,048; a covariance of so many fills 2 GiB
 # Above the rounding of a float64 sum over some 1e5 rows of 2048 features, far below any real asymmetry.
 _SYMMETRY = 1e-9
 BLOCK = 4096  # rows in float64 at a time, 64 MiB of 2048 features: arrays on disk are never in memory as a whole
@@ -102,8 +103,11 @@ class FeatureStatistics:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except safetensors.SafetensorError as error:
+                sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                if any(max(size, default=0) > MAX_FEATURES for size in sizes.values()):  # before they fill the memory
+                    raise ValueError(f"path: must hold at most {MAX_FEATURES} features, got {os.fspath(path)} with {sizes}")
+                tensors = {name: file.get_tensor(name) for name in sizes}
+        except (safetensors.SafetensorError, AttributeError, TypeError) as error:  # the latter: dtypes that NumPy has not
             raise ValueError(f"path: must be a safetensors file of feature statistics, got {os.fspath(path)} ({error})") from error
         if header.get("format") != FORMAT or header.get("version") != VERSION or tensors.keys() != {"mean", "covariance"}:
             raise ValueError(

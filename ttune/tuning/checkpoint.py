@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -21,6 +20,14 @@ from ttune.ranks import ALONE, Ranks, Share
 T = TypeVar("T")
 
 MAX_BYTES = 64_000_000
+
+
+class _Content(msgspec.Struct):
+    """``digest``: of ``pieces`` as they stand in the file, for whoever goes on from them believes every number."""
+
+    fingerprint: dict[str, Any]
+    digest: str
+    pieces: msgspec.Raw
 
 
 class Journal:
@@ -50,7 +57,9 @@ class Journal:
         self.pieces[name] = value
         self.before_put()
         if self.path is not None and self.ranks.first:
-            write_atomically(self.path, msgspec.json.encode({"fingerprint": self.fingerprint, "pieces": self.pieces}))
+            pieces = msgspec.json.encode(self.pieces)
+            content = {"fingerprint": self.fingerprint, "digest": _sha256(pieces), "pieces": msgspec.Raw(pieces)}
+            write_atomically(self.path, msgspec.json.encode(content))
 
     def piece(self, name: str, compute: Callable[[], T]) -> T:
         """The remembered result of ``name``, or that of ``compute``, which is then remembered."""
@@ -69,19 +78,23 @@ class Journal:
             return saved[share.rows]
         chunks = compute()
         everyones = share.gathered(chunks)
+        record: dict[str, Any] = {"count": share.count}
         if self.ranks.first:
-            write_atomically(self._tensor_file(path, name), safetensors.torch.save({name: torch.cat(everyones).contiguous()}))
-        self.put(name, share.count)
+            content = safetensors.torch.save({name: torch.cat(everyones).contiguous()})
+            write_atomically(self._tensor_file(path, name), content)
+            record |= {"bytes": len(content), "digest": _sha256(content)}
+        self.put(name, record)
         return torch.cat(chunks)
 
     def _tensor(self, path: Path, name: str) -> Tensor | None:
         file = self._tensor_file(path, name)
         if name not in self.pieces or not file.exists():
             return None
-        try:
-            return safetensors.torch.load_file(file)[name]
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise ValueError(f"checkpoint: {file} is not readable ({error}); remove {path} and start again") from None
+        saved = self.pieces[name]
+        # The size first: what somebody made of the file may not fit the memory.
+        if file.stat().st_size != saved["bytes"] or _sha256(content := file.read_bytes()) != saved["digest"]:
+            raise ValueError(f"checkpoint: {file} is not as it was written, it was damaged or changed; remove {path} and start again")
+        return safetensors.torch.load(content)[name]
 
     def _tensor_file(self, path: Path, name: str) -> Path:
         return path.with_name(f"{path.name}.{name}.safetensors")
@@ -98,9 +111,11 @@ class Journal:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"checkpoint: {path} has {path.stat().st_size} bytes, a journal has at most {MAX_BYTES}")
         try:
-            content = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
-            fingerprint, pieces = content["fingerprint"], content["pieces"]
-        except (msgspec.DecodeError, KeyError, RecursionError) as error:
+            content = msgspec.json.decode(path.read_bytes(), type=_Content)
+            if content.digest != _sha256(bytes(content.pieces)):
+                raise ValueError("its pieces are not as they were written: damaged or changed")
+            fingerprint, pieces = content.fingerprint, msgspec.json.decode(content.pieces, type=dict[str, Any])
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"checkpoint: {path} is not a ttune journal ({error}); remove it and start again") from None
         for key in [*self.fingerprint, *sorted(fingerprint.keys() - self.fingerprint.keys())]:
             if fingerprint.get(key) != self.fingerprint.get(key):
@@ -109,6 +124,10 @@ class Journal:
                     f"name another checkpoint or remove it"
                 )
         return pieces
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def remove(path: str | PathLike[str]) -> None:

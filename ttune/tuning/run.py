@@ -37,6 +37,7 @@ from ttune.tuning.time_table import TimeTable, probe_time_table
 from ttune.tuning.timetuner import TimeTuner
 from ttune.tuning.whole_times import find_whole_times
 
+MAX_SEED = 2**63 // (4 * HOLDOUT_SEEDS)  # seeds of samples, 2 HOLDOUT_SEEDS apart from one tuning's to the next, are 64-bit integers
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
 
@@ -152,6 +153,8 @@ def tune(
     if samples is None:
         samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
     _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
+    if abs(seed) > MAX_SEED:
+        raise ValueError(f"seed must be in [-{MAX_SEED}, {MAX_SEED}], got {seed}")
     continuous = _searches_between_rows(chosen_method, denoiser, schedule, data)
     if ranks.world > 1 and not getattr(chosen_method, "shared", False):
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")

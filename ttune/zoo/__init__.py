@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from os import PathLike
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from ttune.denoiser import ClassifierFree, Denoiser
 from ttune.noise import NoiseSchedule
 from ttune.schedule import Schedule
+from ttune.tensor_file import load_tensors
 from ttune.zoo.unet import CLASSES, IMAGE_SHAPE, NULL_CLASS, UNet
 
 MODELS = ("fashion",)
@@ -21,14 +21,16 @@ def fashion(weights: str | PathLike[str] | None = None, *, guidance_scale: float
     """The class-conditional Fashion-MNIST model: epsilon prediction, 1,000-step linear schedule, x_0 clipped to [-1, 1].
 
     Its one condition is ``class_label`` (B,) int64, 0 … 9 (``ttune.zoo.fashion_mnist.CLASS_NAMES``) or 10 for none;
-    by default the label is the seed modulo 10. ``weights`` replaces the bundled file (examples/train_fashion.py makes one).
+    by default the label is the seed modulo 10. ``weights`` replaces the bundled file (examples/train_fashion.py makes one);
+    ValueError says what in it does not fit.
     """
+    network = UNet()
+    shapes: dict[str, tuple[int | None, ...]] = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if weights is None:
         with as_file(files("ttune.zoo") / "data" / "fashion.safetensors") as path:
-            state = safetensors.torch.load_file(path)
+            state = load_tensors(path, shapes)
     else:
-        state = safetensors.torch.load_file(weights)
-    network = UNet()
+        state = load_tensors(weights, shapes)
     network.load_state_dict({k: v.float() for k, v in state.items()})
     network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
     return Denoiser(
