@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,30 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Kept for the life of the process: the schemas go when their library object does.
-_schemas: torch.library.Library | None = None
+from ttune import torchvision
 
 
 def import_diffusers() -> Any:
-    """diffusers with its networks, also beside a torchvision that was built for another torch.
-
-    Some of its files import torchvision, whose registry wheel fails to load beside a CPU torch at ``nms`` and ``qnms``,
-    which nothing here calls: only there their schemas are defined, and the import is tried again.
-    """
-    global _schemas
-    diffusers = importlib.import_module("diffusers")
-    try:
-        _ = diffusers.UNet2DModel
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error) or _schemas is not None:
-            raise
-        for loaded in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "diffusers")]:
-            del sys.modules[loaded]
-        _schemas = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            _schemas.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        diffusers = importlib.import_module("diffusers")
-    return diffusers
+    """diffusers, also beside a torchvision that was built for another torch."""
+    torchvision.ensure()
+    return importlib.import_module("diffusers")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+# Kept for the life of the process: the schemas go when their library object does.
 _schemas: torch.library.Library | None = None
 
 

@@ -49,7 +49,8 @@ except RuntimeError:
 for module in ("fid", "resize", "inception_torchscript"):
     cleanfid.import_cleanfid(module)
 import torchvision
-print(broken, cleanfid._nms_schemas is not None)
+from ttune.torchvision import _schemas
+print(broken, _schemas is not None)
 """
     done = subprocess.run([sys.executable, "-c", code, str(installed("clean-fid"))], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
