@@ -165,7 +165,11 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | s
         absent = {other: None for other in index if other in (name, "vae", "safety_checker", "feature_extractor", "image_encoder")}
         given = absent | {name: network, "scheduler": scheduler}
         kind = _class("_class_name", ("diffusers", json.loads((folder / "model_index.json").read_text())["_class_name"]))
-        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **settings, **given).to(device)
+        pipeline = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **settings, **given).to(device)
+        if "vae" in index:  # by which it counts pixels, whether it is loaded or not
+            halvings = len(_class("vae", index["vae"]).load_config(folder, subfolder="vae").get("block_out_channels", (1,) * 4)) - 1
+            pipeline.vae_scale_factor = 2**halvings
+        return pipeline
 
     network, scheduler = weights(name), component("scheduler")
     return _Parts(network, scheduler, lambda: weights("vae"), "vae" in index, with_text)

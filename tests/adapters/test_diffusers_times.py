@@ -1,0 +1,165 @@
+"""Fractional times reach the network whole, whichever scheduler a pipeline came with; where they cannot, it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ttune
+from tests.adapters import diffusers_models as models
+from tests.adapters.test_diffusers import noise, run
+from tests.hosts import diffusers
+
+POSITIONS = (950.5, 700.25, 400.75, 150.5, -1.0)
+# diffusers' scheduler -> ttune's name of what it does.
+SAMPLERS = {
+    "EulerDiscrete": "euler",
+    "HeunDiscrete": "heun",
+    "DPMSolverMultistep": "dpmpp_2m",
+    "DPMSolverSinglestep": "dpmpp_2s",
+    "DDPM": "ddpm",
+    "LCM": "ddim",
+    "TCD": "ddim",
+    "DDIM": "ddim",
+    "PNDM": "pndm",
+    "UniPCMultistep": "unipc",
+    "DEISMultistep": "deis",
+}
+TRUNCATE = ("DPMSolverMultistep", "DPMSolverSinglestep", "DDPM", "LCM", "TCD")
+TAKE_NONE = ("DDIM", "PNDM", "UniPCMultistep", "DEISMultistep")
+
+
+def scheduler(name: str, **more: Any) -> Any:
+    own = {"clip_sample": False} if name in ("DDPM", "DDIM", "LCM", "TCD") else {}
+    linear = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    return getattr(diffusers(), f"{name}Scheduler")(**linear | own | more)
+
+
+def pipeline_with(made: Any, folder: Path) -> tuple[Any, list[float]]:
+    """A pipeline that came with the scheduler, and what its network has been told so far."""
+    pipeline = models.loaded("DDPMPipeline", models.saved(diffusers().DDPMPipeline(models.unet_2d(), scheduler("DDPM")), folder))
+    pipeline.scheduler = made
+    heard: list[float] = []
+    pipeline.unet.time_proj.register_forward_pre_hook(lambda module, args: heard.append(float(args[0][0])))
+    return pipeline, heard
+
+
+def tuned(sampler: str, positions: Any = POSITIONS, **more: Any) -> ttune.Schedule:
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), sampler, len(positions) - 1, np.array(positions), **more)
+    return schedule.replace(conditioning=0.95 * schedule.conditioning + 0.125)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_tuned_scheduler_keeps_fractions(name: str, tmp_path: Path) -> None:
+    pipeline, heard = pipeline_with(scheduler(name), tmp_path)
+    schedule = tuned(SAMPLERS[name])
+    ttune.diffusers.apply(pipeline, schedule)
+    assert pipeline.scheduler.timesteps.dtype == torch.float32
+    assert pipeline.scheduler.timesteps.tolist() == pytest.approx(schedule.tableau().times.tolist(), rel=1e-6)
+    run(pipeline, schedule.steps, noise(1, 1, 8, 8), seed=1)
+    assert heard == pytest.approx(schedule.conditioning.tolist(), rel=1e-6)
+    assert any(t % 1 for t in heard)
+
+
+@pytest.mark.parametrize("name", [*TRUNCATE, *TAKE_NONE])
+def test_a_scheduler_that_cannot_keep_fractions_is_not_kept(name: str, tmp_path: Path) -> None:
+    made = scheduler(name)
+    pipeline, _ = pipeline_with(made, tmp_path)
+    said = r"it cuts them to whole times: \[950, " if name in TRUNCATE else r"it takes no timesteps|it refuses them"
+    with pytest.raises(ValueError, match=rf"keep_scheduler: {name}Scheduler does not stand at the schedule's times .*{said}"):
+        ttune.diffusers.apply(pipeline, tuned(SAMPLERS[name]), keep_scheduler=True)
+    assert pipeline.scheduler is made
+    assert {"step", "set_timesteps"}.isdisjoint(made.__dict__)
+
+
+KEPT = {
+    "EulerDiscrete": ("EulerDiscrete", {}, {}),
+    "HeunDiscrete": ("HeunDiscrete", {}, {}),
+    "DDIM, its own grid": ("DDIM", {"timestep_spacing": "trailing"}, {"positions": (999.0, 749.0, 499.0, 249.0, -1.0)}),
+    "whole times of 2M": ("DPMSolverMultistep", {}, {"positions": (950.0, 700.0, 400.0, 150.0, -1.0)}),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_a_scheduler_that_makes_the_steps_is_kept(case: str, tmp_path: Path) -> None:
+    name, settings, more = KEPT[case]
+    made = scheduler(name, **settings)
+    pipeline, heard = pipeline_with(made, tmp_path)
+    schedule = tuned(SAMPLERS[name], lower_order_final=name == "DPMSolverMultistep", **more)
+    made.set_timesteps(4)
+    before, own = run(pipeline, 4, noise(2, 1, 8, 8)), made.timesteps.clone()
+    heard.clear()
+    ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
+    assert pipeline.scheduler is made
+    # As its pipelines do: some schedulers keep x / alpha.
+    scale = 1.0 if name in ("DDIM", "DPMSolverMultistep") else float(1 / schedule.alphas[0])
+    theirs = run(pipeline, 4, scale * noise(2, 1, 8, 8))
+    assert heard == pytest.approx(schedule.conditioning.tolist(), rel=1e-6)
+    denoiser = ttune.diffusers.load(pipeline)
+    ours = ttune.sample(denoiser, schedule, noise(2, 1, 8, 8))
+    # Their tables are float32, and between whole times sigma / alpha is a straight line.
+    torch.testing.assert_close(theirs, ours, rtol=5e-3, atol=5e-3 * float(ours.abs().max()))
+    with pytest.raises(ValueError, match="num_inference_steps must be 4, which the schedule was tuned for, got 5"):
+        made.set_timesteps(5)
+    ttune.diffusers.remove(pipeline)
+    assert torch.equal(run(pipeline, 4, noise(2, 1, 8, 8)), before)
+    assert torch.equal(made.timesteps, own)
+
+
+NOT_KEPT = {
+    "another sampler": ("DPMSolverMultistep", {}, "ddim", {}),
+    "another order at the end": ("EulerDiscrete", {}, "lms", {}),
+    "clipping": ("DDIM", {"clip_sample": True, "timestep_spacing": "trailing"}, "ddim", {"positions": (999.0, 749.0, 499.0, 249.0, -1.0)}),
+    "the last position": ("DDIM", {"set_alpha_to_one": False}, "ddim", {"positions": (750.0, 500.0, 250.0, 0.0, -1.0)}),
+}
+
+
+@pytest.mark.parametrize("why", NOT_KEPT)
+def test_a_scheduler_that_makes_other_steps_is_not_kept(why: str, tmp_path: Path) -> None:
+    name, settings, sampler, more = NOT_KEPT[why]
+    whole = {"positions": (950.0, 700.0, 400.0, 150.0, -1.0)} | more
+    pipeline, _ = pipeline_with(scheduler(name, **settings), tmp_path)
+    with pytest.raises(ValueError, match=rf"keep_scheduler: {name}Scheduler as it is does not make the steps of '{sampler}'"):
+        ttune.diffusers.apply(pipeline, tuned(sampler, **whole), keep_scheduler=True)
+
+
+def test_noise_of_ones_own_is_not_kept(tmp_path: Path) -> None:
+    pipeline, _ = pipeline_with(scheduler("DDPM"), tmp_path)
+    with pytest.raises(ValueError, match="make noise of their own"):
+        ttune.diffusers.apply(pipeline, tuned("ddpm", (750.0, 500.0, 250.0, 0.0, -1.0)), keep_scheduler=True)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_flow_matching_keeps_fractions(keep: bool, tmp_path: Path) -> None:
+    made = diffusers().FlowMatchEulerDiscreteScheduler()
+    pipeline, heard = pipeline_with(made, tmp_path)
+    positions = np.array([1.0, 0.7105, 0.4053, 0.1505, 0.0])
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, positions)
+    schedule = schedule.replace(conditioning=0.95 * schedule.conditioning)
+    ttune.diffusers.apply(pipeline, schedule, keep_scheduler=keep)
+    pipeline.scheduler.set_timesteps(4)
+    x = noise(2, 1, 8, 8)
+    with torch.no_grad():
+        for t in pipeline.scheduler.timesteps:
+            x = pipeline.scheduler.step(pipeline.unet(x, t).sample, t, x).prev_sample
+    assert heard == pytest.approx((1000 * schedule.conditioning).tolist(), rel=1e-6)
+    denoiser = ttune.diffusers.load(pipeline)
+    ours = ttune.sample(denoiser, schedule, noise(2, 1, 8, 8))
+    torch.testing.assert_close(x, ours, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
+
+
+def test_a_network_with_a_table_of_times_is_told_whole_ones(tmp_path: Path) -> None:
+    network = models.unet_2d(time_embedding_type="learned", num_train_timesteps=1000)
+    pipeline = models.ddpm(tmp_path, network=network, clip_sample=False)
+    denoiser = ttune.diffusers.load(tmp_path)
+    assert denoiser.integer_time
+    schedule = tuned("ddim")
+    with pytest.raises(ValueError, match=r"knows whole times only; use schedule\.with_integer_times"):
+        ttune.diffusers.apply(pipeline, schedule)
+    ttune.diffusers.apply(pipeline, schedule.with_integer_times())
+    ours = ttune.sample(denoiser, schedule.with_integer_times(), noise(2, 1, 8, 8))
+    torch.testing.assert_close(run(pipeline, 4, noise(2, 1, 8, 8)), ours, rtol=1e-5, atol=1e-5 * float(ours.abs().max()))
