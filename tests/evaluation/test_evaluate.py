@@ -30,7 +30,7 @@ from ttune.evaluation import (
     rmse_to,
     split_interval,
 )
-from ttune.evaluation.evaluate import Real, evaluate, work_folder
+from ttune.evaluation.evaluation import Real, evaluate, work_folder
 from ttune.evaluation.figures import METRICS
 from ttune.evaluation.pictures import ArrayPictures, open_pictures
 from ttune.evaluation.sampled import Candidate, Samples
@@ -118,13 +118,14 @@ def test_what_is_kept_is_not_sampled_again(tmp_path: Path) -> None:
     calls.clear()
     assert rows_of(samples(tmp_path / "work", calls=calls)) == whole
     rows_of(samples(tmp_path / "work", calls=calls), metrics=("kid",))
-    assert calls == []
+    assert calls == [1] * 3 * 2  # sample 0 each time, to see whether the network is still the same
+    calls.clear()
     more = rows_of(samples(tmp_path / "work", 32, calls=calls))
-    assert sum(calls) == (32 - 20) * per_sample  # the last chunk had two samples, and is made anew with four
+    assert sum(calls) == 3 + (32 - 20) * per_sample  # the last chunk had two samples, and is made anew with four
     assert more == rows_of(samples(tmp_path / "other", 32))
     calls.clear()
     rows_of(samples(tmp_path / "work", calls=calls), [candidate(), candidate(4)])
-    assert sum(calls) == 22 * (4 + 12) + 2 * 3  # the teacher's images are not kept, and the short last chunk is wanted again
+    assert sum(calls) == 3 + 22 * (4 + 12) + 2 * 3  # the teacher's images are not kept, and the short last chunk is wanted again
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,18 @@ def test_what_was_made_otherwise_is_not_taken(tmp_path: Path, change: dict[str, 
     object.__setattr__(second, "__dict__", {**second.__dict__, **change})
     assert first.folder(candidate()).path == samples(tmp_path).folder(candidate()).path
     assert first.folder(candidate()).path != second.folder(candidate()).path
+
+
+def test_another_function_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    rows_of(samples(tmp_path))
+    for change in (
+        {"denoiser": ttune.Denoiser(lambda x, tau, gain: 0.7 * x, NOISE)},
+        {"features": FeatureExtractor("projections", lambda x: 2 * FEATURES.function(x), batch=8)},
+    ):
+        other = samples(tmp_path)
+        object.__setattr__(other, "__dict__", {**other.__dict__, **change})
+        with pytest.raises(ValueError, match=r"work: .* was made by another network or other features of the same name: sample 0"):
+            rows_of(other)
 
 
 def test_schedules_and_weights_tell_folders_apart(tmp_path: Path) -> None:
@@ -177,7 +190,7 @@ def test_kill_9_loses_a_chunk_at_most(tmp_path: Path) -> None:
     assert kept == [*(f"ddim {k:06}" for k in range(5)), *(f"dpmpp_2m {k:06}" for k in range(6))]  # the sixth lacks one schedule
     tiny_model.calls = 0
     main([*command, "--out", str(tmp_path / "resumed.json")])
-    assert tiny_model.calls == 3 * per_chunk
+    assert tiny_model.calls == 2 + 3 * per_chunk  # sample 0 once more, to see whether the network is still the same
     main([*command[:-2], str(tmp_path / "fresh"), "--quiet", "--out", str(tmp_path / "fresh.json")])
     resumed, fresh = (json.loads((tmp_path / f"{name}.json").read_text())["rows"] for name in ("resumed", "fresh"))
     assert [row | {"seconds": 0} for row in resumed] == [row | {"seconds": 0} for row in fresh]
@@ -208,7 +221,7 @@ def test_images_can_be_kept_and_are_what_was_judged(tmp_path: Path) -> None:
     (folder / "000009.png").unlink()
     calls.clear()
     assert rows_of(samples(tmp_path / "work", calls=calls, images=tmp_path / "images")) == rows
-    assert sum(calls) == 4 * (3 + 12)
+    assert sum(calls) == 3 + 4 * (3 + 12)
     assert len(open_pictures(folder, 1)) == 22
 
 

@@ -16,7 +16,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttune.evaluation import FeatureExtractor, FeatureStatistics, fid, frechet_distance, inception, kernel_distance, metric_name
+import ttune
+from ttune.evaluation import (
+    Candidate,
+    FeatureExtractor,
+    FeatureStatistics,
+    Real,
+    Samples,
+    evaluate,
+    fid,
+    frechet_distance,
+    inception,
+    kernel_distance,
+    metric_name,
+    open_reference,
+)
 from ttune.evaluation.cleanfid import import_cleanfid
 from ttune.evaluation.features import to_uint8
 from ttune.evaluation.inception import INCEPTION, INCEPTION_FILE
@@ -155,6 +169,37 @@ def test_distances_agree_with_cleanfids(stand_in: Path, tmp_path: Path, channels
     assert frechet_distance(*ours) == pytest.approx(expected, rel=1e-6, abs=1e-6 * np.trace(np.cov(theirs[0].T)))
     np.random.seed(0)  # noqa: NPY002 (clean-fid draws its subsets from here)
     assert kernel_distance(*ours) == pytest.approx(module.kernel_distance(theirs[1], theirs[0]), abs=1e-6)
+
+
+@needs_cleanfid
+@pytest.mark.usefixtures("no_download")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_evaluation_is_cleanfids_of_the_files_it_saved(stand_in: Path, tmp_path: Path, channels: int) -> None:
+    """From x_T to FID and KID without a file, against clean-fid on the folders: generated pictures and real ones of two sizes."""
+    noise, shape = ttune.NoiseSchedule.linear(), (channels, 20, 12)
+    full = inception(stand_in)
+    narrow = FeatureExtractor(INCEPTION, lambda x: full.function(x)[:, ::128], batch=16)
+    expected_real = cleanfid_features(stand_in, pictures(30, channels, (40, 28), 3), tmp_path / "real")[:, ::128]
+    real = Real("real", open_reference(tmp_path / "real", INCEPTION, channels), cache=tmp_path / "cache")
+
+    def points(seeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        return ttune.initial_noise(noise, shape, seeds), {}
+
+    denoiser = ttune.Denoiser(lambda x, tau: 0.8 * x + 0.1 * torch.sin(3 * x), noise)
+    candidate = Candidate("DDIM", "base", ttune.Schedule.build(noise, "ddim", 3))
+    samples = Samples(denoiser, points, narrow, 40, 16, 0, tmp_path / "work", images=tmp_path / "images", progress=False)
+    (row,) = evaluate(samples, [candidate], metrics=("fid", "kid"), real=real, splits=0, resamples=0)
+    module, options = import_cleanfid("fid"), {"num_workers": 0, "device": torch.device("cpu"), "verbose": False}
+    network = import_cleanfid("inception_torchscript").InceptionV3W(str(stand_in), download=False)
+    saved = module.get_folder_features(str(tmp_path / "images" / samples.folder(candidate).path.name), model=network, **options)[:, ::128]
+    assert saved.shape == (40, 16)
+    entry, kernel = row["frechet"], row.get("kernel")
+    assert entry is not None
+    assert kernel is not None
+    assert entry.get("name") == "FID"
+    assert entry["value"] == pytest.approx(module.fid_from_feats(saved, expected_real), rel=1e-6)
+    np.random.seed(0)  # noqa: NPY002
+    assert kernel["value"] == pytest.approx(module.kernel_distance(expected_real, saved), abs=1e-6)
 
 
 @needs_cleanfid

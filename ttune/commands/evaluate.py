@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ttune.denoiser import Denoiser
     from ttune.evaluation import FeatureExtractor
-    from ttune.evaluation.evaluate import Real
+    from ttune.evaluation.evaluation import Real
     from ttune.evaluation.sampled import Candidate
     from ttune.noise import NoiseSchedule
     from ttune.schedule import Schedule
@@ -82,8 +82,8 @@ def evaluate(
     from functools import partial
 
     from ttune.evaluation import print_table, write_report
-    from ttune.evaluation.evaluate import evaluate as evaluated
-    from ttune.evaluation.evaluate import work_folder
+    from ttune.evaluation.evaluation import evaluate as evaluated
+    from ttune.evaluation.evaluation import work_folder
     from ttune.evaluation.metrics_table import print_metrics
     from ttune.evaluation.sampled import Candidate, Samples
     from ttune.models import load_model
@@ -143,7 +143,7 @@ def _real(
 ) -> Real | None:
     """The real images: those named, or of the bundled model its own."""
     from ttune.evaluation import lenet64_train_statistics
-    from ttune.evaluation.evaluate import Real
+    from ttune.evaluation.evaluation import Real
     from ttune.evaluation.pictures import ArrayPictures
     from ttune.evaluation.references import open_reference
     from ttune.zoo.fashion_mnist import load_test_images

@@ -2,6 +2,7 @@
 
 from ttune.evaluation.confidence import SplitInterval, split_interval
 from ttune.evaluation.efficientnet import efficientnet_lite0
+from ttune.evaluation.evaluation import Real, evaluate
 from ttune.evaluation.features import FeatureExtractor, lenet64, lenet64_train_statistics
 from ttune.evaluation.fid import (
     RatioInterval,
@@ -14,23 +15,30 @@ from ttune.evaluation.fid import (
 )
 from ttune.evaluation.inception import INCEPTION, inception
 from ttune.evaluation.kid import kernel_distance, kernel_metric_name
+from ttune.evaluation.metrics_table import print_metrics
 from ttune.evaluation.pixels import pooled_pixels
 from ttune.evaluation.precision_recall import Manifold, PrecisionRecall, precision_recall
+from ttune.evaluation.references import open_reference
 from ttune.evaluation.report import FrechetEntry, ReportRow, image_grid, print_table, save_grid, write_picture, write_report
+from ttune.evaluation.sampled import Candidate, Samples
 from ttune.evaluation.statistics import FeatureStatistics, StatisticsBuilder
 
 __all__ = [
     "INCEPTION",
+    "Candidate",
     "FeatureExtractor",
     "FeatureStatistics",
     "FrechetEntry",
     "Manifold",
     "PrecisionRecall",
     "RatioInterval",
+    "Real",
     "ReportRow",
+    "Samples",
     "SplitInterval",
     "StatisticsBuilder",
     "efficientnet_lite0",
+    "evaluate",
     "fid",
     "frechet_distance",
     "frechet_standard_error",
@@ -41,9 +49,11 @@ __all__ = [
     "lenet64",
     "lenet64_train_statistics",
     "metric_name",
+    "open_reference",
     "paired_interval",
     "pooled_pixels",
     "precision_recall",
+    "print_metrics",
     "print_table",
     "rmse_to",
     "save_grid",

@@ -16,7 +16,6 @@ from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.fid import frechet_distance, frechet_standard_error, rmse_to
 from ttune.evaluation.report import ReportRow
 from ttune.evaluation.statistics import FeatureStatistics
-from ttune.ranks import Share
 from ttune.sampling import sample
 from ttune.schedule import Schedule
 
@@ -27,7 +26,7 @@ class Judge:
 
     ``target``, the teacher's samples from the same x_T, is None until :meth:`with_teacher`. ``seeds`` (n,) make the noise of
     stochastic samplers; without them it is another one every time.
-    With ``share`` the x_T, conditions, target and samples are those of one rank among several; the figures are of all of them.
+    All samples are in memory; :func:`ttune.evaluation.evaluate` is for more of them than that.
     """
 
     denoiser: Denoiser
@@ -38,7 +37,6 @@ class Judge:
     target: Tensor | None = None
     chunk: int = 64
     progress: bool = True
-    share: Share | None = None
     seeds: Tensor | None = None
 
     def with_teacher(self, target: Tensor) -> Judge:
@@ -63,15 +61,11 @@ class Judge:
         begin, before = time.monotonic(), self.denoiser.evaluations
         x = self.samples(schedule, name)
         seconds, spent = time.monotonic() - begin, self.denoiser.evaluations - before
-        n = len(x)
-        if self.share is not None:
-            everyones = self.share.ranks.everyones((seconds, spent))
-            seconds, spent, n = max(s for s, _ in everyones), sum(e for _, e in everyones), self.share.count
-        return self.row_of(name, method, schedule, x, seconds=seconds, evaluations=spent // n), x
+        return self.row_of(name, method, schedule, x, seconds=seconds, evaluations=spent // len(x)), x
 
     def row_of(self, name: str, method: str, schedule: Schedule, x: Tensor, *, seconds: float, evaluations: int) -> ReportRow:
         """The figures of samples ``x`` that ``schedule`` made."""
-        features = self._features(x)
+        features = self.features(x)
         row: ReportRow = {
             "name": name,
             "sampler": schedule.sampler,
@@ -91,13 +85,6 @@ class Judge:
                 "standard_error": frechet_standard_error(features, self.real),
             }
         if self.target is not None:
-            row["rmse_to_teacher"] = self._all(list(rmse_to(x, self.target).split(self.chunk))).square().mean().sqrt().item()
-            row["frechet_to_teacher"] = frechet_distance(features, self._features(self.target))
+            row["rmse_to_teacher"] = rmse_to(x, self.target).square().mean().sqrt().item()
+            row["frechet_to_teacher"] = frechet_distance(features, self.features(self.target))
         return row
-
-    def _features(self, x: Tensor) -> Tensor:
-        """(n, F) of all ranks' samples. A chunk at a time, so that they do not depend on the number of ranks."""
-        return self._all([self.features(part) for part in x.split(self.chunk)])
-
-    def _all(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts if self.share is None else self.share.gathered(parts))

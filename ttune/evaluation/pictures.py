@@ -130,7 +130,7 @@ def _decoded(file: Path, channels: int) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as opened:
             pixels = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError) as error:  # what Pillow raises for broken files
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
         raise ValueError(f"reference: {file} is not a readable image ({error})") from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

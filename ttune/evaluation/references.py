@@ -21,6 +21,7 @@ from ttune.evaluation.statistics import FeatureStatistics, StatisticsBuilder
 from ttune.lock import locked
 
 FORMAT = 1  # of what is kept; another number finds nothing of the old
+SAME = 0.01  # of the largest value: batches and threads change float32 features by some 1e-6, another network changes all of them
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def reference_of(
 
     What is computed is kept in ``cache`` under a digest of the images' contents, the features' name and weights, and the
     count: the next call, of this or another process, finds it. One process computes while others wait; one that is killed loses a
-    batch. Two extractors of one name and without a digest, such as plain functions, are taken for the same.
+    batch. Extractors of one name and without a digest, such as plain functions, are taken for the same as long as the features of
+    the first images are.
 
     Args:
         name: how the reference is called; by default as the images are.
@@ -87,7 +89,8 @@ def reference_of(
         cache: by default :func:`cache_folder`.
 
     Raises:
-        ValueError: statistics of other features, or without features where they are needed; a count beyond the images.
+        ValueError: statistics of other features, or without features where they are needed; a count beyond the images; what is
+            kept under this name is not what ``extractor`` returns.
         OSError: the cache cannot be written.
     """
     if isinstance(source, FeatureStatistics):
@@ -105,6 +108,8 @@ def reference_of(
     if folder.missing():
         with locked(folder.path.with_suffix(".lock"), wait=True):
             _extract(source, extractor, folder, progress)
+    else:
+        _check_same(source, extractor, folder)
     return Reference(name or source.name, _statistics(folder, extractor.name), folder.table("features") if features else None)
 
 
@@ -119,6 +124,16 @@ def _extract(source: Pictures, extractor: FeatureExtractor, folder: ChunkFolder,
         rows = folder.rows(k)
         parts = [extractor(images).numpy().astype(np.float32) for images in source.read(range(rows.start, rows.stop))]
         folder.write(k, {"features": np.concatenate(parts)})
+
+
+def _check_same(source: Pictures, extractor: FeatureExtractor, folder: ChunkFolder) -> None:
+    images = next(source.read(range(2)))
+    kept, now = folder.read(0, "features")[: len(images)], extractor(images).numpy()
+    if kept.shape != now.shape or np.abs(kept - now).max() > SAME * np.abs(kept).max():
+        raise ValueError(
+            f"cache: what {folder.path} holds of the features {extractor.name!r} is not what they are now; "
+            f"give the extractor another name or digest, or remove the folder"
+        )
 
 
 def _statistics(folder: ChunkFolder, name: str) -> FeatureStatistics:

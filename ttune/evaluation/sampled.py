@@ -28,6 +28,7 @@ from ttune.schedule import Schedule
 from ttune.version import __version__
 
 FORMAT = 1  # of the chunks; another number finds nothing of the old
+SAME = 0.05  # of the largest feature: other batch sizes and threads change rounding, which a network in half precision amplifies
 Points = Callable[[Tensor], tuple[Tensor, Conditions]]  # seeds (b,) -> x_T (b, ...) and conditions
 
 
@@ -46,8 +47,8 @@ class Samples:
 
     A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds and
     evaluations. Its folder is named by what determines it: schedule, denoiser and weights, starting points, features, teacher, chunk. So
-    an interrupted run goes on, more samples or other metrics cost only what is new, and a change of any of these begins anew. Of a
-    denoiser that is a plain function only the name is known: give another one another name, or another folder.
+    an interrupted run goes on, more samples or other metrics cost only what is new, and a change of any of these begins anew. Of
+    plain functions, as network or features, only the name is known: so sample 0 is made once more, and what differs is refused.
 
     Attributes:
         points: x_T and conditions of seeds (b,); each sample's must depend on its own seed alone.
@@ -110,12 +111,25 @@ class Samples:
     def _prepared(self, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> list[int]:
         """The chunks that some schedule lacks; and what each folder is about, for whoever finds it later."""
         for candidate, folder in zip(work, folders, strict=True):
+            if candidate is not self.teacher and folder.has(0):
+                self._check_same(candidate, folder)
             identity = folder.path / "identity.json"
             if not identity.exists():
                 write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
             if self.images is not None:
                 self._images_folder(folder).mkdir(parents=True, exist_ok=True)
         return [k for k in range(len(folders[0])) if not all(self._done(k, folder) for folder in folders)]
+
+    def _check_same(self, candidate: Candidate, folder: ChunkFolder) -> None:
+        seeds = torch.tensor([self.seed])
+        x_T, conditions = self.points(seeds)
+        now = self.features(sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)).numpy()
+        kept = folder.read(0, "features")[:1]
+        if kept.shape != now.shape or np.abs(kept - now).max() > SAME * np.abs(kept).max():
+            raise ValueError(
+                f"work: {folder.path} was made by another network or other features of the same name: sample 0 is not what it was; "
+                f"name another folder, or remove this one"
+            )
 
     def _done(self, k: int, folder: ChunkFolder) -> bool:
         rows = folder.rows(k)
@@ -133,9 +147,9 @@ class Samples:
                 continue
             begin, before = time.monotonic(), self.denoiser.evaluations
             x = sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)
-            cost = np.array([[time.monotonic() - begin, self.denoiser.evaluations - before]], np.float64)
-            if not torch.isfinite(x).all():
+            if not torch.isfinite(x).all():  # and a GPU is done then, which the seconds must wait for
                 raise FloatingPointError(f"{candidate.name}: samples of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinity")
+            cost = np.array([[time.monotonic() - begin, self.denoiser.evaluations - before]], np.float64)
             target = x if is_teacher else target
             if not self._done(k, folder):
                 self._write_images(folder, rows, x)

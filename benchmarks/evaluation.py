@@ -1,0 +1,160 @@
+"""Memory and time of an evaluation against the number of samples, each in a process of its own.
+
+    python -m benchmarks evaluation                    # 1,000, 10,000 and 50,000 samples, 512 features: some three minutes on two cores
+    python -m benchmarks evaluation --n 20000 --width 64 --metrics fid precision_recall
+
+A cheap function stands in for the network and random projections for the feature network, so that what is measured is what
+ttune itself holds. "peak" is anonymous memory beyond what the process held before, looked at every few milliseconds; pages of
+features that are mapped from disk come on top where there is room, and the system takes them back when it wants them. "disk" are the
+chunks, "table" the file without a name that the figures are read from meanwhile. Linux only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+import ttune
+from benchmarks.machine import machine
+from benchmarks.memory import RETURNING
+from ttune.evaluation import Candidate, FeatureExtractor, Real, Samples, evaluate, write_report
+from ttune.evaluation.pictures import ArrayPictures
+
+SHAPE = (3, 16, 16)
+INTERVAL = 0.005  # seconds between two looks at the memory
+
+
+@dataclass
+class Args:
+    """Peak memory, disk and seconds of an evaluation."""
+
+    n: tuple[int, ...] = (1_000, 10_000, 50_000)
+    width: int = 512
+    """Features."""
+    metrics: tuple[str, ...] = ("fid", "kid", "rmse", "psnr")
+    real: int = 2_000
+    """Real images."""
+    chunk: int = 64
+    out: Path = Path("benchmarks/results/evaluation-cpu.json")
+    only: bool = False
+    """Measure the first number of samples alone, in this process, and print it as JSON."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m benchmarks evaluation", description=__doc__)
+    if args.only:
+        print(msgspec.json.encode(measured(args, args.n[0])).decode())
+        return
+    rows = []
+    print(f"{'n':>7} {'peak MiB':>9} {'disk MiB':>9} {'table MiB':>10} {'sampling s':>11} {'figures s':>10}")
+    for n in args.n:
+        rows.append(_apart(args, n))
+        sizes = [rows[-1][key] / 2**20 for key in ("peak", "disk", "table")]
+        print(
+            f"{n:7,} {sizes[0]:9.1f} {sizes[1]:9.1f} {sizes[2]:10.1f} {rows[-1]['sampling']:11.1f} {rows[-1]['figures']:10.1f}", flush=True
+        )
+    settings = {"width": args.width, "metrics": args.metrics, "real": args.real, "chunk": args.chunk}
+    write_report(args.out, {"command": "python -m benchmarks evaluation", "settings": settings, "rows": rows, "machine": machine()})
+    print(f"Wrote {args.out}")
+
+
+def _apart(args: Args, n: int) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "evaluation",
+        "--only",
+        "--n",
+        str(n),
+        "--width",
+        str(args.width),
+        "--real",
+        str(args.real),
+    ]
+    command += ["--chunk", str(args.chunk), "--metrics", *args.metrics]
+    run = subprocess.run(command, env=os.environ | RETURNING, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {run.stderr[-2000:]}")
+    return msgspec.json.decode(run.stdout, type=dict[str, Any])
+
+
+def measured(args: Args, n: int) -> dict[str, Any]:
+    """{"n", "peak", "disk", "table"} in bytes, and the seconds of sampling and of the figures."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        _evaluated(args, 64, Path(folder) / "warm")  # what is allocated once is no cost of the samples
+        held = _anonymous()
+        with _watched() as peak:
+            samples, candidate, real = _task(args, n, Path(folder) / "work")
+            begin = time.monotonic()
+            samples.make([candidate])
+            made = time.monotonic()
+            evaluate(samples, [candidate], metrics=args.metrics, real=real)
+            end = time.monotonic()
+        kept = samples.folder(candidate)
+        disk = kept.bytes() + (samples.folder(samples.teacher).bytes() if samples.teacher is not None else 0)
+        table = kept.table("features").nbytes
+        return {"n": n, "peak": peak[0] - held, "disk": disk, "table": table, "sampling": made - begin, "figures": end - made}
+
+
+def _evaluated(args: Args, n: int, work: Path) -> None:
+    samples, candidate, real = _task(args, n, work)
+    evaluate(samples, [candidate], metrics=args.metrics, real=real)
+
+
+def _task(args: Args, n: int, work: Path) -> tuple[Samples, Candidate, Real]:
+    noise = ttune.NoiseSchedule.linear()
+    denoiser = ttune.Denoiser(lambda x, tau: 0.9 * x + 0.05 * torch.sin(3 * x), noise)
+    directions = torch.randn(int(np.prod(SHAPE)), args.width, generator=torch.Generator().manual_seed(0))
+    features = FeatureExtractor("random projections", lambda x: torch.relu(x.flatten(1) @ directions))
+
+    def points(seeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        return ttune.initial_noise(noise, SHAPE, seeds), {}
+
+    teacher = Candidate("teacher", "teacher", ttune.Schedule.build(noise, "dpmpp_2m", 16, "log_snr"))
+    images = ArrayPictures("noise", np.random.default_rng(0).integers(0, 256, (args.real, *SHAPE), np.uint8))
+    samples = Samples(denoiser, points, features, n, args.chunk, 0, work, teacher, progress=False)
+    return samples, Candidate("DDIM", "base", ttune.Schedule.build(noise, "ddim", 4)), Real("noise", images, cache=work / "cache")
+
+
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """[the most anonymous memory meanwhile, in bytes]."""
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(INTERVAL):
+            peak[0] = max(peak[0], _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _anonymous() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+if __name__ == "__main__":
+    main()
