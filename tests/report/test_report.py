@@ -15,8 +15,9 @@ import ttune
 from tests import tiny_model
 from ttune.cli import main
 from ttune.report import read_sources, write_page
-from ttune.report.measured import GRID, START, TUNED, measure
+from ttune.report.measured import measure
 from ttune.report.numbers import number
+from ttune.report.rivals import GRID, START, TUNED
 from ttune.tuning.provenance import LONGEST, compact
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -259,14 +260,25 @@ def test_the_folder_of_a_comparison(tmp_path: Path) -> None:
     assert "RMSE to the teacher, ddim" in page.text
 
 
-def test_command_line_reports_on_an_evaluation_and_its_schedule(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"name": "mine", "steps": 3, "rmse_to_teacher": 0.25, "seconds": 2.0, "frechet_to_teacher": None, "later": "field"}
-    (tmp_path / "e.json").write_text(json.dumps({"model": "tiny", "rows": [row]}))
-    quick = ["--n", "8", "--shown", "2", "--quiet", "--out", str(tmp_path / "r.html")]
-    main(["report", str(folder / "several.json"), str(tmp_path / "e.json"), "--model", "tests.tiny_model:factory", *quick])
+def test_command_line_reports_on_what_evaluate_writes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "real.npy", torch.rand(24, 1, 8, 8).mul(255).byte().movedim(1, 3).numpy())
+    files, model = [str(folder / "several.json")], ["--model", "tests.tiny_model:factory", "--n", "24", "--quiet"]
+    metrics = ["fid", "kid", "precision_recall", "rmse", "psnr"]
+    measured = ["--features", "pixels", "--reference", str(tmp_path / "real.npy"), "--metrics", *metrics, "--splits", "2"]
+    main(["evaluate", *files, *model, *measured, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "e.json")])
+    main(["report", *files, str(tmp_path / "e.json"), *model, "--shown", "2", "--out", str(tmp_path / "r.html")])
     assert "PNGs beside it" in capsys.readouterr().out
     page = checked(tmp_path / "r.html")
-    assert page.table("schedule", "steps")[1] == ["mine", "3", "0.2500", "–", "–", "–", "2.0"]
+    stored = json.loads((tmp_path / "e.json").read_text())["rows"]
+    rows = page.table("schedule", "steps")[1:]
+    assert [row[:2] for row in rows] == [[row["name"], str(row["steps"])] for row in stored]
+    assert [row[2] for row in rows] == [number(row["rmse_to_teacher"]) for row in stored]
+    detail = {(row[0], row[1].split(" (")[0]): row[2:] for row in page.table("schedule", "figure")[1:]}
+    for row in stored:
+        assert detail[row["name"], "recall"][0] == number(row["precision_recall"]["recall"])
+        assert detail[row["name"], row["kernel"]["name"].split(" (")[0]][0] == f"{row['kernel']['value']:.4g}"
+        low, high = row["frechet"]["interval"]["low"], row["frechet"]["interval"]["high"]
+        assert detail[row["name"], "Fréchet distance"][1] == f"[{low:.4g}, {high:.4g}]"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure
-from ttune.report.measured import GRID, START, TUNED, Measured, Run
+from ttune.report.measured import Measured, Run
 from ttune.report.numbers import number
+from ttune.report.rivals import GRID, START, TUNED
 from ttune.report.sources import ComparedRow, Entry
 from ttune.schedule import Schedule
 

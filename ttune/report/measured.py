@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from ttune.denoiser import Denoiser, select
 from ttune.evaluation.fid import RatioInterval, paired_interval
-from ttune.grids import GRIDS
 from ttune.noise import Float64
+from ttune.report.rivals import roles, untuned_curves
 from ttune.report.sources import Entry
 from ttune.sampling import check_fits, sample
 from ttune.schedule import Schedule
@@ -28,7 +27,7 @@ from ttune.tuning.problem import squared_errors
 # Of the x_T of a report: beyond those of ``ttune compare`` (2^41 on) and ``ttune evaluate`` (2^40 on), so that no tuning saw them.
 REPORT_SEEDS = 2**42
 PASSES, SHORT = 3, 0.5  # seconds: what takes less may have been disturbed for a good part of it, and can be repeated
-TEACHER, START, GRID, TUNED = "teacher", "untuned start", "best untuned grid", "tuned"
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -101,119 +100,84 @@ def measure(
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n}")
     for entry in entries:
-        check_fits(denoiser, entry.schedule)
+        try:
+            check_fits(denoiser, entry.schedule)
+        except ValueError as error:
+            raise ValueError(f"{entry.name}: {error}") from None
     seeds = torch.arange(n) + seed
     x_T, drawn = drawn_points(denoiser, seeds, None, conditions)
-    done: dict[Schedule, tuple[Tensor, float, float]] = {}
-
-    def run(name: str, schedule: Schedule) -> tuple[Tensor, float, float]:
-        if schedule not in done:
-            if not done:  # what is made at the first call is made before the clock runs
-                first = slice(0, min(chunk, n))
-                sample(denoiser, entries[0].schedule, x_T[first], conditions=select(drawn, first, n), seeds=seeds[first])
-            done[schedule] = _timed(denoiser, schedule, x_T, drawn, seeds, chunk, name if progress else None)
-        return done[schedule]
-
-    def row(role: str, name: str, schedule: Schedule, target: Tensor) -> Run:
-        x, seconds, evaluations = run(f"{name}, {role}", schedule)
-        return Run(role, schedule, squared_errors(x, target), seconds, evaluations, x[:shown].cpu())
-
-    runs: dict[str, list[Run]] = {}
-    for entry in entries:
-        teacher = Teacher.default(entry.schedule)
-        source = (teacher.on_whole_times() if denoiser.integer_time else teacher).source
-        assert isinstance(source, Schedule)
-        target = run("teacher", source)[0]
-        runs[entry.name] = [row(role, entry.name, schedule, target) for role, schedule in {TEACHER: source, **roles(entry)}.items()]
-    curves: dict[str, list[Run]] = {}
-    for label, schedules in untuned_curves(entries).items():
-        target = run("teacher", runs[_of_sampler(entries, schedules[0]).name][0].schedule)[0]
-        if denoiser.integer_time:
-            schedules = [schedule.replace(conditioning=np.round(schedule.conditioning)) for schedule in schedules]
-        curves[label] = [row("untuned", label, schedule, target) for schedule in schedules]
+    clock = _Clock(denoiser, x_T, drawn, seeds, chunk, shown, progress)
+    clock.warm_up(entries[0].schedule)
+    runs = {entry.name: [clock.run(role, entry.name, s, entry) for role, s in roles(entry).items()] for entry in entries}
+    runs = {entry.name: [clock.teacher(entry), *runs[entry.name]] for entry in entries}
+    curves = {
+        label: [clock.run("untuned", label, schedule, _of_sampler(entries, schedule)) for schedule in schedules]
+        for label, schedules in untuned_curves(entries).items()
+    }
     threads = torch.get_num_threads()
     setting = f"{x_T.device.type}, {threads} thread{'s' if threads > 1 else ''}, batches of {min(chunk, n)}, torch {torch.__version__}"
     return Measured(n, seed, setting, runs, curves)
 
 
-def roles(entry: Entry) -> dict[str, Schedule]:
-    """What there is to compare for an entry: its start and the best untuned grid where its file says what they were, and itself.
+@dataclass
+class _Clock:
+    """Runs schedules from the same x_T, each once, and keeps what the teachers arrive at; of the others' samples the first few."""
 
-    A file that does not say where its tuning began has the leading grid in the start's place, under that name.
-    """
-    record, schedule = entry.record, entry.schedule
-    if not schedule.tuned:
-        return {"untuned": schedule}
-    found: dict[str, Schedule] = {}
-    if record.start is not None:
-        found[START] = record.start
-    elif (leading := _leading(schedule)) is not None:
-        found["untuned, leading grid"] = leading
-    if record.grid is not None and record.grid not in found.values():
-        found[GRID] = record.grid
-    return {**found, TUNED: schedule}
+    denoiser: Denoiser
+    x_T: Tensor
+    conditions: Any
+    seeds: Tensor
+    chunk: int
+    shown: int
+    progress: bool
+    targets: dict[Schedule, tuple[Tensor, Run]] = field(default_factory=dict)
+    done: dict[tuple[Schedule, Schedule], Run] = field(default_factory=dict)
 
+    def warm_up(self, schedule: Schedule) -> None:
+        """What is made at the first call is made before the clock runs."""
+        self._samples(schedule, slice(0, self.chunk))
 
-def untuned_curves(entries: Sequence[Entry]) -> dict[str, list[Schedule]]:
-    """By sampler, untuned schedules of the entries' steps and of 1.5 and 2 times the most, on the best untuned grid of the smallest
-    budget where a file names it ("quadratic from 950"), else on the leading grid; the dictionary's keys say which."""
-    curves: dict[str, list[Schedule]] = {}
-    for sampler in dict.fromkeys(entry.schedule.sampler for entry in entries):
-        own = sorted((entry for entry in entries if entry.schedule.sampler == sampler), key=lambda entry: entry.schedule.steps)
-        most = own[-1].schedule.steps
-        named = next((entry for entry in own if _NAMED_GRID.fullmatch(entry.record.grid_name)), None)
-        grid, t_start = ("leading", None) if named is None else _grid_of(named.record.grid_name)
-        like = (named or own[0]).schedule
-        steps = sorted({*(entry.schedule.steps for entry in own), round(1.5 * most), 2 * most})
-        found = [schedule for k in steps if (schedule := _untuned(like, k, grid, t_start)) is not None]
-        if found:
-            curves[f"{sampler}, untuned, {grid}{'' if t_start is None else f' from {t_start:g}'}"] = found
-    return curves
+    def teacher(self, entry: Entry) -> Run:
+        return self._target(entry)[1]
 
+    def run(self, role: str, name: str, schedule: Schedule, entry: Entry) -> Run:
+        """``schedule`` held against the teacher of ``entry``."""
+        if self.denoiser.integer_time:  # an untuned grid between whole times is told the whole ones next to them, as in tuning
+            schedule = schedule.replace(conditioning=np.round(schedule.conditioning)) if not schedule.tuned else schedule
+        target, best = self._target(entry)
+        key = (schedule, best.schedule)
+        if key not in self.done:
+            x, seconds, evaluations = self._timed(schedule, f"{name}, {role}")
+            self.done[key] = Run(role, schedule, squared_errors(x, target), seconds, evaluations, x[: self.shown].cpu())
+        return replace(self.done[key], role=role)
 
-_NAMED_GRID = re.compile(rf"({'|'.join(GRIDS)}) from ([0-9.e+-]+)")  # as ttune.tuning.search names them
+    def _target(self, entry: Entry) -> tuple[Tensor, Run]:
+        teacher = Teacher.default(entry.schedule)
+        source = (teacher.on_whole_times() if self.denoiser.integer_time else teacher).source
+        assert isinstance(source, Schedule)
+        if source not in self.targets:
+            x, seconds, evaluations = self._timed(source, TEACHER)
+            self.targets[source] = (x, Run(TEACHER, source, np.zeros(len(x)), seconds, evaluations, x[: self.shown].cpu()))
+        return self.targets[source]
 
+    def _timed(self, schedule: Schedule, bar: str) -> tuple[Tensor, float, float]:
+        """(x_0, seconds a sample, evaluations a sample)."""
+        n, before, seconds = len(self.x_T), self.denoiser.evaluations, []
+        x = self.x_T
+        while not seconds or (len(seconds) < PASSES and seconds[-1] < SHORT):
+            begin = time.monotonic()
+            rows = tqdm(range(0, n, self.chunk), desc=bar, disable=not self.progress, leave=False)
+            x = torch.cat([self._samples(schedule, slice(i, i + self.chunk)) for i in rows])
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            seconds.append(time.monotonic() - begin)
+        return x, float(np.median(seconds)) / n, (self.denoiser.evaluations - before) / (n * len(seconds))
 
-def _grid_of(name: str) -> tuple[str, float | None]:
-    spacing, t_start = name.split(" from ")
-    try:
-        return spacing, float(t_start)
-    except ValueError:
-        return "leading", None
+    def _samples(self, schedule: Schedule, rows: slice) -> Tensor:
+        conditions = select(self.conditions, rows, len(self.x_T))
+        return sample(self.denoiser, schedule, self.x_T[rows], conditions=conditions, seeds=self.seeds[rows])
 
 
 def _of_sampler(entries: Sequence[Entry], schedule: Schedule) -> Entry:
-    """The first entry that ends where ``schedule`` does, with its sampler."""
+    """The first entry with the sampler of ``schedule``, whose teacher it is held against."""
     return next(entry for entry in entries if entry.schedule.sampler == schedule.sampler)
-
-
-def _leading(schedule: Schedule) -> Schedule | None:
-    return _untuned(schedule, schedule.steps, "leading", None)
-
-
-def _untuned(like: Schedule, steps: int, grid: str, t_start: float | None) -> Schedule | None:
-    """A grid with the sampler, its options and the end of ``like``."""
-    final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
-    options = {k: v for k, v in like.options.items() if not isinstance(v, tuple)}  # a tuple has a number per step
-    try:
-        return Schedule.build(like.noise, like.sampler, steps, grid, eta=like.eta, t_start=t_start, final=final, options=options)
-    except ValueError:  # this sampler or this noise schedule has no such grid
-        return None
-
-
-def _timed(
-    denoiser: Denoiser, schedule: Schedule, x_T: Tensor, conditions: Any, seeds: Tensor, chunk: int, bar: str | None
-) -> tuple[Tensor, float, float]:
-    n, before, seconds = len(x_T), denoiser.evaluations, []
-    x = x_T
-    while not seconds or (len(seconds) < PASSES and seconds[-1] < SHORT):
-        begin = time.monotonic()
-        parts = []
-        for i in tqdm(range(0, n, chunk), desc=bar, disable=bar is None, leave=False):
-            rows = slice(i, i + chunk)
-            parts.append(sample(denoiser, schedule, x_T[rows], conditions=select(conditions, rows, n), seeds=seeds[rows]))
-        x = torch.cat(parts)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
-        seconds.append(time.monotonic() - begin)
-    return x, float(np.median(seconds)) / n, (denoiser.evaluations - before) / (n * len(seconds))

@@ -17,8 +17,9 @@ from ttune.evaluation.report import write_picture
 from ttune.report import figures, tables
 from ttune.report.drawing import drawing, png_of, svg_of
 from ttune.report.figures import Drawn
-from ttune.report.measured import GRID, REPORT_SEEDS, TEACHER, Measured, measure
+from ttune.report.measured import REPORT_SEEDS, TEACHER, Measured, measure
 from ttune.report.pictures import data_uri, strip, why_no_pictures
+from ttune.report.rivals import GRID
 from ttune.report.sources import Compared, Entry, Sources
 from ttune.report.tables import Table
 from ttune.version import __version__
@@ -221,7 +222,10 @@ def _evaluation(sources: Sources, files: _Files) -> Section:
         caption = "Seconds are those of all samples. The teacher, the target itself, has no place on this axis."
         if len(points) > 1:
             drawn += files.take(figures.quality(f"evaluated-{i}", "Quality against time", points, "seconds", caption))
-    return Section("Evaluation", figures=drawn, tables=[tables.evaluated(str(file), found) for file, found in sources.evaluations])
+    tabled = [
+        table for file, found in sources.evaluations for table in (tables.evaluated(str(file), found), tables.evaluated_in_detail(found))
+    ]
+    return Section("Evaluation", figures=drawn, tables=[table for table in tabled if table is not None])
 
 
 def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:

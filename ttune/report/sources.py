@@ -30,11 +30,40 @@ class Entry:
     record: Record
 
 
-class Frechet(msgspec.Struct):
+class Interval(msgspec.Struct):
+    """95 %, by splitting the samples."""
+
+    low: Number = None
+    high: Number = None
+
+
+class Distance(msgspec.Struct):
+    """A Fréchet or kernel distance to real images, by the name that its features allow."""
+
     value: Number
     features: str
     n: int | None = None
     standard_error: Number = None
+    name: str = ""
+    reference: str = ""
+    reference_n: int | None = None
+    interval: Interval | None = None
+
+
+class PrecisionRecall(msgspec.Struct):
+    precision: Number
+    recall: Number
+    features: str
+    neighbours: int
+    reference: str = ""
+    reference_n: int | None = None
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
+
+
+class Psnr(msgspec.Struct):
+    value: Number
+    interval: Interval | None = None
 
 
 class EvaluatedRow(msgspec.Struct):
@@ -45,16 +74,19 @@ class EvaluatedRow(msgspec.Struct):
     method: str | None = None
     steps: int | None = None
     rmse_to_teacher: Number = None
-    frechet: Frechet | None = None
+    frechet: Distance | None = None
     frechet_to_teacher: Number = None
     network_evaluations: int | None = None
     seconds: Number = None
+    kernel: Distance | None = None
+    precision_recall: PrecisionRecall | None = None
+    rmse_interval: Interval | None = None
+    psnr_to_teacher: Psnr | None = None
 
 
 class Evaluation(msgspec.Struct):
     rows: list[EvaluatedRow]
     model: str | None = None
-    versions: dict[str, str | int | float | None] = {}
 
 
 class Against(msgspec.Struct):

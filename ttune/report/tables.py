@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttune.evaluation.fid import RatioInterval, metric_name
-from ttune.report.measured import GRID, TEACHER, Measured, Run
+from ttune.report.measured import TEACHER, Measured, Run
 from ttune.report.numbers import NONE, number, ratio, with_error
 from ttune.report.record import Holdout
-from ttune.report.sources import Compared, Entry, Evaluation
+from ttune.report.rivals import GRID
+from ttune.report.sources import Compared, Distance, Entry, Evaluation, Interval, PrecisionRecall
 from ttune.schedule_file import describe
 
 
@@ -187,6 +188,34 @@ def evaluated(file: str, evaluation: Evaluation) -> Table:
     notes = [f"Fréchet distances: {features_in_words(names)}{size}. Seconds are those of all samples."] if names else []
     heads = ("schedule", "steps", "RMSE to the teacher", "Fréchet to real images ± s.e.", "to the teacher's", "evaluations", "seconds")
     return Table(f"Evaluation of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
+
+
+def evaluated_in_detail(evaluation: Evaluation) -> Table | None:
+    """Every figure of an evaluation that has an interval or no column in :func:`evaluated`."""
+    rows = []
+    for row in evaluation.rows:
+        for found in (row.frechet, row.kernel):
+            if found is not None and (found is row.kernel or found.interval is not None):
+                value = number(found.value, ".4g")
+                rows.append((row.name, found.name or found.features, value, between(found.interval), _real(found)))
+        if (found := row.precision_recall) is not None:
+            where = f"({found.features} features, k = {found.neighbours})"
+            rows.append((row.name, f"precision {where}", number(found.precision), between(found.precision_interval), _real(found)))
+            rows.append((row.name, f"recall {where}", number(found.recall), between(found.recall_interval), _real(found)))
+        if row.rmse_interval is not None:
+            rows.append((row.name, "RMSE", number(row.rmse_to_teacher), between(row.rmse_interval), "the teacher's samples"))
+        if (found := row.psnr_to_teacher) is not None:
+            rows.append((row.name, "PSNR, dB", number(found.value, ".2f"), between(found.interval), "the teacher's samples"))
+    heads = ("schedule", "figure", "value", "95 % interval, by splitting", "against")
+    return Table("The same with intervals, and what else was measured", heads, rows, (0, 1, 4)) if rows else None
+
+
+def between(interval: Interval | None) -> str:
+    return NONE if interval is None else f"[{number(interval.low, '.4g')}, {number(interval.high, '.4g')}]"
+
+
+def _real(found: Distance | PrecisionRecall) -> str:
+    return f"{found.reference or NONE} ({'unknown' if found.reference_n is None else f'{found.reference_n:,}'})"
 
 
 def comparison(file: str, found: Compared) -> Table:
