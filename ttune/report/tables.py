@@ -83,7 +83,17 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
             own = "0: it is the target" if run.role == TEACHER else f"{number(run.rmse)} ± {number(run.standard_error, '.2g')}"
             evaluations = f"{run.evaluations:.4g}"
             over = _over_untuned(runs, run)
-            rows.append((entry.name, run.role, str(run.schedule.steps), evaluations, own, ratio(over), f"{1000 * run.seconds:.3g}"))
+            rows.append(
+                (
+                    entry.name,
+                    run.role,
+                    str(run.schedule.steps),
+                    evaluations,
+                    own,
+                    ratio(over),
+                    number(1000 * run.seconds, ",.0f" if run.seconds >= 0.1 else ".3g"),
+                )
+            )
     heads = (
         "schedule",
         "what",
