@@ -113,7 +113,7 @@ class Telling:
     """What the network hears while an evaluation runs."""
 
     def __init__(self, original: Any, schedule: ttune.Schedule) -> None:
-        self.original, self.now = original, None
+        self.original, self.now, self.asked = original, None, False
         noise = schedule.noise
         if noise.discrete_steps is not None:
             _check_levels(original, schedule)
@@ -125,15 +125,20 @@ class Telling:
 
     def __call__(self, executor: Any, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Around one evaluation, of all conditionings."""
-        self.now = float(self.told(timestep).reshape(-1)[0])
+        self.now, self.asked = float(self.told(timestep).reshape(-1)[0]), False
         try:
-            return executor(x, timestep, *args, **kwargs)
+            predicted = executor(x, timestep, *args, **kwargs)
         finally:
             self.now = None
+        # Of the first evaluation only: later ones may come from a cache of another node's.
+        if self.told.index == 0 and not self.asked:
+            raise ValueError("another node replaced model_sampling after this one, so that the network was not told; put this one last")
+        return predicted
 
     def timestep(self, sigma: Any) -> Any:
         if self.now is None:  # schedulers and previews ask too
             return self.original.timestep(sigma)
+        self.asked = True
         return torch.full_like(torch.as_tensor(sigma), self.now, dtype=torch.float32)
 
     def model_sampling(self) -> Any:

@@ -110,6 +110,15 @@ def test_what_does_not_fit_is_refused(nodes: Any) -> None:
         nodes["TtuneScheduleSampler"]().sampler(tuned(VP, "deis", 4))
 
 
+def test_a_node_behind_that_replaces_model_sampling_is_noticed(nodes: Any) -> None:
+    patcher, schedule = discrete(), tuned(VP, "euler", 4)
+    (model,) = nodes["TtuneApplySchedule"]().apply(patcher, schedule)
+    model.add_object_patch("model_sampling", stand_in.Discrete(patcher.model.model_sampling.sigmas))
+    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    with pytest.raises(ValueError, match="another node replaced model_sampling after this one"):
+        sampled(model, "sample_euler", ttune.k_diffusion.start(schedule, X_T), sigmas.double())
+
+
 def test_every_node_says_what_comfyui_asks(nodes: Any) -> None:
     for node in nodes.values():
         assert callable(getattr(node, node.FUNCTION))

@@ -54,6 +54,17 @@ def test_only_the_noise_argument_changes() -> None:
         torch.testing.assert_close(net(x=x, sigma=torch.tensor(position), class_labels=None), D, rtol=1e-12, atol=1e-12)
 
 
+def test_the_denoiser_and_the_bare_network_work_while_a_schedule_is_applied() -> None:
+    net = EDMPrecond()
+    denoiser, noise = ttune.edm.denoiser(net), torch.full((3,), 0.3, dtype=torch.float64)
+    D, bare = denoiser(UNIT, 2.0, 3.0), net.model(UNIT, noise)
+    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [5.0, 0.0]).replace(conditioning=[7.0])):
+        net(UNIT, torch.tensor(5.0))
+        assert torch.equal(denoiser(UNIT, 2.0, 3.0), D)
+        assert torch.equal(net.model(UNIT, noise), bare)
+    assert not net._forward_hooks
+
+
 def test_float32_nets_sample_alike() -> None:
     net = EDMPrecond(torch.float32)
     denoiser = ttune.edm.denoiser(net)

@@ -41,6 +41,29 @@ def test_flow_times_are_a_thousandfold() -> None:
     np.testing.assert_allclose(host.sigmas.tolist(), schedule.positions, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("name", "noise", "config"),
+    [
+        ("EulerDiscreteScheduler", VP, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
+        ("FlowMatchEulerDiscreteScheduler", NoiseSchedule.flow(), {}),
+        ("FlowMatchEulerDiscreteScheduler", NoiseSchedule.flow(3.0), {"shift": 3.0}),
+    ],
+)
+def test_schedulers_that_take_sigmas_stand_on_them(name: str, noise: NoiseSchedule, config: dict[str, Any]) -> None:
+    schedule = Schedule.build(noise, "euler", 4, "linspace", t_start=0.9 * noise.t_max)
+    host = scheduler(name, **config)
+    host.set_timesteps(**ttune.exchange.set_sigmas(host, schedule))
+    np.testing.assert_allclose(host.sigmas.tolist(), ttune.exchange.sigmas(schedule), rtol=1e-5, atol=1e-6)
+
+
+def test_schedulers_that_do_not_stand_on_sigmas_are_named() -> None:
+    schedule = Schedule.build(NoiseSchedule.flow(), "euler", 4, "linspace")
+    with pytest.raises(ValueError, match="scheduler: DDIMScheduler takes no sigmas of others"):
+        ttune.exchange.set_sigmas(scheduler("DDIMScheduler"), schedule)
+    with pytest.raises(ValueError, match="scheduler: UniPCMultistepScheduler does not stand on the sigmas that it is given"):
+        ttune.exchange.set_sigmas(scheduler("UniPCMultistepScheduler"), schedule)
+
+
 @pytest.mark.parametrize("name", TRUNCATES)
 def test_schedulers_that_truncate_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=rf"scheduler: {name} truncates times, 900\.5 to 900; schedule\.with_integer_times\(\) gives"):

@@ -65,7 +65,14 @@ def apply(net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | Non
             )
             replaced.noise = _heard(net, arguments["x"], tau, own)
 
-    undo = [net.register_forward_pre_hook(tell, with_kwargs=True).remove, replaced.hook()]
+    def forget(*_: Any) -> None:
+        replaced.noise = None  # net.model may be called by others
+
+    undo = [
+        net.register_forward_pre_hook(tell, with_kwargs=True).remove,
+        net.register_forward_hook(forget, always_call=True).remove,
+        replaced.hook(),
+    ]
     if hasattr(net, "round_sigma"):
         undo.append(overriding(net, "round_sigma", _Positions(net.round_sigma, schedule)))
     return Applied(net, told, undo)

@@ -71,6 +71,35 @@ def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False
     return {"timesteps": wanted}
 
 
+def set_sigmas(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, **own: Any) -> dict[str, list[float]]:
+    """As :func:`set_timesteps`, by sigmas: {"sigmas": [...]} for ``scheduler.set_timesteps`` or a pipeline (flow models above all).
+
+    Some schedulers want the 0 at the end and some add it, flow schedulers shift what they are given: of these lists the one that puts
+    the copy on the schedule's sigmas is returned. ``own`` goes to ``set_timesteps`` (``mu=…`` of dynamic shifting).
+    """
+    name = type(scheduler).__name__
+    wanted = sigmas(schedule, drop_told=drop_told)
+    if wanted[-1] != 0:
+        raise ValueError(f"schedule must end clean (final='zero'), as schedulers that are given sigmas do, got sigma {wanted[-1]:g}")
+    if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"scheduler: {name} takes no sigmas of others; use ttune.diffusers.apply")
+    shift = getattr(getattr(scheduler, "config", None), "shift", 1.0) or 1.0
+    unshifted = [s / (shift - (shift - 1) * s) for s in wanted[:-1]]
+    refused: list[str] = []
+    for given in (wanted[:-1], wanted, unshifted):
+        trial = copy.deepcopy(scheduler)
+        try:
+            trial.set_timesteps(sigmas=given, **own)
+        except (ValueError, TypeError) as error:
+            refused.append(str(error))
+            continue
+        kept = [float(s) for s in trial.sigmas]
+        if len(kept) == len(wanted) and np.allclose(kept, wanted, rtol=_EXACT, atol=_EXACT * 0.1):
+            return {"sigmas": given}
+    why = f" ({refused[0]})" if refused else ""
+    raise ValueError(f"scheduler: {name} does not stand on the sigmas that it is given{why}; use ttune.diffusers.apply")
+
+
 def from_timesteps(
     noise: NoiseSchedule, sampler: str, values: Sequence[float], *, final: str = "zero", train_steps: int = 1000, **build: Any
 ) -> Schedule:
@@ -118,4 +147,4 @@ def _check_told(schedule: Schedule, drop_told: bool, instead: str) -> None:
         )
 
 
-__all__ = ["from_sigmas", "from_timesteps", "set_timesteps", "sigmas", "timesteps"]
+__all__ = ["from_sigmas", "from_timesteps", "set_sigmas", "set_timesteps", "sigmas", "timesteps"]

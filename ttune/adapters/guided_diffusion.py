@@ -96,7 +96,7 @@ def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
     bars = schedule.alphas[::-1] ** 2  # from the clean end, 1, on
     names = ("model_mean_type", "model_var_type", "loss_type")
     spaced = kind(betas=1 - bars[1:] / bars[:-1], rescale_timesteps=False, **{name: getattr(diffusion, name) for name in names})
-    times = torch.tensor(scale * schedule.positions[-2::-1].copy(), dtype=torch.float64)
+    times = torch.tensor(scale * schedule.positions[-2::-1].copy(), dtype=torch.get_default_dtype())
     # Its own would be the numbers 0 … K-1 of the steps.
     spaced._scale_timesteps = lambda t: times.to(t.device)[t]
     return spaced
