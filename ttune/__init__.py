@@ -32,6 +32,7 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.variants import Variants
 
 if TYPE_CHECKING:
+    from ttune.adapters import diffusers as diffusers
     from ttune.adapters import dpm_solver as dpm_solver
     from ttune.adapters import edm as edm
     from ttune.adapters import exchange as exchange
