@@ -15,6 +15,7 @@ import ttune
 from tests import tiny_model
 from ttune.cli import main
 from ttune.report import read_sources, write_page
+from ttune.report.figures import held_out_by_steps
 from ttune.report.measured import measure
 from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
@@ -185,6 +186,29 @@ def test_what_was_run_is_what_sampling_gives(folder: Path) -> None:
     assert interval is not None
     assert interval.ratio == pytest.approx(tuned.rmse / grid.rmse)
     assert [run.schedule.steps for run in next(iter(measured.curves.values()))] == [2, 3, 4]
+
+
+def test_lines_go_by_steps_and_files_of_one_sampler_have_their_own(folder: Path) -> None:
+    entries = read_sources([folder / "coefficients.json", folder / "several.json"]).entries
+    assert [entry.name for entry in entries] == ["dpmpp_2m, 2 steps (coefficients)", "dpmpp_2m, 2 steps (several)", "dpmpp_2m, 3 steps"]
+    lines = held_out_by_steps(entries[::-1])
+    assert [steps for steps, _ in lines["tuned (several)"]] == [2, 3]
+    assert [steps for steps, _ in lines["tuned (coefficients)"]] == [2]
+    assert lines[GRID] == [(e.schedule.steps, e.record.holdout.best_untuned.rmse) for e in entries[1:]]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    file = Path(ttune.__file__).parent / "zoo" / "data" / "ddim_5.json"
+    main(["report", str(file), "--model", "fashion", "--n", "2", "--shown", "1", "--quiet", "--out", str(out)])
+    page = checked(out)
+    held = json.loads(file.read_text())["tuned"]["holdout"]
+    row = page.table("schedule", "RMSE: start")[1]
+    assert (row[0], row[3], row[9]) == ("ddim, 5 steps", number(held["rmse"]), "LeNet-64")
+    assert [picture["alt"] for picture in page.all("img")] == [
+        f"1 sample of ddim, 5 steps: {role}, {steps} steps"
+        for role, steps in (("teacher", 128), ("untuned, leading grid", 5), ("tuned", 5))
+    ]
 
 
 def test_an_untuned_schedule_and_one_without_history_say_what_is_missing(folder: Path, tmp_path: Path) -> None:

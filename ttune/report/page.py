@@ -162,7 +162,7 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
                 continue
             png, width, height = strip(run.shown)
             words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {run.rmse:.4f}"
-            alt = f"{len(run.shown)} samples of {entry.name}: {run.role}, {run.schedule.steps} steps"
+            alt = f"{len(run.shown)} sample{'s' if len(run.shown) > 1 else ''} of {entry.name}: {run.role}, {run.schedule.steps} steps"
             row.append(Picture(run.role, words, data_uri(png), alt, width, height))
         if row:
             groups.append((entry.name, row))
