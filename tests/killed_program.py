@@ -1,4 +1,5 @@
-"""A tuning in a process that may be killed at any moment, for tests/tuning/test_killed.py; it is forked from one that has ttune loaded."""
+"""A tuning, or a command, in a process that may be killed at any moment, forked from one that has ttune loaded: for
+tests/tuning/test_killed.py and tests/test_faults.py."""
 
 from __future__ import annotations
 
@@ -56,6 +57,17 @@ def run(method: str, folder: Path, say: Connection, killed_at: int | None) -> No
     if killed_at is not None:
         _die_while_writing(killed_at)
     say.send(outcome(tuned(method, folder, say)))
+
+
+def command(arguments: list[str], folder: Path, killed_at: int) -> None:
+    """A command in ``folder``, killed at that call of those that a file is written by; with 0 not at all."""
+    from ttune.cli import main
+
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    if killed_at:
+        _die_while_writing(killed_at)
+    main(arguments)
 
 
 def _die_while_writing(at: int) -> None:

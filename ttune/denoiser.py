@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttune.batches import Batches
 from ttune.guidance import Classifier, ClassifierFree, Guidance
 from ttune.noise import NoiseSchedule
 from ttune.prediction import PREDICTION_TYPES, data_row
@@ -61,6 +62,7 @@ class Denoiser:
     ``learned_variance`` says that the network returns twice the channels, the second half being the variance of ``ddpm`` with
     ``variance="learned_range"``.
     ``decode`` makes pictures in [-1, 1] of the samples of a latent model, for whoever wants to look at them.
+    Where the memory does not hold a batch, the network is called with half of it, twice (:mod:`ttune.batches`).
     ``evaluations`` counts the samples that the network saw, whichever variant it was; ``spent`` counts each at the cost of its variant.
     """
 
@@ -79,6 +81,8 @@ class Denoiser:
     decode: Callable[[Tensor], Tensor] | None = None
     evaluations: int = field(default=0, init=False)
     spent: float = field(default=0.0, init=False)
+    call_batches: Batches = field(default_factory=lambda: Batches("one call of the network"), init=False, repr=False, compare=False)
+    chunk_batches: Batches = field(default_factory=lambda: Batches("one chunk"), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.network) and not isinstance(self.network, (Stitched, Variants)):
@@ -163,8 +167,7 @@ class Denoiser:
         variances: list[Tensor] = []
 
         def network(x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
-            output = evaluation.network(x, tau, **conditions)
-            return self._checked(output, x, variances)
+            return self._checked(self._called(evaluation.network, x, tau, conditions), x, variances)
 
         if self.guidance is None or evaluation.scale is None:
             outputs = [network(x, tau, conditions)]
@@ -172,6 +175,18 @@ class Denoiser:
             outputs = self.guidance.outputs(network, x, tau, conditions, evaluation.scale)
         # The first call's first half is the conditional one.
         return [*outputs, variances[0][: x.shape[0]]] if self.learned_variance else outputs
+
+    def _called(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
+        """``network``'s output for all samples, in parts where the memory asks for it. Not where a derivative is to be taken, which keeps
+        the activations of all parts: there whole chunks are halved (:meth:`ttune.tuning.problem.Problem.total`)."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return network(x, tau, **conditions)
+        n = x.shape[0]
+
+        def call(rows: slice | None) -> Tensor:
+            return network(x, tau, **conditions) if rows is None else network(x[rows], tau[rows], **select(conditions, rows, n))
+
+        return self.call_batches.through(call, n, lambda parts: torch.cat(list(parts)))
 
     def identity(self) -> dict[str, Any]:
         """What a tuned schedule remembers of the denoiser it belongs to (see :meth:`differences`)."""

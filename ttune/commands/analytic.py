@@ -40,10 +40,12 @@ def analytic(
         quiet: No progress bars.
     """
     import ttune
+    from ttune.atomic import check_writable
     from ttune.models import load_model
 
     check_counts(chunk=chunk)
     check_seed(seed, samples)
+    check_writable(out)
     denoiser = load_model(model)
     images, conditions = bundled_data(model)
     if not 1 <= samples <= len(images):

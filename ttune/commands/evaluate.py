@@ -81,6 +81,7 @@ def evaluate(
     """
     from functools import partial
 
+    from ttune.atomic import check_writable
     from ttune.evaluation import print_table, write_report
     from ttune.evaluation.evaluation import evaluate as evaluated
     from ttune.evaluation.evaluation import work_folder
@@ -93,6 +94,8 @@ def evaluate(
         raise ValueError("schedules must name at least one ttune.json, got none")
     check_counts(n=n, chunk=chunk)
     check_seed(seed, n)
+    if out is not None:
+        check_writable(out)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]

@@ -49,15 +49,18 @@ def sample(
     import numpy as np
 
     import ttune
-    from ttune.atomic import write_atomically
+    from ttune.atomic import check_writable, write_atomically
     from ttune.evaluation import save_grid
     from ttune.models import load_model
+    from ttune.not_finite import stop_unless_finite
+    from ttune.sampling import start_state
     from ttune.tuning.points import drawn_points
 
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
     check_counts(n=n, columns=columns)
     check_seed(seed, n)
+    check_writable(out)
     denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
     if schedule is not None:
         if option:
@@ -73,6 +76,7 @@ def sample(
     x_T, conditions = drawn_points(denoiser, seeds)
     conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
     images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
+    stop_unless_finite(images, denoiser, chosen, start_state(chosen, x_T), conditions, seeds)
     if out.suffix == ".png":
         images = images if denoiser.decode is None else denoiser.decode(images)
         save_grid(out, images, columns)

@@ -109,7 +109,7 @@ def tune(
         quiet: No progress bars.
     """
     import ttune
-    from ttune.atomic import remove_unfinished
+    from ttune.atomic import check_writable, remove_unfinished
     from ttune.models import imported, load_model
     from ttune.tuning import Accepted, Evolution, Teacher, choose_sampler
     from ttune.tuning import checkpoint as checkpoint_files
@@ -125,6 +125,7 @@ def tune(
     _refuse_ignored(method, "evolution", own)
     _refuse_ignored(method, "timetuner", {"procedure": procedure != "sequential"})
     _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
+    check_writable(out)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
     drawn = None if conditions is None else imported("conditions", conditions)()

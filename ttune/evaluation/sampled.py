@@ -22,8 +22,9 @@ from ttune.denoiser import Conditions, Denoiser
 from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.pictures import write_png
+from ttune.not_finite import stop_unless_finite
 from ttune.ranks import ALONE, Ranks
-from ttune.sampling import sample
+from ttune.sampling import sample, start_state
 from ttune.schedule import Schedule
 from ttune.version import __version__
 
@@ -147,8 +148,11 @@ class Samples:
                 continue
             begin, before = time.monotonic(), self.denoiser.evaluations
             x = sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)
-            if not torch.isfinite(x).all():  # and a GPU is done then, which the seconds must wait for
-                raise FloatingPointError(f"{candidate.name}: samples of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinity")
+            try:  # and a GPU is done then, which the seconds must wait for
+                stop_unless_finite(x, self.denoiser, candidate.schedule, start_state(candidate.schedule, x_T), conditions, seeds)
+            except FloatingPointError as error:
+                named = f"{candidate.name}: samples of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinity"
+                raise FloatingPointError(f"{named} ({error}); the chunks before are kept") from None
             cost = np.array([[time.monotonic() - begin, self.denoiser.evaluations - before]], np.float64)
             target = x if is_teacher else target
             if not self._done(k, folder):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser, select
 from ttune.noise import Float64
+from ttune.not_finite import stop_unless_finite
 from ttune.plan import Plan
 from ttune.ranks import ALONE, Share
 from ttune.sampling import start_state
@@ -99,7 +100,7 @@ class Problem:
 
     def per_sample(self, figures: Callable[[Problem], Sequence[Float64]]) -> tuple[Float64, ...]:
         """Several figures for all samples: ``figures(chunk)`` returns arrays (b, ...), one row per sample of the chunk."""
-        parts = self.gathered([tuple(figures(chunk)) for chunk in self.chunks()])
+        parts = self.gathered([chunk._by_batches(lambda part: tuple(figures(part)), _rows_joined) for chunk in self.chunks()])
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def gathered(self, parts: Sequence[T]) -> list[T]:
@@ -108,7 +109,7 @@ class Problem:
 
     def total(self, sums: Callable[[Problem], Sequence[Float64 | float]]) -> tuple[Float64, ...]:
         """Several sums over all samples, float64: ``sums(chunk)`` returns those over one chunk, arrays or numbers."""
-        return self.total_of([tuple(sums(chunk)) for chunk in self.chunks()])
+        return self.total_of([chunk._by_batches(lambda part: tuple(sums(part)), _added) for chunk in self.chunks()])
 
     def total_of(self, parts: Sequence[Sequence[Float64 | float]]) -> tuple[Float64, ...]:
         """The same, from the sums over each of this rank's chunks."""
@@ -139,7 +140,13 @@ class Problem:
     def run(self, schedule: Schedule) -> Tensor:
         """x_0 (n, ...) of ``schedule`` in one call of the network per evaluation: for chunks."""
         plan = Plan.make(self.denoiser, schedule, self.x_T.device)
-        return finite(plan.run(self.denoiser, {"x": start_state(schedule, self.x_T)}, self.conditions), schedule)
+        start = start_state(schedule, self.x_T)
+        x_0 = plan.run(self.denoiser, {"x": start}, self.conditions)
+        return stop_unless_finite(x_0, self.denoiser, schedule, start, self.conditions)
+
+    def _by_batches(self, figures: Callable[[Problem], T], join: Callable[[Sequence[T]], T]) -> T:
+        """``figures`` of this chunk, or the join of those of its parts where the memory does not hold them all."""
+        return self.denoiser.chunk_batches.through(lambda rows: figures(self if rows is None else self._at(rows)), self._own, join)
 
     @property
     def _own(self) -> int:
@@ -191,6 +198,14 @@ def _whole(values: Sequence[Any], sizes: Sequence[int]) -> Any:
 def squared_errors(x: Tensor, target: Tensor) -> Float64:
     """(n,) mean over the elements of each sample of (x - target)^2, float64."""
     return (x.double() - target.double()).square().flatten(1).mean(1).cpu().numpy()
+
+
+def _rows_joined(parts: Sequence[tuple[Float64, ...]]) -> tuple[Float64, ...]:
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _added(parts: Sequence[tuple[Float64 | float, ...]]) -> tuple[Float64 | float, ...]:
+    return tuple(sum(column[1:], column[0]) for column in zip(*parts, strict=True))
 
 
 def finite(x: Tensor, schedule: Schedule) -> Tensor:

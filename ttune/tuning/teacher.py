@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser
+from ttune.not_finite import stop_unless_finite
 from ttune.plan import Plan, Registers
 from ttune.sampling import sample, start_state
 from ttune.schedule import GRIDS, Schedule
@@ -88,7 +89,10 @@ class Teacher:
 
     def _endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
         if isinstance(self.source, Schedule):
-            return _checked(sample(denoiser, self.source, x_T, conditions=conditions), x_T)
+            x_0 = sample(denoiser, self.source, x_T, conditions=conditions)
+            if not self.source.tableau().stochastic:  # of a stochastic one there are no seeds to go the same way again
+                stop_unless_finite(x_0, denoiser, self.source, start_state(self.source, x_T), conditions)
+            return _checked(x_0, x_T)
         with torch.no_grad():
             return _checked(self.source(x_T), x_T)
 
