@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ttune
 from ttune.adapters.told import Told
@@ -163,3 +165,19 @@ def test_adapters_are_attributes_of_ttune_imported_when_used() -> None:
         ttune.adapters.load("nothing")
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         ttune.nothing  # noqa: B018
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+def test_any_run_is_followed_whatever_repeats(stands: list[int], calls: int, runs: int) -> None:
+    """Every call of every run is told the time of its own evaluation."""
+    numbers = [float(i) for i in range(len(stands))]
+    told = Told([100.0 + s for s in stands], numbers, calls_per_evaluation=calls)
+    times = [100.0 + s for s in stands for _ in range(calls)]
+    expected = [n for n in numbers for _ in range(calls)]
+    for _ in range(runs):
+        assert run(told, times) == expected
+    assert (told.index, told._calls) == (len(stands) - 1, calls)
