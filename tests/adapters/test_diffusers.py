@@ -345,6 +345,31 @@ def test_a_schedule_of_another_model_is_refused(pixel: tuple[Any, ttune.Denoiser
         assert not ttune.diffusers.remove(pipeline)
 
 
+def test_a_refused_schedule_leaves_the_one_before_in_place(pixel: tuple[Any, ttune.Denoiser]) -> None:
+    pipeline, denoiser = pixel
+    ttune.diffusers.apply(pipeline, bent(ttune.Schedule.build(denoiser.noise, "ddim", 3)))
+    tuned = pipeline.scheduler
+    with pytest.raises(ValueError, match="noise schedule"):
+        ttune.diffusers.apply(pipeline, ttune.Schedule.build(ttune.NoiseSchedule.cosine(), "ddim", 3))
+    assert pipeline.scheduler is tuned
+    assert run(pipeline, 3, noise(1, 1, 8, 8)).isfinite().all()
+    assert ttune.diffusers.remove(pipeline)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_network_hears_the_same(in_place: bool, tmp_path: Path) -> None:
+    pipeline = models.ddpm(tmp_path, clip_sample=False)
+    denoiser = ttune.diffusers.load(tmp_path)
+    schedule = bent(ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 3, "log_snr"), denoiser)
+    if in_place:
+        pipeline.unet.compile(backend="eager")
+    else:
+        pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    ttune.diffusers.apply(pipeline, schedule)
+    for _ in range(2):
+        assert_same(run(pipeline, 3, noise(2, 1, 8, 8)), ttune.sample(denoiser, schedule, noise(2, 1, 8, 8)))
+
+
 def test_clipping_is_the_tuned_one_and_noise_learned_where_the_model_learned_it(tmp_path: Path) -> None:
     """A DDPM with learned variance: DDPMPipeline hands its scheduler both halves of the output."""
     pipeline = models.ddpm(tmp_path, network=models.unet_2d(out_channels=2), variance_type="learned_range")

@@ -245,6 +245,14 @@ def test_conditions_must_be_all_there(tmp_path: Path) -> None:
         ttune.diffusers.load(pipeline, prompts=["a"], conditions={"encoder_hidden_states": rows})
 
 
+def test_a_text_model_without_prompts_says_what_is_missing(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    denoiser = ttune.diffusers.load(sd_pipeline(tmp_path))
+    schedule = ttune.Schedule.build(denoiser.noise, "ddim", 2)
+    with pytest.raises(ValueError, match=r"conditions must give \['encoder_hidden_states'\] to UNet2DConditionModel, got \[\]: load it"):
+        ttune.sample(denoiser, schedule, noise(1, 4, 8, 8))
+
+
 def test_gradients_reach_the_time_and_the_state(tmp_path: Path) -> None:
     denoiser: Any = ttune.diffusers.load(models.ddpm(tmp_path).to(torch.float64))
     x, tau = noise(2, 1, 8, 8).double().requires_grad_(), torch.tensor([700.25, 3.5], dtype=torch.float64, requires_grad=True)

@@ -56,7 +56,6 @@ def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool 
 
     Raises ValueError for a schedule of another model, noise schedule or prediction type, or with what a pipeline cannot do.
     """
-    remove(pipeline)
     schedules = _schedules(pipeline, schedule)
     settings = config_of(pipeline.scheduler)
     for one in schedules:
@@ -66,6 +65,7 @@ def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool 
     whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
     if whole and any((np.mod(one.conditioning, 1.0) != 0).any() for one in schedules):
         raise ValueError("schedule: the pipeline's network knows whole times only; use schedule.with_integer_times()")
+    remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
     with ExitStack() as stack:
         if keep_scheduler:
             clock, start_scale = _keep(pipeline, schedules, bounds, whole, stack)

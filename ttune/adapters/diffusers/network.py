@@ -132,6 +132,12 @@ class HostNetwork(nn.Module):
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
         model: Any = original(self.model)
+        missing = [name for name in self.family.names(model.config) if name not in conditions]
+        if missing:
+            raise ValueError(
+                f"conditions must give {missing} to {type(model).__name__}, got {sorted(conditions)}: load it with prompts (--prompts) "
+                f"or conditions, or give them where you sample"
+            )
         given = {name: _cast(value, model.dtype) for name, value in conditions.items()}
         arguments = self.family.arguments(model.config, given, x)
         # Flux and SD3 name the time last, so all arguments go by name.
