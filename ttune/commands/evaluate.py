@@ -70,7 +70,7 @@ def evaluate(
         reference_n: Only the first so many of them.
         metrics: fid and kid are called so in Inception's features only; in others they are the Fréchet and the kernel distance.
         splits: Parts of the samples for the 95 % intervals; 0 for none.
-        bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes half a minute.
+        bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes 7 s and more.
         teacher: Also sample the teacher (128 steps) and compare with it.
         guidance_scale: Classifier-free guidance of the bundled model.
         work: Folder that keeps features and errors.
