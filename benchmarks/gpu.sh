@@ -30,7 +30,7 @@ work=$PWD/build/gpu
 logs=${OUT:-$work/logs}
 results=${OUT:-benchmarks/results}
 mkdir -p "$work" "$logs" "$results"
-rm -f "$logs"/{build,tests,sanitizers,kernels}.log "$logs/stages.txt"
+rm -f "$logs"/{build,tests,sanitizers,kernels,throughput}.log "$logs/stages.txt"
 # cmake and ninja may be installed beside Python and not be on the PATH.
 PATH=$("$python" -c 'import os, sys; print(os.path.dirname(sys.executable))'):$PATH:/usr/local/cuda/bin
 export PATH PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
@@ -153,12 +153,17 @@ if stage build build 150 bash -c build; then
     # Beyond the cache and within it: all shapes would not fit the time.
     stage triton kernels 80 "$python" -m benchmarks kernels --device cuda --backend triton --dtype float32 \
       --shape 64,16,256,256 --shape 16,4,64,64 --shape 16,320 --output "$results/kernels-cuda-triton.json"
+    # Whole samplings; without torch.compile, whose compilers would take the time of everything else.
+    stage throughput throughput 75 "$python" -m benchmarks throughput --device cuda --quiet --no-compile --network none bundled \
+      --steps 1 4 8 32 --dtype float32 --quality-samples 256 "${quick[@]}" --output "$results/throughput-cuda.json"
   else
     stage kernels kernels 170 "$python" -m benchmarks kernels "${quick[@]}" --output "$results/kernels-cpu.json"
+    stage throughput throughput 75 "$python" -m benchmarks throughput --quiet --no-compile --network none --no-quality "${quick[@]}" \
+      --output "$results/throughput-cpu.json"
   fi
   sanitize racecheck 45 --kernel-name kns=ttune
   sanitize initcheck 45 --kernel-name kns=ttune
-  cat "$logs/kernels.log"
+  cat "$logs/kernels.log" "$logs/throughput.log"
 fi
 
 printf '%s\n' "" "${table[@]}" | tee "$logs/stages.txt"
