@@ -5,7 +5,6 @@ A guidance says how many outputs one evaluation has, what they are, and how they
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -67,15 +66,15 @@ class ClassifierFree:
     ``interval``: (low, high) in sigma / alpha outside which the scale is 1 and one evaluation does (Kynkäänniemi et al. 2024).
     ``rescale``: phi of Lin et al. 2024, section 3.4: the guided output gets, in this proportion, the standard deviation that
     the conditional one has in each sample. Not linear: it takes a pass of its own.
-    ``batched``: True evaluates both halves in one call, False in two, which needs half the memory; None in one call, and in
-    two from the first time on that memory runs out.
+    ``batched``: both halves in one call of the network (in smaller ones from the first time on that memory runs out, as any call of a
+    denoiser), or, if False, in two, which need half the memory.
     """
 
     scale: Scale
     null: Conditions
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
-    batched: bool | None = None
+    batched: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _checked_scale(self.scale))
@@ -110,19 +109,10 @@ class ClassifierFree:
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
         batch = x.shape[0]
         null = self._null(conditions, batch, x.device)
-        outputs = None
-        if self.batched is not False and not getattr(self, "_short_of_memory", False):
+        if self.batched:
             both = {k: _twice(v, null.get(k), batch, x.device) for k, v in conditions.items()}
-            try:
-                outputs = list(network(torch.cat([x, x]), torch.cat([tau, tau]), both).chunk(2))
-            except torch.OutOfMemoryError:
-                if self.batched:
-                    raise
-                object.__setattr__(self, "_short_of_memory", True)
-                warnings.warn(
-                    "classifier-free guidance: memory ran out, both halves are evaluated one after the other from here on", stacklevel=2
-                )
-        if outputs is None:
+            outputs = list(network(torch.cat([x, x]), torch.cat([tau, tau]), both).chunk(2))
+        else:
             outputs = [network(x, tau, conditions), network(x, tau, {**conditions, **null})]
         conditional, without = outputs
         return [_rescaled(conditional, without, scale, self.rescale)] if self.rescale else outputs

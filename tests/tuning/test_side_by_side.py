@@ -15,7 +15,6 @@ from ttune import SAMPLERS, ClassifierFree, Denoiser, NoiseSchedule, Schedule
 from ttune.tuning.differences import normal_equations
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem
-from ttune.tuning.side_by_side import SideBySide
 
 NOISE = NoiseSchedule.linear()
 X_T = standard_normal((12, 2))
@@ -41,7 +40,7 @@ def equations(denoiser: Denoiser, schedule: Schedule, limit: int, conditions: di
     problem = Problem(denoiser, X_T, conditions or {}, torch.zeros_like(X_T), chunk=5)
     parameters = Parameters(schedule, ("conditioning", "positions", "coefficients"))
     theta = parameters.start_vector * 0.97
-    return list(normal_equations(problem, parameters, theta, None, SideBySide(limit)))
+    return list(normal_equations(problem, parameters, theta, None, limit))
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
@@ -77,7 +76,7 @@ def test_a_null_condition_with_rows_is_left_alone() -> None:
     denoiser = Denoiser(network, NOISE, guidance=ClassifierFree(3.0, {"label": null}))
     problem = Problem(denoiser, X_T[:5], {"label": torch.ones(5, dtype=torch.float64)}, torch.zeros(5, 2, dtype=X_T.dtype), chunk=5)
     parameters = Parameters(Schedule.build(NOISE, "ddim", 3, "quadratic"), ("conditioning",))
-    normal_equations(problem, parameters, parameters.start_vector, None, SideBySide(8))
+    normal_equations(problem, parameters, parameters.start_vector, None, 8)
     assert max(network.batches) == 10
 
 
@@ -85,14 +84,14 @@ def test_fewer_at_once_where_memory_runs_out() -> None:
     schedule = Schedule.build(NOISE, "ddim", 4, "quadratic")
     network = mixture(NOISE).denoiser().network
     small = Counting(network, most=12)
-    with pytest.warns(UserWarning, match="memory ran out with 16 runs side by side: from here on 8 at most") as told:
+    with pytest.warns(RuntimeWarning, match="out of memory with .* samples in one call of the network: going on with") as told:
         found = equations(Denoiser(small, NOISE), schedule, 16)
-    assert len([w for w in told if "side by side" in str(w.message)]) == 1
-    assert max(small.batches) == 10  # two runs of five samples
+    assert len(told) < 5  # remembered
+    assert 5 < max(small.batches) <= 12
     for a, b in zip(equations(Denoiser(network, NOISE), schedule, 1), found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9 * np.abs(np.max(a)))
-    with pytest.raises(torch.OutOfMemoryError):
-        equations(Denoiser(Counting(network, most=3), NOISE), schedule, 16)
+    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
+        equations(Denoiser(Counting(network, most=0), NOISE), schedule, 16)
 
 
 def test_a_tuning_arrives_at_the_same_schedule() -> None:

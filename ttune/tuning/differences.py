@@ -23,7 +23,7 @@ from ttune.tuning.difference_step import dtype_step
 from ttune.tuning.least_squares import NormalEquations, Search
 from ttune.tuning.parameters import Parameters, first_difference
 from ttune.tuning.problem import Problem, finite
-from ttune.tuning.side_by_side import Restart, SideBySide
+from ttune.tuning.side_by_side import Restart, side_by_side
 
 # Between full Jacobians. On a mixture, 2-D, from the quadratic grid, conditioning and positions: at ten steps half the evaluations (1,530
 # of 3,330 a sample for 2M, RMSE .0019 both; 1,580 of 3,199 for DDIM, .0099 against .0084); at three it ended higher (DDIM .155
@@ -38,7 +38,7 @@ class Differences:
     """Forward differences at every iteration, or every ``broyden`` + 1 of them with Broyden's updates in between.
 
     ``steps`` (P,) are those of the free parameters (:mod:`ttune.tuning.difference_step`); None: what the dtype of x_T suggests.
-    ``together``: so many perturbed runs share a call of the network (:mod:`ttune.tuning.side_by_side`); None: :func:`side_by_side`.
+    ``together``: so many perturbed runs share a call of the network (:mod:`ttune.tuning.side_by_side`); None: :func:`enough`.
     """
 
     broyden: int = 0
@@ -46,13 +46,12 @@ class Differences:
     together: int | None = None
     _known: list[Slopes] = field(default_factory=list, repr=False)  # of each of this rank's chunks
     _trail: list[list[float]] = field(default_factory=list, repr=False)  # what _known is the Jacobian after
-    _side_by_side: SideBySide | None = field(default=None, repr=False)
     _tried: tuple[Schedule, list[Tensor]] | None = field(default=None, repr=False)  # the last trial and its residuals
 
     def __call__(self, problem: Problem, parameters: Parameters, search: Search) -> NormalEquations:
         if not self._keeps(problem, parameters):
             search.trail = [search.theta]
-            return normal_equations(problem, parameters, np.array(search.theta), self.steps, self._runner(problem))
+            return normal_equations(problem, parameters, np.array(search.theta), self.steps, self.together)
         if not search.trail or len(search.trail) > self.broyden:
             search.trail = [search.theta]
         elif search.trail[-1] != search.theta:
@@ -70,11 +69,6 @@ class Differences:
     def fresh(self, search: Search) -> bool:
         return len(search.trail) <= 1
 
-    def _runner(self, problem: Problem) -> SideBySide:
-        if self._side_by_side is None:
-            self._side_by_side = SideBySide(self.together or side_by_side(problem))
-        return self._side_by_side
-
     def _keeps(self, problem: Problem, parameters: Parameters) -> bool:
         return self.broyden > 0 and 8 * problem.elements * len(parameters.free) <= MAX_JACOBIAN_BYTES
 
@@ -82,7 +76,7 @@ class Differences:
         """Bring the Jacobian to the last point of ``trail``: from where it is, or (a resumed run) from the trail's beginning."""
         counted = problem.denoiser.evaluations
         if not self._trail or self._trail != trail[: len(self._trail)]:
-            self._known = list(_slopes(problem, parameters, np.array(trail[0]), self.steps, self._runner(problem)))
+            self._known = list(_slopes(problem, parameters, np.array(trail[0]), self.steps, self.together))
             self._trail = trail[:1]
             if len(trail) == 1:
                 counted = problem.denoiser.evaluations
@@ -118,7 +112,7 @@ def residuals(problem: Problem, schedule: Schedule) -> list[Tensor]:
     return [chunk.residuals(chunk.run(schedule)).flatten() for chunk in problem.chunks()]
 
 
-def side_by_side(problem: Problem) -> int:
+def enough(problem: Problem) -> int:
     """How many perturbed runs share a call of the network where nobody said: as many as fill the batch that a device needs to be busy.
 
     More would take memory for nothing: one CPU core put 340 images a second through the bundled network at 4 in a batch, 387 at 8,
@@ -128,10 +122,10 @@ def side_by_side(problem: Problem) -> int:
 
 
 def normal_equations(
-    problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None = None, runner: SideBySide | None = None
+    problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None = None, together: int | None = None
 ) -> NormalEquations:
     """Those at ``theta`` over the free parameters, a chunk of samples at a time: memory does not grow with their number."""
-    return _equations(problem, [slopes.sums() for slopes in _slopes(problem, parameters, theta, steps, runner or SideBySide(1))])
+    return _equations(problem, [slopes.sums() for slopes in _slopes(problem, parameters, theta, steps, together)])
 
 
 def _equations(problem: Problem, parts: Sequence[Sequence[float | Float64]]) -> NormalEquations:
@@ -141,7 +135,7 @@ def _equations(problem: Problem, parts: Sequence[Sequence[float | Float64]]) -> 
 
 @torch.no_grad()
 def _slopes(
-    problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None, runner: SideBySide
+    problem: Problem, parameters: Parameters, theta: Float64, steps: Sequence[float] | None, together: int | None
 ) -> Iterator[Slopes]:
     """Those of one chunk of samples after the other."""
     base = parameters.schedule(theta)
@@ -174,7 +168,7 @@ def _slopes(
             if stage == 0:
                 registers = {"x": start_state(schedule, chunk.x_T)}
             perturbed.append(Restart(plan, registers, stage, outputs if reuse else None))
-        moved = runner(problem.denoiser, perturbed, chunk.conditions)
+        moved = side_by_side(problem.denoiser, perturbed, chunk.conditions, together or enough(problem))
         rows = [(chunk.residuals(finite(x, schedule)).flatten() - r) / h for x, (schedule, h) in zip(moved, neighbours, strict=True)]
         yield Slopes(torch.stack(rows), r)
 

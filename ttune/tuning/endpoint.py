@@ -42,8 +42,7 @@ class Endpoint:
     ``optimizer``: "backpropagation" (needs gradients of the network), "differences" (forward differences, black boxes), "broyden"
     (the same with a Jacobian every fourth iteration), "adam" (for comparison), or "auto": backpropagation where the
     network has gradients and there are more than a dozen parameters, else differences, by Broyden's method beyond that number.
-    ``together``: of differences and Broyden, so many perturbed runs share a call of the network; None: as many as keep the device busy,
-    fewer where memory runs out.
+    ``together``: of differences and Broyden, so many perturbed runs share a call of the network; None: as many as keep the device busy.
     ``also``: further schedules to start from, for example one tuned for a neighbouring budget.
     """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,30 +26,17 @@ class Restart:
         return self.plan.run(denoiser, self.registers, conditions, first=self.first, outputs=self.outputs)
 
 
-@dataclass
-class SideBySide:
-    """Runs at most ``limit`` at once, fewer from the first time on that memory ran out."""
+def side_by_side(denoiser: Denoiser, restarts: Sequence[Restart], conditions: Conditions, limit: int) -> list[Tensor]:
+    """x_0 of every run, in their order: what :meth:`Plan.run` returns for each, up to the rounding of another batch size.
 
-    limit: int
-    _told: bool = field(default=False, repr=False)
-
-    def __call__(self, denoiser: Denoiser, restarts: Sequence[Restart], conditions: Conditions) -> list[Tensor]:
-        """x_0 of every run, in their order: what :meth:`Plan.run` returns for each, up to the rounding of another batch size."""
-        done: list[Tensor] = []
-        if not _can_be_batched(denoiser):
-            self.limit = 1
-        while len(done) < len(restarts):
-            group = restarts[len(done) : len(done) + self.limit]
-            try:
-                done += [group[0].alone(denoiser, conditions)] if len(group) == 1 else _lockstep(denoiser, group, conditions)
-            except torch.OutOfMemoryError:
-                if len(group) == 1:
-                    raise
-                self.limit = len(group) // 2
-                if not self._told:
-                    warnings.warn(f"memory ran out with {len(group)} runs side by side: from here on {self.limit} at most", stacklevel=2)
-                    self._told = True
-        return done
+    At most ``limit`` at once; a call of the network that the memory does not hold is made in parts, as all calls of a denoiser.
+    """
+    limit = limit if _can_be_batched(denoiser) else 1
+    done: list[Tensor] = []
+    while len(done) < len(restarts):
+        group = restarts[len(done) : len(done) + limit]
+        done += [group[0].alone(denoiser, conditions)] if len(group) == 1 else _lockstep(denoiser, group, conditions)
+    return done
 
 
 def _can_be_batched(denoiser: Denoiser) -> bool:
