@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,47 @@ def test_what_does_not_fit_is_refused() -> None:
         ttune.latent_diffusion.apply(sampler, tuned(NoiseSchedule.linear(), "ddim", 4))
     with pytest.raises(TypeError, match="sampler must be a DDIMSampler or PLMSSampler of latent diffusion, got Holder"):
         ttune.latent_diffusion.apply(Holder(model), schedule)
+
+
+def test_a_second_sampler_of_the_model_has_to_wait() -> None:
+    model = Latent()
+    first, second = ddim.DDIMSampler(model), ddim.DDIMSampler(model)
+    schedule = tuned(ttune.latent_diffusion.noise(model), "ddim", 4)
+    plain = sampled(second, 4)
+    with ttune.latent_diffusion.apply(first, schedule):
+        with pytest.raises(ValueError, match="applied to this Latent already; remove it first"):
+            ttune.latent_diffusion.apply(second, schedule)
+        assert "make_schedule" not in second.__dict__
+    with ttune.latent_diffusion.apply(second, schedule):
+        told = sampled(second, 4)
+    assert not torch.equal(told, plain)
+    assert torch.equal(sampled(second, 4), plain)
+    assert not any(name.startswith("_ttune") for name in model.__dict__)
+
+
+def test_what_others_put_over_it_is_not_thrown_away() -> None:
+    model = Latent()
+    sampler = ddim.DDIMSampler(model)
+    applied = ttune.latent_diffusion.apply(sampler, tuned(ttune.latent_diffusion.noise(model), "ddim", 4))
+    mine = model.apply_model
+    model.apply_model = theirs = lambda *args: mine(*args)
+    with pytest.raises(RuntimeError, match="apply_model of this Latent must be what ttune put there, got another"):
+        applied.remove()
+    assert model.apply_model is theirs
+    model.apply_model = mine
+    applied.remove()
+    assert "apply_model" not in model.__dict__
+    assert "make_schedule" not in sampler.__dict__
+
+
+def test_a_copy_has_a_schedule_of_its_own() -> None:
+    model = Latent()
+    sampler = ddim.DDIMSampler(model)
+    plain = sampled(sampler, 4)
+    with ttune.latent_diffusion.apply(sampler, tuned(ttune.latent_diffusion.noise(model), "ddim", 4)):
+        told, twin = sampled(sampler, 4), copy.deepcopy(sampler)
+        for weight in model.parameters():
+            weight.data.zero_()
+        assert torch.equal(sampled(twin, 4), told)
+    ttune.latent_diffusion.remove(twin)
+    assert torch.equal(sampled(twin, 4), plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -14,19 +15,24 @@ _MARK = "_ttune_applied"  # in the host's own __dict__, so that it lives and is 
 class Applied:
     """A schedule at work in ``host``. :meth:`remove`, or the end of a ``with`` block, leaves the host as it was before.
 
-    ``told`` knows the evaluation that the host is at; ``undo`` are called in reverse order.
+    ``told`` knows the evaluation that the host is at; ``undo`` are called in reverse order. ``shared`` are other objects that are
+    changed with the host (a sampler's model), which can take part in one schedule at a time only.
     """
 
-    def __init__(self, host: Any, told: Told, undo: Sequence[Callable[[], object]]) -> None:
-        self.host, self.told, self._undo = host, told, list(undo)
-        host.__dict__[_MARK] = self
+    def __init__(self, host: Any, told: Told, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
+        self.host, self.told, self._undo, self._marked = host, told, list(undo), (host, *shared)
+        for each in self._marked:
+            each.__dict__[_MARK] = self
 
     def remove(self) -> None:
-        """Take everything out; a second time does nothing."""
+        """Take everything out; a second time does nothing. RuntimeError, and the rest stays applied, where others have since replaced
+        what was put in: to put back what was there before would bring theirs down."""
         while self._undo:
-            self._undo.pop()()
-        if self.host.__dict__.get(_MARK) is self:
-            del self.host.__dict__[_MARK]
+            self._undo[-1]()
+            self._undo.pop()
+        for each in self._marked:
+            if each.__dict__.get(_MARK) is self:
+                del each.__dict__[_MARK]
 
     def __enter__(self) -> Applied:
         return self
@@ -51,13 +57,28 @@ def remove(host: Any) -> None:
 
 def overriding(host: Any, name: str, value: Any) -> Callable[[], None]:
     """Put ``value`` over the method or attribute ``name`` of this one object; the function that takes it away again."""
-    own, before = name in host.__dict__, host.__dict__.get(name)
+    override = _Override(host, name, value, name in host.__dict__, host.__dict__.get(name))
     host.__dict__[name] = value
+    return override
 
-    def undo() -> None:
-        if own:
-            host.__dict__[name] = before
+
+@dataclass(frozen=True, eq=False)
+class _Override:
+    """Takes ``value`` away again. An object, not a closure: a deep copy of the host has one that means the copy."""
+
+    host: Any
+    name: str
+    value: Any
+    own: bool
+    before: Any
+
+    def __call__(self) -> None:
+        if self.host.__dict__.get(self.name) is not self.value:
+            raise RuntimeError(
+                f"{self.name} of this {type(self.host).__name__} must be what ttune put there, got another, put there since; "
+                f"undo that first"
+            )
+        if self.own:
+            self.host.__dict__[self.name] = self.before
         else:
-            del host.__dict__[name]
-
-    return undo
+            del self.host.__dict__[self.name]

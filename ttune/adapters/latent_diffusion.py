@@ -50,10 +50,11 @@ def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None 
     """Make ``sampler.sample(S, ...)`` run on the positions of ``schedule`` and tell the model what the schedule says.
 
     ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises. For "v" models positions must be whole: the host
-    looks their alphas up by index. Undone by ``remove(sampler)``, or at the end of a ``with`` block.
+    looks their alphas up by index. One sampler of a model at a time. Undone by ``remove(sampler)``, or at the end of a ``with`` block.
     """
-    refuse_twice(sampler)
     model, kind = sampler.model, type(sampler).__name__
+    refuse_twice(sampler)
+    refuse_twice(model)  # by another sampler of it
     expected = next((_SAMPLERS[base.__name__] for base in type(sampler).__mro__ if base.__name__ in _SAMPLERS), None)
     if expected is None:
         raise TypeError(f"sampler must be a {' or '.join(_SAMPLERS)} of latent diffusion, got {kind}")
@@ -67,13 +68,21 @@ def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None 
     _check_noise(schedule, noise(model))
     # Its times are whole numbers on their way to the model; alphas are the schedule's own.
     told = Told.of(schedule, np.floor, unit="the sampler's time", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
-    original = model.apply_model
+    undo = [
+        overriding(sampler, "make_schedule", _Positions(sampler, schedule)),
+        overriding(model, "apply_model", _Telling(model.apply_model, told)),
+    ]
+    return Applied(sampler, told, undo, shared=[model])
 
-    def apply_model(x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return original(x, told(t), *args, **kwargs)
 
-    undo = [overriding(sampler, "make_schedule", _Positions(sampler, schedule)), overriding(model, "apply_model", apply_model)]
-    return Applied(sampler, told, undo)
+class _Telling:
+    """``model.apply_model`` that is told. An object, since the bound method in it is copied with the model and a closure's is not."""
+
+    def __init__(self, original: Any, told: Told) -> None:
+        self.original, self.told = original, told
+
+    def __call__(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.original(x, self.told(t), *args, **kwargs)
 
 
 class _Positions:
