@@ -33,7 +33,7 @@ from ttune.evaluation import (
 from ttune.evaluation.evaluation import Real, evaluate, work_folder
 from ttune.evaluation.figures import METRICS
 from ttune.evaluation.pictures import ArrayPictures, open_pictures
-from ttune.evaluation.sampled import Candidate, Samples
+from ttune.evaluation.sampled import Candidate, Samples, _tolerance
 from ttune.ranks import ALONE, Ranks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -118,14 +118,14 @@ def test_what_is_kept_is_not_sampled_again(tmp_path: Path) -> None:
     calls.clear()
     assert rows_of(samples(tmp_path / "work", calls=calls)) == whole
     rows_of(samples(tmp_path / "work", calls=calls), metrics=("kid",))
-    assert calls == [1] * 3 * 2  # sample 0 each time, to see whether the network is still the same
+    assert calls == [1] * per_sample * 2  # sample 0 each time, to see whether the network is still the same
     calls.clear()
     more = rows_of(samples(tmp_path / "work", 32, calls=calls))
-    assert sum(calls) == 3 + (32 - 20) * per_sample  # the last chunk had two samples, and is made anew with four
+    assert sum(calls) == per_sample + (32 - 20) * per_sample  # the last chunk had two samples, and is made anew with four
     assert more == rows_of(samples(tmp_path / "other", 32))
     calls.clear()
     rows_of(samples(tmp_path / "work", calls=calls), [candidate(), candidate(4)])
-    assert sum(calls) == 3 + 22 * (4 + 12) + 2 * 3  # the teacher's images are not kept, and the short last chunk is wanted again
+    assert sum(calls) == per_sample + 22 * (4 + 12) + 2 * 3  # the teacher's images are not kept, and the short last chunk is wanted again
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,32 @@ def test_another_function_of_the_same_name_is_refused(tmp_path: Path) -> None:
             rows_of(other)
 
 
+def test_what_is_left_of_another_function_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    """Of the teacher alone, of a later chunk alone, and where the change is small."""
+
+    def other(gain_of_x: float, work: Path) -> Samples:
+        made = samples(work)
+        object.__setattr__(made, "denoiser", ttune.Denoiser(lambda x, tau, gain: gain_of_x * network(x, tau, gain), NOISE))
+        return made
+
+    rows_of(samples(tmp_path))
+    with pytest.raises(ValueError, match=r"dpmpp_2m-12.* was made by another network .*: sample 0 is not"):
+        rows_of(other(0.99, tmp_path), [candidate(5)])  # a new schedule, compared with the old teacher's features
+    for file in tmp_path.rglob("00000[0-2].safetensors"):
+        file.unlink()
+    with pytest.raises(ValueError, match="sample 12 is not what it was"):
+        rows_of(other(0.99, tmp_path))
+    rows_of(other(1 + 1e-6, tmp_path))  # rounding
+
+
+def test_half_precision_is_allowed_more_rounding() -> None:
+    x, linear = torch.zeros(1, 6), torch.nn.Linear(6, 6)
+    assert _tolerance(ttune.Denoiser(linear, NOISE), x) == 1e-3
+    assert _tolerance(ttune.Denoiser(linear.double(), NOISE), x.double()) == 1e-3
+    assert _tolerance(ttune.Denoiser(linear.half(), NOISE), x) == 5e-2
+    assert _tolerance(ttune.Denoiser(network, NOISE), x.bfloat16()) == 5e-2
+
+
 def test_schedules_and_weights_tell_folders_apart(tmp_path: Path) -> None:
     base = candidate()
     told = base.schedule.replace(conditioning=base.schedule.conditioning + 1.0)
@@ -190,7 +216,7 @@ def test_kill_9_loses_a_chunk_at_most(tmp_path: Path) -> None:
     assert kept == [*(f"ddim {k:06}" for k in range(5)), *(f"dpmpp_2m {k:06}" for k in range(6))]  # the sixth lacks one schedule
     tiny_model.calls = 0
     main([*command, "--out", str(tmp_path / "resumed.json")])
-    assert tiny_model.calls == 2 + 3 * per_chunk  # sample 0 once more, to see whether the network is still the same
+    assert tiny_model.calls == (1 + 3) * per_chunk  # sample 0 of both once more, to see whether the network is still the same
     main([*command[:-2], str(tmp_path / "fresh"), "--quiet", "--out", str(tmp_path / "fresh.json")])
     resumed, fresh = (json.loads((tmp_path / f"{name}.json").read_text())["rows"] for name in ("resumed", "fresh"))
     assert [row | {"seconds": 0} for row in resumed] == [row | {"seconds": 0} for row in fresh]
@@ -221,7 +247,7 @@ def test_images_can_be_kept_and_are_what_was_judged(tmp_path: Path) -> None:
     (folder / "000009.png").unlink()
     calls.clear()
     assert rows_of(samples(tmp_path / "work", calls=calls, images=tmp_path / "images")) == rows
-    assert sum(calls) == 3 + 4 * (3 + 12)
+    assert sum(calls) == (1 + 4) * (3 + 12)
     assert len(open_pictures(folder, 1)) == 22
 
 

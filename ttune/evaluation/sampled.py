@@ -29,7 +29,10 @@ from ttune.schedule import Schedule
 from ttune.version import __version__
 
 FORMAT = 1  # of the chunks; another number finds nothing of the old
-SAME = 0.05  # of the largest feature: other batch sizes and threads change rounding, which a network in half precision amplifies
+# How far, of the largest feature, a sample made once more may be off: other batch sizes and threads change rounding.
+SAME = 1e-3  # float32: some 1e-6 on a CPU; a network that predicts .3 % less is further off
+SAME_IN_TF32 = 1e-2  # what GPUs make of float32 where they may: 10 bits instead of 23
+SAME_IN_HALF = 5e-2  # float16 and bfloat16
 Points = Callable[[Tensor], tuple[Tensor, Conditions]]  # seeds (b,) -> x_T (b, ...) and conditions
 
 
@@ -49,7 +52,8 @@ class Samples:
     A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds and
     evaluations. Its folder is named by what determines it: schedule, denoiser and weights, starting points, features, teacher, chunk. So
     an interrupted run goes on, more samples or other metrics cost only what is new, and a change of any of these begins anew. Of
-    plain functions, as network or features, only the name is known: so sample 0 is made once more, and what differs is refused.
+    plain functions, as network or features, only the name is known: so the first sample that is kept of every schedule, the teacher too,
+    is made once more, and what differs is refused.
 
     Attributes:
         points: x_T and conditions of seeds (b,); each sample's must depend on its own seed alone.
@@ -112,8 +116,7 @@ class Samples:
     def _prepared(self, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> list[int]:
         """The chunks that some schedule lacks; and what each folder is about, for whoever finds it later."""
         for candidate, folder in zip(work, folders, strict=True):
-            if candidate is not self.teacher and folder.has(0):
-                self._check_same(candidate, folder)
+            self._check_same(candidate, folder)
             identity = folder.path / "identity.json"
             if not identity.exists():
                 write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
@@ -122,13 +125,18 @@ class Samples:
         return [k for k in range(len(folders[0])) if not all(self._done(k, folder) for folder in folders)]
 
     def _check_same(self, candidate: Candidate, folder: ChunkFolder) -> None:
-        seeds = torch.tensor([self.seed])
+        """The first sample that is kept, made once more: that of chunk 0, or of a later one where the rank that had it was killed."""
+        k = next((k for k in range(len(folder)) if folder.has(k)), None)
+        if k is None:
+            return
+        i = folder.rows(k).start
+        seeds = torch.tensor([self.seed + i])
         x_T, conditions = self.points(seeds)
         now = self.features(sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)).numpy()
-        kept = folder.read(0, "features")[:1]
-        if kept.shape != now.shape or np.abs(kept - now).max() > SAME * np.abs(kept).max():
+        kept = folder.read(k, "features")[:1]
+        if kept.shape != now.shape or not np.abs(kept - now).max() <= _tolerance(self.denoiser, x_T) * np.abs(kept).max():
             raise ValueError(
-                f"work: {folder.path} was made by another network or other features of the same name: sample 0 is not what it was; "
+                f"work: {folder.path} was made by another network or other features of the same name: sample {i} is not what it was; "
                 f"name another folder, or remove this one"
             )
 
@@ -173,6 +181,15 @@ class Samples:
             raise ValueError(f"save_images: samples must be (1 or 3, H, W) to be pictures, got {tuple(x.shape[1:])}")
         for i, image in zip(range(rows.start, rows.stop), x, strict=True):
             write_png(self._image(folder, i), image)
+
+
+def _tolerance(denoiser: Denoiser, x: Tensor) -> float:
+    """By the coarsest numbers in sight: those of the state, or of the weights."""
+    kinds = {x.dtype, *(p.dtype for module in denoiser.modules() for p in module.parameters() if p.is_floating_point())}
+    if not kinds <= {torch.float32, torch.float64}:
+        return SAME_IN_HALF
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return SAME_IN_TF32 if x.is_cuda and tf32 and kinds != {torch.float64} else SAME
 
 
 def _errors(x: Tensor, target: Tensor | None) -> Mapping[str, Any]:
