@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,47 @@ def test_the_denoiser_and_the_bare_network_work_while_a_schedule_is_applied() ->
         assert torch.equal(denoiser(UNIT, 2.0, 3.0), D)
         assert torch.equal(net.model(UNIT, noise), bare)
     assert not net._forward_hooks
+
+
+def test_a_copy_of_the_net_is_told_too() -> None:
+    net, schedule = EDMPrecond(), tuned(NOISE, "heun", 4)
+    plain = edm_sampler(net, UNIT, num_steps=4)
+    with ttune.edm.apply(net, schedule):
+        told, twin = edm_sampler(net, UNIT, num_steps=4), copy.deepcopy(net)
+        assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), told)
+    assert torch.equal(edm_sampler(net, UNIT, num_steps=4), plain)
+    assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), told)
+    ttune.edm.remove(twin)
+    assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), plain)
+    assert not twin._forward_pre_hooks
+    assert not twin._forward_hooks
+    assert not twin.model._forward_pre_hooks
+
+
+def test_a_replica_that_shares_the_hooks_is_refused() -> None:
+    net, schedule = EDMPrecond(), tuned(NOISE, "heun", 4)
+    with ttune.edm.apply(net, schedule):
+        replica = copy.copy(net)
+        with pytest.raises(ValueError, match="net must be the EDMPrecond that the schedule was applied to, got a replica"):
+            replica(UNIT, torch.tensor(80.0))
+
+
+class Tabled(EDMPrecond):
+    """As iDDPMPrecond: c_noise is the index of the nearest sigma of a table."""
+
+    def scalings(self, sigma: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        table = torch.logspace(2, -3, 1000, dtype=torch.float64)
+        index = (sigma.reshape(-1, 1) - table).abs().argmin(1).reshape(sigma.shape)
+        return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), 999.0 - index
+
+
+def test_a_net_that_rounds_told_times_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"c_noise that is continuous in sigma, got a Tabled whose c_noise is a whole number \(400\)"):
+        ttune.edm.denoiser(Tabled())(UNIT, 0.1, 0.1)
+    net = Tabled()
+    with ttune.edm.apply(net, tuned(NOISE, "heun", 4)), pytest.raises(ValueError, match="told times would be rounded"):
+        edm_sampler(net, UNIT, num_steps=4)
+    ttune.edm.denoiser(EDMPrecond())(UNIT, 1.0, 1.0)  # whose c_noise is 0 there
 
 
 def test_float32_nets_sample_alike() -> None:

@@ -5,7 +5,8 @@
         images = edm_sampler(net, latents, class_labels, num_steps=schedule.steps)
 
 ``net(x, sigma, class_labels)`` is D = c_skip x + c_out F(c_in x, c_noise). All but c_noise stay at the position: that one is replaced
-where ``net`` hands it to ``net.model``. Any of its preconditionings will do (EDM, VP, VE, iDDPM), and any net of that convention.
+where ``net`` hands it to ``net.model``. Its preconditionings EDM, VP and VE will do, and any net of that convention whose c_noise is
+continuous in sigma: not iDDPM's, a whole number of a table, which would take the nearest one for a told time.
 """
 
 from __future__ import annotations
@@ -45,37 +46,49 @@ def apply(net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | Non
     EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the positions of
     the schedule (``num_steps`` must be ``schedule.steps``, a schedule that ends clean, with ``edm_heun`` or ``heun``; ``euler`` and
     others for ``ablation_sampler`` likewise). Undone by :func:`remove`, or at the end of a ``with`` block.
-    ValueError for a schedule whose times are not sigma, or where one is applied already.
+    A deep copy of ``net`` has the schedule too, and an evaluation number of its own. ValueError for a schedule whose times are not sigma,
+    or where one is applied already; when sampling, for a net that knows a table of sigmas only.
     """
     _checked(net)
     refuse_twice(net)
     if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.positions):
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
     told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
-    replaced = _Replaced(net)
+    telling = _Telling(net, told)
+    undo = [
+        net.register_forward_pre_hook(telling, with_kwargs=True).remove,
+        net.register_forward_hook(telling.forget, always_call=True).remove,
+        telling.replaced.hook(),
+    ]
+    if hasattr(net, "round_sigma"):
+        undo.append(overriding(net, "round_sigma", _Positions(net.round_sigma, schedule)))
+    return Applied(net, told, undo)
 
-    def tell(_net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+
+class _Telling:
+    """Tells ``net`` in front of each call. An object, since a closure would still mean the original in a deep copy of the net."""
+
+    def __init__(self, net: nn.Module, told: Told) -> None:
+        self.net, self.told, self.replaced, self.hears = net, told, _Replaced(net), _Hearing(net)
+
+    def __call__(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if net is not self.net:
+            raise ValueError(
+                f"net must be the {type(net).__name__} that the schedule was applied to, got a replica that shares its hooks, whose "
+                f"network would not be told; apply it to that one"
+            )
         sigma = torch.as_tensor(kwargs["sigma"] if "sigma" in kwargs else args[1])
-        tau = told(sigma)
-        replaced.noise = None
+        tau = self.told(sigma)
+        self.replaced.noise = None
         if tau is not sigma:
             arguments = {"x": args[0], **kwargs} if args else kwargs
             own = {k: v for k, v in arguments.items() if k not in ("x", "sigma")} | dict(
                 zip(("class_labels", "force_fp32"), args[2:], strict=False)
             )
-            replaced.noise = _heard(net, arguments["x"], tau, own)
+            self.replaced.noise = self.hears(arguments["x"], tau, own)
 
-    def forget(*_: Any) -> None:
-        replaced.noise = None  # net.model may be called by others
-
-    undo = [
-        net.register_forward_pre_hook(tell, with_kwargs=True).remove,
-        net.register_forward_hook(forget, always_call=True).remove,
-        replaced.hook(),
-    ]
-    if hasattr(net, "round_sigma"):
-        undo.append(overriding(net, "round_sigma", _Positions(net.round_sigma, schedule)))
-    return Applied(net, told, undo)
+    def forget(self, *_: Any) -> None:
+        self.replaced.noise = None  # net.model may be called by others
 
 
 class _Positions:
@@ -101,9 +114,10 @@ class _Preconditioned(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        self.hears = _Hearing(net)
 
     def forward(self, x: Tensor, tau: Tensor, *, position: float, **conditions: Any) -> Tensor:
-        replaced = _Replaced(self.net, _heard(self.net, x, tau, conditions))
+        replaced = _Replaced(self.net, self.hears(x, tau, conditions))
         undo = replaced.hook()
         try:
             return self.net.forward(x, torch.full_like(tau, position), **conditions)
@@ -134,6 +148,30 @@ class _Heard(Exception):
 
     def __init__(self, noise: Tensor) -> None:
         self.noise = noise
+
+
+class _Hearing:
+    """:func:`_heard` of ``net``, once it is known that told times between two entries of a table are not lost: the first c_noise
+    must have a fraction, or that of another sigma."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.continuous = net, False
+
+    def __call__(self, x: Tensor, tau: Tensor, conditions: dict[str, Any]) -> Tensor:
+        noise = _heard(self.net, x, tau, conditions)
+        if not self.continuous:
+            # One whole number is none yet: log(sigma) / 4 is 0 at sigma = 1.
+            if _whole(noise) and _whole(_heard(self.net, x, tau * 1.37, conditions)):
+                raise ValueError(
+                    f"net must have a c_noise that is continuous in sigma, got a {type(self.net).__name__} whose c_noise is a whole number "
+                    f"({float(noise.reshape(-1)[0]):g}), as iDDPMPrecond's: told times would be rounded"
+                )
+            self.continuous = True
+        return noise
+
+
+def _whole(noise: Tensor) -> bool:
+    return bool((noise.detach() % 1 == 0).all())
 
 
 def _heard(net: nn.Module, x: Tensor, tau: Tensor, conditions: dict[str, Any]) -> Tensor:
