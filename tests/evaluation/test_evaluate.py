@@ -33,6 +33,7 @@ from ttune.evaluation import (
 from ttune.evaluation.evaluation import Real, evaluate, work_folder
 from ttune.evaluation.figures import METRICS
 from ttune.evaluation.pictures import ArrayPictures, open_pictures
+from ttune.evaluation.point_digest import point_digest
 from ttune.evaluation.sampled import Candidate, Samples, _tolerance
 from ttune.ranks import ALONE, Ranks
 
@@ -175,6 +176,37 @@ def test_what_is_left_of_another_function_is_refused_wherever_it_is(tmp_path: Pa
     with pytest.raises(ValueError, match="sample 12 is not what it was"):
         rows_of(other(0.99, tmp_path))
     rows_of(other(1 + 1e-6, tmp_path))  # rounding
+
+
+def test_other_conditions_of_later_samples_are_sampled_anew(tmp_path: Path) -> None:
+    def changed(work: Path, calls: list[int]) -> Samples:
+        made = samples(work, calls=calls)
+        other = lambda seeds: (points(seeds)[0], {"gain": torch.where(seeds == 20, 9.0, points(seeds)[1]["gain"])})  # noqa: E731
+        object.__setattr__(made, "points", other)
+        return made
+
+    calls: list[int] = []
+    before = rows_of(samples(tmp_path / "work"))
+    rows = rows_of(changed(tmp_path / "work", calls))
+    assert sum(calls) == (1 + 4) * (3 + 12)  # the check, and the chunk of seed 20
+    assert rows == rows_of(changed(tmp_path / "other", []))
+    assert rows != before
+
+
+def test_digests_see_every_condition_whole() -> None:
+    x = torch.zeros(2, 3)
+
+    def digest(**conditions: Any) -> str:
+        return point_digest(x, conditions)
+
+    long = torch.zeros(5000)  # of which a repr shows six
+    other = long.clone()
+    other[2500] = 1
+    kinds = [{"a": long}, {"b": long}, {"a": {"b": long}}, {"a": {"b": other}}, {"a": [long, 1]}, {"a": (long, 1)}, {"a": long.bfloat16()}]
+    kinds += [{"a": long.numpy()}, {"a": other.numpy()}, {"a": "text"}, {"a": None}, {"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}]
+    assert len({digest(**kind) for kind in kinds}) == len(kinds)
+    assert digest(a=long, b={"c": other}) == digest(b={"c": other.clone()}, a=long.clone())
+    assert point_digest(x + 1, {}) != point_digest(x, {})
 
 
 def test_half_precision_is_allowed_more_rounding() -> None:

@@ -36,23 +36,26 @@ class ChunkFolder:
         """The samples of chunk ``k``."""
         return slice(k * self.size, min((k + 1) * self.size, self.count))
 
-    def has(self, k: int) -> bool:
-        """Whether chunk ``k`` is there and whole: its header says so, the values are not read."""
+    def has(self, k: int, made_of: str = "") -> bool:
+        """Whether chunk ``k`` is there and whole, and was written with this ``made_of``, if one is given: its header says so, the
+        values are not read."""
         rows = self.rows(k)
         try:
             with safetensors.safe_open(self._file(k), framework="numpy") as file:
-                return (file.metadata() or {}).get("samples") == str(rows.stop - rows.start)
+                known = file.metadata() or {}
+                return known.get("samples") == str(rows.stop - rows.start) and made_of in ("", known.get("made_of", ""))
         except (OSError, safetensors.SafetensorError):
             return False
 
     def missing(self) -> list[int]:
         return [k for k in range(len(self)) if not self.has(k)]
 
-    def write(self, k: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Put chunk ``k`` on disk; no other process may be writing the same one."""
+    def write(self, k: int, arrays: Mapping[str, NDArray[Any]], made_of: str = "") -> None:
+        """Put chunk ``k`` on disk, with a word on what it was ``made_of``; no other process may be writing the same one."""
         rows = self.rows(k)
         data = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_atomically(self._file(k), safetensors.numpy.save(data, {"samples": str(rows.stop - rows.start)}))
+        known = {"samples": str(rows.stop - rows.start), "made_of": made_of}
+        write_atomically(self._file(k), safetensors.numpy.save(data, known))
         remove_unfinished(self._file(k))  # of an earlier process that was killed
 
     def column(self, name: str) -> NDArray[Any]:

@@ -22,13 +22,14 @@ from ttune.denoiser import Conditions, Denoiser
 from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.pictures import write_png
+from ttune.evaluation.point_digest import point_digest
 from ttune.not_finite import stop_unless_finite
 from ttune.ranks import ALONE, Ranks
 from ttune.sampling import sample, start_state
 from ttune.schedule import Schedule
 from ttune.version import __version__
 
-FORMAT = 1  # of the chunks; another number finds nothing of the old
+FORMAT = 2  # of the chunks; another number finds nothing of the old
 # How far, of the largest feature, a sample made once more may be off: other batch sizes and threads change rounding.
 SAME = 1e-3  # float32: some 1e-6 on a CPU; a network that predicts .3 % less is further off
 SAME_IN_TF32 = 1e-2  # what GPUs make of float32 where they may: 10 bits instead of 23
@@ -49,11 +50,11 @@ class Candidate:
 class Samples:
     """Samples 0 ... n - 1, sample i from seed ``seed`` + i, ``chunk`` in one network call; kept in ``work``.
 
-    A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds and
-    evaluations. Its folder is named by what determines it: schedule, denoiser and weights, starting points, features, teacher, chunk. So
-    an interrupted run goes on, more samples or other metrics cost only what is new, and a change of any of these begins anew. Of
-    plain functions, as network or features, only the name is known: so the first sample that is kept of every schedule, the teacher too,
-    is made once more, and what differs is refused.
+    A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds,
+    evaluations, and a digest of its x_T and conditions: where these are others now, it is made anew. Its folder is named by what else
+    determines it: schedule, denoiser and weights, features, teacher, seed, chunk. So an interrupted run goes on, more samples or other
+    metrics cost only what is new, and a change of any of these begins anew. Of plain functions, as network or features, only the name is
+    known: so the first sample that is kept of every schedule, the teacher too, is made once more, and what differs is refused.
 
     Attributes:
         points: x_T and conditions of seeds (b,); each sample's must depend on its own seed alone.
@@ -99,8 +100,7 @@ class Samples:
 
     @cached_property
     def _shared_identity(self) -> dict[str, Any]:
-        x_T, conditions = self.points(torch.tensor([self.seed]))
-        first = [_digest(x_T), *(f"{k} {_digest(v) if isinstance(v, Tensor) else v!r}" for k, v in sorted(conditions.items()))]
+        first = point_digest(*self.points(torch.tensor([self.seed])))
         return {"denoiser": self.denoiser.identity(), "weights": self.denoiser.weights_digest(), "first_point": first}
 
     def make(self, candidates: Sequence[Candidate]) -> None:
@@ -115,18 +115,26 @@ class Samples:
 
     def _prepared(self, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> list[int]:
         """The chunks that some schedule lacks; and what each folder is about, for whoever finds it later."""
+        points = [self._points_of_kept(k, folders) for k in range(len(folders[0]))]
         for candidate, folder in zip(work, folders, strict=True):
-            self._check_same(candidate, folder)
+            self._check_same(candidate, folder, points)
             identity = folder.path / "identity.json"
             if not identity.exists():
                 write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
             if self.images is not None:
                 self._images_folder(folder).mkdir(parents=True, exist_ok=True)
-        return [k for k in range(len(folders[0])) if not all(self._done(k, folder) for folder in folders)]
+        return [k for k, made_of in enumerate(points) if not all(self._done(k, folder, made_of) for folder in folders)]
 
-    def _check_same(self, candidate: Candidate, folder: ChunkFolder) -> None:
+    def _points_of_kept(self, k: int, folders: Sequence[ChunkFolder]) -> str:
+        """The digest of chunk ``k``'s starting points as they are now; empty, and not computed, where nothing of it is kept."""
+        if not any(folder.has(k) for folder in folders):
+            return ""
+        rows = folders[0].rows(k)
+        return point_digest(*self.points(torch.arange(rows.start, rows.stop) + self.seed))
+
+    def _check_same(self, candidate: Candidate, folder: ChunkFolder, points: Sequence[str]) -> None:
         """The first sample that is kept, made once more: that of chunk 0, or of a later one where the rank that had it was killed."""
-        k = next((k for k in range(len(folder)) if folder.has(k)), None)
+        k = next((k for k, made_of in enumerate(points) if folder.has(k, made_of)), None)
         if k is None:
             return
         i = folder.rows(k).start
@@ -140,19 +148,20 @@ class Samples:
                 f"name another folder, or remove this one"
             )
 
-    def _done(self, k: int, folder: ChunkFolder) -> bool:
+    def _done(self, k: int, folder: ChunkFolder, points: str) -> bool:
         rows = folder.rows(k)
-        return folder.has(k) and (self.images is None or all(self._image(folder, i).exists() for i in range(rows.start, rows.stop)))
+        return folder.has(k, points) and (self.images is None or all(self._image(folder, i).exists() for i in range(rows.start, rows.stop)))
 
     def _chunk(self, k: int, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> None:
         """Chunk ``k`` of every schedule that lacks it, and of the teacher, with which they are compared."""
         rows = folders[0].rows(k)
         seeds = torch.arange(rows.start, rows.stop) + self.seed
         x_T, conditions = self.points(seeds)
+        made_of = point_digest(x_T, conditions)
         target: Tensor | None = None
         for candidate, folder in zip(work, folders, strict=True):
             is_teacher = candidate is self.teacher
-            if self._done(k, folder) and not is_teacher:
+            if self._done(k, folder, made_of) and not is_teacher:
                 continue
             begin, before = time.monotonic(), self.denoiser.evaluations
             x = sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)
@@ -163,9 +172,10 @@ class Samples:
                 raise FloatingPointError(f"{named} ({error}); the chunks before are kept") from None
             cost = np.array([[time.monotonic() - begin, self.denoiser.evaluations - before]], np.float64)
             target = x if is_teacher else target
-            if not self._done(k, folder):
+            if not self._done(k, folder, made_of):
                 self._write_images(folder, rows, x)
-                folder.write(k, {"features": self.features(x).numpy().astype(np.float32), "cost": cost, **_errors(x, target)})
+                kept = {"features": self.features(x).numpy().astype(np.float32), "cost": cost, **_errors(x, target)}
+                folder.write(k, kept, made_of)
 
     def _images_folder(self, folder: ChunkFolder) -> Path:
         assert self.images is not None
@@ -204,8 +214,3 @@ def _errors(x: Tensor, target: Tensor | None) -> Mapping[str, Any]:
 def _name(schedule: Schedule, identity: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:24]
     return re.sub(r"[^A-Za-z0-9_]+", "-", f"{schedule.sampler}-{schedule.steps}-{digest}")
-
-
-def _digest(tensor: Tensor) -> str:
-    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8) if tensor.ndim else tensor.detach().cpu().reshape(1)
-    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + values.numpy().tobytes()).hexdigest()
