@@ -106,6 +106,59 @@ def test_what_does_not_fit_is_refused() -> None:
         ttune.guided_diffusion.apply(lambda x, t: x, whole, tuned(noise, "ddim", 3))
 
 
+def sampled(spaced: Any, model: nn.Module, loop: str, **kwargs: Any) -> Tensor:
+    return getattr(spaced, loop)(model, X_T.shape, noise=X_T, model_kwargs=LABELS, **kwargs)
+
+
+def test_eta_and_clipping_are_those_of_the_schedule() -> None:
+    model, whole = Small(scale=1000), diffusion()
+    denoiser = ttune.guided_diffusion.denoiser(model, whole)
+    schedule = tuned(denoiser.noise, "ddim", 3, eta=0.7).replace(model=denoiser.identity())
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule)
+    with pytest.raises(ValueError, match=r"eta must be 0\.7, as in the schedule that is applied to this model, got 0\.0"):
+        sampled(spaced, model, "ddim_sample_loop")
+    with pytest.raises(ValueError, match="clip_denoised must be True, as in the schedule that is applied to this model, got False"):
+        sampled(spaced, model, "ddim_sample_loop", eta=0.7, clip_denoised=False)
+    assert sampled(spaced, model, "ddim_sample_loop", eta=0.7).isfinite().all()
+    ttune.guided_diffusion.remove(model)
+    loose = ttune.guided_diffusion.denoiser(model, whole, clip_denoised=False)
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule.replace(model=loose.identity()))
+    with pytest.raises(ValueError, match=r"clip_denoised must be False, .* got True"):
+        sampled(spaced, model, "ddim_sample_loop", eta=0.7)
+    ttune.guided_diffusion.remove(model)
+    with pytest.raises(ValueError, match=r"tuned with clip_sample 1 or None, which guided-diffusion has, got 2\.0"):
+        ttune.guided_diffusion.apply(model, whole, schedule.replace(model={"clip_sample": 2.0}))
+    assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "mine", "others"),
+    [
+        ("ddim", "ddim_sample_loop", ("p_sample_loop", "plms_sample_loop")),
+        ("ddpm", "p_sample_loop", ("ddim_sample_loop", "plms_sample_loop")),
+    ],
+)
+def test_the_loop_is_that_of_the_schedule(name: str, mine: str, others: tuple[str, ...]) -> None:
+    model, whole = Small(scale=1000), diffusion()
+    spaced = ttune.guided_diffusion.apply(model, whole, tuned(ttune.guided_diffusion.noise(whole), name, 3))
+    for loop in others:
+        with pytest.raises(ValueError, match=f"{mine} must be the sampler, of the schedule for '{name}'"):
+            sampled(spaced, model, loop)
+    assert sampled(spaced, model, mine).isfinite().all()
+
+
+def test_the_variance_is_that_of_the_diffusion() -> None:
+    model, noise = Small(scale=1000), ttune.guided_diffusion.noise(diffusion())
+    with pytest.raises(ValueError, match="its variance must be 'fixed_large', for the diffusion's FIXED_LARGE, got 'fixed_small'"):
+        ttune.guided_diffusion.apply(model, diffusion(var="FIXED_LARGE"), tuned(noise, "ddpm", 3))
+    with pytest.raises(ValueError, match="must do without gammas, which guided-diffusion does not have"):
+        ttune.guided_diffusion.apply(model, diffusion(), tuned(noise, "ddim", 3, options={"gammas": (0.9, 0.9, 0.9)}))
+    for steps, name in ((1, "ddim"), (1, "ddpm")):
+        with pytest.raises(ValueError, match=r"schedule must have at least 2 steps, .* got 1"):
+            ttune.guided_diffusion.apply(model, diffusion(), tuned(noise, name, steps))
+    assert not model._forward_pre_hooks
+
+
 class Named(nn.Module):
     """A model that is called by name, as improved-diffusion's own scripts may."""
 

@@ -11,7 +11,9 @@ between the schedule's positions, fractional ones too, and tells the model what 
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,7 +29,12 @@ __all__ = ["apply", "denoiser", "noise", "remove"]
 
 _PREDICTIONS = {"EPSILON": "epsilon", "START_X": "sample"}  # of ModelMeanType
 _NAMES = ("timesteps", "t", "ts")  # what the time is called where it is passed by name
-_MEASURES = {"ddim": "ddim_sample_loop", "ddpm": "p_sample_loop"}
+_LOOPS = {"ddim": "ddim_sample_loop", "ddpm": "p_sample_loop"}
+# The steps that the loops of a diffusion are made of; a diffusion need not have them all.
+_STEPS = {"ddim": ("ddim_sample", "ddim_sample_with_grad"), "ddpm": ("p_sample", "p_sample_with_grad")}
+_OTHER_STEPS = ("plms_sample", "ddim_reverse_sample")
+_VARIANCES = {"FIXED_SMALL": "fixed_small", "FIXED_LARGE": "fixed_large", "LEARNED_RANGE": "learned_range"}  # of ModelVarType
+_CLIPS = {1.0: True, None: False}  # clip_sample of a denoiser -> clip_denoised
 
 
 def noise(diffusion: Any) -> NoiseSchedule:
@@ -58,14 +65,20 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
 
     For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
     A ``cond_fn`` is given the position. Until :func:`remove` (model); other diffusions that meet this model meanwhile raise.
+    The diffusion raises ValueError where it is sampled otherwise than the schedule was tuned: by another loop, with another ``eta`` or,
+    where the schedule remembers its model, another ``clip_denoised``.
     """
     refuse_twice(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in one")
-    if schedule.sampler not in _MEASURES:
-        raise ValueError(f"schedule must be for one of {sorted(_MEASURES)}, the samplers of guided-diffusion, got {schedule.sampler!r}")
+    if schedule.sampler not in _LOOPS:
+        raise ValueError(f"schedule must be for one of {sorted(_LOOPS)}, the samplers of guided-diffusion, got {schedule.sampler!r}")
     if schedule.positions[-1] != schedule.noise.t_clean:
         raise ValueError(f"schedule must end clean (final='zero'), as guided-diffusion's samplers do, got {schedule.positions[-1]:g}")
+    if schedule.steps < 2:
+        raise ValueError(f"schedule must have at least 2 steps, as the tables of guided-diffusion do, got {schedule.steps}")
+    _check_variance(schedule, diffusion)
+    required = _required(schedule)
     _check_noise(schedule, noise(diffusion))
     scale = _scale(diffusion)
     spaced = _spaced(diffusion, schedule, scale)
@@ -77,6 +90,7 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
         calls_per_evaluation=calls_per_evaluation,
         unmatched=unmatched,
     )
+    _guard(spaced, schedule.sampler, required)
 
     def tell(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         name = next((name for name in _NAMES if name in kwargs), None)
@@ -100,6 +114,65 @@ def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
     # Its own would be the numbers 0 … K-1 of the steps.
     spaced._scale_timesteps = lambda t: times.to(t.device)[t]
     return spaced
+
+
+def _required(schedule: Schedule) -> dict[str, Any]:
+    """What the arguments of the host's steps must be for ``schedule``."""
+    required: dict[str, Any] = {"eta": schedule.eta} if schedule.sampler == "ddim" else {}
+    if "clip_sample" in schedule.model:
+        clip = schedule.model["clip_sample"]
+        if clip not in _CLIPS:
+            raise ValueError(f"schedule must be tuned with clip_sample 1 or None, which guided-diffusion has, got {clip!r}")
+        required["clip_denoised"] = _CLIPS[clip]
+    return required
+
+
+def _check_variance(schedule: Schedule, diffusion: Any) -> None:
+    if schedule.options.get("gammas"):
+        raise ValueError(f"schedule must do without gammas, which guided-diffusion does not have, got {schedule.options['gammas']!r}")
+    if schedule.sampler != "ddpm":
+        return
+    theirs, mine = diffusion.model_var_type.name, schedule.options.get("variance", "fixed_small")
+    if theirs not in _VARIANCES:
+        raise ValueError(f"diffusion: model_var_type must be one of {sorted(_VARIANCES)} for a schedule of ddpm, got {theirs}")
+    if _VARIANCES[theirs] != mine:
+        raise ValueError(f"schedule: its variance must be {_VARIANCES[theirs]!r}, for the diffusion's {theirs}, got {mine!r}")
+
+
+def _guard(spaced: Any, sampler: str, required: Mapping[str, Any]) -> None:
+    """Have the steps of ``spaced`` refuse what is not ``required``, and those of other samplers everything."""
+    for name in (*(name for names in _STEPS.values() for name in names), *_OTHER_STEPS):
+        if hasattr(spaced, name):
+            step = _Step(getattr(spaced, name), required) if name in _STEPS[sampler] else _OtherStep(name, sampler)
+            setattr(spaced, name, step)
+
+
+class _Step:
+    """A step of the host's, with the arguments that the schedule was tuned for."""
+
+    def __init__(self, original: Callable[..., Any], required: Mapping[str, Any]) -> None:
+        self.original, self.required, self.signature = original, required, inspect.signature(original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = self.signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        for name, value in self.required.items():
+            if given.arguments[name] != value:
+                raise ValueError(f"{name} must be {value}, as in the schedule that is applied to this model, got {given.arguments[name]}")
+        return self.original(*args, **kwargs)
+
+
+class _OtherStep:
+    """A step of another sampler than the schedule's."""
+
+    def __init__(self, name: str, sampler: str) -> None:
+        self.name, self.sampler = name, sampler
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise ValueError(
+            f"{_LOOPS[self.sampler]} must be the sampler, of the schedule for {self.sampler!r} that is applied to this model, "
+            f"got {self.name}"
+        )
 
 
 class _Scaled(nn.Module):
