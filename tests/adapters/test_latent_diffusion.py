@@ -115,6 +115,8 @@ def test_what_does_not_fit_is_refused() -> None:
             sampled(sampler, 4, eta=0.5)
     with pytest.raises(ValueError, match="schedule must be for 'ddim', the solver of DDIMSampler, got 'pndm'"):
         ttune.latent_diffusion.apply(sampler, tuned(noise, "pndm", 4))
+    with pytest.raises(ValueError, match="must do without gammas, which DDIMSampler does not have"):
+        ttune.latent_diffusion.apply(sampler, tuned(noise, "ddim", 2, options={"gammas": (0.9, 0.9)}))
     with pytest.raises(ValueError, match="its noise schedule is not the model's"):
         ttune.latent_diffusion.apply(sampler, tuned(NoiseSchedule.linear(), "ddim", 4))
     with pytest.raises(TypeError, match="sampler must be a DDIMSampler or PLMSSampler of latent diffusion, got Holder"):

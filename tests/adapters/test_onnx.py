@@ -108,6 +108,14 @@ def test_whole_times_are_not_truncated() -> None:
     assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("label", [3.7, float("nan"), 1e30])
+def test_conditions_of_whole_inputs_are_not_truncated(label: float) -> None:
+    network, x = ttune.onnx.network(session()), X_T.numpy()
+    with pytest.raises(ValueError, match=r"y must fit this model's input, tensor\(int64\), without being rounded, got"):
+        network(x, 3.0, y=np.array([1.0, 2.0, label]))
+    np.testing.assert_array_equal(network(x, 3.0, y=np.array([1.0, 2.0, 3.0])), network(x, 3.0, y=np.array([1, 2, 3])))
+
+
 def test_what_does_not_fit_is_refused() -> None:
     network, x, y = ttune.onnx.network(session()), X_T.numpy(), np.arange(3)
     with pytest.raises(ValueError, match=r"conditions must give \['y'\], inputs of the model, got \[\]"):

@@ -60,6 +60,8 @@ def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None 
         raise TypeError(f"sampler must be a {' or '.join(_SAMPLERS)} of latent diffusion, got {kind}")
     if schedule.sampler != expected:
         raise ValueError(f"schedule must be for {expected!r}, the solver of {kind}, got {schedule.sampler!r}")
+    if schedule.options.get("gammas"):
+        raise ValueError(f"schedule must do without gammas, which {kind} does not have, got {schedule.options['gammas']!r}")
     if model.parameterization == "v" and (schedule.positions % 1 != 0).any():
         raise ValueError(
             "schedule: positions must be whole for a model that predicts v, whose alphas this host looks up by index; "
