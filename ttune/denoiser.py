@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -223,11 +223,7 @@ class Denoiser:
 
     def weights_digest(self) -> str | None:
         """A digest of the weights themselves, cheap even for large networks: of every parameter's sum; None for a plain function."""
-        modules = self.modules()
-        if not modules:
-            return None
-        sums = [value.detach().double().sum().item() for module in modules for value in module.state_dict().values()]
-        return hashlib.sha256(repr(sums).encode()).hexdigest()
+        return digest_of_weights(self.modules())
 
     def differences(self, remembered: Mapping[str, Any]) -> list[str]:
         """What this denoiser and a remembered :meth:`identity` both state, and state differently."""
@@ -266,6 +262,14 @@ class Denoiser:
             raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
         return output.to(x.dtype)
+
+
+def digest_of_weights(modules: Sequence[torch.nn.Module]) -> str | None:
+    """Of every parameter's and buffer's sum; None without modules."""
+    if not modules:
+        return None
+    sums = [value.detach().double().sum().item() for module in modules for value in module.state_dict().values()]
+    return hashlib.sha256(repr(sums).encode()).hexdigest()
 
 
 def _shapes(network: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:

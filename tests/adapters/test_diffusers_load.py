@@ -15,6 +15,7 @@ import ttune
 from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import assert_same, flux_pipeline, noise, sd3_pipeline, sd_pipeline
 from tests.hosts import diffusers
+from ttune.evaluation.decoded import decoder_identity, decoder_modules
 from ttune.models import load_model
 
 SCHEDULES = {
@@ -101,6 +102,9 @@ def test_a_latent_model_makes_pictures(tmp_path: Path) -> None:
     pictures = denoiser.decode(latents)
     wanted = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample.clamp(-1, 1)
     torch.testing.assert_close(pictures, wanted.detach())
+    known = decoder_identity(denoiser)
+    next(iter(decoder_modules(denoiser)[0].parameters())).data += 1  # the VAE's weights tell decoders apart
+    assert known != decoder_identity(denoiser)
     for make, rows in ((sd3_pipeline, noise(2, 4, 8, 8)), (flux_pipeline, noise(2, 16, 16))):
         decode = ttune.diffusers.load(make(tmp_path / make.__name__)).decode
         assert decode is not None

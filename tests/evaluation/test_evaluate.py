@@ -27,9 +27,12 @@ from ttune.evaluation import (
     frechet_distance,
     kernel_distance,
     precision_recall,
+    print_metrics,
+    print_table,
     rmse_to,
     split_interval,
 )
+from ttune.evaluation.decoded import pictures_of
 from ttune.evaluation.evaluation import Real, evaluate, work_folder
 from ttune.evaluation.figures import METRICS
 from ttune.evaluation.pictures import ArrayPictures, open_pictures
@@ -207,6 +210,38 @@ def test_digests_see_every_condition_whole() -> None:
     assert len({digest(**kind) for kind in kinds}) == len(kinds)
     assert digest(a=long, b={"c": other}) == digest(b={"c": other.clone()}, a=long.clone())
     assert point_digest(x + 1, {}) != point_digest(x, {})
+
+
+def test_latent_models_are_judged_by_their_pictures(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    features = FeatureExtractor("sums", lambda x: (seen.append(x), x.flatten(2).sum(2))[1])
+
+    def decode(z: Tensor) -> Tensor:
+        return (z[:, :3] / 4 - 0.1).repeat_interleave(2, 2)
+
+    def latents(seeds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return ttune.initial_noise(NOISE, (4, 6, 6), seeds), {}
+
+    denoiser = ttune.Denoiser(lambda x, tau: network(x, tau, torch.ones(len(x))), NOISE, decode=decode)
+    made = Samples(denoiser, latents, features, 8, 8, 0, tmp_path / "work", TEACHER, tmp_path / "images", progress=False)
+    row = evaluate(made, [candidate()], metrics=("rmse", "psnr", "fid"), splits=2, resamples=0)[0]
+    z, y = (ttune.sample(denoiser, c.schedule, latents(torch.arange(8))[0]) for c in (candidate(), TEACHER))
+    assert torch.equal(seen[1], decode(z).clamp(-1, 1))
+    assert row["rmse_to_teacher"] == pytest.approx((z - y).square().mean().sqrt().item(), rel=1e-6)
+    psnr = 20 * np.log10(2 / rmse_to(decode(z).clamp(-1, 1), decode(y).clamp(-1, 1)).numpy())
+    assert row["psnr_to_teacher"]["value"] == pytest.approx(psnr.mean(), rel=1e-6)
+    saved = open_pictures(tmp_path / "images" / made.folder(candidate()).path.name, 3)
+    torch.testing.assert_close(next(saved.read(range(8))), decode(z).clamp(-1, 1), rtol=0, atol=1 / 255)
+    assert row["rmse_space"] == "latents"
+    assert print_table([row]).count("RMSE here: of latents") == 1
+    assert "RMSE (latents)" in print_metrics([row])
+    before = made.folder(candidate()).path
+    decoders = [lambda z: z, torch.nn.Conv2d(4, 3, 1), torch.nn.Conv2d(4, 3, 1), None]
+    others = [ttune.Denoiser(denoiser.network, NOISE, decode=other) for other in decoders]
+    paths = {Samples(other, latents, features, 8, 8, 0, tmp_path / "work", TEACHER).folder(candidate()).path for other in others}
+    assert len(paths | {before}) == 5
+    with pytest.raises(ValueError, match=r"decode: must return pictures \(8, C, H, W\) of 8 samples, got \(8, 144\)"):
+        pictures_of(ttune.Denoiser(denoiser.network, NOISE, decode=lambda z: z.flatten(1)), z)
 
 
 def test_half_precision_is_allowed_more_rounding() -> None:

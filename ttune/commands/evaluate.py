@@ -39,6 +39,7 @@ def evaluate(
     bootstrap: int = 20,
     teacher: bool = True,
     guidance_scale: float | None = None,
+    prompts: Path | None = None,
     work: Path | None = None,
     save_images: Path | None = None,
     cache: Path | None = None,
@@ -51,6 +52,7 @@ def evaluate(
 
     Example: ttune evaluate ttune.json --n 50000 --features inception --reference images/ --metrics fid kid --work runs/evaluation
 
+    Latent models are judged by their decoded pictures; RMSE is that of the latents, and called so.
     Images are dropped once their features are on disk, so memory does not grow with N. With --work an interrupted evaluation goes on
     with the same command, and more samples, schedules or metrics cost only what is new.
     By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune evaluate … --samples 1000 gives the same table.
@@ -72,7 +74,8 @@ def evaluate(
         splits: Parts of the samples for the 95 % intervals; 0 for none.
         bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes 7 s and more.
         teacher: Also sample the teacher (128 steps) and compare with it.
-        guidance_scale: Classifier-free guidance of the bundled model.
+        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
+        prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line SEED + i modulo their number.
         work: Folder that keeps features and errors.
         save_images: Folder to write every sample to, as a PNG.
         cache: Folder that keeps what was computed of real images; by default $TTUNE_CACHE or ~/.cache/ttune.
@@ -97,7 +100,7 @@ def evaluate(
     if out is not None:
         check_writable(out)
     ranks = current()
-    denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale), ranks)
+    denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
     candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]
     extractor = _extractor(features or ("lenet64" if model == "fashion" else "pixels"), inception)
@@ -152,7 +155,8 @@ def _real(
     from ttune.zoo.fashion_mnist import load_test_images
 
     if path is not None:
-        channels = denoiser.sample_shape[0] if denoiser.sample_shape is not None else None
+        known = denoiser.sample_shape is not None and denoiser.decode is None  # decoded pictures are RGB
+        channels = denoiser.sample_shape[0] if known and denoiser.sample_shape is not None else None
         return Real(str(path), open_reference(path, extractor.name, channels), count=count, cache=cache)
     if not bundled:
         return None

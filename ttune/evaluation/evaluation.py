@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ttune.evaluation.confidence import SPLITS
+from ttune.evaluation.decoded import LATENTS
 from ttune.evaluation.figures import Figures
 from ttune.evaluation.pictures import Pictures
 from ttune.evaluation.references import Reference, reference_of
@@ -68,7 +69,8 @@ def evaluate(
     statistics, features = (None, None) if real is None else _references(real, plain, samples)
     kept = None if samples.teacher is None else samples.folder(samples.teacher)
     teacher = None if kept is None else kept.table("features")
-    figures = Figures(samples.features, plain.metrics, statistics, features, teacher, splits, resamples)
+    space = LATENTS if samples.denoiser.decode is not None else ""
+    figures = Figures(samples.features, plain.metrics, statistics, features, teacher, splits, resamples, space)
     bar = tqdm(candidates, desc="figures", disable=not samples.progress, leave=False)
     rows = [figures.row(candidate, samples.folder(candidate)) for candidate in bar]
     if samples.teacher is not None and kept is not None:

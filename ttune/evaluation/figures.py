@@ -46,6 +46,7 @@ class Figures:
     teacher: NDArray[Any] | None = None
     splits: int = SPLITS
     resamples: int = 20
+    space: str = ""  # what the samples are, where not the pictures that features and PSNR are of: RMSE is named by it
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
@@ -83,6 +84,8 @@ class Figures:
             if "rmse" in self.metrics:
                 squared = kept.column("squared_error")
                 row["rmse_to_teacher"] = _root(squared)
+                if self.space:
+                    row["rmse_space"] = self.space
                 row["rmse_interval"] = self._interval(lambda rows: _root(squared[rows]), _root(squared), len(squared))
             if "psnr" in self.metrics:
                 row["psnr_to_teacher"] = self._psnr(kept.column("clamped_squared_error"))

@@ -35,7 +35,8 @@ def _lines(row: ReportRow) -> list[tuple[str, str, str, str, str]]:
             title = f"{figure} ({entry['features']}, k = {entry['neighbours']})"
             found.append((name, title, f"{entry[figure]:.4f}", _between(entry[f"{figure}_interval"], 4), _against(entry)))
     if (value := row.get("rmse_to_teacher")) is not None and "rmse_interval" in row:
-        found.append((name, "RMSE", f"{value:.4f}", _between(row["rmse_interval"], 4), "the teacher's samples"))
+        title = f"RMSE ({row['rmse_space']})" if "rmse_space" in row else "RMSE"
+        found.append((name, title, f"{value:.4f}", _between(row["rmse_interval"], 4), "the teacher's samples"))
     if entry := row.get("psnr_to_teacher"):
         value = "-" if entry["value"] is None else f"{entry['value']:.2f} dB"
         found.append((name, "PSNR", value, _between(entry["interval"], 2), "the teacher's samples"))

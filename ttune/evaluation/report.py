@@ -58,6 +58,7 @@ class ReportRow(TypedDict):
     kernel: NotRequired[Mapping[str, Any]]  # and the rest: see ttune.evaluation.figures
     precision_recall: NotRequired[Mapping[str, Any]]
     rmse_interval: NotRequired[Mapping[str, Any] | None]
+    rmse_space: NotRequired[str]  # "latents" where the RMSE is not of pictures
     psnr_to_teacher: NotRequired[Mapping[str, Any]]
 
 
@@ -86,8 +87,8 @@ def _frechet_cell(entry: FrechetEntry | None) -> str:
 def print_table(rows: Sequence[ReportRow]) -> str:
     """An aligned text table of ``rows``, one line a method, headed by the features that its Fréchet distances use.
 
-    Columns: name, steps, RMSE to the teacher (in the images' units), Fréchet distance to real images with its
-    standard error, Fréchet distance to the teacher's images, network evaluations, seconds.
+    Columns: name, steps, RMSE to the teacher (in the samples' units; of latents where a line above says so), Fréchet distance to real
+    images with its standard error, Fréchet distance to the teacher's images, network evaluations, seconds.
 
     Raises:
         ValueError: Fréchet distances in different features, which no table may compare.
@@ -109,7 +110,9 @@ def print_table(rows: Sequence[ReportRow]) -> str:
         for line in lines
     ]
     texts.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return _heading(rows) + "\n".join(text.rstrip() for text in texts)
+    spaces = sorted({space for row in rows if (space := row.get("rmse_space"))})
+    named = f"RMSE here: of {' and '.join(spaces)}\n" if spaces else ""
+    return _heading(rows) + named + "\n".join(text.rstrip() for text in texts)
 
 
 def write_report(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

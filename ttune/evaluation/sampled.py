@@ -14,12 +14,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from ttune.atomic import write_atomically
 from ttune.denoiser import Conditions, Denoiser
 from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.evaluation.decoded import decoder_identity, decoder_modules, pictures_of
 from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.pictures import write_png
 from ttune.evaluation.point_digest import point_digest
@@ -52,9 +54,11 @@ class Samples:
 
     A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds,
     evaluations, and a digest of its x_T and conditions: where these are others now, it is made anew. Its folder is named by what else
-    determines it: schedule, denoiser and weights, features, teacher, seed, chunk. So an interrupted run goes on, more samples or other
+    determines it: schedule, denoiser, decoder, features, teacher, seed, chunk. So an interrupted run goes on, more samples or other
     metrics cost only what is new, and a change of any of these begins anew. Of plain functions, as network or features, only the name is
     known: so the first sample that is kept of every schedule, the teacher too, is made once more, and what differs is refused.
+
+    Of a model with a decoder, features, PSNR and images are of the decoded pictures; the squared errors are of the sampler's own samples.
 
     Attributes:
         points: x_T and conditions of seeds (b,); each sample's must depend on its own seed alone.
@@ -101,7 +105,8 @@ class Samples:
     @cached_property
     def _shared_identity(self) -> dict[str, Any]:
         first = point_digest(*self.points(torch.tensor([self.seed])))
-        return {"denoiser": self.denoiser.identity(), "weights": self.denoiser.weights_digest(), "first_point": first}
+        decoder = decoder_identity(self.denoiser)
+        return {"denoiser": self.denoiser.identity(), "weights": self.denoiser.weights_digest(), "decoder": decoder, "first_point": first}
 
     def make(self, candidates: Sequence[Candidate]) -> None:
         """Sample what is missing; returns when every rank has done its part."""
@@ -140,7 +145,8 @@ class Samples:
         i = folder.rows(k).start
         seeds = torch.tensor([self.seed + i])
         x_T, conditions = self.points(seeds)
-        now = self.features(sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)).numpy()
+        x = sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)
+        now = self.features(pictures_of(self.denoiser, x)).numpy()
         kept = folder.read(k, "features")[:1]
         if kept.shape != now.shape or not np.abs(kept - now).max() <= _tolerance(self.denoiser, x_T) * np.abs(kept).max():
             raise ValueError(
@@ -158,7 +164,7 @@ class Samples:
         seeds = torch.arange(rows.start, rows.stop) + self.seed
         x_T, conditions = self.points(seeds)
         made_of = point_digest(x_T, conditions)
-        target: Tensor | None = None
+        target: tuple[Tensor, Tensor] | None = None
         for candidate, folder in zip(work, folders, strict=True):
             is_teacher = candidate is self.teacher
             if self._done(k, folder, made_of) and not is_teacher:
@@ -171,10 +177,11 @@ class Samples:
                 named = f"{candidate.name}: samples of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinity"
                 raise FloatingPointError(f"{named} ({error}); the chunks before are kept") from None
             cost = np.array([[time.monotonic() - begin, self.denoiser.evaluations - before]], np.float64)
-            target = x if is_teacher else target
+            made = x, pictures_of(self.denoiser, x)
+            target = made if is_teacher else target
             if not self._done(k, folder, made_of):
-                self._write_images(folder, rows, x)
-                kept = {"features": self.features(x).numpy().astype(np.float32), "cost": cost, **_errors(x, target)}
+                self._write_images(folder, rows, made[1])
+                kept = {"features": self.features(made[1]).numpy().astype(np.float32), "cost": cost, **_errors(made, target)}
                 folder.write(k, kept, made_of)
 
     def _images_folder(self, folder: ChunkFolder) -> Path:
@@ -195,20 +202,28 @@ class Samples:
 
 def _tolerance(denoiser: Denoiser, x: Tensor) -> float:
     """By the coarsest numbers in sight: those of the state, or of the weights."""
-    kinds = {x.dtype, *(p.dtype for module in denoiser.modules() for p in module.parameters() if p.is_floating_point())}
+    modules = [*denoiser.modules(), *decoder_modules(denoiser)]
+    kinds = {x.dtype, *(p.dtype for module in modules for p in module.parameters() if p.is_floating_point())}
     if not kinds <= {torch.float32, torch.float64}:
         return SAME_IN_HALF
     tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     return SAME_IN_TF32 if x.is_cuda and tf32 and kinds != {torch.float64} else SAME
 
 
-def _errors(x: Tensor, target: Tensor | None) -> Mapping[str, Any]:
-    """Mean squared differences of each sample: as they are, and clamped to [-1, 1] as pictures are."""
+def _errors(made: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor] | None) -> Mapping[str, Any]:
+    """Mean squared differences of each sample as the sampler made it, and of its picture, clamped to [-1, 1]."""
     if target is None:
         return {}
-    a, b = (y.detach().to("cpu", torch.float64).flatten(1) for y in (x, target))
-    clamped = a.clamp(-1, 1) - b.clamp(-1, 1)
-    return {"squared_error": (a - b).square().mean(1).numpy(), "clamped_squared_error": clamped.square().mean(1).numpy()}
+    (x, picture), (y, other) = made, target
+    pictures = (p.to("cpu", torch.float64).clamp(-1, 1) for p in (picture, other))
+    return {
+        "squared_error": _mean_square(x.to("cpu", torch.float64), y.to("cpu", torch.float64)),
+        "clamped_squared_error": _mean_square(*pictures),
+    }
+
+
+def _mean_square(a: Tensor, b: Tensor) -> NDArray[np.float64]:
+    return (a - b).detach().flatten(1).square().mean(1).numpy()
 
 
 def _name(schedule: Schedule, identity: Mapping[str, Any]) -> str:

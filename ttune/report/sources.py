@@ -81,6 +81,7 @@ class EvaluatedRow(msgspec.Struct):
     kernel: Distance | None = None
     precision_recall: PrecisionRecall | None = None
     rmse_interval: Interval | None = None
+    rmse_space: str | None = None
     psnr_to_teacher: Psnr | None = None
 
 

@@ -213,7 +213,8 @@ def evaluated_in_detail(evaluation: Evaluation) -> Table | None:
             rows.append((row.name, f"precision {where}", number(found.precision), between(found.precision_interval), _real(found)))
             rows.append((row.name, f"recall {where}", number(found.recall), between(found.recall_interval), _real(found)))
         if row.rmse_interval is not None:
-            rows.append((row.name, "RMSE", number(row.rmse_to_teacher), between(row.rmse_interval), "the teacher's samples"))
+            title = f"RMSE ({row.rmse_space})" if row.rmse_space else "RMSE"
+            rows.append((row.name, title, number(row.rmse_to_teacher), between(row.rmse_interval), "the teacher's samples"))
         if (found := row.psnr_to_teacher) is not None:
             rows.append((row.name, "PSNR, dB", number(found.value, ".2f"), between(found.interval), "the teacher's samples"))
     heads = ("schedule", "figure", "value", "95 % interval, by splitting", "against")

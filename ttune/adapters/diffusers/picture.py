@@ -30,6 +30,10 @@ class Decoder:
         pictures = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
         return pictures.to(samples.dtype).clamp(-1, 1)
 
+    def modules(self) -> list[torch.nn.Module]:
+        """The VAE, by whose weights decoders are told apart."""
+        return [self._loaded()]
+
     def _loaded(self) -> Any:
         if "_vae" not in self.__dict__:
             object.__setattr__(self, "_vae", self.vae())
