@@ -19,10 +19,11 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def load_model(name: str, *, guidance_scale: float | None = None, prompts: Path | None = None) -> Denoiser:
     """A bundled model by name (``fashion``), a diffusers folder or hub id, or what ``package.module:factory`` returns.
 
-    The last form imports and runs that code, from the current folder too. ``guidance_scale`` is for bundled and diffusers models;
-    a factory sets its own guidance. ``prompts``: a file with one prompt a line, for a text-conditional diffusers model.
+    A bundled name is that model even where a folder has the same one; ``./fashion`` is the folder. The last form imports and runs
+    that code, from the current folder too. ``guidance_scale`` is for bundled and diffusers models; a factory sets its own guidance.
+    ``prompts``: a file with one prompt a line, for a text-conditional diffusers model.
     """
-    if os.path.isdir(name) or HUB_ID.fullmatch(name):
+    if name not in zoo.MODELS and (os.path.isdir(name) or HUB_ID.fullmatch(name)):
         import torch
 
         from ttune.adapters import diffusers
@@ -31,7 +32,8 @@ def load_model(name: str, *, guidance_scale: float | None = None, prompts: Path 
         device = "cuda" if torch.cuda.is_available() else None
         return diffusers.load(name, guidance_scale=guidance_scale, prompts=texts, device=device)
     if prompts is not None:
-        raise ValueError(f"prompts are for text-conditional diffusers models, got {str(prompts)!r} with {name!r}")
+        folder = f"; the folder of that name is ./{name}" if os.path.isdir(name) else ""
+        raise ValueError(f"prompts are for text-conditional diffusers models, got {str(prompts)!r} with {name!r}{folder}")
     if name in zoo.MODELS:
         return zoo.load(name, guidance_scale=guidance_scale)
     module, colon, factory = name.partition(":")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 import numpy as np
 from torch import nn
 
 from ttune.adapters.diffusers.clock import Clock
-from ttune.adapters.diffusers.ear import Ear, time_argument
+from ttune.adapters.diffusers.ear import Ear, ears_of, time_argument
 from ttune.adapters.diffusers.kept import Kept
 from ttune.adapters.diffusers.loading import NETWORKS
 from ttune.adapters.diffusers.network import learns_variance, original
@@ -38,7 +39,17 @@ _NOT_THE_NETWORK = (
     "threshold",
 )
 
-_applied: WeakKeyDictionary[Any, ExitStack] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Applied:
+    """What lies on one pipeline. Nothing here may hold the pipeline, or it is never freed."""
+
+    undo: ExitStack
+    scheduler: Any  # that was there before
+    ears: WeakSet[Ear]
+
+
+_applied: WeakKeyDictionary[Any, _Applied] = WeakKeyDictionary()
 
 
 def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool = False, check_guidance: bool = True) -> None:
@@ -65,15 +76,28 @@ def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool 
     whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
     if whole and any((np.mod(one.conditioning, 1.0) != 0).any() for one in schedules):
         raise ValueError("schedule: the pipeline's network knows whole times only; use schedule.with_integer_times()")
+    _check_not_shared(pipeline)
+    before = _applied[pipeline].scheduler if pipeline in _applied else pipeline.scheduler
+    if keep_scheduler:
+        kept = _keep(before, schedules, bounds, whole)
+        scheduler, clock, start_scale = kept.scheduler, lambda: kept.clock, lambda: 1.0
+    else:
+        kept, scheduler = None, TunedScheduler.of(schedules, settings, bounds, whole=whole)
+        clock, start_scale = lambda: scheduler._running().clock, lambda: scheduler._running().start_scale()
     remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
+    weak, ears = ref(pipeline), WeakSet[Ear]()
     with ExitStack() as stack:
-        if keep_scheduler:
-            clock, start_scale = _keep(pipeline, schedules, bounds, whole, stack)
-        else:
-            clock, start_scale = _replace(pipeline, schedules, settings, bounds, whole, stack)
+        pipeline.scheduler = scheduler
+        stack.callback(_put_back, weak, before)
+        if kept is not None:
+            stack.callback(kept.release)
+            kept.install()
+        clock = _watched(weak, scheduler, clock)
         for module in _told_modules(pipeline).values():
-            stack.callback(Ear(module, clock, start_scale, _listener(pipeline, schedules, check_guidance)).handle.remove)
-        _applied[pipeline] = stack.pop_all()
+            ear = Ear(module, clock, start_scale, _listener(weak, schedules, check_guidance))
+            ears.add(ear)
+            stack.callback(ear.handle.remove)
+        _applied[pipeline] = _Applied(stack.pop_all(), before, ears)
 
 
 def remove(pipeline: Any) -> bool:
@@ -81,46 +105,68 @@ def remove(pipeline: Any) -> bool:
 
     A pipeline that was loaded with a TunedScheduler keeps that one; ``pipeline.scheduler.original()`` rebuilds the plain one.
     """
-    stack = _applied.pop(pipeline, None)
-    if stack is None:
-        return False
-    stack.close()
-    return True
+    applied = _applied.pop(pipeline, None)
+    if applied is not None:
+        applied.undo.close()
+    copied = _strip(pipeline)
+    if copied and applied is None and isinstance(pipeline.scheduler, TunedScheduler):
+        pipeline.scheduler = pipeline.scheduler.original()
+    return applied is not None or copied
 
 
-def _replace(
-    pipeline: Any, schedules: list[Schedule], settings: Mapping[str, Any], bounds: dict[str, Any], whole: bool, stack: ExitStack
-) -> tuple[Callable[[], Clock], Callable[[], float]]:
-    before = pipeline.scheduler
-    tuned = TunedScheduler.of(schedules, settings, bounds, whole=whole)
-    pipeline.scheduler = tuned
-    stack.callback(setattr, pipeline, "scheduler", before)
+def _live() -> set[int]:
+    """The Ears that :func:`apply` put where they are, by id; others are copies, or belong to a pipeline that is gone."""
+    return {id(ear) for applied in _applied.values() for ear in applied.ears}
 
-    def running() -> Any:
-        if pipeline.scheduler is not tuned:
+
+def _strip(pipeline: Any) -> bool:
+    """Take off the hooks that came with a copy (deepcopy), or from a pipeline that is gone. Whether there were any."""
+    live, found = _live(), False
+    for module in _told_modules(pipeline).values():
+        for hooked, key, ear in ears_of(module):
+            if id(ear) not in live:
+                del hooked._forward_pre_hooks[key]
+                hooked._forward_pre_hooks_with_kwargs.pop(key, None)
+                found = True
+    return found
+
+
+def _check_not_shared(pipeline: Any) -> None:
+    mine = {id(ear) for ear in _applied[pipeline].ears} if pipeline in _applied else set[int]()
+    others = _live() - mine
+    for name, module in _told_modules(pipeline).items():
+        if any(id(ear) in others for _, _, ear in ears_of(module)):
+            raise ValueError(
+                f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and hears one only; call "
+                f"ttune.diffusers.remove on that one first, got {type(pipeline).__name__}"
+            )
+
+
+def _put_back(weak: ReferenceType[Any], scheduler: Any) -> None:
+    pipeline = weak()
+    if pipeline is not None:
+        pipeline.scheduler = scheduler
+
+
+def _watched(weak: ReferenceType[Any], scheduler: Any, clock: Callable[[], Clock]) -> Callable[[], Clock]:
+    """``clock``, as long as the pipeline still has the scheduler that it belongs to."""
+
+    def watched() -> Clock:
+        pipeline = weak()
+        if pipeline is not None and pipeline.scheduler is not scheduler:
             raise ValueError(
                 f"scheduler must be the one that ttune.diffusers.apply put there, got {type(pipeline.scheduler).__name__}: call "
                 f"ttune.diffusers.remove(pipeline) before setting another"
             )
-        return tuned._running()
+        return clock()
 
-    return lambda: running().clock, lambda: running().start_scale()
+    return watched
 
 
-def _keep(
-    pipeline: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool, stack: ExitStack
-) -> tuple[Callable[[], Clock], Callable[[], float]]:
+def _keep(scheduler: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool) -> Kept:
     if len(schedules) != 1:
         raise ValueError(f"keep_scheduler=True goes with one schedule, got {len(schedules)}")
-    kept = Kept(pipeline.scheduler, schedules[0], bounds, whole=whole)
-    stack.callback(kept.release)
-
-    def clock() -> Clock:
-        if pipeline.scheduler is not kept.scheduler:
-            raise ValueError("scheduler must be the one that apply(keep_scheduler=True) saw; call ttune.diffusers.remove(pipeline) first")
-        return kept.clock
-
-    return clock, lambda: 1.0
+    return Kept(scheduler, schedules[0], bounds, whole=whole)
 
 
 def _schedules(pipeline: Any, given: Given | None) -> list[Schedule]:
@@ -196,11 +242,12 @@ def _knows_whole_times(module: nn.Module) -> bool:
     return getattr(original(module), "config", {}).get("time_embedding_type") == "learned"
 
 
-def _listener(pipeline: Any, schedules: list[Schedule], check_guidance: bool) -> Callable[[int], None]:
+def _listener(weak: ReferenceType[Any], schedules: list[Schedule], check_guidance: bool) -> Callable[[int], None]:
     """Objects, at a run's first call, to guidance that the schedule was not tuned for, where the pipeline's can be seen."""
 
     def listening(index: int) -> None:
-        if not check_guidance or not hasattr(pipeline, "do_classifier_free_guidance"):
+        pipeline = weak()
+        if not check_guidance or pipeline is None or not hasattr(pipeline, "do_classifier_free_guidance"):
             return
         steps = getattr(pipeline.scheduler, "num_inference_steps", None)
         schedule = next((one for one in schedules if one.steps == steps), schedules[0])

@@ -56,6 +56,16 @@ class Ear:
         return _replaced(args, kwargs, changed)
 
 
+def ears_of(module: nn.Module) -> list[tuple[nn.Module, int, Ear]]:
+    """(module, key, ear): the Ears among the forward pre-hooks of ``module``, and of what torch.compile wrapped."""
+    return [
+        (hooked, key, hook)
+        for hooked in dict.fromkeys((module, original(module)))
+        for key, hook in hooked._forward_pre_hooks.items()
+        if isinstance(hook, Ear)
+    ]
+
+
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, place: int) -> Any:
     return kwargs[name] if name in kwargs else args[place] if place < len(args) else None
 

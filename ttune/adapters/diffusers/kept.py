@@ -19,11 +19,14 @@ from ttune.schedule import Schedule
 # line of sigma / alpha, where ttune has one of log alpha (.002 over four steps of Euler at fractional times). A last step to index 0
 # instead of to a clean image is .007, another sampler .05 and more.
 WHOLE_TOLERANCE, TOLERANCE = 1e-3, 5e-3
+# Of the noise that a run starts with. Euler's, on the grids "linspace" and "trailing", is sigma instead of sqrt(1 + sigma^2): .0023 less
+# at the last step of Stable Diffusion (sigma 14.6), which its pipelines live with, but .084 less at index 600.
+START_TOLERANCE = 5e-3
 
 
 class Kept:
-    """``scheduler`` watched from outside: ``set_timesteps`` and ``step`` are wrapped, on this one object, to count; :meth:`release`
-    takes the wrappers off.
+    """``scheduler`` watched from outside: :meth:`install` wraps ``set_timesteps`` and ``step``, on this one object, to count;
+    :meth:`release` takes the wrappers off. Making one only checks.
 
     ValueError unless it stands at the schedule's times, exactly, and makes its steps. Schedulers that take ``timesteps`` or
     ``sigmas`` are given the schedule's, where they keep them.
@@ -39,6 +42,8 @@ class Kept:
         self.arguments = _arguments_for(scheduler, schedule, self.clock.stands)
         _check_same_steps(scheduler, schedule, self.arguments, run)
         self.clock.begin(None)
+
+    def install(self) -> None:
         self._wrap("set_timesteps", self._set_timesteps)
         self._wrap("step", self._step)
 
@@ -129,6 +134,7 @@ def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, A
     t = probe.timesteps[0]
     scaled = hasattr(probe, "scale_model_input") and not torch.equal(probe.scale_model_input(x, t), x)
     ours, theirs = x, x / float(schedule.alphas[0]) if scaled else x
+    _check_same_start(probe, float(schedule.alphas[0]) if scaled else 1.0, run)
     for i, (stage, t) in enumerate(zip(schedule.tableau().stages, probe.timesteps, strict=True)):
         p, q = data_row(run.bounds["prediction_type"], stage.alpha, stage.sigma)
         D = stage.alpha * ours + 0.3 * stage.sigma * torch.randn(x.shape, generator=generator)
@@ -145,4 +151,17 @@ def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, A
         raise ValueError(
             f"keep_scheduler: {name} as it is does not make the steps of {schedule.sampler!r} (sampler, order, final step and clipping "
             f"must be the same): on the same outputs the final states differ by {error:.2g} of their size; let apply replace the scheduler"
+        )
+
+
+def _check_same_start(probe: Any, alpha: float, run: Run) -> None:
+    """Pipelines start from noise times ``init_noise_sigma``; in units of the schedule's state that is times ``alpha`` as well."""
+    if run.schedule.first:
+        return  # a part of a schedule starts from an image
+    starts, wanted = float(getattr(probe, "init_noise_sigma", 1.0)) * alpha, run.start_scale()
+    if not abs(starts / wanted - 1) <= START_TOLERANCE:
+        raise ValueError(
+            f"keep_scheduler: a run of {type(probe).__name__} starts with noise {starts / wanted:.4g} times as large as the schedule's (a "
+            f"start at {run.clock.stands[0]:g}, its init_noise_sigma is {float(getattr(probe, 'init_noise_sigma', 1.0)):.4g}); let apply "
+            f"replace the scheduler"
         )
