@@ -284,7 +284,7 @@ def test_a_bundled_name_is_not_shadowed_by_a_folder(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ttune.zoo.load", lambda name, guidance_scale: bundled)
     assert load_model("fashion") is bundled
-    with pytest.raises(ValueError, match="the folder of that name is ./fashion"):
+    with pytest.raises(ValueError, match=r"the folder of that name is \./fashion"):
         load_model("fashion", prompts=tmp_path / "prompts.txt")
     with pytest.raises(ValueError, match="model_index"):
         load_model("./fashion")
