@@ -24,8 +24,9 @@ class Decoder:
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
         vae = self._loaded()
-        latents = unpacked(samples) if self.patches else samples
-        latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            vae.to(torch.float32)  # its activations overflow in half precision (SDXL)
+        latents = unscaled(unpacked(samples) if self.patches else samples, vae.config)
         chunks = latents.to(vae.device, vae.dtype).split(self.batch)
         pictures = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
         return pictures.to(samples.dtype).clamp(-1, 1)
@@ -38,6 +39,17 @@ class Decoder:
         if "_vae" not in self.__dict__:
             object.__setattr__(self, "_vae", self.vae())
         return self.__dict__["_vae"]
+
+
+def unscaled(latents: Tensor, config: Any) -> Tensor:
+    """The VAE's own latents from those that the network was trained on: with a mean and deviation per channel where ``config`` has
+    them, else a shift."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+    shape = (1, len(mean), *(1 for _ in latents.shape[2:]))
+    mean, std = (torch.tensor(values, dtype=latents.dtype, device=latents.device).reshape(shape) for values in (mean, std))
+    return latents * std / config.scaling_factor + mean
 
 
 def unpacked(rows: Tensor) -> Tensor:
