@@ -96,6 +96,8 @@ def test_the_figures_are_those_of_all_samples_at_once(tmp_path: Path) -> None:
     assert row["kernel"]["value"] == pytest.approx(kernel_distance(f, r), rel=1e-4)
     assert row["precision_recall"]["precision"] == precision_recall(f, r).precision
     assert row["precision_recall"]["recall"] == precision_recall(f, r).recall
+    assert row["precision_recall"]["precision_interval"]["splits"] == 2
+    assert row["precision_recall"]["recall_interval"] is None
     errors = rmse_to(x, target)
     assert row["rmse_to_teacher"] == pytest.approx(errors.square().mean().sqrt().item(), rel=1e-6)
     clamped = rmse_to(x.clamp(-1, 1), target.clamp(-1, 1)).numpy()
@@ -362,8 +364,9 @@ def test_what_cannot_come_out_is_refused_before_sampling(tmp_path: Path) -> None
     ):
         with pytest.raises(ValueError, match=message):
             rows_of(samples(tmp_path, calls=calls), **options)
-    with pytest.raises(ValueError, match="metrics: psnr needs the teacher's samples, got no teacher"):
-        rows_of(samples(tmp_path, calls=calls, teacher=None))
+    for metrics, named in ((METRICS, "psnr"), (("rmse",), "rmse")):
+        with pytest.raises(ValueError, match=f"metrics: {named} needs the teacher's samples, got no teacher"):
+            rows_of(samples(tmp_path, calls=calls, teacher=None), metrics=metrics)
     with pytest.raises(ValueError, match="n must be at least 2"):
         samples(tmp_path, 1)
     assert calls == []

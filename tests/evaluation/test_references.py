@@ -147,11 +147,23 @@ def test_what_is_broken_in_the_cache_is_made_again(tmp_path: Path) -> None:
     (folder / "000001.safetensors").write_bytes(b"broken")
     (folder / "statistics").write_bytes(b"broken")
     again = reference_of(source, counting.extractor, features=True, cache=tmp_path, progress=False)
-    assert counting.seen == 11 + 4  # one batch
+    assert counting.seen == 11 + 2 + 4  # one batch, and the first two to see whether the function is still the same
     assert np.array_equal(again.features, first.features)
     assert first.statistics is not None
     assert again.statistics is not None
     assert np.array_equal(again.statistics.covariance, first.statistics.covariance)
+
+
+def test_a_half_made_reference_is_not_completed_by_another_function(tmp_path: Path) -> None:
+    source, counting = ArrayPictures("x", uint8(11)), Counting()
+    reference_of(source, counting.extractor, cache=tmp_path, progress=False)
+    (folder,) = (path for path in (tmp_path / "references").iterdir() if path.is_dir())
+    for name in ("000000.safetensors", "000001.safetensors", "statistics"):
+        (folder / name).unlink()
+    changed = FeatureExtractor("mean pixels", lambda x: counting.features(x) * 1.1, batch=4)
+    with pytest.raises(ValueError, match="is not what they are now"):
+        reference_of(source, changed, cache=tmp_path, progress=False)
+    assert [file.name for file in folder.iterdir()] == ["000002.safetensors"]
 
 
 def _compute(cache: Path, seen: str) -> None:
@@ -187,6 +199,8 @@ def test_statistics_are_taken_as_they_are_and_only_of_the_right_features(tmp_pat
         assert (found.name, found.statistics.count) == (name, count)
         with pytest.raises(ValueError, match="need real images, got statistics"):
             reference_of(source, counting.extractor, features=True)
+        with pytest.raises(ValueError, match="reference_n: statistics cannot be cut down to their first images, got 7"):
+            reference_of(source, counting.extractor, count=7)
     with pytest.raises(ValueError, match="features: must be 'LeNet-64', got 'mean pixels'"):
         open_reference(tmp_path / "s.safetensors", "LeNet-64")
     with pytest.raises(ValueError, match=r"reference_n must lie in \[2, 11\], the images in x, got 12"):

@@ -113,8 +113,10 @@ def _check(metrics: Sequence[str], samples: Samples, real: Real | None) -> None:
             raise ValueError(f"metrics: {name} needs real images; name some with reference")
         if name in metrics and real is not None and isinstance(real.source, FeatureStatistics):
             raise ValueError(f"metrics: {name} needs real images, got statistics, from which no image's features come back")
-    if "psnr" in metrics and samples.teacher is None:
-        raise ValueError("metrics: psnr needs the teacher's samples, got no teacher")
+    needy = [name for name in ("psnr", "rmse") if name in metrics]
+    # Beside other metrics rmse, a default, is left out without a teacher; alone it would leave nothing.
+    if samples.teacher is None and needy and ("psnr" in needy or list(metrics) == needy):
+        raise ValueError(f"metrics: {needy[0]} needs the teacher's samples, got no teacher")
     if "kid" in metrics:
         from ttune.evaluation.cleanfid import import_cleanfid
 

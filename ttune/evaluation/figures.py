@@ -136,7 +136,9 @@ class Figures:
         enough = self.splits > 0 and len(x) // self.splits > NEIGHBOURS
         intervals = {
             "precision_interval": self._interval(lambda rows: part(rows).precision, whole.precision, len(x)) if enough else None,
-            "recall_interval": self._interval(lambda rows: part(rows).recall, whole.recall, len(x)) if enough else None,
+            # Splitting is too short for recall, which is no mean over samples: of 95 % intervals .66 to .84 held (90 Gaussian
+            # simulations each, 500 samples and real images, 16 features).
+            "recall_interval": None,
         }
         return {"precision": whole.precision, "recall": whole.recall, "neighbours": NEIGHBOURS, **self._of(x, reference), **intervals}
 

@@ -89,11 +89,13 @@ def reference_of(
         cache: by default :func:`cache_folder`.
 
     Raises:
-        ValueError: statistics of other features, or without features where they are needed; a count beyond the images; what is
+        ValueError: statistics of other features, or with a count, or where features are needed; a count beyond the images; what is
             kept under this name is not what ``extractor`` returns.
         OSError: the cache cannot be written.
     """
     if isinstance(source, FeatureStatistics):
+        if count is not None:
+            raise ValueError(f"reference_n: statistics cannot be cut down to their first images, got {count}")
         if source.features != extractor.name:
             raise ValueError(f"reference: must be of the features {extractor.name!r}, got {source.features!r}")
         if features:
@@ -105,11 +107,12 @@ def reference_of(
         raise ValueError(f"reference_n must lie in [2, {len(source)}], the images in {source.name}, got {count}")
     count = len(source) if count is None else count
     folder = _folder(source, extractor, count, cache_folder() if cache is None else cache)
-    if folder.missing():
-        with locked(folder.path.with_suffix(".lock"), wait=True):
-            _extract(source, extractor, folder, progress)
-    else:
+    if not folder.missing():
         _check_same(source, extractor, folder)
+    else:
+        with locked(folder.path.with_suffix(".lock"), wait=True):
+            _check_same(source, extractor, folder)  # what a killed process, or one that was waited for, left
+            _extract(source, extractor, folder, progress)
     return Reference(name or source.name, _statistics(folder, extractor.name), folder.table("features") if features else None)
 
 
@@ -127,8 +130,13 @@ def _extract(source: Pictures, extractor: FeatureExtractor, folder: ChunkFolder,
 
 
 def _check_same(source: Pictures, extractor: FeatureExtractor, folder: ChunkFolder) -> None:
-    images = next(source.read(range(2)))
-    kept, now = folder.read(0, "features")[: len(images)], extractor(images).numpy()
+    """The first images that are kept, of whichever chunk, are computed once more."""
+    k = next((k for k in range(len(folder)) if folder.has(k)), None)
+    if k is None:
+        return
+    rows = folder.rows(k)
+    images = next(source.read(range(rows.start, min(rows.start + 2, rows.stop))))
+    kept, now = folder.read(k, "features")[: len(images)], extractor(images).numpy()
     if kept.shape != now.shape or np.abs(kept - now).max() > SAME * np.abs(kept).max():
         raise ValueError(
             f"cache: what {folder.path} holds of the features {extractor.name!r} is not what they are now; "
