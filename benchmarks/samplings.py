@@ -200,21 +200,22 @@ def _k_diffusion(setting: Setting) -> Sampling:
     """Its functions, on sigma / alpha; sample_euler is DDIM there."""
     sampling = _k_diffusion_sampling()
     schedule, predict = schedule_of(setting), setting.predict()
-    ratios = schedule.sigmas / schedule.alphas
-    sigmas = torch.tensor(ratios, dtype=torch.float32, device=setting.device)
-    times = dict(zip(sigmas.tolist(), schedule.positions.tolist(), strict=True))
-    alphas = dict(zip(sigmas.tolist(), schedule.alphas.tolist(), strict=True))
+    sigmas = torch.tensor(schedule.sigmas / schedule.alphas, dtype=torch.float32, device=setting.device)
+    times = torch.tensor(schedule.positions, dtype=torch.float32, device=setting.device)
+    alphas = schedule.alphas.tolist()
+    evaluation = itertools.count()
 
     def denoised(x: Tensor, sigma: Tensor) -> Tensor:
-        at = float(sigma[0])
-        t = torch.tensor(times[at], dtype=torch.float32, device=x.device)
-        return x - sigma.view(-1, *[1] * (x.ndim - 1)).to(x.dtype) * combined(predict(alphas[at] * x, t))
+        i = next(evaluation)  # by number: in half precision sigma is no longer one of the grid's
+        return x - sigma.view(-1, *[1] * (x.ndim - 1)).to(x.dtype) * combined(predict(alphas[i] * x, times[i]))
 
     function = sampling.sample_euler if setting.sampler == "ddim" else sampling.sample_dpmpp_2m
 
     @torch.no_grad()
     def call(x: Tensor) -> Tensor:
-        return function(denoised, x / alphas[float(sigmas[0])], sigmas, disable=True)
+        nonlocal evaluation
+        evaluation = itertools.count()
+        return function(denoised, x / alphas[0], sigmas, disable=True)
 
     return Sampling(call, schedule)
 

@@ -23,6 +23,7 @@ def test_demo_writes_table_picture_and_schedules(tmp_path: Path, capsys: pytest.
         ("ddim", "timetuner"),
         ("ddim", "endpoint"),
         ("dpmpp_2m", "endpoint"),
+        ("dpmpp_2m", "endpoint"),
         ("dpmpp_2m", "teacher"),
     ]
     for row in report["rows"]:
@@ -32,6 +33,6 @@ def test_demo_writes_table_picture_and_schedules(tmp_path: Path, capsys: pytest.
         assert row["network_evaluations"] == row["steps"]
         assert (row["rmse_to_teacher"] == 0) == (row["method"] == "teacher")
         assert row["seconds"] > 0
-    for sampler in ("ddim", "dpmpp_2m"):
-        assert ttune.Schedule.load(tmp_path / f"{sampler}.json").sampler == sampler
+    for name, sampler in (("ddim", "ddim"), ("dpmpp_2m", "dpmpp_2m"), ("dpmpp_2m_coefficients", "dpmpp_2m")):
+        assert ttune.Schedule.load(tmp_path / f"{name}.json").sampler == sampler
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")

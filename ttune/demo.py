@@ -17,11 +17,13 @@ from ttune.evaluation.judge import Judge
 from ttune.evaluation.report import ReportRow, print_table, write_picture, write_report
 from ttune.schedule import Schedule
 from ttune.tuning import Teacher, TuneResult, tune
+from ttune.tuning.parameters import TUNABLE
 from ttune.tuning.points import drawn_points
 from ttune.version import __version__
 
 DEMO_SEEDS = 2**40  # of the x_T that everything is judged on; no tuning with seed=0 ever sees them
 SHOWN = 8
+FREE = "dpmpp_2m_coefficients"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def run_demo(
 
     ``samples`` x_T are what every line of the table is judged on; ``tuning``, ``holdout`` and ``iterations`` go to :func:`ttune.tune`.
 
-    ``ddim.json`` and ``dpmpp_2m.json`` (tuned schedules), ``report.json`` (the table) and ``report.png``.
+    ``ddim.json``, ``dpmpp_2m.json`` and ``dpmpp_2m_coefficients.json`` (tuned schedules), ``report.json`` (the table) and ``report.png``.
     """
     begin = time.monotonic()
     denoiser = zoo.load("fashion")
@@ -54,19 +56,15 @@ def run_demo(
     judge = judge.with_teacher(best.images)
     best.row["rmse_to_teacher"], best.row["frechet_to_teacher"] = 0.0, 0.0
 
-    results: dict[str, TuneResult] = {}
-    for name, schedule in base.items():
-        results[name] = tune(
-            denoiser,
-            schedule,
-            teacher=teacher,
-            features=lenet64(),
-            samples=tuning,
-            holdout=holdout,
-            iterations=iterations,
-            progress=progress,
-        )
-        results[name].schedule.save(out / f"{name}.json")
+    def tuned(schedule: Schedule, **more: Any) -> TuneResult:
+        settings: dict[str, Any] = {"teacher": teacher, "features": lenet64(), "samples": tuning, "holdout": holdout}
+        return tune(denoiser, schedule, **settings, iterations=iterations, progress=progress, **more)
+
+    results = {name: tuned(schedule) for name, schedule in base.items()}
+    # From where conditioning and positions ended: the solver's own coefficients too.
+    results[FREE] = tuned(results["dpmpp_2m"].schedule, tune=TUNABLE, search_starts=False)
+    for name, result in results.items():
+        result.schedule.save(out / f"{name}.json")
 
     entries = [_entry(judge, "DDIM, leading grid", "base", base["ddim"])]
     for name, label in (("ddim", "DDIM"), ("dpmpp_2m", "2M")):
@@ -74,8 +72,8 @@ def run_demo(
         entries.append(_entry(judge, f"{label}, best untuned grid ({_grid_name(grid.name)})", "base", grid.schedule))
     if steps == 5:
         entries.append(_entry(judge, "DDIM, TimeTuner as published", "timetuner", zoo.schedule("timetuner_ddim_5")))
-    for name, label in (("ddim", "DDIM"), ("dpmpp_2m", "2M")):
-        entry = _entry(judge, f"{label}, tuned by ttune", "endpoint", results[name].schedule)
+    for name, label in (("ddim", "DDIM, tuned by ttune"), ("dpmpp_2m", "2M, tuned by ttune"), (FREE, "2M, its coefficients too")):
+        entry = _entry(judge, label, "endpoint", results[name].schedule)
         entry.row["tuning"] = dict(results[name].cost)
         entries.append(entry)
     entries.append(best)
@@ -90,7 +88,8 @@ def run_demo(
     print(print_table(rows))
     for name, result in results.items():
         print(f"\nTuning {name}:\n{result.summary()}")
-    print(f"\nWrote {out}/ddim.json, {out}/dpmpp_2m.json, {out}/report.json and {out}/report.png in {time.monotonic() - begin:.0f} s.")
+    written = ", ".join(f"{out}/{file}" for file in (*(f"{name}.json" for name in results), "report.json", "report.png"))
+    print(f"\nWrote {written} in {time.monotonic() - begin:.0f} s.")
     return rows
 
 
