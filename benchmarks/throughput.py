@@ -6,8 +6,9 @@ launches, and whether the host waits), by ttune's backends, by clean eager code,
 k-diffusion. With the bundled network also what the budget buys: RMSE and Fréchet distance to the teacher's samples.
 
 First a correctness gate: every contestant must arrive where ttune in float64 does (without a network, ttune's own as exactly as
-eager code); a red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants take turns in one process; "of eager" is the median of the rounds' ratios.
-Absolute times belong to the machine. Where the network is large all contestants cost the same, and the table shows it.
+eager code); a red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants take
+turns in one process; "of eager" is the median of the rounds' ratios. Absolute times belong to the machine. Where the network is large
+all contestants cost the same, and the table shows it.
 
 examples:
   python -m benchmarks throughput                                all of it; benchmarks/results/throughput-cpu.json, .md and .png
