@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -113,53 +113,60 @@ def _own(setting: Setting, compile: bool) -> dict[str, Sampling]:
     return found
 
 
-def ddim_step(x: Tensor, outputs: list[Tensor], c: Tensor) -> Tensor:
+Scalars = list[float] | Tensor
+
+
+def ddim_step(x: Tensor, outputs: list[Tensor], c: Scalars) -> Tensor:
     """c: alpha, sigma here, alpha, sigma at the next position."""
     epsilon = combined(outputs)
     return c[2] * ((x - c[1] * epsilon) / c[0]) + c[3] * epsilon
 
 
-def multistep_step(x: Tensor, outputs: list[Tensor], c: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+def multistep_step(x: Tensor, outputs: list[Tensor], c: Scalars, before: Tensor) -> tuple[Tensor, Tensor]:
     """c: alpha, sigma here, weight of x, weight of the extrapolated prediction, share of this prediction in it."""
     prediction = (x - c[1] * combined(outputs)) / c[0]
     return c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * before), prediction
 
 
 def _plain(setting: Setting, compile: bool) -> dict[str, Sampling]:
-    """Clean eager code, and the same with its step under torch.compile. Scalars in tensors: floats would recompile."""
+    """Clean eager code, its scalars Python's; and the same with prediction and step in one compiled graph, its scalars in tensors,
+    since a graph is specialised to floats."""
     schedule, predict, device = schedule_of(setting), setting.predict(), setting.device
-    times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=device)
-    table = torch.tensor(_ddim_rows(schedule) if setting.sampler == "ddim" else _multistep_rows(schedule), device=device).to(torch.float32)
-    if setting.dtype == torch.float64:
-        table = table.double()
+    rows = _ddim_rows(schedule) if setting.sampler == "ddim" else _multistep_rows(schedule)
+    dtype = torch.float64 if setting.dtype == torch.float64 else torch.float32
+    table = torch.tensor(rows, device=device).to(dtype).unbind()
+    times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=device).unbind()
+    step = ddim_step if setting.sampler == "ddim" else multistep_step
 
-    def loop(step: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+    def advance(x: Tensor, t: Tensor, c: Scalars, *before: Tensor) -> Any:
+        return step(x, predict(x, t), c, *before)
+
+    def loop(advance: Callable[..., Any], scalars: Sequence[Scalars]) -> Callable[[Tensor], Tensor]:
         @torch.no_grad()
         def ddim(x: Tensor) -> Tensor:
-            for t, c in zip(times, table, strict=True):
-                x = step(x, predict(x, t), c).to(x.dtype)
+            for t, c in zip(times, scalars, strict=True):
+                x = advance(x, t, c).to(x.dtype)
             return x
 
         @torch.no_grad()
         def multistep(x: Tensor) -> Tensor:
             before = torch.zeros_like(x)
-            for t, c in zip(times, table, strict=True):
-                x_next, before = step(x, predict(x, t), c, before)
+            for t, c in zip(times, scalars, strict=True):
+                x_next, before = advance(x, t, c, before)
                 x, before = x_next.to(x.dtype), before.to(x.dtype)
             return x
 
         return ddim if setting.sampler == "ddim" else multistep
 
-    straight = ddim_step if setting.sampler == "ddim" else multistep_step
-    found = {"eager": Sampling(loop(straight), schedule)}
+    found = {"eager": Sampling(loop(advance, rows), schedule)}
     if compile:
-        found["torch.compile"] = Sampling(loop(torch.compile(straight, fullgraph=True, dynamic=False)), schedule)
+        found["torch.compile"] = Sampling(loop(torch.compile(advance, fullgraph=True, dynamic=False), table), schedule)
     return found
 
 
 def _ddim_rows(schedule: ttune.Schedule) -> list[list[float]]:
     a, s = schedule.alphas, schedule.sigmas
-    return [[a[i], s[i], a[i + 1], s[i + 1]] for i in range(schedule.steps)]
+    return [[float(v) for v in (a[i], s[i], a[i + 1], s[i + 1])] for i in range(schedule.steps)]
 
 
 def _multistep_rows(schedule: ttune.Schedule) -> list[list[float]]:
@@ -172,7 +179,7 @@ def _multistep_rows(schedule: ttune.Schedule) -> list[list[float]]:
         h = half_log_snr[i + 1] - half_log_snr[i]
         first = i == 0 or s[i + 1] == 0
         ahead = 1.0 if first else 1 + h / (2 * (half_log_snr[i] - half_log_snr[i - 1]))
-        rows.append([a[i], s[i], s[i + 1] / s[i], -a[i + 1] * np.expm1(-h), ahead])
+        rows.append([float(v) for v in (a[i], s[i], s[i + 1] / s[i], -a[i + 1] * np.expm1(-h), ahead)])
     return rows
 
 

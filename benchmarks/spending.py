@@ -158,7 +158,7 @@ class Spending:
 
     def seconds_per_sample(self) -> dict[tuple[str, int], float]:
         """Of the bundled network without guidance, in the largest batch, by ttune at its fastest."""
-        cells = [c for c in self.cells if c.network == "bundled" and not c.guided]
+        cells = [c for c in self.cells if c.network == "bundled" and not c.guided and c.dtype == "float32"]
         largest = max((c.shape[0] for c in cells), default=0)
         return {(c.sampler, c.steps): 1 / c.samples_per_second(c.fastest) for c in cells if c.shape[0] == largest}
 

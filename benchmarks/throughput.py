@@ -2,8 +2,9 @@
 
 For every network (none, the bundled one, a U-Net of 35 million parameters), sampler, shape, dtype, with and without guidance, and
 number of steps: samples per second, milliseconds per step, peak memory, operator calls and allocations per step (on a GPU kernel
-launches, and whether the host waits), by ttune's backends, by clean eager code, torch.compile of its step, diffusers' schedulers and
-k-diffusion. With the bundled network also what the budget buys: RMSE and Fréchet distance to the teacher's samples.
+launches, and whether the host waits), by ttune's backends, by clean eager code, torch.compile of it (a step and its call of the
+network in one graph), diffusers' schedulers and k-diffusion. With the bundled network also what the budget buys: RMSE and Fréchet
+distance to the teacher's samples.
 
 First a correctness gate: every contestant must arrive where ttune in float64 does (without a network, ttune's own as exactly as
 eager code); a red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants take

@@ -215,6 +215,14 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         ),
         (["tune", "--out", "a.json", *QUICK, "--procedure", "parallel"], "procedure: only --method timetuner knows this"),
         (["tune", "--out", "a.json", *QUICK, "--method", "local", "--optimizer", "adam"], "optimizer: only --method endpoint knows this"),
+        (
+            ["tune", "--out", "a.json", *QUICK, "--method", "trajectory", "--tune", "coefficients"],
+            "tune: only method 'endpoint' knows this, got 'trajectory'",
+        ),
+        (
+            ["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--tune", "positions"],
+            "tune: --operators genetic searches positions",
+        ),
         (["tune", "--out", "a.json", *QUICK, "--method", "ays", "--fix-start"], "fix_start does not go with method 'ays'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),

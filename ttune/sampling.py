@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ttune import ops
 from ttune.denoiser import Denoiser
+from ttune.guidance import Classifier, ClassifierFree
 from ttune.noise import NoiseSchedule
 from ttune.plan import Callback, Plan
 from ttune.schedule import Schedule
@@ -59,9 +60,12 @@ def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device) -
     """The plan of ``schedule`` for ``denoiser``, once it is checked that they fit: the last one again, where nothing changed.
 
     Checking and folding cost as much as all else that a step of a small image costs beside its network. Not remembered where a
-    scale is a function, which may return another number next time, nor under a compiler, for which remembering is a side effect.
+    scale is a function, which may return another number next time, or the guidance a user's own, which may change, nor under a
+    compiler, for which remembering is a side effect.
     """
-    if callable(getattr(denoiser.guidance, "scale", None)) or torch.compiler.is_compiling():
+    guidance = denoiser.guidance
+    frozen = guidance is None or (type(guidance) in (ClassifierFree, Classifier) and not callable(guidance.scale))
+    if not frozen or torch.compiler.is_compiling():
         check_fits(denoiser, schedule)
         return Plan.make(denoiser, schedule, device)
     key = (schedule, device, *(getattr(denoiser, name) for name in _SETTINGS))

@@ -56,7 +56,9 @@ def test_a_numpy_function_is_tuned_end_to_end(sampler: str, steps: int, search: 
     result = tune(denoiser, sampler, steps, x_T=X_T.float(), search_starts=search)
     assert result.improved
     assert result.holdout["ratio"] < 0.8
-    expected = tune(mixture(NOISE).denoiser(), sampler, steps, x_T=X_T, search_starts=search)
+    # Its gradients are left alone, so that it is the same way to the end.
+    optimizer = "differences" if steps == 3 else "broyden"
+    expected = tune(mixture(NOISE).denoiser(), sampler, steps, x_T=X_T, search_starts=search, optimizer=optimizer)
     assert result.holdout["rmse"] < 1.5 * expected.holdout["rmse"] + 1e-3
 
 

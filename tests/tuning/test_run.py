@@ -471,3 +471,19 @@ def test_a_model_of_few_training_steps() -> None:
 def test_a_user_teacher_that_knows_only_the_end_cannot_follow_a_trajectory() -> None:
     with pytest.raises(TypeError):
         tune(teacher=lambda x_T: x_T * 0.1, method="trajectory")
+
+
+def test_another_function_is_no_resume(tmp_path: Path) -> None:
+    """Functions have no weights to compare: their output is looked at, and rounding is no other function."""
+    options: dict[str, Any] = {"x_T": standard_normal((24, 2)), "method": "trajectory", "progress": False, "checkpoint": tmp_path / "c"}
+    options["teacher"] = Schedule.build(NOISE, "dpmpp_2m", 16, "log_snr")
+    start = Schedule.build(NOISE, "ddim", 3, "quadratic")
+
+    def run(scale: float, resume: bool) -> ttune.TuneResult:
+        network = mixture(NOISE).denoiser().network
+        return ttune.tune(ttune.Denoiser(lambda x, tau: scale * network(x, tau), NOISE), start, resume=resume, **options)
+
+    first = run(1.0, resume=False)
+    with pytest.raises(ValueError, match="resume: the network is another function than that of the checkpoint"):
+        run(0.98, resume=True)
+    assert run(1.0 + 1e-6, resume=True).schedule.settings() == first.schedule.settings()

@@ -125,6 +125,8 @@ def tune(
     _refuse_ignored(method, "evolution", own)
     _refuse_ignored(method, "timetuner", {"procedure": procedure != "sequential"})
     _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
+    if method == "evolution" and operators == "genetic" and tune != ("conditioning", "positions"):
+        raise ValueError(f"tune: --operators genetic searches positions, only --operators cma knows this, got {' '.join(tune)}")
     check_writable(out)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)

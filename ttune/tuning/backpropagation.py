@@ -13,7 +13,7 @@ network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,7 @@ def _combined(coefficients: Tensor, terms: Sequence[Tensor]) -> Tensor:
 
 
 Numbers = Mapping[tuple[object, ...], float]
+Signs = Callable[[Tensor], Tensor]  # (B, m) -> as many random signs, others at every call
 
 
 def _numbers(denoiser: Denoiser, schedule: Schedule) -> Numbers:
@@ -203,14 +204,18 @@ def normal_equations(
     return NormalEquations(float(cost) / problem.elements, A / problem.elements, g / problem.elements)
 
 
-def _signs_of(chunk: Problem, how: Backpropagation, draw: int) -> torch.Generator:
-    """A chunk's own random numbers, the same whichever rank has it."""
-    number = int(hash_of(chunk.x_T[:1])[:8], 16)
-    return torch.Generator().manual_seed((how.seed * 1_000_003 + draw) * 2**32 + number)
+def _signs_of(chunk: Problem, how: Backpropagation, draw: int) -> Signs:
+    """Random signs, each sample's own: the same whichever rank has it, and in whatever part of a chunk."""
+    generators = [torch.Generator().manual_seed((how.seed * 1_000_003 + draw) * 2**32 + int(hash_of(x)[:8], 16)) for x in chunk.x_T]
+
+    def signs(r: Tensor) -> Tensor:
+        return torch.stack([torch.randint(2, r.shape[1:], generator=generator) for generator in generators]).to(r) * 2 - 1
+
+    return signs
 
 
 def vector_products(
-    chunk: Problem, schedule: Schedule, plan: Plan, model: Model, how: Backpropagation, generator: torch.Generator
+    chunk: Problem, schedule: Schedule, plan: Plan, model: Model, how: Backpropagation, random_signs: Signs
 ) -> tuple[Tensor, list[Tensor]]:
     """The residuals r (B, m), and for every sample its r^T J and ``how.probes`` random v^T J: (B, P) each."""
     denoiser = chunk.denoiser
@@ -222,7 +227,7 @@ def vector_products(
     with torch.enable_grad():
         leaf = x_0.requires_grad_()
         r = chunk.residuals(leaf)
-        signs = [torch.randint(2, r.shape, generator=generator).to(r) * 2 - 1 for _ in range(how.probes)]
+        signs = [random_signs(r) for _ in range(how.probes)]
         seeds = [r.detach(), *signs]
         pulled = [torch.autograd.grad(r, leaf, seed, retain_graph=True)[0] for seed in seeds]
     cotangents: list[dict[str, Tensor]] = [{"x": c} for c in pulled]

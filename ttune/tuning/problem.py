@@ -146,7 +146,16 @@ class Problem:
 
     def _by_batches(self, figures: Callable[[Problem], T], join: Callable[[Sequence[T]], T]) -> T:
         """``figures`` of this chunk, or the join of those of its parts where the memory does not hold them all."""
-        return self.denoiser.chunk_batches.through(lambda rows: figures(self if rows is None else self._at(rows)), self._own, join)
+
+        def attempt(rows: slice | None) -> T:
+            counted = self.denoiser.evaluations, self.denoiser.spent
+            try:
+                return figures(self if rows is None else self._at(rows))
+            except RuntimeError:  # what did not come to its end was no evaluation
+                self.denoiser.evaluations, self.denoiser.spent = counted
+                raise
+
+        return self.denoiser.chunk_batches.through(attempt, self._own, join)
 
     @property
     def _own(self) -> int:

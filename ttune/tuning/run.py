@@ -30,6 +30,7 @@ from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.provenance import provenance
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
+from ttune.tuning.same_function import check_same_function
 from ttune.tuning.search import Ranked
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.time_table import SAMPLES as PROBED
@@ -196,12 +197,15 @@ def tune(
         ledger.watch(told)
         source = source.on_whole_times()
 
+    remembered = journal.get("teacher_tuning") is not None
     with ledger.entry("teacher"):
         problem, held_out = (
             _problem(name, told, points, source, share, journal, progress)
             for name, points, share in zip(("tuning", "holdout"), both, shares, strict=True)
         )
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal, whole=whole)
+    if remembered:
+        check_same_function(problem, source)
     problem = _compared_by(mapped, problem, journal, ledger)
 
     record = {"method": chosen_method.name, "tune": list(chosen_method.changes), "seed": seed, "samples": len(problem)}
@@ -275,8 +279,13 @@ def method_named(
         return method
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}")
+    # Methods without starts and iterations keep those limits, and where positions do not move the first one stays.
     if fix_start and method == "ays":
         raise ValueError("fix_start does not go with method 'ays', whose tables begin at the largest time")
+    ignored = {"tune": tuple(tune) != ("conditioning", "positions"), "optimizer": optimizer != "auto"}
+    if method != "endpoint" and any(ignored.values()):
+        names = " and ".join(name for name, is_given in ignored.items() if is_given)
+        raise ValueError(f"{names}: only method 'endpoint' knows this, got {method!r}")
     if method == "endpoint":
         return Endpoint(tuple(tune), fix_start, iterations, search_starts, optimizer)
     if method == "timetuner":
