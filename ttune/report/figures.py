@@ -125,7 +125,8 @@ def convergence(entries: Sequence[Entry]) -> list[Drawn]:
             name: [(at, v) for at, v in zip(line.at, line.values, strict=True) if v is not None]
             for name, line in entry.record.history.items()
         }
-        lines = {name: points for name, points in lines.items() if len(points) > 1}
+        # A fitness may be a distance of another kind, and tries are no iterations.
+        lines = {name: points for name, points in lines.items() if len(points) > 1 and name not in ("fitness", "tries")}
         if not lines:
             continue
         figure, axes = new_figure()
