@@ -386,10 +386,18 @@ def test_ranks_without_a_common_disk_are_told_so(tmp_path: Path) -> None:
     message = r"work: all ranks must see .*, ranks \[1\] do not; name a folder on a disk that they share"
     with pytest.raises(ValueError, match=message), work_folder(tmp_path, Blind(0, 2)):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
     with work_folder(None, ALONE) as folder:
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_a_work_folder_is_one_runs_at_a_time(tmp_path: Path) -> None:
+    message = "work: another evaluation is using"
+    with work_folder(tmp_path, ALONE), pytest.raises(ValueError, match=message), work_folder(tmp_path, ALONE):
+        pass
+    with work_folder(tmp_path, ALONE) as folder:
+        assert folder == tmp_path
 
 
 def test_no_more_images_are_alive_with_more_samples(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ttune.evaluation.references import Reference, reference_of
 from ttune.evaluation.report import ReportRow
 from ttune.evaluation.sampled import Candidate, Samples
 from ttune.evaluation.statistics import FeatureStatistics
+from ttune.lock import locked
 from ttune.ranks import Ranks
 
 
@@ -83,8 +84,22 @@ def work_folder(given: Path | None, ranks: Ranks) -> Iterator[Path]:
     """The folder that the ranks share: ``given``, or a temporary one that is gone afterwards.
 
     Raises:
-        ValueError: some rank does not see the folder that the first one made.
+        ValueError: some rank does not see the folder that the first one made; another run is using it.
     """
+    with ExitStack() as held:
+        ranks.from_first(lambda: _lock(held, given))
+        with _seen_by_all(given, ranks) as folder:
+            yield folder
+
+
+def _lock(held: ExitStack, given: Path | None) -> None:
+    """Two runs in one folder would take each other's unfinished files for those of a killed one."""
+    if given is not None and not held.enter_context(locked(given / ".lock", wait=False)):
+        raise ValueError(f"work: another evaluation is using {given}; wait for it, or name another folder")
+
+
+@contextmanager
+def _seen_by_all(given: Path | None, ranks: Ranks) -> Iterator[Path]:
     temporary = ranks.from_first(lambda: tempfile.mkdtemp(prefix="ttune-evaluate-") if given is None else "")
     folder = Path(temporary) if given is None else given
     try:
