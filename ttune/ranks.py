@@ -27,9 +27,10 @@ from ttune.noise import Float64
 
 T = TypeVar("T")
 
-# How long a rank waits for the others. One may compute a whole phase alone, when it has fewer chunks than there are ranks; a
-# rank that ended is noticed at once, whatever this says.
-TIMEOUT = timedelta(minutes=30)
+# How long a rank waits for the others. One may compute a whole phase alone, when it has fewer chunks than there are ranks, and an
+# evaluation of 50,000 samples on unequal GPUs may keep the faster ones waiting for hours; a rank that ended is noticed at once,
+# whatever this says.
+TIMEOUT = timedelta(hours=6)
 
 
 class RankLost(RuntimeError):
