@@ -36,6 +36,10 @@ bench: install
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --out benchmarks/results/fuzz.json $(FUZZ)
 
+# Thousands of tunings and samplings in one process: does it grow?
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks soak
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -4,7 +4,21 @@ import sys
 from importlib import import_module
 
 # By name, and imported when asked for: the kernels' benchmark runs where the packages of the other are missing.
-BENCHMARKS = ("compare", "evaluation", "figures", "freeze", "kernels", "memory", "originals", "page", "scale", "throughput", "tuning")
+BENCHMARKS = (
+    "compare",
+    "evaluation",
+    "figures",
+    "freeze",
+    "kernels",
+    "memory",
+    "originals",
+    "reliability",
+    "soak",
+    "page",
+    "scale",
+    "throughput",
+    "tuning",
+)
 
 name, *options = sys.argv[1:] or ["throughput"]
 if name not in BENCHMARKS:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+tomllib = pytest.importorskip("tomllib")  # since Python 3.11
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,13 +26,13 @@ def tree(tmp_path: Path) -> Path:
     """The files that an installation reads, with a library in the package as a development tree has one."""
     copy = tmp_path / "tree"
     copy.mkdir()
-    for name in ("pyproject.toml", "setup.py", "CMakeLists.txt", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "CMakeLists.txt", "LICENSE", "README.md", "MANIFEST.in"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy / name)
     if not (copy / "README.md").exists():
         (copy / "README.md").write_text("ttune\n")
     shutil.copytree(ROOT / "csrc", copy / "csrc")
-    shutil.copytree(ROOT / "ttune", copy / "ttune", ignore=shutil.ignore_patterns("__pycache__", "lib", "data"))
+    shutil.copytree(ROOT / "ttune", copy / "ttune", ignore=shutil.ignore_patterns("__pycache__", "lib"))
     (copy / "ttune" / "lib").mkdir()
     (copy / "ttune" / "lib" / "_ops_cpu.so").write_text("of an earlier build")
     return copy
@@ -65,16 +72,106 @@ def test_without_a_compiler_one_sentence_says_what_to_do(tree: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
-def test_native_wheel_is_of_this_platform_and_has_the_library(tree: Path) -> None:
+def test_native_wheel_is_of_this_platform_and_runs_where_there_is_no_source(tree: Path, tmp_path: Path) -> None:
     result, wheels = wheel(tree)
     assert result.returncode == 0, result.stderr
     (built,) = wheels
     assert not built.name.endswith("-any.whl")
     with zipfile.ZipFile(built) as archive:
         libraries = {name: archive.read(name) for name in archive.namelist() if name.endswith(".so")}
+        names = set(archive.namelist())
     assert {name.split("/")[-1].split(".")[0] for name in libraries} >= {"_ops_cpu", "_numpy"}
-    for library in libraries.values():
+    for name, library in libraries.items():
+        audit(name, library, tmp_path)
         assert library.startswith(b"\x7fELF")
         # No folder of the build machine, neither as a search path nor in a message.
         assert str(tree).encode() not in library
         assert sys.prefix.encode() not in library
+    assert {"ttune/py.typed", "ttune/zoo/data/fashion.safetensors", "ttune/zoo/data/FASHION.md", "ttune/zoo/data/LENET64.md"} <= names
+    assert {name.rsplit("/", 1)[-1] for name in names if "/licenses/" in name} == {"LICENSE", "LICENSE-fashion-mnist.txt"}
+    said = run_installed(built, tmp_path, "cpu")
+    assert said["sampled"] == [2, 1, 28, 28]
+    assert said["finite"]
+    assert said["numpy"] == [1.5, 1.5]
+
+
+# What a library may be linked to: torch's own, and the C and C++ runtimes that every Linux has.
+ALLOWED = re.compile(r"lib(torch|torch_cpu|torch_cuda|c10|c10_cuda|c|m|stdc\+\+|gcc_s|gomp|dl|pthread|rt)\.so(\.\d+)*|ld-linux-.*\.so\.\d+")
+
+
+def audit(name: str, library: bytes, folder: Path) -> None:
+    """Only what is allowed is linked, and nothing is searched for in a folder of the machine that it was built on."""
+    readelf = shutil.which("readelf")
+    if readelf is None:
+        pytest.skip("readelf is missing")
+    file = folder / "library.so"
+    file.write_bytes(library)
+    entries = subprocess.run([readelf, "-dW", file], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", entries)
+    assert needed
+    assert [linked for linked in needed if not ALLOWED.fullmatch(linked)] == [], name
+    for searched in re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.*)\]", entries):
+        assert all(part.startswith("$ORIGIN") for part in searched.split(":")), name
+
+
+PROGRAM = """
+import json, sys, torch, ttune
+from importlib.metadata import metadata, version
+from ttune.cli import main
+said = {"file": ttune.__file__, "versions": [ttune.__version__, version("ttune")]}
+denoiser = ttune.zoo.load("fashion")
+schedule = ttune.zoo.schedule("ddim_5")
+x_T = ttune.initial_noise(denoiser.noise, (1, 28, 28), range(2))
+images = ttune.sample(denoiser, schedule, x_T, conditions={"class_label": torch.arange(2)}, backend=sys.argv[1])
+said |= {"sampled": list(images.shape), "finite": bool(images.isfinite().all())}
+if sys.argv[1] == "cpu":
+    import numpy as np
+    from ttune import numpy as tnp
+    said["numpy"] = tnp.linear_update([np.ones(2)], [[1.5]])[0].tolist()
+main(["info"])
+print(json.dumps(said))
+"""
+
+
+def run_installed(wheel: Path, folder: Path, backend: str) -> dict[str, Any]:
+    """What the installed package says of itself in an environment of its own, which has all packages but not this source."""
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip += ["install", "-q", "--no-deps", "--no-index", wheel]
+    subprocess.run(list(map(str, pip)), check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    # Path files in that folder, and with them this source, are not read from there.
+    (site / "beside.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([python, "-c", PROGRAM, backend], cwd=folder, env=clean, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    said = json.loads(run.stdout.splitlines()[-1])
+    assert Path(said["file"]).is_relative_to(site)
+    assert said["versions"][0] == said["versions"][1] == wheel.name.split("-")[1]
+    assert f"ttune {said['versions'][0]}" in run.stdout
+    return said
+
+
+def test_the_source_archive_makes_a_wheel_that_runs(tree: Path, tmp_path: Path) -> None:
+    """Without a compiler: sdist, from it a wheel, from that an installation."""
+    build = "import sys, setuptools.build_meta as b; print(b.build_sdist(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=tree, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.split("/", 1)[-1] for name in file.getnames()}
+    assert {"CMakeLists.txt", "LICENSE", "csrc/math/philox.h", "ttune/zoo/data/fashion.safetensors"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+    result, wheels = wheel(archive, TTUNE_SKIP_BUILD="1")
+    assert result.returncode == 0, result.stderr
+    (built,) = wheels
+    assert run_installed(built, tmp_path, "reference")["finite"]
+
+
+def test_all_has_every_extra_of_users() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = set(everything.removeprefix("ttune[").removesuffix("]").split(","))
+    assert named == extras.keys() - {"all", "test", "dev"}

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,8 +176,24 @@ class _Choice:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._lock = threading.RLock()
+        self._entered: list[tuple[object, str]] = []  # blocks of all threads that have begun and not ended, in the order of their beginning
         self._installed: tuple[tuple[str, str, str], ...] = ()
         self._override: torch.library.Library | None = None
+
+    def enter(self, name: str) -> object:
+        """Choose ``name`` until :meth:`leave` is called with what this returns."""
+        token = object()
+        with self._lock:
+            self.switch(name)
+            self._entered.append((token, name))
+        return token
+
+    def leave(self, token: object) -> None:
+        """The latest choice among those not yet left holds: blocks of several threads end in any order."""
+        with self._lock:
+            self._entered = [entry for entry in self._entered if entry[0] is not token]
+            self.switch(self._entered[-1][1] if self._entered else None)
 
     def switch(self, name: str | None) -> None:
         overrides = self._overrides(name)
@@ -211,7 +228,8 @@ _CHOICE = _Choice()
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the operators on the backend ``name`` within a ``with`` block, in the whole process; blocks nest.
+    """Run the operators on the backend ``name`` within a ``with`` block, in the whole process; blocks nest. Of blocks in several threads
+    the one that began last holds for all of them, and none is left over when all have ended.
 
     A backend serves the tensors of its own device; other tensors go where they would go without it. Graphs made by
     torch.compile follow the choice without being compiled again.
@@ -221,9 +239,8 @@ def use_backend(name: str) -> Iterator[None]:
         raise ValueError(f"backend must be one of {sorted(_BACKENDS)}, got {name!r}")
     if reason := _BACKENDS[name].why_not():
         raise RuntimeError(f"backend must be available, got {name!r}: {reason}")
-    previous = _CHOICE.name
-    _CHOICE.switch(name)
+    token = _CHOICE.enter(name)
     try:
         yield
     finally:
-        _CHOICE.switch(previous)
+        _CHOICE.leave(token)

@@ -1,0 +1,102 @@
+"""Threads, forks and repeats: the same numbers, whoever asks and however often."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+import ttune
+from tests.oracles import mixture, standard_normal
+from ttune import ops
+from ttune.kernels.backend import _CHOICE
+
+NOISE = ttune.NoiseSchedule.linear()
+BACKENDS = [name for name in ("cpu", "reference") if ttune.backends()[name]["available"]]
+
+
+def sampled(seed: int = 0) -> Tensor:
+    schedule = ttune.Schedule.build(NOISE, "ddpm", 3)
+    return ttune.sample(mixture(NOISE).denoiser(), schedule, standard_normal((5, 2), seed), seeds=[1, 2, 3, 4, 5])
+
+
+def test_eight_threads_sample_what_one_samples() -> None:
+    alone = [sampled(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert all(torch.equal(a, b) for a, b in zip(alone, pool.map(sampled, range(8)), strict=True))
+
+
+def test_eight_threads_with_different_backends_get_right_results_and_leave_none_behind() -> None:
+    terms = [standard_normal((64, 64), seed) for seed in range(3)]
+    coeffs = standard_normal((2, 3), 9)
+    right = [sum(c * term for c, term in zip(row, terms, strict=True)) for row in coeffs]
+    start = threading.Barrier(8)
+
+    def work(i: int) -> None:
+        start.wait()
+        for _ in range(60):
+            with ttune.use_backend(BACKENDS[i % len(BACKENDS)]):
+                for ours, theirs in zip(ops.linear_update(terms, coeffs), right, strict=True):
+                    torch.testing.assert_close(ours, theirs)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert _CHOICE.name is None
+    assert _CHOICE._entered == []
+
+
+def test_blocks_that_end_in_another_order_leave_no_choice_behind() -> None:
+    first, second = (ttune.use_backend(name) for name in ("reference", BACKENDS[0]))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert _CHOICE.name == BACKENDS[0]
+    second.__exit__(None, None, None)
+    assert _CHOICE.name is None
+
+
+def in_a_fork(work: Callable[[], bool]) -> int:
+    """The exit status of a child that does ``work``: 0 where it is true."""
+    child = os.fork()
+    if child == 0:
+        status = 2
+        try:
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_forked_after_use_computes_the_same() -> None:
+    """On one thread, as after any fork with OpenMP: the threads of the parent's pool are not in the child."""
+    before, x = sampled(), torch.ones(3, 200_000)
+    update = ops.linear_update([x, x], torch.tensor([[0.5, 0.25]]))[0]
+    assert in_a_fork(lambda: torch.equal(sampled(), before)) == 0
+    assert in_a_fork(lambda: torch.equal(ops.linear_update([x, x], torch.tensor([[0.5, 0.25]]))[0], update)) == 0
+
+
+def test_repeats_are_the_same_bits_also_where_torch_insists_on_them() -> None:
+    first = sampled()
+    result = tuned()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(sampled(), first)
+        again = tuned()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert again.schedule.conditioning.tobytes() == result.schedule.conditioning.tobytes()
+    assert again.holdout == result.holdout
+
+
+def tuned() -> ttune.TuneResult:
+    return ttune.tune(
+        mixture(NOISE).denoiser(), ttune.Schedule.build(NOISE, "ddim", 2), x_T=standard_normal((8, 2)), iterations=2,
+        teacher=ttune.Schedule.build(NOISE, "dpmpp_2m", 6, "log_snr"), search_starts=False, tune=("conditioning",), progress=False,
+    )  # fmt: skip
