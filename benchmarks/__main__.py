@@ -12,7 +12,6 @@ BENCHMARKS = (
     "kernels",
     "memory",
     "originals",
-    "reliability",
     "soak",
     "page",
     "scale",

@@ -1,4 +1,4 @@
-"""A little of every kind of input in every test run, and every input that once was a finding."""
+"""A little of every kind of input in every test run."""
 
 from __future__ import annotations
 

@@ -229,7 +229,8 @@ _CHOICE = _Choice()
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run the operators on the backend ``name`` within a ``with`` block, in the whole process; blocks nest. Of blocks in several threads
-    the one that began last holds for all of them, and none is left over when all have ended.
+    the one that began last holds for all of them, and none is left over when all have ended. Choose before threads start to compute: torch
+    takes a kernel away while another thread may be about to call it, and that call then fails.
 
     A backend serves the tensors of its own device; other tensors go where they would go without it. Graphs made by
     torch.compile follow the choice without being compiled again.
