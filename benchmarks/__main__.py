@@ -12,6 +12,7 @@ BENCHMARKS = (
     "kernels",
     "memory",
     "originals",
+    "reliability",
     "soak",
     "page",
     "scale",
