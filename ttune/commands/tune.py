@@ -67,7 +67,7 @@ def tune(
     Args:
         out: The ttune.json to write.
         model: A bundled name (fashion), a local folder of a diffusers pipeline (or its hub id, which needs a network), or
-            package.module:factory, where factory() returns a ttune.Denoiser.
+            package.module:factory, where factory() returns a ttune.Denoiser (which imports and runs that module).
         sampler: The sampler to tune for; a tuned schedule does not carry over to another. With auto the sampler, grid and t_0 that do
             best untuned, over all --steps, on x_T of the tuning.
         steps: Step budgets: network evaluations of one sample, for samplers with one evaluation a step.
