@@ -83,6 +83,7 @@ def test_from_python(folder: Path) -> None:
     start = ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 5, "log_snr")
     settings: dict[str, Any] = {"samples": 8, "holdout": 8, "chunk": 8, "iterations": 1, "search_starts": False, "progress": False}
     result = ttune.tune(denoiser, start, guard=False, **settings)
+    assert result.schedule.tuned["method"] == "endpoint"  # and not the start, which would be sampled alike too
     samples_alike(folder, result.schedule)
 
 
