@@ -159,11 +159,8 @@ class Denoiser:
 
     def evaluate(self, x: Tensor, tau: float | Tensor, conditions: Conditions | None, evaluation: Evaluation) -> list[Tensor]:
         """:meth:`outputs` without counting: a counter would be a new graph per call under torch.compile."""
-        conditions = dict(conditions or {})
-        time_dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32  # bfloat16 has 126 values in (500, 1000]
-        tau = torch.as_tensor(tau, dtype=time_dtype, device=x.device)
-        if tau.ndim == 0:
-            tau = tau.expand(x.shape[0])
+        conditions = {} if conditions is None else conditions
+        tau = self._times(tau, x)
         variances: list[Tensor] = []
 
         def network(x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
@@ -175,6 +172,20 @@ class Denoiser:
             outputs = self.guidance.outputs(network, x, tau, conditions, evaluation.scale)
         # The first call's first half is the conditional one.
         return [*outputs, variances[0][: x.shape[0]]] if self.learned_variance else outputs
+
+    def prepared(self, conditions: Conditions | None, x: Tensor) -> Conditions:
+        """``conditions`` for many evaluations of states like ``x``: what guidance makes of them is made once."""
+        conditions = {} if conditions is None else conditions
+        return self.guidance.prepared(conditions, x) if isinstance(self.guidance, ClassifierFree) else conditions
+
+    def _times(self, tau: float | Tensor, x: Tensor) -> Tensor:
+        """(B,) or (B, frames): what the network is told, in its dtype; bfloat16 has 126 values in (500, 1000]."""
+        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+        if isinstance(tau, (float, int)):
+            # Made where it is wanted: a number that is copied to a GPU has the host wait, at every step.
+            return torch.full(x.shape[:1], tau, dtype=dtype, device=x.device)
+        tau = torch.as_tensor(tau, dtype=dtype, device=x.device)
+        return tau.expand(x.shape[0]) if tau.ndim == 0 else tau
 
     def _called(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
         """``network``'s output for all samples, in parts where the memory asks for it. Not where a derivative is to be taken, which keeps
@@ -261,7 +272,7 @@ class Denoiser:
         if output.shape != x.shape:
             raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
-        return output.to(x.dtype)
+        return output if output.dtype == x.dtype else output.to(x.dtype)
 
 
 def digest_of_weights(modules: Sequence[torch.nn.Module]) -> str | None:

@@ -107,17 +107,17 @@ class ClassifierFree:
         _check_length(self.scale, evaluations)
 
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
-        batch = x.shape[0]
-        null = self._null(conditions, batch, x.device)
+        halves = conditions if isinstance(conditions, Halves) else self.prepared(conditions, x)
         if self.batched:
-            both = {k: _twice(v, null.get(k), batch, x.device) for k, v in conditions.items()}
-            outputs = list(network(torch.cat([x, x]), torch.cat([tau, tau]), both).chunk(2))
+            outputs = list(network(torch.cat([x, x]), torch.cat([tau, tau]), halves.both).chunk(2))
         else:
-            outputs = [network(x, tau, conditions), network(x, tau, {**conditions, **null})]
+            outputs = [network(x, tau, halves), network(x, tau, halves.null)]
         conditional, without = outputs
         return [_rescaled(conditional, without, scale, self.rescale)] if self.rescale else outputs
 
-    def _null(self, conditions: Conditions, batch: int, device: torch.device) -> dict[str, Tensor]:
+    def prepared(self, conditions: Conditions, x: Tensor) -> Halves:
+        """``conditions`` of a batch like ``x`` with what :meth:`outputs` makes of them: a loop makes it once."""
+        batch, device = x.shape[0], x.device
         missing = [k for k in self.null if k not in conditions]
         if missing:
             raise ValueError(f"conditions must give {missing} for classifier-free guidance, got {sorted(conditions)}")
@@ -126,8 +126,22 @@ class ClassifierFree:
             given = torch.as_tensor(conditions[k], device=device)
             if given.ndim == 0 or given.shape[0] != batch:
                 raise ValueError(f"conditions[{k!r}] must have one row per sample, {batch}, got shape {tuple(given.shape)}")
-            null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
-        return null
+            if isinstance(value, (int, float)):  # filled there, and not copied: a host that copies waits for a GPU
+                null[k] = torch.full_like(given, value)
+            else:
+                null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
+        if not self.batched:
+            return Halves(conditions, {**conditions, **null}, {})
+        return Halves(conditions, {}, {k: _twice(v, null.get(k), batch, device) for k, v in conditions.items()})
+
+
+class Halves(dict[str, Any]):
+    """Conditions, and what guidance asks the network with: ``both`` for one call with both halves of the batch, or ``null``
+    for the call without conditions."""
+
+    def __init__(self, conditions: Conditions, null: Conditions, both: Conditions) -> None:
+        super().__init__(conditions)
+        self.null, self.both = null, both
 
 
 @dataclass(frozen=True)

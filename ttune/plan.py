@@ -87,7 +87,7 @@ class Step:
 
         ``draw``: the number of its noise; ``step``: which block of a table.
         """
-        known = dict(registers) | {f"o{j}": o for j, o in enumerate(outputs)}
+        known = {**registers, **{f"o{j}": o for j, o in enumerate(outputs)}}
         if self.stochastic and seeds is None:
             raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
         if self.bound is not None:
@@ -106,8 +106,9 @@ class Step:
         else:
             results = ops.linear_update(terms, self.coeffs, step, self.clip)
         made = dict(zip(self.outputs, results, strict=True))
-        kept = {new: (made | known)[old] for new, old in self.renames}
-        return {name: tensor for name, tensor in made.items() if name != "D"} | kept
+        kept = {new: known[old] if old in known else made[old] for new, old in self.renames}
+        made.pop("D", None)
+        return made | kept
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class Plan:
         ``visit(i, registers, outputs)`` sees everything that stage i starts from; ``callback(i, time, x)`` sees
         the state after stage i and may return another.
         """
+        conditions = denoiser.prepared(conditions, registers["x"])
         if first == 0 and self.start is not None:
             registers = self.start(registers, (), seeds, START_DRAW)
         for i in range(first, len(self.steps)):
