@@ -114,3 +114,25 @@ def test_cuda_graph(sampler: str, compile: bool) -> None:
         wanted = ttune.sample(d, schedule, x_T, conditions=conditions, seeds=seeds)
         torch.testing.assert_close(captured(x_T, conditions=conditions, seeds=seeds), wanted, rtol=1e-4, atol=1e-4)
     assert len(captured._captures) == 1
+
+
+def test_a_process_may_have_many_samplers() -> None:
+    """torch.compile's limit is eight graphs for one piece of code."""
+    denoiser = Denoiser(lambda x, tau: 0.1 * x, NOISE)
+    x_T = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for steps in range(1, 12):
+        schedule = Schedule.build(NOISE, "ddim", steps)
+        sampler = ttune.CompiledSampler(denoiser, schedule, backend="eager")
+        torch.testing.assert_close(sampler(x_T), ttune.sample(denoiser, schedule, x_T))
+
+
+def test_guidance_with_a_tensor_for_nothing_is_prepared_once_and_compiled() -> None:
+    guidance = ttune.ClassifierFree(3.0, {"y": torch.tensor([0.0, 1.0])})
+    denoiser = Denoiser(lambda x, tau, y: 0.1 * x * y.mean(-1).view(-1, 1), NOISE, guidance=guidance)
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 4)
+    x_T, conditions = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), {"y": torch.arange(6.0).view(3, 2)}
+    expected = ttune.sample(denoiser, schedule, x_T, conditions=conditions)
+    sampler = ttune.CompiledSampler(denoiser, schedule, backend="eager")
+    torch.testing.assert_close(sampler(x_T, conditions=conditions), expected)
+    again = {"y": torch.ones(3, 2)}
+    torch.testing.assert_close(sampler(x_T, conditions=again), ttune.sample(denoiser, schedule, x_T, conditions=again))

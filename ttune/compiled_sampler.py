@@ -99,6 +99,7 @@ class CompiledSampler:
 
     def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
         start, advance, numbers = self._on(x.device)
+        conditions = self.denoiser.prepared(conditions, x)
         # A copy in the layout of the states to come: another layout would be another graph.
         registers = {"x": torch.empty_like(x).copy_(x)}
         if start is not None:
@@ -127,6 +128,8 @@ class CompiledSampler:
                 after = step(registers, outputs, seeds, draw, number)
                 return {name: after[name] for name in ("x", *retained)}
 
+            # A code object of its own: torch.compile counts graphs per code object, and gives up at the ninth sampler of a process.
+            advance.__code__ = advance.__code__.replace()
             # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.
             numbers = [(torch.tensor(i, device=device), torch.tensor(first + i, device=device)) for i in range(self._steps)]
             start = start_step(self.schedule.tableau(), device)
@@ -134,7 +137,7 @@ class CompiledSampler:
         return self._per_device[device]
 
     def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
-        tensors = {name: value for name, value in conditions.items() if isinstance(value, Tensor)}
+        tensors = {name: value.to(x.device) for name, value in conditions.items() if isinstance(value, Tensor)}
         others = {name: value for name, value in conditions.items() if name not in tensors}
         key = (_layout(x), tuple((name, _layout(value)) for name, value in sorted(tensors.items())), repr(sorted(others.items())))
         if key not in self._captures:

@@ -6,7 +6,7 @@ A guidance says how many outputs one evaluation has, what they are, and how they
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
 
@@ -75,6 +75,7 @@ class ClassifierFree:
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
     batched: bool = True
+    _copied: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _checked_scale(self.scale))
@@ -129,10 +130,18 @@ class ClassifierFree:
             if isinstance(value, (int, float)):  # filled there, and not copied: a host that copies waits for a GPU
                 null[k] = torch.full_like(given, value)
             else:
-                null[k] = torch.as_tensor(value, device=device, dtype=given.dtype).expand_as(given)
+                null[k] = self._there(k, value, device).to(given.dtype).expand_as(given)
         if not self.batched:
             return Halves(conditions, {**conditions, **null}, {})
         return Halves(conditions, {}, {k: _twice(v, null.get(k), batch, device) for k, v in conditions.items()})
+
+    def _there(self, name: str, value: Any, device: torch.device) -> Tensor:
+        """A null on the device of the states: copied there once, since a copy within a captured graph is an error."""
+        if isinstance(value, Tensor) and value.device == device:
+            return value
+        if (name, device) not in self._copied:
+            self._copied[name, device] = torch.as_tensor(value, device=device)
+        return self._copied[name, device]
 
 
 class Halves(dict[str, Any]):

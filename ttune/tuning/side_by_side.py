@@ -91,5 +91,6 @@ def _grouped(runs: Sequence[int], evaluation: Callable[[int], Evaluation]) -> li
 def _told(plan: Plan, i: int, x: Tensor) -> Tensor:
     """(B,) what the network is told."""
     told = plan.conditioning[i] if plan.shifting is None else plan.shifting(i, x)
-    tau = torch.as_tensor(told, dtype=torch.float64, device=x.device)
-    return tau.expand(len(x)) if tau.ndim == 0 else tau
+    if isinstance(told, Tensor):
+        return told.expand(len(x)) if told.ndim == 0 else told
+    return torch.full((len(x),), told, dtype=torch.float64, device=x.device)
