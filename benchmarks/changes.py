@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+LEAST = 0.05  # medians of two runs of the same code on one machine lay within 5 % of each other
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,12 @@ class Change:
 
     @property
     def regressed(self) -> bool:
-        """Slower, beyond both spreads."""
-        return self.after["low"] > self.before["high"]
+        """Slower, beyond both spreads and by more than two runs of the same code differ."""
+        return self.after["low"] > self.before["high"] and self.after["median"] > (1 + LEAST) * self.before["median"]
 
     @property
     def improved(self) -> bool:
-        return self.after["high"] < self.before["low"]
+        return self.after["high"] < self.before["low"] and self.after["median"] < self.before["median"] / (1 + LEAST)
 
     def __str__(self) -> str:
         texts = [f"{s['median']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in (self.before, self.after)]
@@ -37,21 +38,45 @@ class Change:
 def compare_results(a: str, b: str, name: str) -> int:
     """Print what changed from ``a`` to ``b``: paths of result files, or commits that have ``benchmarks/results/NAME``.
 
-    Returns 1 where a ratio regressed beyond its spread, else 0. Seconds are not compared: they are the machine's.
+    A ratio that the first result has and the second has not (its cell red, skipped or gone) counts as regressed. Returns 1 where one
+    regressed, 2 where the two were measured in unlike ways, else 0. Seconds are not compared: they are the machine's.
     """
     before, after = _read(a, name), _read(b, name)
-    changes = list(_changes(before, after))
-    regressed, improved = [c for c in changes if c.regressed], [c for c in changes if c.improved]
     for result, what in ((before, a), (after, b)):
         m = result.get("machine", {})
-        print(f"{what}: {m.get('gpu') or m.get('cpu')}, commit {m.get('commit')}, torch {m.get('torch')}")
-    print(f"{len(changes)} ratios in both: {len(regressed)} regressed, {len(improved)} improved beyond their spread (quartiles)")
+        print(f"{what}: {m.get('gpu') or m.get('cpu')}, {m.get('threads')} thread(s), commit {m.get('commit')}, torch {m.get('torch')}")
+    if unlike := _unlike(before, after):
+        print(f"measured in unlike ways, so that nothing follows: {'; '.join(unlike)}")
+        return 2
+    old, new = dict(_ratios(before)), dict(_ratios(after))
+    changes = [Change(ratio, old[ratio], new[ratio]) for ratio in old if ratio in new]
+    regressed, improved = [c for c in changes if c.regressed], [c for c in changes if c.improved]
+    gone = [ratio for ratio in old if ratio not in new]
+    print(
+        f"{len(changes)} ratios in both: {len(regressed)} regressed, {len(improved)} improved beyond their spread (quartiles, and "
+        f"{LEAST:.0%} of the median); {len(gone)} gone"
+    )
     for word, group in (("REGRESSED", regressed), ("improved", improved)):
         for change in group:
             print(f"  {word:9s} {change}")
+    for ratio in gone:
+        print(f"  GONE      {ratio}")
+    for cell, why in after.get("red", ()):
+        print(f"  RED       {cell}: {why}")
     if not changes:
         print("no ratio is in both: nothing could be compared")
-    return 1 if regressed or not changes else 0
+    return 1 if regressed or gone or not changes else 0
+
+
+def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What must be the same in both for ratios to mean the same: the kind of processor, threads, and how long was measured."""
+    said = lambda result: {  # noqa: E731
+        **{name: result.get("machine", {}).get(name) for name in ("cpu", "gpu", "threads", "backends", "quick")},
+        "device": result.get("device"),
+        "effort": result.get("effort"),
+    }
+    old, new = said(before), said(after)
+    return [f"{name} is {old[name]!r} and {new[name]!r}" for name in old if old[name] != new[name]]
 
 
 def _read(source: str, name: str) -> dict[str, Any]:
@@ -64,11 +89,6 @@ def _read(source: str, name: str) -> dict[str, Any]:
     if shown.returncode:
         raise SystemExit(f"compare: {source!r} is no file, and no commit that has benchmarks/results/{name}: {shown.stderr.strip()}")
     return json.loads(shown.stdout)
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    old, new = dict(_ratios(before)), dict(_ratios(after))
-    yield from (Change(name, old[name], new[name]) for name in old if name in new)
 
 
 def _ratios(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:

@@ -1,9 +1,12 @@
-"""What a reader needs to place a measured number."""
+"""What a reader needs to place a measured number: the machine, the code, and the command that was typed."""
 
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,22 +14,46 @@ from typing import Any
 import torch
 
 import ttune
+from benchmarks.places import ROOT
 from benchmarks.timing import Spread, device_seconds
 from ttune import ops
 
+UNKNOWN = "unknown"  # measured from a copy without its history
+NAMED = 5  # changed files that a record names; of more it says how many
 
-def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """What a reader needs to place the numbers: processor, commit, versions; with a CUDA ``device``, the GPU. No names of
-    machines."""
+
+def command(name: str, argv: Sequence[str] | None) -> str:
+    """What was typed to run the benchmark ``name`` with the arguments ``argv`` (None: those of this process), as a shell reads it.
+
+    Absolute paths are of this machine: below the repository they become relative, elsewhere the file's name is left.
+    """
+    return shlex.join(["python", "-m", "benchmarks", name, *map(_without_place, sys.argv[1:] if argv is None else argv)])
+
+
+def _without_place(argument: str) -> str:
+    option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
+    path = Path(value)
+    if path.is_absolute():
+        value = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    return f"{option}{equals}{value}"
+
+
+def machine(device: torch.device | None = None, *, quick: bool | None = None) -> dict[str, Any]:
+    """What a reader needs to place the numbers: processor, commit, the state of the tree, versions; with a CUDA ``device``, the GPU. No
+    names of machines. ``quick``: whether the run only shows that it works; not recorded where a benchmark knows no such runs.
+
+    Asked for before the first measurement, it tells of the code that was measured, whatever is edited meanwhile.
+    """
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     commit = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    changed = changed_files()
     backends = {name: state["detail"] for name, state in ops.backends().items() if state["available"]}
     record = {
         "cpu": models[0] if models else platform.processor(),
         "cores": len(models),
-        "commit": commit + ("+changes" if changed else ""),
+        "commit": commit + ("+changes" if changed else "") if commit else UNKNOWN,
+        "tree": tree(changed) if commit else UNKNOWN,
         "python": platform.python_version(),
         "ttune": ttune.__version__,
         "torch": torch.__version__,
@@ -35,6 +62,8 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "backends": backends,
     }
+    if quick is not None:
+        record["quick"] = quick
     if device is not None and device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         record |= {
@@ -49,11 +78,25 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
     return record
 
 
+def changed_files() -> list[str]:
+    """Tracked files that differ from the commit. Results are left out: one that was just measured changes nothing of the next."""
+    lines = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results").splitlines()
+    return [line.split(maxsplit=1)[1] for line in lines]
+
+
+def tree(changed: Sequence[str]) -> str:
+    """The state of the working tree in words."""
+    more = len(changed) - NAMED
+    names = ", ".join(changed[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"changed: {names}" if changed else "as committed"
+
+
 def _git(*arguments: str) -> str:
-    git = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    # In a container the files may belong to somebody else, and git then refuses to tell unless it is told to trust them.
+    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]
     try:
         return subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    except OSError:  # measured from a copy without its history
+    except OSError:  # no git
         return ""
 
 

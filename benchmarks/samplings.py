@@ -9,7 +9,8 @@ import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,22 +20,26 @@ import torch
 from torch import Tensor
 
 import ttune
+from benchmarks import workloads
 from benchmarks.networks import import_diffusers
 from benchmarks.workloads import Workload
 from ttune import ops
 
 SCALE = 2.0
 SAMPLERS = ("ddim", "dpmpp_2m")
+FOLDED = "eager, folded"
 Predict = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """``call(x_T)`` returns x_0, on the steps of ``schedule``. ``ours``: the project's; its result is held to float64's."""
+    """``call(x_T)`` returns x_0, on the steps of ``schedule``. ``ours``: the project's; its result is held to float64's.
+    ``context`` is entered around many calls: what a program does once, and not in every sampling."""
 
     call: Callable[[Tensor], Tensor]
     schedule: ttune.Schedule
     ours: bool = False
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,12 @@ class Setting:
         both = {k: torch.cat([v, torch.full_like(v, workload.null[k])]) for k, v in conditions.items()}
         return lambda x, t: list(workload.network(torch.cat([x, x]), t.expand(2 * batch), **both).chunk(2))
 
+    def probe(self) -> Setting:
+        """The same on a small batch and a network that depends on the state, the time and the condition, to see that a contestant
+        passes on all three."""
+        shape = (2, 3, 8, 8)
+        return replace(self, workload=workloads.probe(shape, self.dtype, self.device), steps=5, shape=shape)
+
 
 def combined(outputs: list[Tensor]) -> Tensor:
     """Guidance, as one writes it."""
@@ -73,7 +84,7 @@ def combined(outputs: list[Tensor]) -> Tensor:
 
 def samplings(setting: Setting, *, compile: bool, peer: Path | None) -> tuple[dict[str, Sampling], dict[str, str]]:
     """By name; and which cannot take part here, with why."""
-    found = _own(setting, compile) | _plain(setting, compile)
+    found = _own(setting, compile) | _plain(setting, compile) | {FOLDED: _folded(setting)}
     missing: dict[str, str] = {}
     for name, make in (("diffusers", _diffusers), ("k-diffusion", _k_diffusion)):
         try:
@@ -99,11 +110,13 @@ def _own(setting: Setting, compile: bool) -> dict[str, Sampling]:
     wanted = ("cuda", "triton") if setting.device.type == "cuda" else ("cpu",)
     states = ops.backends()
 
-    def by(backend: str) -> Callable[[Tensor], Tensor]:
-        return lambda x: ttune.sample(denoiser, schedule, x, conditions=conditions, backend=backend)
+    plain = lambda x: ttune.sample(denoiser, schedule, x, conditions=conditions)  # noqa: E731
+
+    def on(backend: str) -> Callable[[], AbstractContextManager[Any]]:
+        return lambda: ops.use_backend(backend)
 
     names = [name for name in (*wanted, "reference") if states[name]["available"]]
-    found = {f"ttune, {name}": Sampling(by(name), schedule, ours=True) for name in names}
+    found = {f"ttune, {name}": Sampling(plain, schedule, ours=True, context=on(name)) for name in names}
     if compile:
         whole = ttune.CompiledSampler(denoiser, schedule)
         found["ttune, compiled"] = Sampling(lambda x: whole(x, conditions=conditions), schedule, ours=True)
@@ -164,6 +177,36 @@ def _plain(setting: Setting, compile: bool) -> dict[str, Sampling]:
     return found
 
 
+def _folded(setting: Setting) -> Sampling:
+    """Eager code by somebody who folded the scalars by hand: as few passes as PyTorch's operators allow, two for DDIM and four for
+    2M, one more with guidance."""
+    schedule, predict = schedule_of(setting), setting.predict()
+    times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=setting.device).unbind()
+    guided = lambda outputs: outputs[0] if len(outputs) == 1 else torch.lerp(outputs[1], outputs[0], SCALE)  # noqa: E731
+    ddim_rows = [(a_next / a, s_next - s * a_next / a) for a, s, a_next, s_next in _ddim_rows(schedule)]
+    multistep_rows = [(1 / a, -s / a, x, d * ahead, d * (1 - ahead)) for a, s, x, d, ahead in _multistep_rows(schedule)]
+
+    @torch.no_grad()
+    def ddim(x: Tensor) -> Tensor:
+        for t, (of_x, of_epsilon) in zip(times, ddim_rows, strict=True):
+            x = torch.mul(x, of_x).add_(guided(predict(x, t)), alpha=of_epsilon)
+        return x
+
+    @torch.no_grad()
+    def multistep(x: Tensor) -> Tensor:
+        before = None
+        for t, (p, q, of_x, of_now, of_before) in zip(times, multistep_rows, strict=True):
+            now = torch.mul(x, p).add_(guided(predict(x, t)), alpha=q)
+            x = torch.mul(x, of_x).add_(now, alpha=of_now)
+            if of_before:
+                assert before is not None
+                x.add_(before, alpha=of_before)
+            before = now
+        return x
+
+    return Sampling(ddim if setting.sampler == "ddim" else multistep, schedule)
+
+
 def _ddim_rows(schedule: ttune.Schedule) -> list[list[float]]:
     a, s = schedule.alphas, schedule.sigmas
     return [[float(v) for v in (a[i], s[i], a[i + 1], s[i + 1])] for i in range(schedule.steps)]
@@ -204,7 +247,7 @@ def _diffusers(setting: Setting) -> Sampling:
 
 
 def _k_diffusion(setting: Setting) -> Sampling:
-    """Its functions, on sigma / alpha; sample_euler is DDIM there."""
+    """Its functions, on sigma / alpha; sample_euler is DDIM there, and draws noise at every step that it does not use."""
     sampling = _k_diffusion_sampling()
     schedule, predict = schedule_of(setting), setting.predict()
     sigmas = torch.tensor(schedule.sigmas / schedule.alphas, dtype=torch.float32, device=setting.device)

@@ -18,8 +18,9 @@ from ttune.evaluation.report import COLOURS, MARKERS
 
 @dataclass
 class Cell:
-    """One setting. ``milliseconds`` of one sampling of the whole batch, ``of_eager`` the time over that of eager code in the same
-    rounds, by contestant; ``counts`` per step; ``peak_bytes`` of one sampling, beyond what was held before."""
+    """One setting. ``milliseconds`` of one sampling of the whole batch, warm; ``of_eager``, ``of_folded``: the time over that of
+    eager code in the same rounds, by contestant; ``first_seconds`` of the first call, with all that is made, folded or compiled
+    once; ``counts`` per step; ``peak_bytes`` of samplings, beyond what was held before."""
 
     network: str
     parameters: int
@@ -31,6 +32,8 @@ class Cell:
     device: str
     milliseconds: dict[str, Spread] = field(default_factory=dict)
     of_eager: dict[str, Spread] = field(default_factory=dict)
+    of_folded: dict[str, Spread] = field(default_factory=dict)
+    first_seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, Counts] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -41,20 +44,39 @@ class Cell:
         dtype = str(setting.dtype).removeprefix("torch.")
         return Cell(w.name, w.parameters, setting.sampler, setting.steps, setting.shape, dtype, setting.guided, setting.device.type)
 
+    @staticmethod
+    def read(record: Mapping[str, Any]) -> Cell:
+        """Of :func:`dataclasses.asdict`'s record, from JSON."""
+        spreads = {name: {k: Spread(**v) for k, v in record[name].items()} for name in ("milliseconds", "of_eager", "of_folded")}
+        counts = {k: Counts(**v) for k, v in record["counts"].items()}
+        return Cell(**{**record, **spreads, "counts": counts, "shape": tuple(record["shape"])})
+
     def __str__(self) -> str:
         guided = ", guided" if self.guided else ""
         return f"{self.network}, {self.sampler}, {'x'.join(map(str, self.shape))} {self.dtype}{guided}, {self.steps} steps"
-
-    @property
-    def fastest(self) -> str:
-        """Of ttune's contestants."""
-        return min((name for name in self.milliseconds if name.startswith("ttune")), key=lambda name: self.milliseconds[name].median)
 
     def samples_per_second(self, name: str) -> float:
         return 1e3 * self.shape[0] / self.milliseconds[name].median
 
 
-HEADS = ("contestant", "samples/s", "ms/step", "of eager [quartiles]", "peak MB", "calls/step", "allocations/step")
+HEADS = (
+    "contestant",
+    "samples/s",
+    "ms/step [quartiles]",
+    "of eager [quartiles]",
+    "of folded [quartiles]",
+    "first call, s",
+    "peak MB",
+    "calls/step",
+    "allocations/step",
+)
+
+
+def _of(ratio: Spread | None) -> str:
+    return "1" if ratio is None else f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+_OF_A_RUN = ("command", "tree")  # what may differ between two parts of one result
 
 
 @dataclass
@@ -69,18 +91,39 @@ class Spending:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     red: list[tuple[str, str]] = field(default_factory=list)
 
+    def resumed(self, path: Path) -> Spending:
+        """This run with the cells that ``path`` has: of the same code, machine and effort, or ValueError."""
+        if not path.exists():
+            return self
+        found = json.loads(path.read_text())
+        # A result that is tracked is itself a change of the tree, as soon as it is written.
+        told = lambda machine: {k: v.removesuffix("+changes") if k == "commit" else v for k, v in machine.items() if k not in _OF_A_RUN}  # noqa: E731
+        mine = json.loads(json.dumps({"machine": told(self.machine), "effort": self.effort}))
+        theirs = {"machine": told(found["machine"]), "effort": found["effort"]}
+        if theirs != mine:
+            raise ValueError(f"resume: {path.name} must be of the same commit, machine and effort as this run, {mine}, got {theirs}")
+        self.cells = [Cell.read(record) for record in found["cells"]]
+        self.skipped = [(cell, why) for cell, why in found["skipped"]]
+        return self
+
+    @property
+    def known(self) -> set[str]:
+        """The cells that need not be measured: those that were, or were skipped."""
+        return {*map(str, self.cells), *(cell for cell, _ in self.skipped)}
+
     def lines(self, cell: Cell) -> list[tuple[str, ...]]:
         lines = []
         for name, spread in cell.milliseconds.items():
-            of = cell.of_eager.get(name)
             counts = cell.counts[name]
             sync = ", SYNC" if counts.synchronises else ""
             lines.append(
                 (
                     name,
                     f"{cell.samples_per_second(name):,.4g}",
-                    f"{spread.median / cell.steps:.3g}",
-                    "1" if of is None else f"{of.median:.2f} [{of.low:.2f}, {of.high:.2f}]",
+                    "{:.3g} [{:.3g}, {:.3g}]".format(*(v / cell.steps for v in (spread.median, spread.low, spread.high))),
+                    _of(cell.of_eager.get(name)),
+                    _of(cell.of_folded.get(name)),
+                    f"{cell.first_seconds[name]:.3g}",
                     f"{cell.peak_bytes[name] / 1e6:.3g}",
                     f"{counts.launches:.3g}{sync}",
                     f"{counts.allocations:.3g}",
@@ -110,10 +153,11 @@ class Spending:
     def write(self, path: Path) -> list[Path]:
         """JSON, Markdown, and where matplotlib is, a picture of quality against seconds."""
         content = {
-            "command": "python -m benchmarks throughput",
+            "command": self.machine.get("command"),
             "machine": self.machine,
             "device": self.device,
             "effort": self.effort,
+            "state": "warm; the first call apart",
             "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds; counts per step",
             "cells": [asdict(cell) for cell in self.cells],
             "quality": self.quality,
@@ -129,8 +173,9 @@ class Spending:
         m = self.machine
         parts = [
             f"# Throughput per step budget ({self.device})",
-            f"Written by `python -m benchmarks throughput`: {m.get('gpu') or m['cpu']}, {m['threads']} thread(s), commit {m['commit']}, "
-            f"torch {m['torch']}. Milliseconds belong to that machine; 'of eager' is the median of the rounds' ratios, with quartiles. "
+            f"Written by `{m['command']}`: {m.get('gpu') or m['cpu']}, {m['threads']} thread(s), commit {m['commit']}, torch {m['torch']}. "
+            "Everybody is warm; the first call, with all that is made, folded or compiled once, stands apart. Milliseconds belong to that "
+            "machine; 'of eager' (code as one writes it) and 'of folded' (its scalars folded by hand) are medians of the rounds' ratios. "
             "Calls are " + ("kernel launches." if self.device == "cuda" else "operator calls."),
         ]
         for cell in self.cells:
@@ -145,22 +190,30 @@ class Spending:
                     q["sampler"],
                     str(q["steps"]),
                     q["label"],
-                    f"{q['rmse']:.4f}",
-                    f"{q['frechet_to_teacher']:.3f}",
-                    f"{q['frechet_to_real']:.2f}",
+                    f"{q['rmse']:.4f} ± {q['rmse_error']:.4f}",
+                    f"{q['frechet_to_teacher']:.3f} ± {q['frechet_to_teacher_error']:.3f}",
+                    f"{q['frechet_to_real']:.2f} ± {q['frechet_to_real_error']:.2f}",
                 )
                 for q in self.quality
             ]
-            note = f"What a budget buys on the bundled model ({q0['n']} x_T, features {q0['features']}: not FID)"
+            note = (
+                f"What a budget buys on the bundled model ({q0['n']} x_T, ± standard error, features {q0['features']}: not FID; untuned: "
+                "the grids that diffusers takes by default, and the best of 36 by RMSE on other x_T, from compare-fashion.json)"
+            )
             parts.append(f"**{note}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        absent = {(name, why) for cell in self.cells for name, why in cell.missing.items()}
+        parts += [f"Absent: {name}: {why}." for name, why in sorted(absent)]
+        parts += [f"Red: {cell}: {why}." for cell, why in self.red]
         parts += [f"Skipped: {cell}: {why}." for cell, why in self.skipped]
         return "\n\n".join(parts) + "\n"
 
     def seconds_per_sample(self) -> dict[tuple[str, int], float]:
-        """Of the bundled network without guidance, in the largest batch, by ttune at its fastest."""
+        """Of the bundled network without guidance, in the largest batch, by the fastest of ttune that was timed at every budget."""
         cells = [c for c in self.cells if c.network == "bundled" and not c.guided and c.dtype == "float32"]
         largest = max((c.shape[0] for c in cells), default=0)
-        return {(c.sampler, c.steps): 1 / c.samples_per_second(c.fastest) for c in cells if c.shape[0] == largest}
+        cells = [c for c in cells if c.shape[0] == largest]
+        everywhere = set.intersection(*({n for n in c.milliseconds if n.startswith("ttune")} for c in cells)) if cells else set()
+        return {(c.sampler, c.steps): min(1 / c.samples_per_second(name) for name in everywhere) for c in cells if everywhere}
 
     def _picture(self, path: Path) -> Path | None:
         """RMSE and Fréchet distance against seconds per sample: one plot for what a budget costs and what it buys."""
@@ -178,7 +231,7 @@ class Spending:
             strict=True,
         ):
             for i, ((sampler, kind), points) in enumerate(_lines(self.quality, seconds, what).items()):
-                style = "-" if kind == "tuned" else "--"
+                style = "-" if kind.startswith("tuned") else "--"
                 axes.plot(
                     *zip(*[(x, y) for x, y, _ in points], strict=True),
                     style,

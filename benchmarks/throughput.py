@@ -1,19 +1,21 @@
 """What a step budget costs, and what it buys: whole samplings per budget, by ttune and by others.
 
 For every network (none, the bundled one, a U-Net of 35 million parameters), sampler, shape, dtype, with and without guidance, and
-number of steps: samples per second, milliseconds per step, peak memory, operator calls and allocations per step (on a GPU kernel
-launches, and whether the host waits), by ttune's backends, by clean eager code, torch.compile of it (a step and its call of the
-network in one graph), diffusers' schedulers and k-diffusion. With the bundled network also what the budget buys: RMSE and Fréchet
-distance to the teacher's samples.
+number of steps: samples per second, milliseconds per step, seconds of the first call, peak memory, operator calls and allocations per
+step (on a GPU kernel launches, and whether the host waits), by ttune's backends, by clean eager code as one writes it, by eager code
+whose scalars are folded by hand, torch.compile (a step and its call of the network in one graph), diffusers' schedulers and
+k-diffusion. With the bundled network also what the budget buys: RMSE and Fréchet distance to the teacher's samples.
 
-First a correctness gate: every contestant must arrive where ttune in float64 does (without a network, ttune's own as exactly as
-eager code); a red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants take
-turns in one process; "of eager" is the median of the rounds' ratios. Absolute times belong to the machine. Where the network is large
-all contestants cost the same, and the table shows it.
+First two correctness gates. Every contestant samples a small batch by a network that depends on state, time and condition, and then
+the batch to be timed; both times it must arrive where ttune in float64 does (ttune's own as exactly as plain PyTorch code in that
+dtype). A red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants take turns in
+one process, warm; "of eager" and "of folded" are medians of the rounds' ratios, with quartiles. Absolute times belong to the
+machine. Where the network is large all contestants cost the same, and the table shows it.
 
 examples:
   python -m benchmarks throughput                                all of it; benchmarks/results/throughput-cpu.json, .md and .png
-  python -m benchmarks throughput --quick                        does it work? within two minutes; no figures to report
+  python -m benchmarks throughput --resume                       go on where an interrupted run stopped
+  python -m benchmarks throughput --quick                        does it work? within two minutes; no figures to report; into build/
   python -m benchmarks throughput --network none --steps 8       one cell
   python -m benchmarks throughput --peer ../dpm-solver           with a clone of dpm-solver or time-tuner, whose code is run
   python -m benchmarks throughput --compare A B                  two result files, or two commits that have one
@@ -35,27 +37,35 @@ import ttune
 from benchmarks import gate, quality, workloads
 from benchmarks.changes import compare_results
 from benchmarks.counts import Counts, count, count_on_cpu
-from benchmarks.machine import machine
-from benchmarks.samplings import SAMPLERS, Sampling, Setting, samplings, schedule_of
+from benchmarks.machine import command, machine
+from benchmarks.places import result_path
+from benchmarks.samplings import FOLDED, SAMPLERS, Sampling, Setting, samplings
 from benchmarks.spending import Cell, Spending
 from benchmarks.timing import Effort, Spread, alternate, device_seconds, host_seconds, ratio
+from benchmarks.trial import Call
 from benchmarks.workloads import Workload
 from ttune import ops
 
-RESULTS = Path(__file__).resolve().parent / "results"
 STEPS = (1, 2, 4, 8, 16, 32)
 NETWORKS = ("none", "bundled", "unet-35m")
 # Per network: batches. Without a network a small image and a batch of latents; the others at their own size.
-SHAPES = {"none": ((1, 3, 32, 32), (16, 4, 64, 64)), "bundled": ((1, 1, 28, 28), (16, 1, 28, 28)), "unet-35m": ((1, 3, 32, 32),)}
+SHAPES = {
+    "none": ((1, 3, 32, 32), (16, 4, 64, 64)),
+    "bundled": ((1, 1, 28, 28), (16, 1, 28, 28)),
+    "unet-35m": ((1, 3, 32, 32), (4, 3, 32, 32)),
+}
 ON_GPU = {
     "none": ((1, 3, 32, 32), (64, 4, 128, 128)),
     "bundled": ((1, 1, 28, 28), (256, 1, 28, 28)),
     "unet-35m": ((1, 3, 32, 32), (64, 3, 32, 32)),
 }
-# Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each, and slow ones in fewer.
-FULL, SLOW, QUICK = Effort(rounds=7, seconds=0.05), Effort(rounds=3, seconds=0.05), Effort(rounds=3, seconds=0.002)
+# A compiled step is the same graph at any number of steps, and with a network it takes a compiler a minute: there at one number.
+COMPILED_AT = {"none": STEPS, "bundled": (8,), "unet-35m": (4,)}
+# Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each, and slow ones in fewer. With 15
+# rounds the quartiles of two runs of the same code part by chance once in some hundred times, with 7 once in 25.
+FULL, SLOW, QUICK = Effort(rounds=15, seconds=0.03), Effort(rounds=5, seconds=0.03), Effort(rounds=3, seconds=0.002)
 SLOW_SECONDS = 0.5
-MOST_SECONDS = 4.0  # of one sampling: a cell beyond it would take minutes, and its share of the network is 1 anyway
+MOST_SECONDS = 6.0  # of one sampling: a cell beyond it would take minutes, and its share of the network is 1 anyway
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,22 +76,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("--device must be one that torch finds, got cuda: torch finds no CUDA device")
+    # What is called float32 is computed in float32, by everybody: cuDNN's default on recent GPUs is not.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     effort = QUICK if arguments.quick else FULL
-    spending = Spending(machine(device), device.type, asdict(effort))
+    part = arguments.quick or any((arguments.network, arguments.steps, arguments.dtype, arguments.no_compile, arguments.no_quality))
+    output = arguments.output or result_path(f"throughput-{device.type}.json", part)
+    fresh = Spending(machine(device, quick=arguments.quick) | {"command": command("throughput", argv)}, device.type, asdict(effort))
+    spending = fresh.resumed(output) if arguments.resume else fresh
+    gates = Gates(arguments.peer)
     try:
         bar = tqdm(list(_settings(arguments, device)), desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
         for setting in bar:
             bar.set_postfix_str(f"{setting.workload.name} {setting.sampler} {setting.steps} steps")
-            _measure(spending, setting, effort, arguments)
+            if str(Cell.of(setting)) in spending.known:
+                continue
+            _measure(spending, setting, effort, gates, compile=not arguments.no_compile)
+            spending.write(output)  # what is measured is kept
             torch._dynamo.reset()  # a new shape is a fresh start, not one recompilation more
         if "bundled" in arguments.network and not arguments.no_quality:
             spending.quality = quality.measure(64 if arguments.quick else arguments.quality_samples, arguments.steps, device)
     finally:
         torch.set_num_threads(threads)
     print(spending.table())
-    for path in spending.write(arguments.output or RESULTS / f"throughput-{device.type}.json"):
+    for path in spending.write(output):
         print(f"wrote {path}")
     if not spending.cells:
         spending.red.append(("all", "no cell was measured"))
@@ -98,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--steps", nargs="+", type=int, default=None, help=f"default: {' '.join(map(str, STEPS))}")
     parser.add_argument(
-        "--dtype", nargs="+", choices=("float32", "bfloat16"), default=None, help="default: both without a network, else float32"
+        "--dtype", nargs="+", choices=("float32", "bfloat16"), default=None, help="default: both; on the CPU float32 alone with a network"
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU (default: 1)")
     parser.add_argument("--peer", type=Path, help="a clone of LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner")
@@ -110,8 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         "--quality-samples", type=int, default=512, help="x_T that RMSE and Fréchet distance are measured on (default: 512)"
     )
     parser.add_argument("--quick", action="store_true", help="short rounds, few cells: to see that it works, not to report")
+    parser.add_argument("--resume", action="store_true", help="keep the cells that --output has already, of the same commit and settings")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--output", type=Path, help="the JSON file (default: benchmarks/results/throughput-<device>.json)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the JSON file (default: benchmarks/results/throughput-<device>.json; --quick and parts: build/)",
+    )
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two result files, or commits; nothing is measured")
     return parser
 
@@ -125,7 +149,9 @@ def _settings(arguments: argparse.Namespace, device: torch.device) -> Iterator[S
         raise ValueError(f"steps must be at least 1, got {min(arguments.steps)}")
     for name in arguments.network:
         for shape in (ON_GPU if device.type == "cuda" else SHAPES)[name][: 1 if quick else None]:
-            for dtype_name in arguments.dtype or (("float32", "bfloat16") if name == "none" and not quick else ("float32",)):
+            # A CPU without instructions for it takes many times as long for a network in bfloat16; nobody samples there like that.
+            half = not quick and (name == "none" or device.type == "cuda")
+            for dtype_name in arguments.dtype or (("float32", "bfloat16") if half else ("float32",)):
                 dtype = getattr(torch, dtype_name)
                 workload = _workload(name, shape, dtype, device)
                 for guided in (False, True) if workload.guided else (False,):
@@ -140,67 +166,116 @@ def _workload(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: tor
     return (workloads.bundled if name == "bundled" else workloads.large)(dtype, device)
 
 
-def _measure(spending: Spending, setting: Setting, effort: Effort, arguments: argparse.Namespace) -> None:
-    """One cell: gate, then time, then count."""
+def _measure(spending: Spending, setting: Setting, effort: Effort, gates: Gates, *, compile: bool) -> None:
+    """One cell: gates, then times, then counts."""
     cell = Cell.of(setting)
     generator = torch.Generator().manual_seed(3)
     x_T = torch.randn(setting.shape, generator=generator).to(setting.device, setting.dtype)
-    # Where a network dominates, compiled code of the update would cost a minute of compiling to show a ratio of 1.
-    compiles = not arguments.no_compile and setting.workload.name == "none"
+    steps = COMPILED_AT[setting.workload.name]
+    compiles = compile and setting.steps in steps
     try:
-        contestants, cell.missing = samplings(setting, compile=compiles, peer=arguments.peer)
+        contestants, cell.missing = samplings(setting, compile=compiles, peer=gates.peer)
+        if compile and not compiles:
+            cell.missing |= dict.fromkeys(("torch.compile", "ttune, compiled"), f"with {setting.workload.name} at {steps[0]} steps only")
+        _call(contestants["eager"], x_T)
         once = _seconds(contestants["eager"], x_T)
         if once > MOST_SECONDS:
             spending.skipped.append((str(cell), f"one sampling takes {once:.0f} s, more than {MOST_SECONDS:g}"))
             return
+        wrong = gates.probed(setting, compile=compiles)
         for name, sampling in list(contestants.items()):
             try:
-                _check(name, sampling, setting, x_T)
-            except gate.RedGate as error:
+                if name in wrong:
+                    raise wrong[name]
+                cell.first_seconds[name] = _seconds(sampling, x_T)
+                check(name, sampling, setting, x_T)
+            except Exception as error:
                 if sampling.ours or name == "eager":
-                    raise
+                    raise gate.RedGate(_said(error, name)) from error
                 del contestants[name]  # a rival that is wrong here gets no number, and is no reason against the others
-                cell.missing[name] = f"in {cell}: {error}"
+                cell.first_seconds.pop(name, None)
+                cell.missing[name] = f"in {cell}: {_said(error, name)}"
     except gate.RedGate as error:
         spending.red.append((str(cell), str(error)))
         print(f"RED {cell}: {error}", file=sys.stderr)
         return
-    calls = {name: lambda sampling=sampling: sampling.call(x_T) for name, sampling in contestants.items()}
     effort = SLOW if once > SLOW_SECONDS and effort is FULL else effort
-    times = alternate(calls, effort, device_seconds if setting.device.type == "cuda" else host_seconds)
+    timed = device_seconds if setting.device.type == "cuda" else host_seconds
+
+    def seconds_of(sampling: Sampling, count: int) -> float:
+        with sampling.context():
+            return timed(lambda: sampling.call(x_T), count)
+
+    times = alternate(contestants, effort, seconds_of)
     cell.milliseconds = {name: Spread(*(v / 1e3 for v in asdict(Spread.of(t)).values())) for name, t in times.items()}
     cell.of_eager = {name: ratio(times, name, "eager") for name in times if name != "eager"}
-    for name, call in calls.items():
-        cell.counts[name], cell.peak_bytes[name] = _counted(call, setting)
+    cell.of_folded = {name: ratio(times, name, FOLDED) for name in times if name != FOLDED and FOLDED in times}
+    for name, sampling in contestants.items():
+        with sampling.context():
+            cell.counts[name], cell.peak_bytes[name] = _counted(lambda sampling=sampling: sampling.call(x_T), setting)
     spending.cells.append(cell)
 
 
+def _said(error: Exception, name: str) -> str:
+    """What a gate said, or that it could not be asked."""
+    return str(error) if isinstance(error, gate.RedGate) else f"{name}: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def _call(sampling: Sampling, x_T: torch.Tensor) -> torch.Tensor:
+    with sampling.context():
+        return sampling.call(x_T)
+
+
 def _seconds(sampling: Sampling, x_T: torch.Tensor) -> float:
+    """Of one call, to the end of its work."""
     begin = time.perf_counter()
-    sampling.call(x_T)
+    _call(sampling, x_T)
+    if x_T.is_cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 
-def _check(name: str, sampling: Sampling, setting: Setting, x_T: torch.Tensor) -> None:
-    """Without a network ttune's own to float64, no worse than eager code; everybody else, and with a network all, to a rounding."""
+class Gates:
+    """The gate on the probing network, once for all cells whose contestants are the same code."""
+
+    def __init__(self, peer: Path | None) -> None:
+        self.peer = peer
+        self._passed: dict[tuple[object, ...], dict[str, Exception]] = {}
+
+    def probed(self, setting: Setting, *, compile: bool) -> dict[str, Exception]:
+        """What is wrong, by contestant."""
+        key = (setting.sampler, setting.guided, setting.dtype, compile)
+        if key not in self._passed:
+            probe = setting.probe()
+            x_T = torch.randn(probe.shape, generator=torch.Generator().manual_seed(4)).to(probe.device, probe.dtype)
+            wrong = self._passed[key] = {}
+            for name, sampling in samplings(probe, compile=compile, peer=self.peer)[0].items():
+                try:
+                    check(name, sampling, probe, x_T)
+                except Exception as error:
+                    wrong[name] = error
+        return self._passed[key]
+
+
+def check(name: str, sampling: Sampling, setting: Setting, x_T: torch.Tensor) -> None:
+    """ttune's own to float64, no worse than plain PyTorch code in the dtype; everybody else to a rounding. A network of the timed
+    ones has no float64: there ttune's own are held, closely, to plain PyTorch code around the same network."""
     denoiser, conditions = setting.denoiser(), setting.conditions
+    got = _call(sampling, x_T)
     with ops.use_backend("reference"):
         same = ttune.sample(denoiser, sampling.schedule, x_T, conditions=conditions)
         if setting.workload.parameters:
-            return gate.same_work(name, [sampling.call(x_T)], [same])
-        exact = ttune.sample(denoiser, schedule_of(setting) if sampling.ours else sampling.schedule, x_T.double(), conditions=conditions)
-    got = sampling.call(x_T)
+            return gate.close(name, [got], [same], torch.finfo(x_T.dtype).eps ** (0.75 if sampling.ours else 0.5))
+        exact = ttune.sample(denoiser, sampling.schedule, x_T.double(), conditions=conditions)
     if sampling.ours:
-        # Ten roundings of the state itself are in every one of them.
-        slack = setting.steps * torch.finfo(setting.dtype).eps * float(exact.abs().max())
-        gate.as_good_as_eager(name, [got], [same], [exact], slack=slack)
+        gate.as_good_as_eager(name, [got], [same], [exact])
     else:
         gate.same_work(name, [got], [exact])
 
 
-def _counted(call: object, setting: Setting) -> tuple[Counts, int]:
-    """Per step, and the peak memory of one sampling beyond what was held before, in bytes."""
-    assert callable(call)
+def _counted(call: Call, setting: Setting) -> tuple[Counts, int]:
+    """Per step, and the peak memory of samplings beyond what was held before, in bytes. Of a CUDA graph without its own pool, which
+    it holds from its capture on."""
     if setting.device.type == "cpu":
         return count_on_cpu(call, setting.steps)
     torch.cuda.reset_peak_memory_stats()

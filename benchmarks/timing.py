@@ -7,10 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from benchmarks.trial import Call
+
+Contestant = TypeVar("Contestant")
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ def device_seconds(call: Call, count: int) -> float:
 
 
 def alternate(
-    contestants: Mapping[str, Call], effort: Effort, seconds_of: Callable[[Call, int], float], calls: int = 1
+    contestants: Mapping[str, Contestant], effort: Effort, seconds_of: Callable[[Contestant, int], float], calls: int = 1
 ) -> dict[str, list[float]]:
     """Microseconds per call, one figure per round; the contestants take turns, so that a slow moment of the machine hits
-    them alike. ``calls``: how many calls one call of a contestant stands for (a captured graph holds several)."""
+    them alike. ``seconds_of(contestant, count)``: how long so many calls take. ``calls``: how many calls one call of a contestant
+    stands for (a captured graph holds several)."""
     counts = {}
     for name, call in contestants.items():
         seconds_of(call, 2)  # caches, clocks and compilers warm up

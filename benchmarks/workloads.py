@@ -47,6 +47,18 @@ def nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
     return Workload("none", Nothing(shape, dtype, device), shape[1:], NoiseSchedule.linear(), labels, {"class_label": 1}, True, 0)
 
 
+def probe(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Workload:
+    """Not to be timed: its output depends on the state, the time and the condition, smoothly, so that a contestant that passes on
+    a wrong one of them arrives elsewhere."""
+
+    def network(x: Tensor, tau: Tensor, class_label: Tensor) -> Tensor:
+        told = (tau.float() / 300 + 0.5 * class_label.float()).view(-1, *[1] * (x.ndim - 1))
+        return (torch.tanh(x.float()) * (0.6 + 0.3 * torch.cos(told)) + 0.2 * torch.sin(told)).to(x.dtype)
+
+    labels = lambda n: {"class_label": torch.arange(n, device=device) % 2}  # noqa: E731
+    return Workload("probe", network, shape[1:], NoiseSchedule.linear(), labels, {"class_label": 3}, True, 0)
+
+
 def bundled(dtype: torch.dtype, device: torch.device) -> Workload:
     """The model that ttune ships, with its labels."""
     denoiser = zoo.load("fashion", guidance_scale=2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import changes, samplings, throughput, workloads
+from benchmarks import changes, gate, samplings, throughput, workloads
 from benchmarks.counts import count_on_cpu
 from benchmarks.samplings import Setting
 from ttune import ops
@@ -35,8 +36,13 @@ def test_a_run_measures_every_cell_and_what_budgets_buy(tmp_path: Path, capsys: 
         assert all(0 < s["low"] <= s["median"] <= s["high"] for s in [*cell["milliseconds"].values(), *cell["of_eager"].values()])
         assert all(value > 0 for value in cell["peak_bytes"].values())
         assert all(value["launches"] > 0 for value in cell["counts"].values())
-    assert {q["steps"] for q in report["quality"] if q["label"].startswith("untuned")} == {1, 3}
-    assert {"ddim", "dpmpp_2m"} == {q["sampler"] for q in report["quality"] if q["label"] == "tuned"}
+        assert set(cell["of_folded"]) == set(cell["milliseconds"]) - {"eager, folded"}
+        assert set(cell["first_seconds"]) == set(cell["milliseconds"])
+        assert "steps only" in cell["missing"].get("torch.compile", "steps only")
+    assert {q["steps"] for q in report["quality"] if q["label"] in ("untuned, leading", "untuned, linspace")} == {1, 3}
+    for kind in ("tuned", "tuned, coefficients too", "untuned, best grid"):
+        assert {"ddim", "dpmpp_2m"} == {q["sampler"] for q in report["quality"] if q["label"] == kind}
+    assert all(q[f"{what}_error"] > 0 for q in report["quality"] for what in ("rmse", "frechet_to_teacher", "frechet_to_real"))
     page = (tmp_path / "throughput.md").read_text()
     assert page.count("| eager |") == len(report["cells"])
     assert "not FID" in page
@@ -99,9 +105,64 @@ def test_a_clone_takes_part(tmp_path: Path) -> None:
     shape = (2, 1, 4, 4)
     setting = Setting(workloads.nothing(shape, torch.float32, CPU), "ddim", 3, shape, torch.float32, True, CPU)
     found, _ = samplings.samplings(setting, compile=False, peer=tmp_path)
-    throughput._check("time_tuner", found["time_tuner"], setting, torch.randn(shape))
+    throughput.check("time_tuner", found["time_tuner"], setting, torch.randn(shape))
     with pytest.raises(ValueError, match="peer must be a folder with one of"):
         samplings.samplings(setting, compile=False, peer=tmp_path / "nowhere")
+
+
+def test_gates_are_red_for_what_a_timed_network_would_not_show() -> None:
+    """A state, a time or a condition that is not passed on, and an image that is off by a twentieth."""
+    shape = (1, 3, 32, 32)
+    for dtype in (torch.float32, torch.bfloat16):
+        setting = Setting(workloads.nothing(shape, dtype, CPU), "dpmpp_2m", 8, shape, dtype, True, CPU)
+        probe = setting.probe()
+        x_T = torch.randn(probe.shape).to(dtype)
+        good = samplings.samplings(probe, compile=False, peer=None)[0]["ttune, reference"]
+        throughput.check("good", good, probe, x_T)
+        for name in ("state", "time", "condition"):
+
+            def other(x: Any, tau: Any, class_label: Any, name: str = name, network: Any = probe.workload.network) -> Any:
+                zeroed = lambda what, value: torch.zeros_like(value) if what == name else value  # noqa: E731
+                return network(zeroed("state", x), tau - 60 * (name == "time"), zeroed("condition", class_label))
+
+            off = dataclasses.replace(probe, workload=dataclasses.replace(probe.workload, network=other))
+            with pytest.raises(gate.RedGate, match=name):
+                throughput.check(name, samplings.samplings(off, compile=False, peer=None)[0]["ttune, reference"], probe, x_T)
+        scaled = dataclasses.replace(good, call=lambda x, good=good: good.call(x) * 1.05)
+        with pytest.raises(gate.RedGate, match="scaled"):
+            throughput.check("scaled", scaled, probe, x_T)
+
+
+def test_a_rival_that_is_wrong_gets_no_number_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = samplings.samplings
+
+    def with_two_more(*args: Any, **options: Any) -> Any:
+        found, missing = right(*args, **options)
+        found["deaf"] = dataclasses.replace(found["eager"], call=torch.zeros_like)
+        found["broken"] = dataclasses.replace(found["eager"], call=lambda x: x.no_such_method())
+        return found, missing
+
+    monkeypatch.setattr(throughput, "samplings", with_two_more)
+    report = measured(tmp_path, "--steps", "2", "--network", "none", "--sampler", "ddim", "--no-compile")
+    for cell in report["cells"]:
+        assert not {"deaf", "broken"} & set(cell["milliseconds"])
+        assert "deaf: output 0 must be within" in cell["missing"]["deaf"]
+        assert "AttributeError" in cell["missing"]["broken"]
+    assert report["red"] == []
+
+
+def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--steps", "2", "--network", "none", "--sampler", "ddim", "--no-compile")
+    first = measured(tmp_path, *options)
+    measure, seen = throughput._measure, []
+    monkeypatch.setattr(
+        throughput, "_measure", lambda spending, setting, *a, **k: (seen.append(setting.steps), measure(spending, setting, *a, **k))
+    )
+    again = measured(tmp_path, *options[:1], "2", "3", *options[2:], "--resume")
+    assert seen == [3, 3]
+    assert [c for c in again["cells"] if c["steps"] == 2] == first["cells"]
+    with pytest.raises(ValueError, match=r"resume: .* must be of the same commit, machine and effort"):
+        throughput.main(["--quiet", "--output", str(tmp_path / "throughput.json"), *options, "--resume"])
 
 
 def test_calls_allocations_and_bytes_are_counted() -> None:
@@ -114,6 +175,12 @@ def test_calls_allocations_and_bytes_are_counted() -> None:
 
     counts, peak = count_on_cpu(call)
     assert (counts.launches, counts.allocations, peak) == (3, 2, 8000)
+    kept: list[torch.Tensor] = [x]
+
+    def keeps() -> None:
+        kept[0] = x + x
+
+    assert count_on_cpu(keeps)[1] == 8000  # what the last call kept is there while the next one works
 
 
 def result(median: float) -> dict[str, Any]:
@@ -122,19 +189,35 @@ def result(median: float) -> dict[str, Any]:
     return {"machine": {"cpu": "x"}, "cells": [cell | {"of_eager": {"ttune, cpu": spread, "diffusers": copy.copy(spread)}}]}
 
 
-@pytest.mark.parametrize(("after", "said", "status"), [(0.5, "0 regressed, 0 improved", 0), (0.65, "REGRESSED", 1), (0.3, "improved ", 0)])
+@pytest.mark.parametrize(
+    ("after", "said", "status"),
+    [(0.5, "0 regressed, 0 improved", 0), (0.65, "REGRESSED", 1), (0.3, "improved ", 0), (None, "GONE", 1)],
+)
 def test_a_regression_beyond_its_spread_is_named(
-    tmp_path: Path, after: float, said: str, status: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, after: float | None, said: str, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, median in zip(paths, (0.52, after), strict=True):
-        path.write_text(json.dumps(result(median)))
+        content = result(0.52 if median is None else median)
+        if median is None:
+            content["cells"] = []
+        path.write_text(json.dumps(content))
     with pytest.raises(SystemExit) as exit_status:
         throughput.main(["--compare", *map(str, paths)])
     assert exit_status.value.code == status
     out = capsys.readouterr().out
     assert said in out
     assert "diffusers" not in out
+
+
+def test_what_was_measured_in_unlike_ways_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, threads in zip(paths, (1, 2), strict=True):
+        content = result(0.5)
+        content["machine"]["threads"] = threads
+        path.write_text(json.dumps(content))
+    assert changes.compare_results(*map(str, paths), name="throughput-cpu.json") == 2
+    assert "threads is 1 and 2" in capsys.readouterr().out
 
 
 def test_commits_are_compared_by_the_results_that_they_have(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,5 +232,5 @@ def test_under_pytest_benchmark(benchmark: Any) -> None:
     found, _ = samplings.samplings(setting, compile=False, peer=None)
     x_T = torch.randn(shape)
     fastest = next(name for name in found if name.startswith("ttune"))
-    throughput._check(fastest, found[fastest], setting, x_T)
+    throughput.check(fastest, found[fastest], setting, x_T)
     benchmark(lambda: found[fastest].call(x_T))
