@@ -20,10 +20,14 @@ TTUNE_INLINE void run(const EmbeddingLookup& e, int64_t begin, int64_t end) {
       std::copy(lo, lo + e.row_size, out);
       continue;
     }
+    // From the nearer end, as torch.lerp does: from the other one the rounding of the difference counts up to twice as
+    // much.
+    const bool first_half = place.w < 0.5;
+    const T* nearer = first_half ? lo : hi;
+    const A share = first_half ? w : A(place.w - 1);
 #pragma omp simd
     for (int64_t j = 0; j < e.row_size; ++j) {
-      const A from = widen(lo[j]);
-      narrow(from + w * (widen(hi[j]) - from), out[j]);
+      narrow(widen(nearer[j]) + share * (widen(hi[j]) - widen(lo[j])), out[j]);
     }
   }
 }

@@ -24,10 +24,14 @@ __global__ void __launch_bounds__(kThreads) lookup_kernel(const __grid_constant_
     Group<T> out = load<T>(e.table, place.lo * e.row_stride + at, count, whole);
     if (w != 0) {  // the next row may hold an infinity
       const Group<T> hi = load<T>(e.table, place.hi * e.row_stride + at, count, whole);
+      // From the nearer end, as torch.lerp does: from the other one the rounding of the difference counts up to twice
+      // as much.
+      const bool first_half = place.w < 0.5;
+      const A share = first_half ? w : A(place.w - 1);
 #pragma unroll
       for (int k = 0; k < G; ++k) {
-        const A from = widen(out.x[k]);
-        narrow(from + w * (widen(hi.x[k]) - from), out.x[k]);
+        const A from = widen(out.x[k]), to = widen(hi.x[k]);
+        narrow((first_half ? from : to) + share * (to - from), out.x[k]);
       }
     }
     store(out, e.out, row * e.row_size + at, count, whole);

@@ -193,6 +193,7 @@ def test_any_shape_and_layout(
 GRADIENT_SAMPLES = ("plain", "one row", "scalars", "images", "0-d", "empty", "frames", "strided times", "every other row", "transposed")
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", GRADIENT_SAMPLES)
 def test_gradients(device: str, name: str) -> None:
     sample = named(name, torch.float64, torch.float64)
@@ -202,6 +203,7 @@ def test_gradients(device: str, name: str) -> None:
     assert torch.autograd.gradgradcheck(ops.embedding_lookup, arguments)
 
 
+@pytest.mark.gradcheck
 def test_gradient_of_the_table_at_whole_times(device: str) -> None:
     table = torch.randn(5, 3, dtype=torch.float64, device=device, requires_grad=True)
     t = torch.tensor([0, 2, 2, 4, 9], device=device)
@@ -242,6 +244,7 @@ def test_gradients_have_the_dtypes_of_the_arguments(device: str, dtype: torch.dt
 # ----------------------------------------------------------------------------------------- the compiler's point of view
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["plain", "images", "scalars", "0-d", "strided times", "transposed", "empty"])
 def test_opcheck(device: str, name: str) -> None:
     table, t = named(name).on(device)

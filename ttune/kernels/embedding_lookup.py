@@ -47,9 +47,12 @@ def _reference(table: Tensor, t: Tensor) -> Tensor:
     lo = p.nan_to_num().floor().long()
     hi = (lo + 1).clamp(max=n - 1)
     compute = _arithmetic(table)
-    w = (p - lo).to(compute).reshape((-1, *(1 for _ in row)))
+    w = (p - lo).reshape((-1, *(1 for _ in row)))
     row_lo, row_hi = table.index_select(0, lo), table.index_select(0, hi)
-    between = row_lo.to(compute) + w * (row_hi.to(compute) - row_lo.to(compute))
+    # From the nearer end, as torch.lerp does: from the other one the rounding of the difference counts up to twice as much.
+    nearer, share = torch.where(w < 0.5, row_lo, row_hi), torch.where(w < 0.5, w, w - 1)
+    between = nearer.to(compute) + share.to(compute) * (row_hi.to(compute) - row_lo.to(compute))
+    w = w.to(compute)
     return torch.where(w == 0, row_lo, between.to(table.dtype)).reshape((*t.shape, *row))
 
 

@@ -33,7 +33,10 @@ def lookup_kernel(out, table, t, times, last, width, row_stride, blocks, ROWS: t
     # A whole time needs no second row, and must not see what it holds.
     upper = tl.load(table + high * row_stride + column, mask=mask & (w != 0.0), other=0.0).to(COMPUTE)
     lower = value.to(COMPUTE)
-    between = (lower + w * (upper - lower)).to(value.dtype)
+    # From the nearer end, as torch.lerp does: from the other one the rounding of the difference counts up to twice as much.
+    first_half = p - floor < 0.5
+    share = tl.where(first_half, p - floor, p - floor - 1.0).to(COMPUTE)
+    between = (tl.where(first_half, lower, upper) + share * (upper - lower)).to(value.dtype)
     tl.store(out + row * width + column, tl.where(w == 0.0, value, between), mask=mask)
 
 
