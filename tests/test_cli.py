@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +228,26 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--method", "ays", "--fix-start"], "fix_start does not go with method 'ays'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),
+        (
+            ["sample", "--out", "a.png", "--n", "9" * 30],
+            "seed and n must satisfy -2^63 <= seed <= 2^63 - n, so that the samples' seeds are 64-bit integers, got seed=0 and n=9999",
+        ),
+        (["analytic", "--out", "a.json", "--samples", "9" * 30], "seed and samples must satisfy -2^63 <= seed <= 2^63 - samples"),
+        (["report", "a.json", "--out", "a.html", "--seed", str(2**63)], f"got seed={2**63} and n=128"),
+        (["sample", "--out", "\0.png"], r"out must be a path without a zero byte or half a surrogate pair, got '\x00.png'"),
+        (
+            ["sample", "--out", "a.png", "--schedule", "\ud800"],
+            r"schedule must be a path without a zero byte or half a surrogate pair, got '\ud800'",
+        ),
+        (["evaluate", "a.json", "\0"], "schedules must be a path without a zero byte"),
+        (["evaluate", "a.json", "--work", "\0"], "work must be a path without a zero byte"),
+        (["tune", "--out", "a.json", "--checkpoint", "\0"], "checkpoint must be a path without a zero byte"),
+        (["analytic", "--out", "\0"], "out must be a path without a zero byte"),
+        (["compare", "--out", "\0"], "out must be a path without a zero byte"),
+        (["demo", "--out", "\0"], "out must be a path without a zero byte"),
+        (["report", "\0", "--out", "a.html"], "sources must be a path without a zero byte"),
+        (["export", "--schedule", "\0"], "schedule must be a path without a zero byte"),
+        (["import", "--values", "\0", "--out", "a.json", "--noise", "edm"], "values must be a path without a zero byte"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,9 +287,19 @@ def test_sampler_options_and_analytic_variance(tmp_path: Path, capsys: pytest.Ca
     main([*untuned, "order", "3", "variant", "bh1", "corrector", "false"])
     for words, message in (
         (["order", "7"], "order must be 1, 2 or 3, got 7"),
+        (["order", "3.0"], "order of the sampler 'unipc' must be a whole number, as its default 2 is, got 3.0"),
+        (["corrector", "no"], "corrector of the sampler 'unipc' must be true or false, as its default True is, got 'no'"),
+        (["variant", "2"], r"variant must be one of \['bh1', 'bh2'\], got '2'"),
         (["eta", "1"], r"must be among \['order', 'variant', 'corrector'\], got \['eta'\]"),
     ):
         assert re.search(message, failure([*untuned, *words], capsys))
     capsys.readouterr()
     main(["info"])
     assert "unipc (order=2, variant='bh2', corrector=True)" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m ttune info | true"
+    run = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+    assert run.returncode in (0, 128 + 13)  # 0 where it was done before the reader went

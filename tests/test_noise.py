@@ -204,14 +204,40 @@ def test_even_times() -> None:
         (lambda: NoiseSchedule.from_dict({"kind": "quadratic"}), "noise.kind must be one of .*'quadratic'"),
         (lambda: NoiseSchedule.from_dict({"kind": ["linear"]}), "noise.kind must be one of"),
         (lambda: NoiseSchedule.from_dict({"kind": "edm", "sigma_mix": 1}), "sigma_mix"),
-        (lambda: NoiseSchedule.from_dict({"kind": "edm", "sigma_min": "low"}), "do not describe a 'edm' schedule"),
-        (lambda: NoiseSchedule.from_dict({"kind": "alphas_cumprod", "alphas_cumprod": None}), "do not describe"),
-        (lambda: NoiseSchedule.from_dict({"kind": "alphas_cumprod", "alphas_cumprod": [10**400]}), "do not describe"),
+        (lambda: NoiseSchedule.from_dict({"kind": "edm", "sigma_min": "low"}), "sigma_min must be a number, got 'low'"),
+        (lambda: NoiseSchedule.edm(0.1, True), "sigma_max must be a number, got True"),
+        (lambda: NoiseSchedule.ve(np.array([0.1, 0.2]), 1.0), "sigma_min must be a number, got array"),
+        (lambda: NoiseSchedule.flow(np.bool_(True)), "shift must be a number, got np.True_"),
+        (lambda: NoiseSchedule.continuous_vp(0.1, 10**400), "beta_max must be a number that float64 can hold, got 1000"),
+        (lambda: NoiseSchedule.linear(20, [1e-4, 2e-4]), r"beta_start must be a number, got \[0.0001, 0.0002\]"),
+        (lambda: NoiseSchedule.scaled_linear(20, 1e-4, (0.02,)), "beta_end must be a number"),
+        (lambda: NoiseSchedule.scaled_linear(20, -1e-4), r"beta_start and beta_end must be inside \(0, 1\), got -0.0001 and 0.012"),
+        (lambda: NoiseSchedule.sigmoid(20, None), "beta_start must be a number, got None"),
+        (lambda: NoiseSchedule.cosine(4, max_beta=[0.9] * 4), "max_beta must be a number"),
+        (lambda: NoiseSchedule.cosine(4, offset=True), "offset must be a number, got True"),
+        (lambda: NoiseSchedule.from_betas([0.1, False]), r"betas\[1\] must be a number, got False"),
+        (lambda: NoiseSchedule.from_alphas_cumprod(["0.9"]), r"alphas_cumprod\[0\] must be a number, got '0.9'"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([[0.9]]), r"alphas_cumprod\[0\] must be a number, got \[0.9\]"),
+        (lambda: NoiseSchedule.from_alphas_cumprod("0.9"), "alphas_cumprod must be a sequence of numbers, got '0.9'"),
+        (lambda: NoiseSchedule.from_alphas_cumprod({0.9: 0}), "alphas_cumprod must be a sequence of numbers, got {0.9: 0}"),
+        (lambda: NoiseSchedule.from_dict({"kind": "alphas_cumprod", "alphas_cumprod": None}), "must be a sequence of numbers, got None"),
+        (lambda: NoiseSchedule.from_dict({"kind": "alphas_cumprod", "alphas_cumprod": [10**400]}), "that float64 can hold, got 1000"),
     ],
 )
 def test_wrong_values_are_named(build: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, np.array, torch.tensor, int], ids=str)
+def test_scalars_are_numbers(scalar: object) -> None:
+    """Of NumPy and torch, too, and whole ones; what is written is Python's own."""
+    made = scalar(2)  # type: ignore[operator]
+    assert NoiseSchedule.flow(made) == NoiseSchedule.flow(2.0)
+    assert type(NoiseSchedule.flow(made).to_dict()["shift"]) in (int, float)
+    assert NoiseSchedule.edm(1, 10**300) == NoiseSchedule.edm(1.0, 1e300)
+    table = [scalar(1) * 0.75, scalar(1) * 0.5]  # type: ignore[operator]
+    assert NoiseSchedule.from_alphas_cumprod(table).to_dict()["alphas_cumprod"] == [0.75, 0.5]
 
 
 def decreasing(bound: float) -> st.SearchStrategy[list[float]]:

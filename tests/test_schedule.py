@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from ttune import NoiseSchedule, Schedule
+from ttune import Denoiser, NoiseSchedule, Schedule, sample
 
 NOISE = NoiseSchedule.linear()
 
@@ -40,6 +41,10 @@ def test_arrays_are_frozen_copies() -> None:
         ({"sampler": "heun42"}, "sampler must be one of .*'heun42'"),
         ({"eta": 1.5}, r"eta must lie in \[0, 1\], got 1.5"),
         ({"eta": math.nan}, r"eta must lie in \[0, 1\], got nan"),
+        ({"eta": True}, r"eta must lie in \[0, 1\], got True"),
+        ({"eta": "much"}, r"eta must lie in \[0, 1\], got 'much'"),
+        ({"first": 2**63 - 2}, r"first must be below 2\^63 - 2, .*got 9223372036854775806"),
+        ({"first": 10**400}, r"first must be below 2\^63 - 2, "),
         ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta is an option of the sampler 'ddim', got eta=0.5 with 'dpmpp_2m'"),
         ({"positions": [500.0, 600.0, -1.0]}, r"positions must be strictly decreasing, got \[500.0, 600.0, -1.0\]"),
         ({"positions": [500.0, 500.0]}, "positions must be strictly decreasing"),
@@ -61,6 +66,12 @@ def test_wrong_fields_are_named(fields: dict[str, object], message: str) -> None
     values: dict[str, object] = {"sampler": "ddim", "positions": [999.0, 500.0, -1.0]} | fields
     with pytest.raises(ValueError, match=message):
         Schedule(NOISE, **values)  # type: ignore[arg-type]
+
+
+def test_the_last_draw_that_there_is_a_number_for() -> None:
+    schedule = Schedule(NOISE, "ddpm", [999.0, 500.0, 3.0], first=2**63 - 3)  # type: ignore[arg-type]
+    denoiser = Denoiser(lambda x, tau: x, NOISE)
+    assert sample(denoiser, schedule, torch.ones(1, 1), seeds=torch.tensor([1])).isfinite().all()
 
 
 def test_a_position_below_the_trained_range_is_told_its_end() -> None:

@@ -68,6 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
         with _terminable(), joined():
             tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, say) has seen enough; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     # Among a RuntimeError's are a backend that cannot run here and torch's own, of memory on a device above all.
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError, RankLost) as error:
         if os.environ.get("TTUNE_TRACEBACK"):

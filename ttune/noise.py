@@ -13,8 +13,10 @@ Where the last index of a discrete model has alpha = 0 (zero terminal SNR), alph
 from __future__ import annotations
 
 import math
+import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -93,7 +95,7 @@ class NoiseSchedule:
             raise ValueError(f"noise.kind must be one of {sorted(_KINDS)}, got {kind!r}")
         try:
             return _KINDS[kind](**values)
-        except (TypeError, OverflowError, AttributeError) as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"noise: the values {sorted(values)} do not describe a {kind!r} schedule ({error})") from None
 
     # ---- discrete ----------------------------------------------------------------------------------------
@@ -101,17 +103,18 @@ class NoiseSchedule:
     @staticmethod
     def from_alphas_cumprod(alphas_cumprod: Iterable[float]) -> NoiseSchedule:
         """Discrete VP schedule from alpha_s^2, s = 0 … N-1: strictly decreasing, in (0, 1); the last may be 0."""
-        table = tuple(float(a) for a in alphas_cumprod)
+        table = tuple(map(float, _numbers("alphas_cumprod", alphas_cumprod)))
         return DiscreteVP(table, {"kind": "alphas_cumprod", "alphas_cumprod": list(table)})
 
     @staticmethod
     def from_betas(betas: Iterable[float]) -> NoiseSchedule:
         """Discrete VP schedule from the per-step variances beta_s in (0, 1)."""
-        return NoiseSchedule.from_alphas_cumprod(_cumprod(np.asarray(list(betas), np.float64)))
+        return NoiseSchedule.from_alphas_cumprod(_cumprod(np.asarray(_numbers("betas", betas), np.float64)))
 
     @staticmethod
     def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """Betas linear in the step (Ho et al. 2020)."""
+        beta_start, beta_end = _number("beta_start", beta_start), _number("beta_end", beta_end)
         betas = np.linspace(beta_start, beta_end, _positive_int("steps", steps))
         recipe = {"kind": "linear", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
         return DiscreteVP(tuple(_cumprod(betas).tolist()), recipe)
@@ -119,6 +122,9 @@ class NoiseSchedule:
     @staticmethod
     def scaled_linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseSchedule:
         """sqrt(beta) linear in the step (latent diffusion)."""
+        beta_start, beta_end = _number("beta_start", beta_start), _number("beta_end", beta_end)
+        if beta_start < 0 or beta_end < 0:  # whose square roots are not real
+            raise ValueError(f"beta_start and beta_end must be inside (0, 1), got {beta_start} and {beta_end}")
         betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), _positive_int("steps", steps)) ** 2
         recipe = {"kind": "scaled_linear", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
         return DiscreteVP(tuple(_cumprod(betas).tolist()), recipe)
@@ -126,6 +132,7 @@ class NoiseSchedule:
     @staticmethod
     def cosine(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
         """alpha_s^2 follows a squared cosine (Nichol and Dhariwal 2021)."""
+        offset, max_beta = _number("offset", offset), _number("max_beta", max_beta)
         u = np.arange(_positive_int("steps", steps) + 1) / steps
         bar = np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2
         betas = np.minimum(1 - bar[1:] / bar[:-1], max_beta)
@@ -135,6 +142,7 @@ class NoiseSchedule:
     @staticmethod
     def sigmoid(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """Betas on a sigmoid from -6 to 6 (GeoDiff, and diffusers' "sigmoid")."""
+        beta_start, beta_end = _number("beta_start", beta_start), _number("beta_end", beta_end)
         u = np.linspace(-6, 6, _positive_int("steps", steps))
         betas = beta_start + (beta_end - beta_start) / (1 + np.exp(-u))
         recipe = {"kind": "sigmoid", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
@@ -270,6 +278,7 @@ class ContinuousVP(NoiseSchedule):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
+        _take_numbers(self)
         if not 0 < self.beta_min < self.beta_max < math.inf:
             raise ValueError(f"beta_min and beta_max must satisfy 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
 
@@ -312,6 +321,7 @@ class EDM(NoiseSchedule):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
+        _take_numbers(self)
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
@@ -348,6 +358,7 @@ class VE(NoiseSchedule):
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
+        _take_numbers(self)
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
@@ -391,6 +402,7 @@ class Flow(NoiseSchedule):
     shift: float = 1.0
 
     def __post_init__(self) -> None:
+        _take_numbers(self)
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be a positive number, got {self.shift}")
 
@@ -456,6 +468,29 @@ def _cumprod(betas: Float64) -> Float64:
     if betas.size < 1 or not ((betas > 0) & (betas < 1)).all():
         raise ValueError(f"betas must be at least one value, all inside (0, 1), got {betas.tolist()[:8]}")
     return np.cumprod(1.0 - betas).astype(np.float64)
+
+
+def _number(name: str, value: Any) -> float:
+    """``value`` as Python's own int or float, be it a scalar of NumPy or torch; NaN and infinity are for the rule of the argument."""
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value
+    # No word, list or truth value stands for a number: NumPy would read each as one, or make a table of it.
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)):
+        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
+    if isinstance(plain, int) and abs(plain) > sys.float_info.max:
+        raise ValueError(f"{name} must be a number that float64 can hold, got {reprlib.repr(value)}")
+    return plain if abs(plain) < 2**53 else float(plain)  # of larger ints NumPy makes objects
+
+
+def _numbers(name: str, values: Iterable[Any]) -> list[float]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a sequence of numbers, got {reprlib.repr(values)}")
+    return [_number(f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
+def _take_numbers(noise: ContinuousVP | EDM | VE | Flow) -> None:
+    """Every field of a schedule that numbers describe, as a number."""
+    for one in fields(noise):
+        object.__setattr__(noise, one.name, _number(one.name, getattr(noise, one.name)))
 
 
 def _positive_int(name: str, value: int) -> int:

@@ -18,6 +18,7 @@ from ttune.samplers.correction import MAX_DEPTH, corrected
 from ttune.shift import Shift
 
 Option = float | str | bool | tuple[float, ...]  # a sampler's own
+_DRAWS = 2**63  # an evaluation's number, which numbers its draw of noise, is an int64 in the kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +53,22 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {self.sampler!r}")
-        if not (np.isfinite(self.eta) and 0 <= self.eta <= 1):
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
-        if self.eta and self.sampler != "ddim":
+        eta = _numbers(self.eta)
+        if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta!r}")
+        if eta and self.sampler != "ddim":
             raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
-        object.__setattr__(self, "eta", float(self.eta))
+        object.__setattr__(self, "eta", float(eta))
         object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
         object.__setattr__(self, "options", _checked_options(self.options))
         if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
             raise ValueError(f"first must be a whole number >= 0, got {self.first!r}")
         tableau = build_tableau(self)
+        if self.first + len(tableau.stages) >= _DRAWS:
+            raise ValueError(
+                f"first must be below 2^63 - {len(tableau.stages)}, for the draws of noise of {len(tableau.stages)} evaluations to have "
+                f"64-bit numbers, got {self.first}"
+            )
         if self.coefficients is not None:
             object.__setattr__(self, "coefficients", _checked_coefficients(self.coefficients, len(tableau.stages)))
             tableau = corrected(tableau, self.coefficients)
@@ -309,12 +316,14 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:
 
 def _numbers(value: Any) -> int | float | tuple[float, ...] | None:
     """A finite number, or a tuple of them; None for anything else."""
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, np.ndarray):
+        value = value.tolist()  # a plain number, if it has no dimension
+    if isinstance(value, (list, tuple)):
         numbers = tuple(_numbers(v) for v in value)
         return numbers if all(isinstance(v, (int, float)) for v in numbers) else None  # pyright: ignore[reportReturnType]
-    if isinstance(value, (int, float, np.integer, np.floating)) and np.isfinite(value):
-        return int(value) if isinstance(value, (int, np.integer)) else float(value)
-    return None
+    if isinstance(value, (int, np.integer)):
+        return None if isinstance(value, bool) else int(value)
+    return float(value) if isinstance(value, (float, np.floating)) and np.isfinite(value) else None
 
 
 def _frozen(name: str, values: ArrayLike) -> Float64:

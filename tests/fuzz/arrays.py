@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.fuzz.operators import BOUNDS, NAMES, Call, check_alike, embeddings, losses, products, updates
+from tests.fuzz.corpus import Case, cases
+from tests.fuzz.operators import BOUNDS, NAMES, Call, check_alike, embeddings, losses, products, read_call, updates
 from tests.fuzz.target import Target
 from ttune import ops
 
@@ -79,4 +81,16 @@ def _simple(call: Call) -> bool:
 
 
 _calls = st.one_of(updates().filter(_simple), updates().filter(_simple), losses(), embeddings(), products())
-ARRAYS = Target("ttune.numpy", st.builds(Twin, _calls, st.integers(0, 255)), check, 8)
+
+
+def _twin(file: Path) -> Twin:
+    return Twin(read_call(file), 0x55)  # the first argument back to front, the second not, and so on
+
+
+def _cases() -> tuple[Case, ...]:
+    """The operators' own, which both have a meaning for."""
+    kinds = ("updates", "losses", "embeddings", "products")
+    return tuple(case for kind in kinds for case in cases(kind, _twin) if _simple(_twin(case.path).call))
+
+
+ARRAYS = Target("ttune.numpy", st.builds(Twin, _calls, st.integers(0, 255)), check, 8, _cases)

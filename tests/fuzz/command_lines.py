@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
+from tests.fuzz.corpus import cases
 from tests.fuzz.mutation import as_json
 from tests.fuzz.schedule_files import bases
 from tests.fuzz.target import Target, folder
@@ -126,6 +129,8 @@ def run(line: list[str]) -> bool:
     os.chdir(before)
     if isinstance(status, str):
         assert status.startswith("ttune: "), status
+        assert "null byte" not in status, status  # Python's words, which do not say of what
+        assert "codec" not in status, status
         assert status.strip().count("\n") <= 3, status  # torch's own messages have lines
         status = 1
     assert status in (0, 1, 2), status
@@ -143,4 +148,8 @@ def _run(line: list[str]) -> Any:
     return 0
 
 
-LINES = Target("command lines", st.deferred(_lines), run, 2)
+def _words(file: Path) -> list[str]:
+    return json.loads(file.read_bytes())
+
+
+LINES = Target("command lines", st.deferred(_lines), run, 2, lambda: cases("command_lines", _words))

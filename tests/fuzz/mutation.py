@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -82,9 +83,9 @@ def as_json(content: Any) -> bytes:
 
 
 @st.composite
-def damaged(draw: st.DrawFn, bases: list[bytes]) -> bytes:
-    """One of ``bases`` with one to four ranges changed, removed, doubled or put in, or cut short."""
-    data = bytearray(draw(st.sampled_from(bases)))
+def damaged(draw: st.DrawFn, bases: list[bytes], others: Sequence[bytes] = ()) -> bytes:
+    """One of ``bases``, or in one of six cases of ``others``, with one to four ranges changed, removed, doubled or put in, or cut short."""
+    data = bytearray(draw(st.sampled_from(others if others and draw(st.integers(0, 5)) == 3 else bases)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.integers(0, 12))

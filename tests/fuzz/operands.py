@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,11 @@ class Operand:
     layout: str
     content: str
     seed: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], dtype: str = "float32", layout: str = "plain", content: str = "normal", seed: int = 0) -> Operand:
+        """From plain values, as JSON has them."""
+        return cls(tuple(shape), getattr(torch, dtype), layout, content, seed)
 
     def made(self) -> Tensor:
         values = self._values()

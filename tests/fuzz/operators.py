@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.fuzz.corpus import cases
 from tests.fuzz.operands import FLOATS, Operand, clips, likes, operands, tables
 from tests.fuzz.target import Target
 from ttune import ops
@@ -259,7 +262,20 @@ def products(draw: st.DrawFn) -> Call:
     return Call("inner_products", {"a": draw(likes(like, 0 if not draw(st.integers(0, 9)) else 1, 3)), "b": draw(likes(like, 1, 3))})
 
 
-UPDATES = Target("linear_update, linear_update_", updates(), check, 8)
-LOSSES = Target("trajectory_loss", losses(), check, 4)
-EMBEDDINGS = Target("timestep_embedding, embedding_lookup", embeddings(), check, 4)
-PRODUCTS = Target("inner_products", products(), check, 2)
+def read_call(file: Path) -> Call:
+    """Of the corpus: the arguments by name, a tensor as the fields of its operand, with ``call`` and perhaps ``aliases`` beside them."""
+    arguments = json.loads(file.read_bytes())
+    aliases = tuple((i, j, shift) for i, j, shift in arguments.pop("aliases", ()))
+    return Call(arguments.pop("call"), {name: _read(value) for name, value in arguments.items()}, aliases)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Operand.of(**value)
+    return [_read(inner) for inner in value] if isinstance(value, list) else value
+
+
+UPDATES = Target("linear_update, linear_update_", updates(), check, 8, lambda: cases("updates", read_call))
+LOSSES = Target("trajectory_loss", losses(), check, 4, lambda: cases("losses", read_call))
+EMBEDDINGS = Target("timestep_embedding, embedding_lookup", embeddings(), check, 4, lambda: cases("embeddings", read_call))
+PRODUCTS = Target("inner_products", products(), check, 2, lambda: cases("products", read_call))

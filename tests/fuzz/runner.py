@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import json
 import resource
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from tests.fuzz.target import Target
 
 BATCH = 500  # inputs of one seed: what has to be tried again to see a fault again
+CORPUS = -1  # the batch before the first: the files of tests/fuzz/corpus
 FAULTS = 5  # batches with one; more of them would be the same ones again
 PATIENCE = 60  # seconds that one input may take before it counts as a hang; the slowest took 2
 MEMORY = 3 * 2**30  # bytes that a process may ask for beyond what it had when it began: a small file has no business with more
@@ -24,7 +27,8 @@ MEMORY = 3 * 2**30  # bytes that a process may ask for beyond what it had when i
 
 @dataclass
 class Tally:
-    """Of one batch. ``fault``: what must not have happened, with the input that hypothesis made as small as it could."""
+    """Of one batch: inputs before a fault and without it. ``fault``: what must not have happened, with the input that hypothesis made
+    as small as it could."""
 
     batch: int
     accepted: int = 0
@@ -40,6 +44,7 @@ class Tally:
 def tally(target: Target, seed: int, batch: int, inputs: int = BATCH) -> Tally:
     """Try ``inputs`` inputs, always the same for ``seed`` and ``batch``."""
     result, begin = Tally(batch), time.monotonic()
+    faulty: list[Any] = []  # the last of them is the smallest
 
     @hypothesis.seed(seed * 1_000_003 + batch)
     @settings(
@@ -48,38 +53,71 @@ def tally(target: Target, seed: int, batch: int, inputs: int = BATCH) -> Tally:
         deadline=None,
         derandomize=False,
         phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
         verbosity=Verbosity.quiet,
     )
     @given(target.inputs)
     def tried(value: Any) -> None:
-        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
-            if target.check(value):
-                result.accepted += 1
-            else:
-                result.refused += 1
-        except Exception as error:
-            error.add_note(f"input: {value!r}")
+            with _patience():
+                taken = target.check(value)
+        except BaseException:
+            faulty.append(value)
             raise
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        if not faulty:  # what is tried to make a faulty input smaller was not asked for
+            result.accepted += taken
+            result.refused += not taken
 
     try:
         tried()
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        result.fault = "".join(traceback.format_exception(error)[-8:])
+        result.fault = _told(error, repr(faulty[-1]) if faulty else "none could be drawn")
     result.seconds = time.monotonic() - begin
     return result
 
 
-def tallies(target: Target, seed: int, batches: Iterator[int], inputs: int, until: float) -> Iterator[Tally]:
-    """One batch after another, until so many inputs have been tried or the clock says ``until``."""
+def replay(target: Target) -> Tally:
+    """Try the corpus of ``target``."""
+    result, begin, faults = Tally(CORPUS), time.monotonic(), []
+    for case in target.cases():
+        try:
+            with _patience():
+                taken = case.replay(target.check)
+        except Exception as error:
+            faults.append(_told(error, str(case.path)))
+            continue
+        result.accepted += taken
+        result.refused += not taken
+    result.fault = "\n".join(faults)
+    result.seconds = time.monotonic() - begin
+    return result
+
+
+def _told(error: BaseException, value: str) -> str:
+    return "".join([*traceback.format_exception(error)[-8:], f"input: {value}"])
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def tallies(target: Target, seed: int, first: int, inputs: int, until: float) -> Iterator[Tally]:
+    """One batch after another, until so many inputs have been drawn and tried or the clock says ``until``; the corpus before them."""
+    if first == CORPUS:
+        yield replay(target)
     done = faults = 0
-    while done < inputs and faults < FAULTS and time.time() < until:
-        result = tally(target, seed, next(batches), min(BATCH, inputs - done))
+    for batch in itertools.count(max(first, 0)):
+        if done >= inputs or faults >= FAULTS or time.time() >= until:
+            break
+        result = tally(target, seed, batch, min(BATCH, inputs - done))
         done, faults = done + result.inputs, faults + bool(result.fault or not result.inputs)
         yield result
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from tests.fuzz.corpus import cases, small
 from tests.fuzz.mutation import as_json, damaged, edited
 from tests.fuzz.target import Target, folder
-from ttune import NoiseSchedule, Schedule, load_schedules, save_schedules
+from ttune import SAMPLERS, NoiseSchedule, Schedule, load_schedules, save_schedules
+from ttune.samplers import sampler_options
 from ttune.shift import Shift
 
+OTHERS_WORDS = ("could not convert", "ufunc", "Python int too large", "unsupported operand", "math domain")  # what Python and NumPy say
 SHORT = NoiseSchedule.linear(steps=20)  # a table of 1,000 alphas costs more than all else
 
 
@@ -36,6 +39,7 @@ def bases() -> list[dict[str, Any]]:
             coefficients=[[0.01, -0.02, 0], [0, 0.01, 0.02], [0.01, 0, 0]], variants=(1, 0, 0), shift=Shift(window=2.0, cutoff=5.0)
         ),
     ]
+    schedules += [Schedule.build(SHORT, name, 4, options=options) for name in SAMPLERS if (options := sampler_options(name))]
     contents = []
     for schedule in schedules:
         schedule.save(folder() / "base.json")
@@ -54,12 +58,35 @@ def read(data: bytes) -> bool:
         found = load_schedules(path)
     except ValueError as error:
         assert str(error).startswith(f"{path}: "), error
+        assert not any(words in str(error) for words in OTHERS_WORDS), error
         return False
+    content = json.loads(data)
+    for one in content.get("schedules", [content]):
+        check_noise(one["noise"])
+        check_options(sampler_options(one["sampler"]), one.get("options", {}))
     for steps, schedule in found.items():
         assert schedule.steps == steps
         check(schedule)
         same_when_written_again(schedule)
     return True
+
+
+def check_noise(values: dict[str, Any]) -> None:
+    """No word, list or truth value stands for a number."""
+    for name, value in values.items():
+        if name == "base":
+            check_noise(value)
+        elif name != "kind":
+            assert name != "alphas_cumprod" or isinstance(value, list), value
+            assert all(type(number) in (int, float) for number in (value if name == "alphas_cumprod" else [value])), values
+
+
+def check_options(defaults: dict[str, Any], options: dict[str, Any]) -> None:
+    """Every option is of its default's kind."""
+    kinds: dict[type, tuple[type, ...]] = {float: (float, int), tuple: (list,)}
+    for name, value in options.items():
+        kind = type(defaults[name])
+        assert type(value) in kinds.get(kind, (kind,)), (name, value)
 
 
 def check(schedule: Schedule) -> None:
@@ -71,7 +98,7 @@ def check(schedule: Schedule) -> None:
     assert noise.t_clean <= positions[-1] < positions[0] <= noise.t_max
     assert ((told >= noise.t_min) & (told <= noise.t_max)).all()
     assert 0 <= schedule.eta <= 1
-    assert schedule.first >= 0
+    assert 0 <= schedule.first < 2**63 - schedule.steps  # the number of a draw of noise, int64
     tableau = schedule.tableau()
     assert len(told) == len(tableau.stages)
     for stage in tableau.stages:
@@ -79,7 +106,9 @@ def check(schedule: Schedule) -> None:
             assert all(np.isfinite(value) for value in row.values()), (stage, row)
     assert np.isfinite(schedule.alphas).all()
     assert np.isfinite(schedule.sigmas).all()
-    str(schedule), schedule.drifted(), schedule.settings()
+    assert str(schedule)
+    assert isinstance(schedule.settings(), dict)
+    schedule.drifted()
 
 
 def same_when_written_again(schedule: Schedule) -> None:
@@ -101,4 +130,10 @@ def _texts(draw: st.DrawFn) -> bytes:
 
 
 VALUES = Target("ttune.json, values", st.deferred(_texts), read, 34)
-BYTES = Target("ttune.json, bytes", st.deferred(lambda: damaged([as_json(content) for content in bases()])), read, 30)
+BYTES = Target(
+    "ttune.json, bytes",
+    st.deferred(lambda: damaged([as_json(content) for content in bases()], small("schedules"))),
+    read,
+    30,
+    lambda: cases("schedules"),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,16 +11,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.fuzz.corpus import Case
+
 
 @dataclass(frozen=True)
 class Target:
     """``check(value)`` says whether ttune took an input (True) or refused it as documented (False); anything that must not happen is
-    an exception. ``share``: of all inputs of a run, in parts of the sum of the shares."""
+    an exception. ``share``: of all inputs of a run, in parts of the sum of the shares. ``cases``: files that are tried first."""
 
     name: str
     inputs: st.SearchStrategy[Any]
     check: Callable[[Any], bool]
     share: float
+    cases: Callable[[], Sequence[Case]] = tuple
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 from hypothesis import strategies as st
 
+from tests.fuzz.corpus import cases, small
 from tests.fuzz.mutation import as_json, damaged, edited
 from tests.fuzz.target import Target, folder
 from ttune.evaluation.statistics import FeatureStatistics
@@ -37,10 +39,10 @@ def statistics() -> bytes:
 
 
 @st.composite
-def _damaged(draw: st.DrawFn, base: bytes) -> bytes:
+def _damaged(draw: st.DrawFn, base: bytes, kind: str) -> bytes:
     """Bytes changed anywhere, or the header's values, with the values behind it left alone."""
     if draw(st.booleans()):
-        return draw(damaged([base]))
+        return draw(damaged([base], small(kind)))
     length = int.from_bytes(base[:8], "little")
     header = as_json(draw(edited([json.loads(base[8 : 8 + length])])))
     return len(header).to_bytes(8, "little") + header + base[8 + length :]
@@ -69,7 +71,8 @@ def _read_statistics(data: bytes) -> bool:
     path.write_bytes(data)
     try:
         found = FeatureStatistics.load(path)
-    except ValueError:
+    except ValueError as error:
+        assert str(path) in str(error), error
         return False
     assert found.mean.shape == (len(found.mean),)
     assert found.covariance.shape == (len(found.mean),) * 2
@@ -77,7 +80,7 @@ def _read_statistics(data: bytes) -> bool:
     assert np.isfinite(found.mean).all()
     assert np.isfinite(found.covariance).all()
     assert (found.covariance.diagonal() >= 0).all()
-    assert found.count >= 2
+    assert found.count is None or found.count >= 2  # None: the file says that it does not know
     assert found.features
     found.save(folder() / "again")
     again = FeatureStatistics.load(folder() / "again", found.features)
@@ -128,6 +131,12 @@ def _journals(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return (draw(damaged([record])), tensor) if which == 1 else (record, draw(damaged([tensor])))
 
 
-WEIGHTS = Target("safetensors, weights", st.deferred(lambda: _damaged(weights())), _read_weights, 10)
-STATISTICS = Target("safetensors, statistics", st.deferred(lambda: _damaged(statistics())), _read_statistics, 8)
-JOURNALS = Target("checkpoints", st.deferred(_journals), _resume, 8)
+def _pair(record: Path) -> tuple[bytes, bytes]:
+    return record.read_bytes(), record.with_suffix(".safetensors").read_bytes()
+
+
+WEIGHTS = Target("safetensors, weights", st.deferred(lambda: _damaged(weights(), "weights")), _read_weights, 10, lambda: cases("weights"))
+STATISTICS = Target(
+    "safetensors, statistics", st.deferred(lambda: _damaged(statistics(), "statistics")), _read_statistics, 8, lambda: cases("statistics")
+)
+JOURNALS = Target("checkpoints", st.deferred(_journals), _resume, 8, lambda: cases("checkpoints", _pair, "*.json"))

@@ -18,6 +18,8 @@ import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import SAMPLERS, NoiseSchedule, Schedule, Stage, Start, Tableau
 from ttune.grids import GRIDS
+from ttune.samplers import sampler_options
+from ttune.samplers.points import MIN_FRACTION
 
 NOISES = {
     "linear": NoiseSchedule.linear(),
@@ -114,6 +116,62 @@ def test_options_of_singlestep_solvers_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Schedule.build(LINEAR, "dpmpp_2s", 4, options=options)
+
+
+def test_an_option_is_of_its_defaults_kind() -> None:
+    wrong: dict[type, tuple[Any, ...]] = {
+        bool: (0, 1.0, "no", [True]),
+        int: (2.0, True, "2", [2]),
+        float: (True, "0.5", [0.5], 10**400),
+        str: (1, True, [1.0]),
+        tuple: (0, 0.5, False, "1"),
+    }
+    words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word", tuple: "a sequence of numbers"}
+    options = [(sampler, name, type(default)) for sampler in SAMPLERS for name, default in sampler_options(sampler).items()]
+    assert {kind for *_, kind in options} == set(words)
+    for sampler, name, kind in options:
+        for value in wrong[kind]:
+            message = rf"options must map|{name} of the sampler '{sampler}' must be {words[kind]}, as its default .* is, got "
+            with pytest.raises(ValueError, match=message):
+                Schedule.build(LINEAR, sampler, 3, options={name: value})
+
+
+@pytest.mark.parametrize("number", [np.int64, np.array, int], ids=str)
+def test_whole_numbers_are_numbers(number: Callable[[int], Any]) -> None:
+    """An option is written as it was given, but as Python's own."""
+    options = Schedule.build(LINEAR, "unipc", 3, options={"order": number(3)}).options
+    assert (options, type(options["order"])) == ({"order": 3}, int)
+    options = Schedule.build(LINEAR, "euler_ancestral", 3, options={"eta": number(1), "s_noise": np.float32(0.5)}).options
+    assert (options, type(options["eta"])) == ({"eta": 1, "s_noise": 0.5}, int)
+    assert Schedule.build(LINEAR, "ddim", 3, options={"gammas": number(1) * np.ones(3, np.float32)}).options == {"gammas": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [("dpm_solver_2", "r"), ("dpm_solver_3", "r1"), ("dpm_solver_3", "r2"), ("dpmpp_2s", "r"), ("dpmpp_3s", "r1"), ("dpmpp_sde", "r")],
+)
+def test_fractions_of_a_step_have_a_least_one(sampler: str, name: str) -> None:
+    for value in (5e-324, 1e-150, 0, -0.5, 0.9 * MIN_FRACTION, 1.001):
+        with pytest.raises(ValueError, match=rf"{name}.* must satisfy 1e-06 <= .* <= 1, got "):
+            Schedule.build(LINEAR, sampler, 4, options={name: value})
+    if name != "r2":  # which is beyond r1
+        for noise in NOISES.values():
+            Schedule.build(noise, sampler, 4, "linspace", options={name: MIN_FRACTION})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "positions", "options"),
+    [
+        ("euler_ancestral", [800.0, 400.0, 0.0], {"s_noise": 1e300}),
+        ("dpm_solver_2", [800.0, math.nextafter(800.0, 0), 0.0], {}),
+    ],
+)
+def test_what_float64_cannot_hold_is_refused(sampler: str, positions: list[float], options: dict[str, float]) -> None:
+    """Squares beyond it, and steps whose length in log-SNR is lost in rounding."""
+    with pytest.raises(
+        ValueError, match=f"positions and options of the sampler '{sampler}' must leave its coefficients within float64, got"
+    ):
+        Schedule.build(LINEAR, sampler, None, positions, options=options)
 
 
 # ---------------------------------------------------------------------------------------------------------- wrong tables

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from ttune.commands.arguments import Spacing, check_counts, check_seed
+from ttune.commands.arguments import Spacing, check_counts, check_paths, check_seed
 from ttune.commands.bundled import bundled_data
 
 
@@ -43,8 +43,9 @@ def analytic(
     from ttune.atomic import check_writable
     from ttune.models import load_model
 
+    check_paths(out=out)
     check_counts(chunk=chunk)
-    check_seed(seed, samples)
+    check_seed(seed, samples=samples)
     check_writable(out)
     denoiser = load_model(model)
     images, conditions = bundled_data(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ttune.commands.arguments import Sampler
+from ttune.commands.arguments import Sampler, check_paths
 from ttune.commands.bundled import bundled_data, bundled_features
 from ttune.tuning.methods import METHODS
 
@@ -56,6 +56,7 @@ def compare(
     import ttune
     from ttune.models import imported, load_model
 
+    check_paths(out=out)
     denoiser = load_model(model, guidance_scale=guidance_scale)
     clean = bundled_data(model) if data is None and model == "fashion" else None if data is None else imported("data", data)()
     features = bundled_features(model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ttune.commands.arguments import check_paths
+
 
 def demo(out: Path = Path("runs/demo"), steps: int = 5, samples: int = 512, quiet: bool = False) -> None:
     """Tune the bundled model and show what it bought: a table, a picture, three schedules.
@@ -18,4 +20,5 @@ def demo(out: Path = Path("runs/demo"), steps: int = 5, samples: int = 512, quie
     """
     from ttune.demo import run_demo
 
+    check_paths(out=out)
     run_demo(out, steps=steps, samples=samples, progress=not quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from ttune.commands.arguments import check_counts, check_seed
+from ttune.commands.arguments import check_counts, check_paths, check_seed
 from ttune.commands.device import on_own_device
 from ttune.ranks import current
 
@@ -95,8 +95,10 @@ def evaluate(
 
     if not schedules:
         raise ValueError("schedules must name at least one ttune.json, got none")
+    check_paths(schedules=schedules, inception=inception, reference=reference, prompts=prompts)
+    check_paths(work=work, save_images=save_images, cache=cache, out=out)
     check_counts(n=n, chunk=chunk)
-    check_seed(seed, n)
+    check_seed(seed, n=n)
     if out is not None:
         check_writable(out)
     ranks = current()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from ttune.commands.arguments import Sampler, options_of
+from ttune.commands.arguments import Sampler, check_paths, options_of
 
 Kind = Literal["timesteps", "sigmas", "t_ratios"]
 
@@ -38,6 +38,7 @@ def export(
     from ttune.adapters import exchange
     from ttune.atomic import write_atomically
 
+    check_paths(schedule=schedule, out=out)
     loaded = ttune.Schedule.load(schedule, steps=steps)
     if scheduler is not None and to != "timesteps":
         raise ValueError(f"scheduler goes with --to timesteps, got --to {to}")
@@ -88,6 +89,7 @@ def import_(
     import ttune
     from ttune.adapters import exchange
 
+    check_paths(values=values, out=out, like=like)
     if (like is None) == (noise is None):
         raise ValueError(f"like or noise must be given, one of them, got like={like} and noise={noise}")
     numbers = _list(values)
@@ -101,7 +103,7 @@ def import_(
         if sampler is None:
             raise ValueError("sampler must be given: a list of positions does not say whose they are")
         build = exchange.from_sigmas if kind == "sigmas" else exchange.from_timesteps
-        made = build(known, sampler, numbers, final=final, options=options_of(option))
+        made = build(known, sampler, numbers, final=final, options=options_of(option, sampler))
     made.save(out)
     print(made)
     print(f"Wrote {out}")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tyro
 
+from ttune.commands.arguments import check_paths, check_seed
+
 
 def report(
     sources: tyro.conf.Positional[tuple[Path, ...]],
@@ -41,6 +43,8 @@ def report(
     from ttune.models import imported, load_model
     from ttune.report import read_sources, write_page
 
+    check_paths(sources=sources, out=out)
+    check_seed(seed, n=n)
     found = read_sources(sources)
     denoiser = None if model is None else load_model(model, guidance_scale=guidance_scale)
     drawn = None if conditions is None else imported("conditions", conditions)()

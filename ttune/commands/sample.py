@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ttune.commands.arguments import Sampler, Spacing, check_counts, check_seed, options_of
+from ttune.commands.arguments import Sampler, Spacing, check_counts, check_paths, check_seed, options_of
 
 
 def sample(
@@ -56,10 +56,11 @@ def sample(
     from ttune.sampling import start_state
     from ttune.tuning.points import drawn_points
 
+    check_paths(out=out, schedule=schedule, prompts=prompts)
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
     check_counts(n=n, columns=columns)
-    check_seed(seed, n)
+    check_seed(seed, n=n)
     check_writable(out)
     denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
     if schedule is not None:
@@ -69,9 +70,8 @@ def sample(
             raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own positions, got {spacing!r}")
         chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
     else:
-        chosen = ttune.Schedule.build(
-            denoiser.noise, sampler or "ddim", 50 if steps is None else steps, spacing, options=options_of(option)
-        )
+        name = sampler or "ddim"
+        chosen = ttune.Schedule.build(denoiser.noise, name, 50 if steps is None else steps, spacing, options=options_of(option, name))
     seeds = torch.arange(n) + seed
     x_T, conditions = drawn_points(denoiser, seeds)
     conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ttune.commands.arguments import Method, SamplerOrAuto, Spacing, options_of
+from ttune.commands.arguments import Method, SamplerOrAuto, Spacing, check_paths, options_of
 from ttune.commands.bundled import bundled_data, bundled_features
 from ttune.commands.device import on_own_device
 from ttune.ranks import RankLost, current
@@ -127,6 +127,7 @@ def tune(
     _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
     if method == "evolution" and operators == "genetic" and tune != ("conditioning", "positions"):
         raise ValueError(f"tune: --operators genetic searches positions, only --operators cma knows this, got {' '.join(tune)}")
+    check_paths(out=out, prompts=prompts, checkpoint=checkpoint)
     check_writable(out)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
@@ -150,7 +151,7 @@ def tune(
     else:
         schedules = [
             ttune.Schedule.build(
-                denoiser.noise, sampler, k, spacing, t_start=t_start, final=final, offset=offset, options=options_of(option)
+                denoiser.noise, sampler, k, spacing, t_start=t_start, final=final, offset=offset, options=options_of(option, sampler)
             )
             for k in steps
         ]

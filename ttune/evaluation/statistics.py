@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ VERSION = "1"
 MAX_FEATURES = 16_384  # Inception has 2,048; a covariance of so many fills 2 GiB
 # Above the rounding of a float64 sum over some 1e5 rows of 2048 features, far below any real asymmetry.
 _SYMMETRY = 1e-9
+_DIGITS = 4300  # of a count in a file: Python reads no longer number
 BLOCK = 4096  # rows in float64 at a time, 64 MiB of 2048 features: arrays on disk are never in memory as a whole
 
 
@@ -104,8 +106,12 @@ class FeatureStatistics:
             with safetensors.safe_open(path, framework="numpy") as file:
                 header = file.metadata() or {}
                 sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                if any(max(size, default=0) > MAX_FEATURES for size in sizes.values()):  # before they fill the memory
-                    raise ValueError(f"path: must hold at most {MAX_FEATURES} features, got {os.fspath(path)} with {sizes}")
+                # Before they fill the memory, or have more dimensions than NumPy knows.
+                if any(len(size) > 2 or max(size, default=0) > MAX_FEATURES for size in sizes.values()):
+                    raise ValueError(
+                        f"path: must hold at most {MAX_FEATURES} features in one or two dimensions, got {os.fspath(path)} with "
+                        f"{reprlib.repr(sizes)}"
+                    )
                 tensors = {name: file.get_tensor(name) for name in sizes}
         except (safetensors.SafetensorError, AttributeError, TypeError) as error:  # the latter: dtypes that NumPy has not
             raise ValueError(f"path: must be a safetensors file of feature statistics, got {os.fspath(path)} ({error})") from error
@@ -115,11 +121,16 @@ class FeatureStatistics:
                 f"{sorted(tensors)} in format {header.get('format')} {header.get('version')}"
             )
         count = header.get("count", "")
-        if count != "unknown" and not (count.isascii() and count.isdigit()):
-            raise ValueError(f"count: must be a whole number, got {header.get('count')!r} in {os.fspath(path)}")
+        if count != "unknown" and not (count.isascii() and count.isdigit() and len(count) <= _DIGITS):
+            raise ValueError(
+                f"count: must be a whole number of at most {_DIGITS} digits, got {reprlib.repr(header.get('count'))} in {os.fspath(path)}"
+            )
         if features is not None and header.get("features") != features:
             raise ValueError(f"features: must be {features!r}, got {header.get('features')!r} in {os.fspath(path)}")
-        return cls(tensors["mean"], tensors["covariance"], None if count == "unknown" else int(count), header.get("features", ""))
+        try:
+            return cls(tensors["mean"], tensors["covariance"], None if count == "unknown" else int(count), header.get("features", ""))
+        except ValueError as error:
+            raise ValueError(f"{error} in {os.fspath(path)}") from None
 
 
 class StatisticsBuilder:

@@ -1,11 +1,14 @@
 """Samplers: functions from a schedule to a tableau. To add one, write the function and name it here.
 
-A builder's keyword-only parameters are the sampler's options, ``Schedule.build(..., options={"order": 3})``.
+A builder's keyword-only parameters are the sampler's options, ``Schedule.build(..., options={"order": 3})``. Each is of its default's
+kind: an option that defaults to 1.0 takes any finite number, one that defaults to 1 only whole ones.
 """
 
 from __future__ import annotations
 
 import inspect
+import reprlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -58,17 +61,48 @@ def sampler_options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(SAMPLERS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
+# Of an option's default, and what an option of this kind is, once :class:`ttune.Schedule` has made it plain. A default of another type
+# says nothing of what may be given.
+_KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: ("a finite number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value)),
+    str: ("a word", lambda value: isinstance(value, str)),
+    tuple: ("a sequence of numbers", lambda value: isinstance(value, tuple) and all(map(_fits, value))),
+}
+
+
+def _fits(number: float) -> bool:
+    """Whether float64 can hold it, as not every int is."""
+    return abs(number) <= sys.float_info.max
+
+
 def build_tableau(schedule: Schedule) -> Tableau:
-    """The tableau of ``schedule.sampler`` with ``schedule.options``; ValueError for an option that it does not have."""
+    """The tableau of ``schedule.sampler`` with ``schedule.options``.
+
+    ValueError for an option that it does not have or that is not of its default's kind, and where float64 cannot hold the coefficients.
+    """
     accepted = sampler_options(schedule.sampler)
     unknown = [name for name in schedule.options if name not in accepted]
     if unknown:
         raise ValueError(f"options of the sampler {schedule.sampler!r} must be among {list(accepted)}, got {unknown}")
+    for name, value in schedule.options.items():
+        wanted, fits = _KINDS.get(type(accepted[name]), ("", None))
+        if fits is not None and not fits(value):
+            raise ValueError(
+                f"{name} of the sampler {schedule.sampler!r} must be {wanted}, as its default {accepted[name]!r} is, "
+                f"got {reprlib.repr(value)}"
+            )
     try:
         return SAMPLERS[schedule.sampler](schedule, **schedule.options)
-    except TypeError as error:  # a word where a number belongs, say
+    except TypeError as error:  # of a sampler that is not ours, say, whose default says nothing of the kind
         raise ValueError(
             f"options of the sampler {schedule.sampler!r} must be of the kind of {accepted}, got {schedule.options} ({error})"
+        ) from None
+    except ArithmeticError as error:  # positions a rounding error apart, or numbers whose squares are beyond float64
+        raise ValueError(
+            f"positions and options of the sampler {schedule.sampler!r} must leave its coefficients within float64, got positions "
+            f"{schedule.positions.tolist()} and options {schedule.options} ({error})"
         ) from None
 
 

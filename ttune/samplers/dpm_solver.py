@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ttune.samplers.points import Point, between, expands, first_order, history, points
+from ttune.samplers.points import Point, between, check_fractions, expands, first_order, history, points
 from ttune.samplers.singlestep_grid import check_inner, on_grid
 from ttune.samplers.tableau import Stage, Tableau
 
@@ -94,8 +94,8 @@ def dpm_solver_multistep(schedule: Schedule, *, order: int = 2, solver_type: str
 
 
 def _singlestep(name: str, schedule: Schedule, orders: list[int], r: float = 0.5, r1: float = 1 / 3, r2: float = 2 / 3) -> Tableau:
-    if not 0 < r <= 1 or not 0 < r1 < r2 <= 1:
-        raise ValueError(f"r, r1 and r2 must satisfy 0 < r <= 1 and 0 < r1 < r2 <= 1, got {r}, {r1}, {r2}")
+    check_fractions(r=r)
+    check_fractions(r1=r1, r2=r2)
     at, stages = points(schedule), []
     for t, u, order in zip(at, at[1:], orders, strict=False):
         if order == 1 or not expands(t, u):

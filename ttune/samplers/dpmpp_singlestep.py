@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from ttune.samplers.points import Point, between, expands, points
+from ttune.samplers.points import Point, between, check_fractions, expands, points
 from ttune.samplers.singlestep_grid import check_inner, on_grid
 from ttune.samplers.tableau import Stage, Tableau
 
@@ -34,8 +34,7 @@ def dpmpp_2s(
         if eta:
             raise ValueError(f"eta must be 0 with inner='grid', got {eta}")
         return on_grid("dpmpp_2s", schedule, 2, "D", solver_type)
-    if not 0 < r <= 1:
-        raise ValueError(f"r must lie in (0, 1], got {r}")
+    check_fractions(r=r)
     at, stages = points(schedule), []
     for t, u in itertools.pairwise(at):
         down, noise = ancestral(t, u, eta)
@@ -62,8 +61,7 @@ def dpmpp_3s(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner:
     check_inner(inner, solver_type)
     if inner == "grid":
         return on_grid("dpmpp_3s", schedule, 3, "D", solver_type)
-    if not 0 < r1 < r2 <= 1:
-        raise ValueError(f"r1 and r2 must satisfy 0 < r1 < r2 <= 1, got {r1} and {r2}")
+    check_fractions(r1=r1, r2=r2)
     at, stages = points(schedule), []
     for t, u in itertools.pairwise(at):
         if u.clean or not expands(t, u):
@@ -86,8 +84,7 @@ def dpmpp_3s(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner:
 
 def dpmpp_sde(schedule: Schedule, *, r: float = 0.5, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
     """k-diffusion's ``sample_dpmpp_sde``: 2S with noise also on the way to the intermediate evaluation."""
-    if not 0 < r <= 1:
-        raise ValueError(f"r must lie in (0, 1], got {r}")
+    check_fractions(r=r)
     at, stages = points(schedule), []
     for t, u in itertools.pairwise(at):
         if u.clean or not expands(t, u):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +47,20 @@ def at_log_snr(noise: NoiseSchedule, lam: float) -> Point:
     """The point of a given half log-SNR (of the nearest trained one, where that lies outside)."""
     t = noise.time(np.float64(lam))
     return Point(float(t), float(noise.alpha(t)), float(noise.sigma(t)))
+
+
+# A solver divides the difference of two predictions by the fraction of the step between them, so their rounding is magnified as much:
+# float32's 6e-8 to 6 % of a prediction at this fraction, where nothing is left to gain; at 1e-16 of it float64 cannot tell the two apart.
+MIN_FRACTION = 1e-6
+
+
+def check_fractions(**fractions: float) -> None:
+    """ValueError unless the fractions of a step at which a solver evaluates are in [MIN_FRACTION, 1], and each beyond the one before."""
+    values = list(fractions.values())
+    if min(values) < MIN_FRACTION or max(values) > 1 or any(a >= b for a, b in itertools.pairwise(values)):
+        raise ValueError(
+            f"{' and '.join(fractions)} must satisfy {MIN_FRACTION} <= {' < '.join(fractions)} <= 1, got {' and '.join(map(str, values))}"
+        )
 
 
 def between(noise: NoiseSchedule, t: Point, u: Point, r: float) -> Point:
