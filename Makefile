@@ -66,10 +66,12 @@ sanitize: install
 	rm -rf $(SANITIZED)/ttune/lib
 	$(BIN)/cmake --install build/sanitize
 	for library in $(SANITIZED)/ttune/lib/*.so; do nm -D $$library | grep -q __asan_report || exit 1; done
+	rm -f build/sanitize/report.xml
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -k "not compile" \
-		--ignore-glob="*/test_cuda*" --ignore-glob="*/test_triton*" tests/kernels tests/test_numpy.py
+		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -k "not compile" --junitxml=$(CURDIR)/build/sanitize/report.xml \
+		--ignore-glob="*/test_cuda*" --ignore-glob="*/test_triton*" tests/kernels tests/test_numpy.py 2>&1 | tee $(CURDIR)/build/sanitize/log
+	$(BIN)/python -m benchmarks sanitizers build/sanitize/log build/sanitize/report.xml
 
 clean:
 	rm -rf build dist *.egg-info .venv/installed

@@ -13,6 +13,7 @@ BENCHMARKS = (
     "memory",
     "originals",
     "reliability",
+    "sanitizers",
     "soak",
     "page",
     "scale",

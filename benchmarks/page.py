@@ -1,6 +1,7 @@
 """One page that draws all results: ``python -m benchmarks page`` writes benchmarks/results/index.html from the files beside it.
 
-Self-contained (pictures inside, no scripts, no other addresses). Every result says machine, commit and versions; nothing is measured here.
+Self-contained (pictures inside, no scripts, no other addresses). Every result says command, machine, commit and versions, or that its file
+does not; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -36,8 +37,13 @@ TITLES = {
     "tuning": "What a tuning costs",
     "memory": "Memory of a tuning",
     "freeze": "Freezing time",
+    "evaluation": "What an evaluation costs",
+    "soak": "Thousands of tunings and samplings in one process",
+    "fuzz": "Inputs that nobody means",
+    "sanitize": "Kernels under sanitizers",
 }
-ABOUT = ("cpu", "gpu", "cores", "threads", "commit", "torch", "triton", "cuda", "diffusers", "python")
+MADE = ("fuzz", "sanitize")  # by `make`, and not by `python -m benchmarks`
+ABOUT = ("cpu", "gpu", "cores", "threads", "commit", "tree", "torch", "triton", "cuda", "diffusers", "python")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,8 +68,7 @@ def page(files: Sequence[Path]) -> str:
 
 def section(path: Path) -> str:
     result: dict[str, Any] = json.loads(path.read_text())
-    machine = result.get("machine", {})
-    about = ", ".join(f"{name} {machine[name]}" for name in ABOUT if machine.get(name) is not None)
+    about = "".join(f'<p class="machine">{escape(line)}</p>' for line in _machines(result))
     picture = path.with_suffix(".png")
     drawn = ""
     if picture.exists():
@@ -71,8 +76,41 @@ def section(path: Path) -> str:
         drawn = f'<p><img alt="{escape(_title(path))}, as a picture" src="data:image/png;base64,{data}"></p>'
     page = path.with_suffix(".md")
     tables = markdown_tables(page.read_text()) if page.exists() else _tables(result)
-    command = f"<p><code>{escape(result['command'])}</code></p>" if "command" in result else ""
-    return f'<h2 id="{escape(path.stem)}">{escape(_title(path))}</h2>{command}<p class="machine">{escape(about)}</p>{drawn}{tables}'
+    commands = "".join(f"<p><code>{escape(command)}</code></p>" for command in _commands(path, result))
+    return f'<h2 id="{escape(path.stem)}">{escape(_title(path))}</h2>{commands}{about}{drawn}{tables}'
+
+
+def _machines(result: Mapping[str, Any]) -> list[str]:
+    """The machine of a result, or the machines of its records where each has its own."""
+    machines = (
+        [result["machine"]] if "machine" in result else [r["machine"] for rows in _records(result).values() for r in rows if "machine" in r]
+    )
+    return list(dict.fromkeys(map(_machine, machines))) or ["no machine and no commit recorded"]
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    missing = [f"no {name} recorded" for name in ("cpu", "commit") if machine.get(name) in (None, "", "unknown")]
+    return ", ".join([*(f"{name} {machine[name]}" for name in ABOUT if machine.get(name) not in (None, "", "unknown")), *missing])
+
+
+def _commands(path: Path, result: Mapping[str, Any]) -> list[str]:
+    """What wrote a result, or its records; where the file does not say, the command that writes files of its name."""
+    said = (
+        [result["command"]] if "command" in result else [r["command"] for rows in _records(result).values() for r in rows if "command" in r]
+    )
+    kind = path.stem.split("-")[0]
+    return list(dict.fromkeys(said)) or [f"make {kind}" if kind in MADE else f"python -m benchmarks {kind}"]
+
+
+def _records(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The lists of records, and the records that are named by a key, which becomes their first value."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name, value in result.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            found[name] = value
+        elif isinstance(value, dict) and value and all(isinstance(record, dict) for record in value.values()):
+            found[name] = [{name: key, **record} for key, record in value.items()]
+    return found
 
 
 def _rank(path: Path) -> int:
@@ -103,14 +141,16 @@ def markdown_tables(text: str) -> str:
 
 
 def _tables(result: Mapping[str, Any]) -> str:
-    """Every list of records, its plain values and spreads as columns; kernels case by case."""
+    """All records, their plain values and spreads as columns; kernels case by case. The plain values of a result without records."""
     parts = []
-    for name, value in result.items():
-        if not (isinstance(value, list) and value and isinstance(value[0], dict)):
-            continue
+    plain = {key: value for key, value in result.items() if key not in ("command", "machine", "unit")}
+    for name, value in (_records(result) or {"result": [plain]}).items():
         groups: dict[str, list[dict[str, str]]] = {}
         for record in value:
-            shown = {key: v for key, v in record.items() if key not in ("case", "times")} if "case" in record else record
+            shown = {key: v for key, v in record.items() if key not in ("case", "times")} if "case" in record else {**record}
+            shown.pop("command", None)
+            if "machine" in shown:  # told above the table; here, which one it was
+                shown["machine"] = {"commit": shown["machine"].get("commit", "")}
             microseconds = {"us": record["times"]["ttune"]} if "case" in record and "ttune" in record.get("times", ()) else {}
             groups.setdefault(record.get("case", name), []).append(_flat({**shown, **microseconds}))
         for title, records in groups.items():
@@ -134,9 +174,21 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
                 flat[f"{ratio['subject']} / {ratio['rival']}"] = f"{spread['median']:.2f}{verdict}"
         elif isinstance(value, float):
             flat[name] = f"{value:.4g}"
-        elif isinstance(value, (int, str)) or (isinstance(value, list) and len(value) <= 4):
-            flat[name] = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif isinstance(value, list):
+            flat |= _listed(name, value)
+        elif isinstance(value, (int, str)):
+            flat[name] = str(value)
     return flat
+
+
+def _listed(name: str, values: Sequence[Any]) -> dict[str, str]:
+    """A shape as such, a few numbers, and how many words there are: of faults, each of which may fill a page. The rest is left out."""
+    if all(isinstance(value, str) for value in values):
+        return {name: str(len(values))}
+    if len(values) > 4:
+        return {}
+    whole = all(isinstance(value, int) for value in values)
+    return {name: "x".join(map(str, values)) if whole else ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)}
 
 
 def _folded(title: str, rows: Sequence[Sequence[str]]) -> str:

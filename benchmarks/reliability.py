@@ -1,9 +1,11 @@
 """What was tried to break ttune, and what came of it: one page, docs/reliability.md.
 
-    python -m benchmarks reliability              # some minutes: runs the tests that count, measures the rest, reads the results of:
+    python -m benchmarks reliability              # some minutes: runs the tests that count, measures the rest, reads the results of others
     python -m benchmarks reliability --no-tests   # what is measured here alone
+    python -m benchmarks reliability --huge-run   # tensors of more than 2^31 elements too: 12 GiB of memory
 
-`make fuzz` and `make soak` write the results that are read.
+`make fuzz`, `make soak`, `make sanitize`, `python -m benchmarks throughput` and `compare` write the results that are read; each is named
+with its own machine and commit. Exit status 1, after the page is written, where a test that is counted fails or does not run.
 """
 
 from __future__ import annotations
@@ -13,155 +15,184 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
-from torch import Tensor
-from torch._dynamo.utils import counters
 
-import ttune
+from benchmarks import findings, repeats, rounding
 from benchmarks.machine import machine
-from ttune import ops
+from benchmarks.places import ROOT
 from ttune.atomic import write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-# What is counted: (what, files, expression of pytest -k)
-TESTS = (
-    ("operators under opcheck, all four parts", ["tests/kernels"], "opcheck"),
-    ("gradients against finite differences (gradcheck)", ["tests/kernels"], "gradcheck or gradient"),
-    ("kill -9 of a tuning at 60 random moments", ["tests/tuning/test_killed.py"], ""),
-    ("faults: little memory, NaN, full disk, bad places, damaged files, signals", ["tests/test_faults.py"], ""),
-    ("several processes, and one that dies", ["tests/test_ranks.py"], ""),
-    ("threads, forks, repeats", ["tests/test_concurrency.py"], ""),
-)
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-SHAPES = ((1, 3, 32, 32), (2, 5, 7), (4, 4, 33, 65), (1, 1_000_003))
+# What is counted: what -> arguments of pytest
+TESTS: dict[str, tuple[str, ...]] = {
+    "tests that call `torch.library.opcheck`": ("-m", "opcheck", "tests/kernels"),
+    "tests that call `gradcheck` or `gradgradcheck` (finite differences)": ("-m", "gradcheck", "tests/kernels"),
+    "kill -9 of a tuning, at random moments and at calls that write": ("tests/tuning/test_killed.py",),
+    "kill -9 of an evaluation": ("tests/evaluation/test_evaluate.py::test_kill_9_loses_a_chunk_at_most",),
+    "faults: little memory, NaN, full disk, bad places, damaged files, signals, kill -9 of a sampling": ("tests/test_faults.py",),
+    "several processes, and one that dies": ("tests/test_ranks.py",),
+    "threads, forks, repeats": ("tests/test_concurrency.py",),
+}
+# Elements and dtype of the tests with the marker `huge`, which a test holds to their text.
+HUGE = {
+    "test_more_elements_than_32_bits_count": (2**31 + 4099, "bfloat16", "CPU"),
+    "test_more_than_2_to_the_31_elements": (2**31 + 11, "bfloat16", "CUDA"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--no-tests", action="store_true", help="leave the counts of tests as the page has them: absent")
+    parser.add_argument("--no-tests", action="store_true", help="count no tests")
+    parser.add_argument("--huge-run", action="store_true", help="run the tests of the largest tensors, too (12 GiB of memory)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md", help="the page (default: docs/reliability.md)")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    text = page(not arguments.no_tests)
-    write_atomically(arguments.out, text.encode())
+    parser.add_argument("--digests", type=int, metavar="THREADS", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.digests or 1)
+    if options.digests:
+        print(json.dumps({what: repeats.digest(work()) for what, (work, _) in repeats.works().items()}))
+        return
+    about = machine()  # before the minutes in which the tree may change
+    runs = {} if options.no_tests else {what: run_tests(arguments) for what, arguments in TESTS.items()}
+    huge = run_tests(("-m", "huge", "tests/kernels")) if options.huge_run else None
+    text = page(about, runs, huge)
+    write_atomically(options.out, text.encode())
     print(text)
+    failed = [what for what, run in (runs | ({"largest tensors": huge} if huge else {})).items() if not run.sound]
+    if failed:
+        sys.exit(f"every counted test must pass, and these did not: {'; '.join(failed)}")
 
 
-def page(tests: bool) -> str:
-    m = machine()
-    lines = [
-        "# Reliability",
-        "",
-        f"Written by `python -m benchmarks reliability`: {m['cpu']}, {m['cores']} cores, no GPU, commit {m['commit']}, torch {m['torch']}. "
-        "What is not on this page was not measured.",
-        "",
-        "| what | figure |",
-        "| --- | --- |",
+def page(about: Mapping[str, Any], runs: Mapping[str, Run], huge: Run | None) -> str:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU that torch finds"
+    figures = [
+        *((what, str(run)) for what, run in runs.items()),
+        *largest(huge),
+        *findings.sanitized(),
+        *findings.fuzzed(),
+        *findings.soaked(),
     ]
-    if tests:
-        lines += [f"| {what} | {counted(files, expression)} |" for what, files, expression in TESTS]
-    lines += [f"| worst error over eager PyTorch's own, `linear_update`, {name} | {ratio:.2f} |" for name, ratio in error_ratios().items()]
-    graphs, breaks, again = compiled()
-    lines.append(f"| `CompiledSampler`, ten steps, two batches of one size: graphs, breaks, compiled again | {graphs}, {breaks}, {again} |")
-    lines.append(f"| samplings with noise that were repeated, and those that differed in a bit | {repeats()} |")
-    lines += [*fuzzed(), *soaked()]
-    lines += [
-        "",
-        "Files: JSON and safetensors only, sizes, depths, shapes and values checked before use; pickles are read nowhere but in",
-        "Inception's and EfficientNet's own weights, with `weights_only=True` or as TorchScript, when asked for. `--model",
-        "package.module:factory` imports and runs that module's code. Every file is written beside its place and renamed.",
-        "",
-        "Limits of what was tried: no GPU; no real disk that fills up (a limit on file sizes instead); the largest tensors, of more than",
-        "2^31 elements (`pytest -m huge`), need 12 GiB and are not in every run.",
-    ]
-    return "\n".join(lines) + "\n"
+    limits = ["no real disk that fills up (a limit on file sizes instead)"]
+    if not torch.cuda.is_available():
+        limits.insert(0, gpu)
+    if huge is None:
+        limits.append("no tensors of more than 2^31 elements (`--huge-run`, 12 GiB)")
+    return "\n".join(
+        [
+            "# Reliability",
+            "",
+            f"Written by `python -m benchmarks reliability`: {findings.placed({'machine': about})}, {about['cores']} cores, {gpu}, "
+            f"torch {about['torch']}. What is not on this page was not measured.",
+            "",
+            *findings.table(("what", "figure"), figures),
+            "",
+            "## Rounding",
+            "",
+            f"The largest error of an element over {len(rounding.SHAPES)} shapes and {rounding.SEEDS} seeds each, in units in the last",
+            "place of the largest value. The unit is that of what ttune returns, which for sums and time embeddings of half types is",
+            "float32. Exact are fractions; for sines and cosines, long double. Eager is PyTorch code that is written in the dtype of the",
+            "inputs and returns it, as `a * x + b * y`. The errors of both, and no ratio.",
+            "",
+            *findings.table(("operator", "inputs", "unit of", "ttune", "eager"), rounding.rounding()),
+            "",
+            "## Compilation",
+            "",
+            "`CompiledSampler`, 2M, ten steps, a small convolutional network with a time embedding, `fullgraph=False`: a graph break",
+            "would be counted and not raised. Graphs that each call adds, and graph breaks. `dynamic=False` is the sampler's default,",
+            "None torch's.",
+            "",
+            *findings.table(("call, in this order", *(f"dynamic={d}: graphs, breaks" for d in (False, None))), repeats.compilation()),
+            "",
+            "## Repeats",
+            "",
+            "Bit by bit, against the first of them in this process on one thread. Other processes: on one thread, on two and on four.",
+            "",
+            *findings.table(
+                ("what", "times in this process", "differed", "another process", "another, 2 threads", "another, 4 threads"),
+                repeats.repeats(),
+            ),
+            *findings.throughput(),
+            *findings.quality(),
+            "",
+            "## Files and limits",
+            "",
+            "JSON and safetensors only, sizes, depths, shapes and values checked before use; pickles are read nowhere but in",
+            "Inception's and EfficientNet's own weights, with `weights_only=True` or as TorchScript, when asked for. `--model",
+            "package.module:factory` imports and runs that module's code. Every file is written beside its place and renamed.",
+            "",
+            f"Limits of what was tried: {'; '.join(limits)}.",
+            "",
+        ]
+    )
 
 
-def counted(files: Sequence[str], expression: str) -> str:
-    """What pytest says of these tests, in its own words."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files, *(["-k", expression] if expression else [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    found = re.search(r"((?:\d+ \w+, )*\d+ (?:passed|failed|skipped|error)[^\n]*?) in [\d.]+s", done.stdout)
-    return found.group(1) if found else f"pytest: exit status {done.returncode}"
+# --------------------------------------------------------------------------------------------------------------- tests
 
 
-def error_ratios() -> dict[str, float]:
-    """The largest error against float64 over that of eager PyTorch, with a unit in the last place as the least denominator, per dtype."""
-    worst = {}
-    for dtype in DTYPES:
-        ratios = []
-        for seed, shape in enumerate(SHAPES):
-            generator = torch.Generator().manual_seed(seed)
-            terms = [torch.randn(shape, generator=generator).to(dtype) for _ in range(4)]
-            coeffs = torch.randn(2, 4, generator=generator, dtype=torch.float64)
-            exact = _rows([t.double() for t in terms], coeffs)
-            # Eager code in the arithmetic of the operator: float32 for the half types, then rounded once.
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
-            eager = [row.to(dtype) for row in _rows([t.to(wide) for t in terms], coeffs.to(wide))]
-            for ours, plain, right in zip(ops.linear_update(terms, coeffs), eager, exact, strict=True):
-                least = torch.finfo(dtype).eps * float(right.abs().max())
-                ratios.append(float((ours.double() - right).abs().max()) / max(float((plain.double() - right).abs().max()), least))
-        worst[str(dtype).removeprefix("torch.")] = max(ratios)
-    return worst
+@dataclass(frozen=True)
+class Run:
+    """What pytest said: its exit status, (test, outcome, why) of each, and the figures that tests recorded."""
+
+    status: int
+    cases: tuple[tuple[str, str, str], ...]
+    figures: Mapping[str, int]
+
+    @property
+    def sound(self) -> bool:
+        """Tests ran, and none failed."""
+        return self.status == 0
+
+    def __str__(self) -> str:
+        said = [f"{n} {outcome}" for outcome, n in Counter(outcome for _, outcome, _ in self.cases).items() if outcome != "skipped"]
+        why = Counter(re.sub(r"\s*\(.*?\)", "", reason) for _, outcome, reason in self.cases if outcome == "skipped")
+        if why:
+            said.append(f"{why.total()} skipped ({', '.join(f'{n}: {reason}' for reason, n in why.most_common())})")
+        said += [f"{name}: {value}" for name, value in self.figures.items()]
+        return "; ".join(said) if self.cases else f"pytest: exit status {self.status}, no tests"
 
 
-def _rows(terms: Sequence[Tensor], coeffs: Tensor) -> list[Tensor]:
+def run_tests(arguments: Sequence[str]) -> Run:
+    """Tests record with pytest's record_property; what is "at most" is the largest over the tests, other figures are added."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        # xunit1: the newer format has no place for what tests record.
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            "-o",
+            "junit_family=xunit1",
+            *arguments,
+        ]
+        status = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+        root = ElementTree.parse(report).getroot() if report.exists() else ElementTree.Element("testsuites")
+    cases, figures = [], {}
+    for case in root.iter("testcase"):
+        outcome = next((found for found in case if found.tag in ("failure", "error", "skipped")), None)
+        tag = "passed" if outcome is None else {"failure": "failed"}.get(outcome.tag, outcome.tag)
+        cases.append((case.get("name", ""), tag, "" if outcome is None else outcome.get("message", "")))
+        for each in case.iter("property"):
+            name, value = each.get("name", ""), int(each.get("value", 0))
+            figures[name] = max(figures.get(name, 0), value) if name.endswith("at most") else figures.get(name, 0) + value
+    return Run(status, tuple(cases), figures)
+
+
+def largest(run: Run | None) -> list[tuple[str, str]]:
+    if run is None:
+        return [("largest tensors (`pytest -m huge tests/kernels`)", "not run")]
     rows = []
-    for row in coeffs:
-        value = row[0] * terms[0]
-        for c, term in zip(row[1:], terms[1:], strict=True):
-            value = value + c * term
-        rows.append(value)
-    return rows
-
-
-def compiled() -> tuple[int, int, int]:
-    """Graphs of a compiled loop, its graph breaks, and graphs that a second call adds."""
-    torch._dynamo.reset()
-    counters.clear()
-    noise = ttune.NoiseSchedule.linear()
-    schedule = ttune.Schedule.build(noise, "dpmpp_2m", 10)
-    sampler = ttune.CompiledSampler(ttune.Denoiser(lambda x, tau: 0.1 * x, noise), schedule, backend="aot_eager")
-    sampler(torch.randn(2, 3, 8, 8))
-    first = counters["stats"]["unique_graphs"]
-    sampler(torch.randn(2, 3, 8, 8))
-    return first, sum(counters["graph_break"].values()), counters["stats"]["unique_graphs"] - first
-
-
-def repeats(times: int = 50) -> str:
-    noise = ttune.NoiseSchedule.linear()
-    schedule = ttune.Schedule.build(noise, "ddpm", 8)
-    denoiser = ttune.Denoiser(lambda x, tau: torch.tanh(x), noise)
-    x_T = ttune.initial_noise(noise, (3, 16, 16), seeds=range(8))
-    samples = [ttune.sample(denoiser, schedule, x_T, seeds=range(8)) for _ in range(times)]
-    return f"{times}, {sum(not torch.equal(s, samples[0]) for s in samples)}"
-
-
-def fuzzed() -> list[str]:
-    path = RESULTS / "fuzz.json"
-    if not path.exists():
-        return ["| inputs of `make fuzz` | not run |"]
-    result: dict[str, Any] = json.loads(path.read_text())
-    return [
-        f"| fuzzing, {name}: inputs, of them accepted, faults | {row['inputs']:,}, {row['accepted']:,}, {len(row['faults'])} |"
-        for name, row in result["kinds"].items()
-    ]
-
-
-def soaked() -> list[str]:
-    path = RESULTS / "soak.json"
-    if not path.exists():
-        return ["| `make soak` | not run |"]
-    work: dict[str, Any] = json.loads(path.read_text())["work"]
-    return [
-        f"| {row['times']:,} {name} in one process: MiB held after the first and after the last | "
-        f"{row['warm']['bytes'] / 2**20:.1f}, {row['end']['bytes'] / 2**20:.1f} |"
-        for name, row in work.items()
-    ]
+    for name, outcome, why in run.cases:
+        elements, dtype, device = HUGE[name]
+        rows.append((f"largest tensor, {device}: {elements:,} elements, {dtype}", f"{outcome}{why and f' ({why})'}"))
+    return rows or [("largest tensors (`pytest -m huge tests/kernels`)", str(run))]

@@ -1,12 +1,13 @@
 """Thousands of tunings and samplings in one process: does its memory grow?
 
-A small model with an exact score (two dimensions, three Gaussians), so that what is measured is ttune and not a network. After a tenth of
-the work everything that is made once has been made; from there to the end the memory that the process has and the numbers of live
-tensors and of Python's objects are compared. Exit status 1 where they grew.
+A small model with an exact score (two dimensions, three Gaussians), so that what is measured is ttune and not a network. The resident
+memory of the whole process and the numbers of live tensors and of Python's objects are recorded after the first, after a tenth and after
+all of the work. After a tenth everything that is made once has been made: from there to the end they are compared. Exit status 1 where
+they grew.
 
 examples:
   python -m benchmarks soak                                      1,000 tunings, 10,000 samplings; benchmarks/results/soak.json
-  python -m benchmarks soak --tunings 20 --samplings 200         does it work?
+  python -m benchmarks soak --tunings 20 --samplings 200         does it work? build/soak.json
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from torch import Tensor
 from tqdm import trange
 
 import ttune
-from benchmarks.machine import machine
+from benchmarks.machine import UNKNOWN, command, machine
 from benchmarks.oracles import Smoothed
+from benchmarks.places import result_path
 from ttune.atomic import write_atomically
 from ttune.noise import DiscreteVP
 
-RESULTS = Path(__file__).resolve().parent / "results" / "soak.json"
+TUNINGS, SAMPLINGS = 1000, 10_000
 MOST_BYTES = 8 * 2**20  # the allocator keeps pages or not as it likes: a few MiB; a leak of 10 kB a tuning would be 9 MiB
-MOST_OBJECTS = 2_000  # of some 300,000; a leak of one object a sampling would be 9,000
+MOST_OBJECTS = 2_000  # of 175,906 that were counted; a leak of one object a sampling would be 9,000
 
 
 @dataclass(frozen=True)
 class State:
-    """Of this process: bytes of memory, live tensors, objects that the garbage collector knows."""
+    """Of this process: bytes of resident memory, live tensors, objects that the garbage collector knows."""
 
     bytes: int
     tensors: int
@@ -54,10 +56,11 @@ class State:
 
 @dataclass(frozen=True)
 class Soaked:
-    """One kind of work, done ``times`` times: the state after a tenth of it, and at the end."""
+    """One kind of work, done ``times`` times: the state after the first, after a tenth of them, and at the end."""
 
     times: int
     seconds: float
+    first: State
     warm: State
     end: State
 
@@ -69,35 +72,50 @@ class Soaked:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """``argv``: the command line after ``python -m benchmarks soak``. Exits with 1 where the process grew."""
+    """``argv``: the command line after ``python -m benchmarks soak``. Exits with 1 where the process grew, and before any work where
+    nothing says which commit is measured."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tunings", type=int, default=1000)
-    parser.add_argument("--samplings", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--tunings", type=int, default=TUNINGS)
+    parser.add_argument("--samplings", type=int, default=SAMPLINGS)
+    parser.add_argument("--commit", help="where git does not know it: of the copy that is measured")
+    parser.add_argument("--out", type=Path, help="the JSON file to write (default: benchmarks/results/soak.json; of fewer in build/)")
     options = parser.parse_args(argv)
+    if min(options.tunings, options.samplings) < 1:
+        parser.error(f"tunings and samplings must be at least 1, got {options.tunings} and {options.samplings}")
     torch.set_num_threads(1)
+    about = machine()  # before the minutes in which the tree may change
+    if options.commit:
+        about["commit"] = options.commit
+    if about["commit"] in ("", UNKNOWN):
+        parser.error(f"commit must be recorded, and git does not know it, got {about['commit']!r}: name it with --commit")
     tune, sample = _work()
     work = {"tunings": soaked(tune, options.tunings), "samplings": soaked(sample, options.samplings)}
     for name, result in work.items():
         said = ", ".join(result.grew) or "nothing"
-        before, after = result.warm.bytes / 2**20, result.end.bytes / 2**20
-        print(f"{result.times:,} {name} in {result.seconds:.0f} s: {before:.1f} -> {after:.1f} MiB, "
-              f"{result.warm.tensors} -> {result.end.tensors} tensors; grew: {said}")  # fmt: skip
-    record = {"machine": machine(), "work": {name: asdict(result) | {"grew": result.grew} for name, result in work.items()}}
-    write_atomically(options.out, (json.dumps(record, indent=1) + "\n").encode())
+        states = (result.first, result.warm, result.end)
+        print(f"{result.times:,} {name} in {result.seconds:.0f} s, after 1, a tenth and all: "
+              f"{', '.join(f'{state.bytes / 2**20:.1f}' for state in states)} MiB of resident memory, "
+              f"{', '.join(str(state.tensors) for state in states)} tensors; grew: {said}")  # fmt: skip
+    record = {
+        "command": command("soak", argv),
+        "machine": about,
+        "work": {name: asdict(result) | {"grew": result.grew} for name, result in work.items()},
+    }
+    fewer = options.tunings < TUNINGS or options.samplings < SAMPLINGS
+    write_atomically(options.out or result_path("soak.json", fewer), (json.dumps(record, indent=1) + "\n").encode())
     sys.exit(int(any(result.grew for result in work.values())))
 
 
 def soaked(work: Callable[[int], object], times: int) -> Soaked:
-    """Do ``work(i)`` so many times, and look at the process after a tenth of them and at the end."""
-    begin, warm = time.monotonic(), State.now()
+    """Do ``work(i)`` so many times, at least once, and look at the process after the first, after a tenth of them and at the end."""
+    begin, states = time.monotonic(), {}
     for i in trange(times, mininterval=5):
         work(i)
-        if i == times // 10:
-            warm = State.now()
-    return Soaked(times, round(time.monotonic() - begin, 1), warm, State.now())
+        if i + 1 in (1, max(1, times // 10)):
+            states[i + 1] = State.now()
+    return Soaked(times, round(time.monotonic() - begin, 1), states[1], states[max(1, times // 10)], State.now())
 
 
 def _work() -> tuple[Callable[[int], object], Callable[[int], object]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -91,6 +92,31 @@ def test_a_child_forked_after_use_computes_the_same() -> None:
     update = ops.linear_update([x, x], torch.tensor([[0.5, 0.25]]))[0]
     assert in_a_fork(lambda: torch.equal(sampled(), before)) == 0
     assert in_a_fork(lambda: torch.equal(ops.linear_update([x, x], torch.tensor([[0.5, 0.25]]))[0], update)) == 0
+
+
+def large(threads: int) -> list[bytes]:
+    """Operators and a sampling with noise, of enough elements that several threads share them."""
+    torch.set_num_threads(threads)
+    try:
+        x, y = torch.randn(2, 3, 200_003, generator=torch.Generator().manual_seed(0)).unbind()
+        x_T = ttune.initial_noise(NOISE, (3, 128, 128), seeds=range(2))
+        denoiser = ttune.Denoiser(lambda x, tau: torch.tanh(x), NOISE)
+        found = [
+            ops.inner_products([x], [x, y]),
+            ops.trajectory_loss([x, y], torch.tensor([[0.3, -0.7]]), y),
+            *ops.linear_update([x, y], torch.tensor([[0.3, -0.7]])),
+            ttune.sample(denoiser, ttune.Schedule.build(NOISE, "ddpm", 3), x_T, seeds=[1, 2]),
+        ]
+    finally:
+        torch.set_num_threads(1)
+    return [tensor.numpy().tobytes() for tensor in found]
+
+
+def test_another_process_and_other_numbers_of_threads_find_the_same_bits() -> None:
+    here = large(1)
+    assert large(2) == here
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(large, [1, 2, 4])) == [here] * 3
 
 
 def test_repeats_are_the_same_bits_also_where_torch_insists_on_them() -> None:

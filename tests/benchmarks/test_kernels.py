@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import kernels
+from benchmarks import kernels, places
 from benchmarks.cases import CASES
 from benchmarks.timing import Effort, Spread, alternate, host_seconds, ratio, rotating
 from benchmarks.trial import BEYOND_CACHE, SMALLEST, Case, Place
@@ -46,6 +46,28 @@ def test_a_quick_run_measures_or_names_every_case(tmp_path: Path, capsys: pytest
     assert "targets:" in capsys.readouterr().out
     update = next(r for r in report["results"] if r["case"] == "2m + cfg")
     assert {"copy", "compiled", "diffusers", "empty"} <= {r["rival"] for r in update["ratios"]}
+
+
+@pytest.mark.parametrize("options", [["--quick"], ["--quick", "--shape", "1,3,32,32"]])
+def test_a_run_that_is_not_to_report_lies_in_build_and_says_so(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(places, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(kernels, "CASES", [case for case in CASES if case.name == "clip"])
+    monkeypatch.setattr(kernels, "_default_backends", lambda device: ["reference"])
+    kernels.main(options)
+    assert not (tmp_path / "results").exists()
+    report = json.loads((tmp_path / "build" / "kernels-cpu.json").read_text())
+    assert report["machine"]["quick"] is True
+    assert report["command"] == f"python -m benchmarks kernels {' '.join(options)}"
+
+
+def test_a_part_is_no_whole_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "FULL", kernels.QUICK)
+    monkeypatch.setattr(places, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(places, "RESULTS", tmp_path / "results")
+    kernels.main(["--case", "clip", "--shape", "1,3,32,32", "--dtype", "float32", "--backend", "reference"])
+    assert not (tmp_path / "results").exists()
+    assert json.loads((tmp_path / "build" / "kernels-cpu.json").read_text())["machine"]["quick"] is False
 
 
 def test_every_case_passes_its_gate_with_the_reference(capsys: pytest.CaptureFixture[str]) -> None:

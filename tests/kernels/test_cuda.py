@@ -232,6 +232,7 @@ def test_inner_products_agree_with_extended_precision() -> None:
 # ----------------------------------------------------------------------------------------- gradients and the compiler
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", test_linear_update.GRADIENT_SAMPLES)
 def test_gradients_of_linear_update(name: str) -> None:
     sample = test_linear_update.named(name, torch.float64)
@@ -240,6 +241,7 @@ def test_gradients_of_linear_update(name: str) -> None:
     assert torch.autograd.gradcheck(lambda c, *x: tuple(ops.linear_update(x, c, sample.step, sample.clip)), (coeffs, *terms))
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", ["plain", "huber, weighted, clipped"])
 def test_gradients_of_trajectory_loss(name: str) -> None:
     sample = test_trajectory_loss.small(test_trajectory_loss.named(name, torch.float64))
@@ -249,6 +251,7 @@ def test_gradients_of_trajectory_loss(name: str) -> None:
     assert torch.autograd.gradcheck(lambda c, y, *x: torch.ops.ttune.trajectory_loss.default(list(x), c, y, *rest), inputs)
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["plain", "table and clip", "channels last"])
 def test_opcheck(name: str) -> None:
     terms, coeffs, step, clip = on_gpu(list(test_linear_update.named(name).arguments()))
@@ -263,6 +266,7 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(operator, (terms, coeffs.float().requires_grad_(), step, clip), **tolerance)
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["plain", "table", "channels last", "weight of a sample"])
 def test_opcheck_of_the_loss(name: str) -> None:
     torch.library.opcheck(torch.ops.ttune.trajectory_loss_gradient.default, on_gpu(list(test_trajectory_loss.named(name).arguments())))

@@ -172,6 +172,7 @@ def test_does_not_depend_on_threads_or_on_the_other_tensors(backend: str, dtype:
 # ----------------------------------------------------------------------------------------------------------- gradients
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", ["one pair", "rows and columns", "channels last", "0-d", "empty"])
 def test_gradients(backend: str, name: str) -> None:
     sample = named(name, torch.float64)
@@ -199,6 +200,7 @@ def test_gradients_of_some(backend: str, wanted: tuple[int, ...]) -> None:
         torch.testing.assert_close(got, right)
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["rows and columns", "channels last", "with itself"])
 def test_opcheck(backend: str, name: str) -> None:
     sample = named(name)

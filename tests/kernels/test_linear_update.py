@@ -242,6 +242,7 @@ def test_any_shape_and_layout(shape: list[int], order: Any, n: int, rows: int, c
 GRADIENT_SAMPLES = ("plain", "clip", "table", "table and clip", "channels last", "clip alone", "0-d", "empty")
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", GRADIENT_SAMPLES)
 def test_gradients(backend: str, name: str) -> None:
     sample = named(name, torch.float64)
@@ -284,6 +285,7 @@ def test_backward_keeps_no_image_alive() -> None:
 # ----------------------------------------------------------------------------------------- the compiler's point of view
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["plain", "table and clip", "channels last", "sliced"])
 def test_opcheck(name: str) -> None:
     sample = named(name)
@@ -293,6 +295,7 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(torch.ops.ttune.linear_update.default, (terms, coeffs.float().requires_grad_(), step, clip))
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["plain", "table and clip", "channels last"])
 def test_opcheck_in_place(name: str) -> None:
     terms, coeffs, step, clip = named(name).arguments()

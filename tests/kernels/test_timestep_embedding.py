@@ -192,6 +192,7 @@ def test_any_shape_and_flags(
 GRADIENT_SAMPLES = ("plain", "odd, cosine first", "one column", "negative scale", "other period", "0-d", "empty", "frames", "strided")
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", GRADIENT_SAMPLES)
 def test_gradients(device: str, name: str) -> None:
     sample = named(name, torch.float64)
@@ -221,6 +222,7 @@ def test_gradient_has_the_dtype_of_t(device: str, dtype: torch.dtype) -> None:
 # ----------------------------------------------------------------------------------------- the compiler's point of view
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", ["plain", "odd", "0-d", "strided", "empty"])
 def test_opcheck(device: str, name: str) -> None:
     sample = named(name)

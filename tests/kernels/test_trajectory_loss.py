@@ -331,6 +331,7 @@ def small(sample: Sample) -> Sample:
     return replace(sample, terms=[x[..., :2].clone() for x in sample.terms], target=sample.target[..., :2].clone(), weight=weight)
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients(backend: str, name: str) -> None:
     sample = small(named(name, torch.float64))
@@ -399,6 +400,7 @@ def test_weight_has_no_gradient() -> None:
 CHECKED = ("plain", "huber, weighted, clipped", "table", "channels last", "sliced", "weight of a sample")
 
 
+@pytest.mark.opcheck
 @pytest.mark.parametrize("name", CHECKED)
 def test_opcheck(backend: str, name: str) -> None:
     sample = named(name)

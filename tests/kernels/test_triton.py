@@ -25,7 +25,8 @@ if importlib.util.find_spec("triton") is None:
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HERE = Path(__file__).parent
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+# Not in the process of the interpreter either: it captures no graphs, and takes milliseconds for every program of a launch.
+needs_gpu = pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="torch finds no CUDA device, or Triton interprets")
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreted_kernels starts")
 
 
@@ -395,6 +396,7 @@ def test_gpu_a_step_outside_the_table_gives_nan() -> None:
             assert ops.trajectory_loss(terms, coeffs, terms[0], index, 0.5).isnan().all()
 
 
+@pytest.mark.gradcheck
 @needs_gpu
 def test_gpu_gradients() -> None:
     def gradcheck(function: Callable[..., Any], *arguments: Tensor) -> None:
