@@ -6,7 +6,10 @@ BIN := .venv/bin
 HOSTS := k-diffusion stable-diffusion-sdkit guided-diffusion-sdk einops
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo figures compare test bench fuzz soak lint format sanitize clean
+# Whose releases the tests of the operators, the loops and the tuner are run beside: the oldest that is allowed, and a newer one.
+TORCHES := 2.11.0 2.14.1
+
+.PHONY: install demo figures compare test torches bench fuzz soak lint format sanitize clean
 
 install: .venv/installed
 
@@ -28,6 +31,20 @@ compare: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The libraries that were built beside the pinned torch, beside other releases, each in an environment of its own: gigabytes, where
+# torch is a build for CUDA. A tree without .git, so that nothing is built anew.
+torches: install
+	for version in $(TORCHES); do \
+		set -e; place=build/torches/$$version; rm -rf $$place/tree; mkdir -p $$place/tree; \
+		test -x $$place/venv/bin/python || $(PYTHON) -m venv $$place/venv; \
+		$$place/venv/bin/python -m pip --disable-pip-version-check install -q torch==$$version numpy msgspec safetensors tqdm tyro pytest pytest-benchmark \
+			hypothesis "scipy<1.18" ml_dtypes matplotlib pillow cma; \
+		cp -r ttune tests benchmarks csrc CMakeLists.txt README.md pyproject.toml $$place/tree; \
+		(cd $$place/tree && OMP_NUM_THREADS=1 ../venv/bin/python -m pytest -p no:cacheprovider -m "not slow and not huge" -k "not interpreted_kernels" \
+			tests/kernels tests/samplers tests/tuning/test_endpoint.py tests/tuning/test_backpropagation.py tests/test_numpy.py \
+			$(addprefix tests/test_,$(addsuffix .py,sampling compiled_sampler denoiser guidance frozen_time device_loop concurrency nn))); \
+	done
 
 bench: install
 	$(BIN)/python -m benchmarks kernels

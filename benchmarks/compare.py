@@ -19,7 +19,8 @@ import tyro
 
 import ttune
 from benchmarks import oracles
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
+from benchmarks.places import BUILD, RESULTS, is_part
 from ttune import zoo
 from ttune.comparison import Comparison, parse_methods
 from ttune.evaluation import FeatureStatistics, lenet64, lenet64_train_statistics
@@ -48,15 +49,18 @@ class Args:
     progress: bool = True
     work: Path = Path("runs/compare")
     """Finished cells and checkpoints; an interrupted run goes on from here."""
-    out: Path = Path("benchmarks/results")
+    out: Path | None = None
+    """Folder of the results; by default benchmarks/results, and build where anything above but the models is not the default."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m benchmarks compare", description=__doc__)
+    out = args.out or (BUILD if is_part(args, "models") else RESULTS)
+    report = {"command": command("compare", argv), "machine": machine()}
     for model in args.models:
         comparison = compared(args, model)
         print(comparison.table())
-        files = comparison.save(args.out / f"compare-{model}.json", {"command": "python -m benchmarks compare", "machine": machine()})
+        files = comparison.save(out / f"compare-{model}.json", report)
         print(f"Wrote {', '.join(map(str, files))}")
 
 

@@ -11,9 +11,6 @@ chunks, "table" the file without a name that the figures are read from meanwhile
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,8 +27,9 @@ import tyro
 from torch import Tensor
 
 import ttune
-from benchmarks.machine import machine
-from benchmarks.memory import RETURNING
+from benchmarks.apart import apart, status_bytes
+from benchmarks.machine import command, machine
+from benchmarks.places import is_part, result_path
 from ttune.evaluation import Candidate, FeatureExtractor, Real, Samples, evaluate, write_report
 from ttune.evaluation.pictures import ArrayPictures
 
@@ -50,7 +48,8 @@ class Args:
     real: int = 2_000
     """Real images."""
     chunk: int = 64
-    out: Path = Path("benchmarks/results/evaluation-cpu.json")
+    out: Path | None = None
+    """By default benchmarks/results/evaluation-cpu.json; build/evaluation-cpu.json where anything above is not the default."""
     only: bool = False
     """Measure the first number of samples alone, in this process, and print it as JSON."""
 
@@ -60,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.only:
         print(msgspec.json.encode(measured(args, args.n[0])).decode())
         return
+    out = args.out or result_path("evaluation-cpu.json", is_part(args))
+    settings = {"width": args.width, "metrics": args.metrics, "real": args.real, "chunk": args.chunk}
+    report = {"command": command("evaluation", argv), "settings": settings, "machine": machine() | {"threads": 1}}
     rows = []
     print(f"{'n':>7} {'peak MiB':>9} {'disk MiB':>9} {'table MiB':>10} {'sampling s':>11} {'figures s':>10}")
     for n in args.n:
@@ -68,30 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(
             f"{n:7,} {sizes[0]:9.1f} {sizes[1]:9.1f} {sizes[2]:10.1f} {rows[-1]['sampling']:11.1f} {rows[-1]['figures']:10.1f}", flush=True
         )
-    settings = {"width": args.width, "metrics": args.metrics, "real": args.real, "chunk": args.chunk}
-    write_report(args.out, {"command": "python -m benchmarks evaluation", "settings": settings, "rows": rows, "machine": machine()})
-    print(f"Wrote {args.out}")
+    write_report(out, report | {"rows": rows})
+    print(f"Wrote {out}")
 
 
 def _apart(args: Args, n: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "evaluation",
-        "--only",
-        "--n",
-        str(n),
-        "--width",
-        str(args.width),
-        "--real",
-        str(args.real),
-    ]
-    command += ["--chunk", str(args.chunk), "--metrics", *args.metrics]
-    run = subprocess.run(command, env=os.environ | RETURNING, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {run.stderr[-2000:]}")
-    return msgspec.json.decode(run.stdout, type=dict[str, Any])
+    options = ["--only", "--n", str(n), "--width", str(args.width), "--real", str(args.real), "--chunk", str(args.chunk)]
+    return apart("evaluation", *options, "--metrics", *args.metrics)
 
 
 def measured(args: Args, n: int) -> dict[str, Any]:
@@ -99,7 +84,7 @@ def measured(args: Args, n: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         _evaluated(args, 64, Path(folder) / "warm")  # what is allocated once is no cost of the samples
-        held = _anonymous()
+        held = status_bytes("RssAnon")
         with _watched() as peak:
             samples, candidate, real = _task(args, n, Path(folder) / "work")
             begin = time.monotonic()
@@ -140,7 +125,7 @@ def _watched() -> Iterator[list[int]]:
 
     def watch() -> None:
         while not over.wait(INTERVAL):
-            peak[0] = max(peak[0], _anonymous())
+            peak[0] = max(peak[0], status_bytes("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -149,11 +134,6 @@ def _watched() -> Iterator[list[int]]:
     finally:
         over.set()
         watcher.join()
-
-
-def _anonymous() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 if __name__ == "__main__":

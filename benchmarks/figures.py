@@ -23,7 +23,8 @@ import torch
 import tyro
 
 import ttune
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
+from benchmarks.places import is_part, result_path
 from ttune import zoo
 from ttune.atomic import write_atomically
 from ttune.evaluation import frechet_distance, lenet64, lenet64_train_statistics, paired_interval, rmse_to
@@ -49,11 +50,14 @@ class Args:
     progress: bool = True
     work: Path = Path("runs/figures")
     """Finished cells and checkpoints; an interrupted run goes on from here."""
-    out: Path = Path("benchmarks/results/figures.json")
+    out: Path | None = None
+    """By default benchmarks/results/figures.json; build/figures.json where budgets, samplers or x_T are not the default."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m benchmarks figures", description=__doc__)
+    out = args.out or result_path("figures.json", is_part(args))
+    report = {"command": command("figures", argv), "machine": machine()}
     args.work.mkdir(parents=True, exist_ok=True)
     denoiser = zoo.load("fashion")
     teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", 5), remember=True)
@@ -71,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             cell = _remembered(args, judge, teacher, sampler, steps)
             cells.append(cell)
             print(_line(cell), flush=True)
-    write_report(args.out, {"command": "make figures", "teacher": teacher_row, "cells": cells, "machine": machine()})
-    print(f"Wrote {args.out}")
+    write_report(out, report | {"teacher": teacher_row, "cells": cells})
+    print(f"Wrote {out}")
 
 
 def _teacher_samples(args: Args, judge: Judge, schedule: ttune.Schedule) -> torch.Tensor:

@@ -5,7 +5,7 @@
 One label or prompt for all samples: the network is frozen with a single one, and its rows serve every batch. Correctness
 first: at batch 1 the frozen network must return the same bits as the original, at others the same up to rounding, or the run ends
 without a number. Seconds are of one call of the network, medians of rounds in which the original and the frozen one take
-turns. Results of one invocation replace those of the same network and batch in the file.
+turns. Results of one invocation replace those of the same network and batch in the file; each has its own command and machine.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ttune
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.networks import SMALL, Network, dit, unet_with_text
+from benchmarks.places import result_path
+from ttune.atomic import write_atomically
 
-RESULTS = Path(__file__).resolve().parent / "results" / "freeze-cpu.json"
 NETWORKS: dict[str, Callable[[], Network]] = {"dit": lambda: dit(small=False), "unet": lambda: unet_with_text(small=False)}
 QUICK: dict[str, Callable[[], Network]] = {"dit": SMALL["dit"], "unet": SMALL["unet_with_text"]}
 
@@ -101,11 +102,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=8, help="at batch 1; a quarter of it, at least 2, at larger ones")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file to write")
+    parser.add_argument("--output", type=Path, help="the JSON file (default: benchmarks/results/freeze-cpu.json; of --quick in build/)")
     arguments = parser.parse_args(argv)
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
-    results = json.loads(arguments.output.read_text())["results"] if arguments.output.exists() else []
+    output = arguments.output or result_path("freeze-cpu.json", arguments.quick)
+    results = json.loads(output.read_text())["results"] if output.exists() else []
+    about = {"command": command("freeze", argv), "machine": machine(quick=arguments.quick)}
     head = f"{'network':14}{'batch':>6}{'weights MiB':>12}{'spared MiB':>12}{'rows MiB':>10}"
     lines = [f"{head}{'before s':>11}{'after s':>11}{'ratio':>8}"]
     try:
@@ -113,17 +116,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             torch.manual_seed(0)
             network = (QUICK if arguments.quick else NETWORKS)[name]()
             for figures in measure(network, arguments.batches, arguments.steps, arguments.rounds):
-                result = figures | {"machine": machine()}
+                result = figures | about
                 same = (result["network"], result["batch"])
                 results = [r for r in results if (r["network"], r["batch"]) != same] + [result]
                 lines.append(_line(result))
-                arguments.output.parent.mkdir(parents=True, exist_ok=True)
-                report = {"quick": arguments.quick, "unit": "seconds per call", "results": results}
-                arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+                write_atomically(output, (json.dumps({"unit": "seconds per call", "results": results}, indent=1) + "\n").encode())
     finally:
         torch.set_num_threads(threads)
     print("\n".join(lines))
-    print(f"wrote {arguments.output}")
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":

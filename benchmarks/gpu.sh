@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Build for the GPU at hand, test, check memory accesses, measure: one call, at most eight minutes, no network.
 #
-#   benchmarks/gpu.sh                          # everything
+#   benchmarks/gpu.sh                          # everything, the most telling first
+#   benchmarks/gpu.sh --stages triton,graphs   # some stages (the build is kept); two calls, where one is too short
 #   benchmarks/gpu.sh --device cpu --quick     # a rehearsal where there is no GPU: the same stages, what needs one is skipped
 #
-# PYTHON         whose torch is used (python3); it needs numpy, msgspec, tqdm and safetensors, and for the tests pytest,
-#                hypothesis, scipy and tyro; diffusers, if there, is measured as a rival
+# Stages: tests memcheck kernels throughput triton graphs racecheck initcheck.
+#
+# PYTHON         whose torch is used (python3); it needs numpy, msgspec, tqdm and safetensors (and pybind11 for ttune.numpy), for the
+#                tests pytest, hypothesis and scipy; pytest-xdist makes those faster, diffusers is measured as a rival
 # TTUNE_WHEELS   a folder of wheels for what it lacks; they are installed into build/gpu/venv alone, without their dependencies
-# OUT            where logs and figures go (logs: build/gpu/logs; figures: benchmarks/results)
+# OUT            where the log of everything and the figures go (build/gpu/logs and benchmarks/results; of a rehearsal build/gpu/results)
 # SECONDS_MAX    for all of it (480)
 #
 # Exit status: 0 all stages passed; 1 one failed or ran out of time; 2 none failed, but some could not run here.
@@ -16,21 +19,25 @@ cd "$(dirname "$0")/.." || exit 1
 
 device=cuda
 quick=()
+stages=tests,memcheck,kernels,throughput,triton,graphs,racecheck,initcheck
 while (($#)); do
   case $1 in
     --device) device=${2:?--device needs cpu or cuda}; shift 2 ;;
+    --stages) stages=${2:?--stages needs names with commas between}; shift 2 ;;
     --quick) quick=(--quick); shift ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 1 ;;
+    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 1 ;;
   esac
 done
 case $device in cpu | cuda) ;; *) echo "--device must be cpu or cuda, got $device" >&2; exit 1 ;; esac
 
 python=${PYTHON:-python3}
 work=$PWD/build/gpu
-logs=${OUT:-$work/logs}
+logs=$work/logs
 results=${OUT:-benchmarks/results}
+# What a rehearsal measures must not take the place of a measurement.
+if [[ -z ${OUT:-} ]] && { [[ $device == cpu ]] || ((${#quick[@]})); }; then results=$work/results; fi
 mkdir -p "$work" "$logs" "$results"
-rm -f "$logs"/{build,tests,sanitizers,kernels,throughput}.log "$logs/stages.txt"
+rm -f "$logs"/*.log "$logs/stages.txt"
 # cmake and ninja may be installed beside Python and not be on the PATH.
 PATH=$("$python" -c 'import os, sys; print(os.path.dirname(sys.executable))'):$PATH:/usr/local/cuda/bin
 export PATH PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
@@ -38,6 +45,9 @@ deadline=$((SECONDS + ${SECONDS_MAX:-480}))
 table=()
 failed=0
 absent=0
+
+# One file of everything, also where this is stopped: some places bring back only a few.
+trap 'if [[ -n ${OUT:-} ]]; then for log in "$logs"/*; do echo "==== ${log##*/}"; cat "$log"; done >"$OUT/gpu.log"; fi' EXIT
 
 note() { # name, outcome, seconds
   table+=("$(printf '%-12s %-8s %5ss  %s' "$1" "$2" "$3" "${4:-}")")
@@ -55,11 +65,12 @@ stage() {
     note "$name" FAILED 0 "no time left"
     return 1
   fi
-  timeout --kill-after=5 "$most" "$@" >>"$log" 2>&1
+  # SIGINT, at which pytest still says what it found.
+  timeout --signal=INT --kill-after=8 "$most" "$@" >>"$log" 2>&1
   status=$?
   case $status in
     0) note "$name" passed $((SECONDS - begun)) "$(tail -n 1 "$log")" ;;
-    124 | 137) failed=1; note "$name" FAILED $((SECONDS - begun)) "stopped after $most s" ;;
+    124 | 130 | 137) failed=1; note "$name" FAILED $((SECONDS - begun)) "stopped after $most s" ;;
     *) failed=1; note "$name" FAILED $((SECONDS - begun)) "exit status $status" ;;
   esac
   ((status)) && tail -n 25 "$log"
@@ -119,13 +130,31 @@ from importlib.util import find_spec
 print(*(name for name in sys.argv[1:] if find_spec(name) is None))' "$@"
 }
 
+wanted() { [[ ,$stages, == *",$1,"* ]]; }
+
+tested() { # name, most seconds, arguments of pytest...
+  local name=$1 most=$2 missing spread=()
+  shift 2
+  wanted "$name" || return
+  missing=$(lacking pytest hypothesis scipy)
+  if [[ -n $missing ]]; then
+    skip "$name" "this Python lacks: $missing"
+    return
+  fi
+  [[ -z $(lacking xdist) ]] && spread=(-p xdist -n 6)
+  # Without the options of pyproject.toml: they belong to plugins that may not be here.
+  stage "$name" tests "$most" "$python" -m pytest -o addopts= -q -p no:cacheprovider "${spread[@]}" -m "not slow and not huge" "$@"
+}
+
 sanitize() { # tool, most seconds, options...: every kernel once, on small tensors; each allocation its own, so that bounds are known
   local tool=$1 most=$2
   shift 2
+  wanted "$tool" || return
   if [[ $device != cuda ]] || ! command -v compute-sanitizer >/dev/null; then
     skip "$tool" "needs a GPU and compute-sanitizer"
     return
   fi
+  # torch asks the driver for things that may fail, and goes on: those are no errors of a kernel.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage "$tool" sanitizers "$most" compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
     "$python" -m benchmarks kernels --device cuda --backend cuda --check --shape 1,3,32,32 --shape 1,4,128,128 --shape 16,320
 }
@@ -138,32 +167,45 @@ sanitize() { # tool, most seconds, options...: every kernel once, on small tenso
 export -f build wheels
 export python work device
 if [[ -n ${TTUNE_WHEELS:-} ]] && stage wheels build 30 bash -c wheels; then python=$work/venv/bin/python; fi
-if stage build build 150 bash -c build; then
-  missing=$(lacking pytest hypothesis scipy tyro)
-  if [[ -n $missing ]]; then
-    skip tests "this Python lacks: $missing"
-  else
-    # Without the options of pyproject.toml: they belong to plugins that may not be here.
-    stage tests tests 120 "$python" -m pytest -o addopts= -q -p no:cacheprovider -m "not slow and not huge" tests/kernels
-  fi
-  sanitize memcheck 50
+missing=$(lacking torch numpy msgspec tqdm safetensors)
+if [[ -n $missing ]]; then # before a compiler works for nothing
+  failed=1
+  note build FAILED 0 "this Python lacks: $missing; TTUNE_WHEELS may name a folder of wheels"
+elif stage build build 120 bash -c build; then
   if [[ $device == cuda ]]; then
-    stage kernels kernels 150 "$python" -m benchmarks kernels --device cuda --backend cuda "${quick[@]}" \
-      --output "$results/kernels-cuda.json"
-    # Beyond the cache and within it: all shapes would not fit the time.
-    stage triton kernels 80 "$python" -m benchmarks kernels --device cuda --backend triton --dtype float32 \
-      --shape 64,16,256,256 --shape 16,4,64,64 --shape 16,320 --output "$results/kernels-cuda-triton.json"
-    # Whole samplings; without torch.compile, whose compilers would take the time of everything else.
-    stage throughput throughput 75 "$python" -m benchmarks throughput --device cuda --quiet --no-compile --network none bundled \
-      --steps 1 4 8 32 --dtype float32 --quality-samples 256 "${quick[@]}" --output "$results/throughput-cuda.json"
+    # What runs on the GPU; the rest runs everywhere, ahead-of-time compilation and the interpreter take minutes, and were tested elsewhere.
+    tested tests 90 tests/kernels/test_backend.py tests/kernels/test_cuda.py tests/kernels/test_embedding_lookup.py \
+      tests/kernels/test_timestep_embedding.py -k "backend or cuda"
+    sanitize memcheck 60 --kernel-name kns=ttune --report-api-errors no
+    if wanted kernels; then
+      stage kernels kernels 150 "$python" -m benchmarks kernels --device cuda --backend cuda "${quick[@]}" \
+        --output "$results/kernels-cuda.json"
+    fi
+    if wanted throughput; then # without torch.compile, whose compilers would take the time of everything else
+      stage throughput throughput 90 "$python" -m benchmarks throughput --device cuda --quiet --no-compile --network none bundled \
+        --steps 1 8 32 --dtype float32 --rounds 5 --quality-samples 256 "${quick[@]}" --output "$results/throughput-cuda.json"
+    fi
+    if wanted triton; then
+      tested triton 60 tests/kernels/test_triton.py -k "gpu"
+      # Beyond the cache and within it: all shapes would not fit the time.
+      stage triton triton 80 "$python" -m benchmarks kernels --device cuda --backend triton --dtype float32 \
+        --shape 64,16,256,256 --shape 16,4,64,64 --shape 16,320 --output "$results/kernels-cuda-triton.json"
+    fi
+    tested graphs 60 tests/test_compiled_sampler.py -k "cuda_graph"
   else
-    stage kernels kernels 170 "$python" -m benchmarks kernels "${quick[@]}" --output "$results/kernels-cpu.json"
-    stage throughput throughput 75 "$python" -m benchmarks throughput --quiet --no-compile --network none --no-quality "${quick[@]}" \
-      --output "$results/throughput-cpu.json"
+    tested tests 150 tests/kernels/test_backend.py tests/kernels/test_linear_update_bits.py tests/kernels/test_philox.py
+    sanitize memcheck 60
+    if wanted kernels; then stage kernels kernels 170 "$python" -m benchmarks kernels "${quick[@]}" --output "$results/kernels-cpu.json"; fi
+    if wanted throughput; then
+      stage throughput throughput 90 "$python" -m benchmarks throughput --quiet --no-compile --network none --no-quality "${quick[@]}" \
+        --output "$results/throughput-cpu.json"
+    fi
+    tested graphs 60 tests/test_compiled_sampler.py -k "cuda_graph"
   fi
-  sanitize racecheck 45 --kernel-name kns=ttune
-  sanitize initcheck 45 --kernel-name kns=ttune
-  cat "$logs/kernels.log" "$logs/throughput.log"
+  sanitize racecheck 60 --kernel-name kns=ttune --report-api-errors no
+  # No filter: what other kernels wrote would count as never written.
+  sanitize initcheck 60 --report-api-errors no
+  cat "$logs"/{kernels,triton,throughput}.log 2>/dev/null
 fi
 
 printf '%s\n' "" "${table[@]}" | tee "$logs/stages.txt"

@@ -19,8 +19,8 @@ captured. Launches, allocations and synchronisations are counted per call, outsi
 
 examples:
   python -m benchmarks kernels                                    all of it; benchmarks/results/kernels-cpu.json
-  python -m benchmarks kernels --quick --output /tmp/k.json       does it work? (no figures to report)
-  python -m benchmarks kernels --case cfg --shape 1,4,128,128     one shape of the cases whose name contains "cfg"
+  python -m benchmarks kernels --quick                            does it work? no figures to report; build/kernels-cpu.json
+  python -m benchmarks kernels --case cfg --shape 1,4,128,128     one shape of the cases whose name contains "cfg"; in build/, as every part
   python -m benchmarks kernels --check                            the correctness gates alone
   python -m benchmarks kernels --device cuda --backend triton     one backend on the GPU
 """
@@ -39,13 +39,13 @@ import torch
 from benchmarks import gate, rivals
 from benchmarks.cases import CASES
 from benchmarks.counts import count
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
+from benchmarks.places import result_path
 from benchmarks.report import Ratio, Report, Result
 from benchmarks.timing import Effort, Spread, alternate, captured, device_seconds, host_seconds, ratio, rotating
 from benchmarks.trial import SMALLEST, Call, Case, Place, Shape, Trial
 from ttune import ops
 
-RESULTS = Path(__file__).resolve().parent / "results"
 # 15 rounds: quartiles of a ratio then lie within some 5 % of it on a shared two-core machine.
 # On a GPU 88 cases in two minutes; its clock is steadier.
 FULL, ON_GPU, QUICK = Effort(rounds=15, seconds=0.02), Effort(rounds=9, seconds=0.008), Effort(rounds=3, seconds=0.002)
@@ -63,21 +63,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit("--device must be one that torch finds, got cuda: torch finds no CUDA device")
     backends = arguments.backend or _default_backends(device)
     effort = QUICK if arguments.quick else ON_GPU if device.type == "cuda" else FULL
-    output = arguments.output or RESULTS / f"kernels-{device.type}.json"
+    part = any((arguments.backend, arguments.case, arguments.shape, arguments.dtype))
+    output = arguments.output or result_path(f"kernels-{device.type}.json", arguments.quick or part)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        report = Report(machine(device), device.type, asdict(effort))
+        about = machine(None if arguments.check else device, quick=arguments.quick)  # a check measures nothing, the GPU's copy neither
+        report = Report(command("kernels", argv), about, device.type, asdict(effort))
         print(report.heading(), flush=True)
         for name in backends:
             with ops.use_backend(name):
                 for case, place in _selected(arguments, device):
                     _run(report, case, place, name, effort, arguments.check)
+                    if not arguments.check:
+                        report.write(output)  # what is measured is kept, also where the rest runs out of time
     finally:
         torch.set_num_threads(threads)
     print(report.summary())
     if not arguments.check:
-        report.write(output)
         print(f"wrote {output}")
     if not (report.results or report.checked):
         report.red.append(("all", "no case ran"))
@@ -102,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", action="append", choices=("float32", "bfloat16"), help="may be repeated")
     parser.add_argument("--quick", action="store_true", help="short rounds, smallest shape: to see that it works, not to report")
     parser.add_argument("--check", action="store_true", help="the correctness gates of ttune's results alone: no rivals, no times")
-    parser.add_argument("--output", type=Path, help="the JSON file to write (default: benchmarks/results/kernels-<device>.json)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the JSON file to write (default: benchmarks/results/kernels-<device>.json; of --quick, or of a part, in build/)",
+    )
     return parser
 
 

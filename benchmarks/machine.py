@@ -84,6 +84,12 @@ def changed_files() -> list[str]:
     return [line.split(maxsplit=1)[1] for line in lines]
 
 
+def code() -> str:
+    """Of which code of ttune a measurement is: the same after a commit that changes nothing of the package."""
+    changed = [name for name in changed_files() if name.startswith("ttune/")]
+    return (_git("rev-parse", "--short", "HEAD:ttune") or UNKNOWN) + ("+changes" if changed else "")
+
+
 def tree(changed: Sequence[str]) -> str:
     """The state of the working tree in words."""
     more = len(changed) - NAMED

@@ -11,10 +11,6 @@ backward pass through the whole loop ("whole graph") holds those of all.
 
 from __future__ import annotations
 
-import gc
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +22,9 @@ import tyro
 from torch import Tensor
 
 import ttune
-from benchmarks.machine import machine
+from benchmarks.apart import apart, peak_bytes
+from benchmarks.machine import command, machine
+from benchmarks.places import is_part, result_path
 from ttune import zoo
 from ttune.evaluation.report import write_report
 from ttune.plan import Plan
@@ -39,8 +37,6 @@ from ttune.tuning.points import drawn_points
 from ttune.tuning.problem import Problem
 
 KINDS = ("sampling", "differences", "backpropagation", "whole graph")
-# glibc then returns every larger block to the system at once, so that what the process holds is what is in use.
-RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass
@@ -52,7 +48,8 @@ class Args:
     chunk: int = 64
     micro: int | None = None
     """Samples in one backward pass of the network; by default a sixteenth of the chunk."""
-    out: Path = Path("benchmarks/results/memory-cpu.json")
+    out: Path | None = None
+    """By default benchmarks/results/memory-cpu.json; build/memory-cpu.json where anything above is not the default."""
     only: str = ""
     """Measure this kind alone, in this process, and print it as JSON."""
 
@@ -62,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.only:
         print(msgspec.json.encode(measured(args, args.only, args.steps[0])).decode())
         return
+    out = args.out or result_path("memory-cpu.json", is_part(args))
+    report = {"command": command("memory", argv), "settings": {"sampler": args.sampler, "chunk": args.chunk, "micro": args.micro}}
+    report["machine"] = machine() | {"threads": 1}
     rows = []
     print(f"{'steps':>5} {'':16} {'peak MiB':>9} {'cached MiB':>11} {'(peak - cached) / sampling':>27}")
     for steps in args.steps:
@@ -70,18 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             ratio = (row["peak"] - row["cached"]) / found["sampling"]["peak"]
             rows.append({"steps": steps, "kind": kind, "ratio": ratio} | row)
             print(f"{steps:5} {kind:16} {row['peak'] / 2**20:9.1f} {row['cached'] / 2**20:11.1f} {ratio:27.2f}", flush=True)
-    settings = {"sampler": args.sampler, "chunk": args.chunk, "micro": args.micro}
-    write_report(args.out, {"command": "python -m benchmarks memory", "settings": settings, "rows": rows, "machine": machine()})
-    print(f"Wrote {args.out}")
+    write_report(out, report | {"rows": rows})
+    print(f"Wrote {out}")
 
 
 def _apart(args: Args, kind: str, steps: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks", "memory", "--only", kind, "--steps", str(steps), "--sampler", args.sampler]
-    command += ["--chunk", str(args.chunk), "--micro", str(args.micro)]  # "None" is read as such
-    run = subprocess.run(command, env=os.environ | RETURNING, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {run.stderr[-2000:]}")
-    return msgspec.json.decode(run.stdout, type=dict[str, Any])
+    options = ["--only", kind, "--steps", str(steps), "--sampler", args.sampler, "--chunk", str(args.chunk)]
+    return apart("memory", *options, "--micro", str(args.micro))  # "None" is read as such
 
 
 def measured(args: Args, kind: str, steps: int) -> dict[str, Any]:
@@ -104,12 +99,7 @@ def measured(args: Args, kind: str, steps: int) -> dict[str, Any]:
         "whole graph": lambda p: _whole_graph(p, schedule),
     }
     few = Problem(denoiser, x_T[:1], {k: v[:1] for k, v in conditions.items()}, torch.zeros_like(x_T[:1]), 1)
-    work[kind](few)  # what is allocated once, libraries and weights in another layout, is no cost of the chunk
-    gc.collect()
-    held = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark becomes what is resident now
-    work[kind](problem)
-    peak = _status("VmHWM") - held
+    peak = peak_bytes(lambda: work[kind](problem), lambda: work[kind](few))
     tuning = kind in ("differences", "backpropagation")
     return {"peak": peak, "cached": cached_bytes(problem, parameters.schedule(theta)) if tuning else 0}
 
@@ -134,11 +124,6 @@ def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
     told = torch.tensor(schedule.conditioning.copy(), dtype=torch.float64, requires_grad=True)
     x = plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, told=told)
     return torch.autograd.grad(x.square().sum(), told)[0]
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Result:
 class Report:
     """Everything of one run. ``skipped``: (place, why); ``red``: (place, what the gate said) or what went wrong."""
 
+    command: str
     machine: dict[str, Any]
     device: str
     effort: dict[str, float]
@@ -101,6 +102,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         content = {
+            "command": self.command,
             "machine": self.machine,
             "device": self.device,
             "effort": self.effort,
