@@ -181,15 +181,25 @@ def backends() -> dict[str, dict[str, Any]]:
     return report
 
 
+Place = tuple[str, str]  # operator, dispatch key
+
+
 class _Choice:
-    """The process-wide choice: PyTorch has one table of kernels, so this cannot be a choice per thread."""
+    """The process-wide choice: PyTorch has one table of kernels, so this cannot be a choice per thread.
+
+    A kernel written in Python is reached by a forwarder in that table, which asks for the choice at every call. PyTorch frees a kernel
+    that it takes out of the table while another thread may be about to call it, and what then lies in its place is called instead
+    (measured: once in 7,000 calls of four threads beside a fifth that switched all the time, another operator's kernel among them). So
+    forwarders stay for as long as there are other threads, and go, with the microseconds that they cost, where there are none.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._lock = threading.RLock()
         self._entered: list[tuple[object, str]] = []  # blocks of all threads that have begun and not ended, in the order of their beginning
-        self._installed: tuple[tuple[str, str, str], ...] = ()
-        self._override: torch.library.Library | None = None
+        self._kernels: dict[Place, Callable[..., Any]] = {}  # never changed, only replaced: threads read it meanwhile
+        self._forwarded: set[Place] = set()
+        self._forwarders: torch.library.Library | None = None
 
     def enter(self, name: str) -> object:
         """Choose ``name`` until :meth:`leave` is called with what this returns."""
@@ -206,31 +216,50 @@ class _Choice:
             self.switch(self._entered[-1][1] if self._entered else None)
 
     def switch(self, name: str | None) -> None:
-        overrides = self._overrides(name)
-        if overrides != self._installed:
-            if self._override is not None:
-                self._override._destroy()  # gives every key back to the kernel that had it
-            library = self._override = torch.library.Library("ttune", "IMPL") if overrides else None
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Warning only once for all operators")  # overriding a kernel is the purpose
-                for backend, operator, key in overrides:
-                    kernel = _BACKENDS[backend].kernel
-                    if library is not None and kernel is not None:
-                        library.impl(operator, kernel(operator), key)
-            self._installed = overrides
+        kernels = self._wanted(name)
+        if not kernels and self._forwarders is not None and threading.active_count() == 1:
+            self._forwarders._destroy()  # gives every key back to the kernel that had it
+            self._forwarders, self._forwarded = None, set()
+        for place in sorted(kernels.keys() - self._forwarded):
+            self._forward(place)
+        self._kernels = kernels
         self.name = name
 
-    def _overrides(self, name: str | None) -> tuple[tuple[str, str, str], ...]:
-        """(backend, operator, dispatch key) of the kernels written in Python that the choice ``name`` installs."""
+    def _forward(self, place: Place) -> None:
+        operator, key = place
+        native = _native_kernel(place)
+
+        def forward(*arguments: Any) -> Any:
+            return self._kernels.get(place, native)(*arguments)
+
+        if self._forwarders is None:
+            self._forwarders = torch.library.Library("ttune", "IMPL")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Warning only once for all operators")  # overriding a kernel is the purpose
+            self._forwarders.impl(operator, forward, key)
+        self._forwarded.add(place)
+
+    def _wanted(self, name: str | None) -> dict[Place, Callable[..., Any]]:
+        """The kernels written in Python that the choice ``name`` means, by where they serve."""
         chosen = _BACKENDS.get(name or "")
         if chosen is not None and chosen.kernel is not None:
-            return tuple((chosen.name, operator, key) for operator in chosen.operators() for key in chosen.dispatch_keys())
+            return {(operator, key): chosen.kernel(operator) for operator in chosen.operators() for key in chosen.dispatch_keys()}
         # Without a native module for the GPU, Triton is the next in the order there.
         # Without asking for a device: that would start CUDA in every process that imports ttune, before it may fork.
         native = "_ops_cuda" not in _LOAD_ERRORS
         if native or _interpreted() or torch.version.cuda is None or importlib.util.find_spec("triton") is None:
-            return ()
-        return tuple(("triton", operator, "CUDA") for operator in triton_kernels.MODULES)
+            return {}
+        return {(operator, "CUDA"): triton_kernels.kernel(operator) for operator in triton_kernels.MODULES}
+
+
+def _native_kernel(place: Place) -> Callable[..., Any]:
+    """What serves ``place`` without a forwarder."""
+    operator, key = place
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"ttune::{operator}", key):
+        return _REFERENCES[operator]
+    kernel = torch.library.get_kernel(f"ttune::{operator}", key)
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    return lambda *arguments: kernel.call_boxed(keys, *arguments)
 
 
 _CHOICE = _Choice()
@@ -239,8 +268,8 @@ _CHOICE = _Choice()
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run the operators on the backend ``name`` within a ``with`` block, in the whole process; blocks nest. Of blocks in several threads
-    the one that began last holds for all of them, and none is left over when all have ended. Choose before threads start to compute: torch
-    takes a kernel away while another thread may be about to call it, and that call then fails.
+    the one that began last holds for all of them, and none is left over when all have ended. Threads may compute meanwhile: a call is
+    made by what was chosen before or by what is chosen now.
 
     A backend serves the tensors of its own device; other tensors go where they would go without it. Graphs made by
     torch.compile follow the choice without being compiled again.
