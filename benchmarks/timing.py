@@ -66,8 +66,10 @@ def alternate(
     stands for (a captured graph holds several)."""
     counts = {}
     for name, call in contestants.items():
-        seconds_of(call, 2)  # caches, clocks and compilers warm up
-        once = seconds_of(call, 3) / 3
+        once = seconds_of(call, 1)  # caches, clocks and compilers warm up
+        if once < effort.seconds:
+            seconds_of(call, 1)
+            once = seconds_of(call, 3) / 3
         counts[name] = max(1, int(effort.seconds / max(once, 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(effort.rounds):
