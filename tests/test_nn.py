@@ -183,7 +183,7 @@ def module_samples() -> Iterator[nn.Module]:
     yield ttune.nn.EmbeddingLookup(torch.arange(12.0).view(4, 3))
 
 
-@pytest.mark.parametrize("module", module_samples())
+@pytest.mark.parametrize("module", list(module_samples()))
 def test_modules_copy_compile_and_print(module: nn.Module) -> None:
     t = torch.tensor([0.25, 2.5])
     wanted = module(t)

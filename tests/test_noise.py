@@ -229,7 +229,7 @@ def test_wrong_values_are_named(build: object, message: str) -> None:
         build()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("scalar", [np.float32, np.float64, np.array, torch.tensor, int], ids=str)
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, np.array, torch.tensor, int], ids=lambda kind: kind.__name__)
 def test_scalars_are_numbers(scalar: object) -> None:
     """Of NumPy and torch, too, and whole ones; what is written is Python's own."""
     made = scalar(2)  # type: ignore[operator]
