@@ -454,3 +454,12 @@ def test_tuning_sees_the_guidance_of_each_place(guidance: str) -> None:
         moved[1][j] -= h
         slope = (residual(moved[0]) - residual(moved[1])) / (2 * h)
         assert g[row] == pytest.approx(float(slope @ residual(theta)) / target.numel(), rel=1e-3, abs=1e-6)
+
+
+def test_guidance_that_is_never_used_asks_for_no_conditions() -> None:
+    denoiser = Denoiser(lambda x, tau: 0.1 * x, NOISE, guidance=ClassifierFree(1.0, {"y": 0}))
+    schedule = Schedule.build(NOISE, "ddim", 3)
+    x_T = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    expected = ttune.sample(Denoiser(lambda x, tau: 0.1 * x, NOISE), schedule, x_T)
+    assert torch.equal(ttune.sample(denoiser, schedule, x_T), expected)
+    assert torch.equal(ttune.CompiledSampler(denoiser, schedule, backend="eager")(x_T), expected)

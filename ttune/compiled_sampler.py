@@ -99,7 +99,8 @@ class CompiledSampler:
 
     def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
         start, advance, numbers = self._on(x.device)
-        conditions = self.denoiser.prepared(conditions, x)
+        if self._evaluation.scale is not None:
+            conditions = self.denoiser.prepared(conditions, x)
         # A copy in the layout of the states to come: another layout would be another graph.
         registers = {"x": torch.empty_like(x).copy_(x)}
         if start is not None:

@@ -169,7 +169,8 @@ class Plan:
         ``visit(i, registers, outputs)`` sees everything that stage i starts from; ``callback(i, time, x)`` sees
         the state after stage i and may return another.
         """
-        conditions = denoiser.prepared(conditions, registers["x"])
+        if any(evaluation.scale is not None for evaluation in self.evaluations):
+            conditions = denoiser.prepared(conditions, registers["x"])
         if first == 0 and self.start is not None:
             registers = self.start(registers, (), seeds, START_DRAW)
         for i in range(first, len(self.steps)):
