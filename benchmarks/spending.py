@@ -76,6 +76,8 @@ def _of(ratio: Spread | None) -> str:
     return "1" if ratio is None else f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
+# In a picture: by what a schedule's label begins with, the first that fits.
+_STYLES = {"tuned, coefficients": "-", "tuned": "-.", "untuned, best": "--", "untuned": ":"}
 _OF_A_RUN = ("command", "tree")  # what may differ between two parts of one result
 
 
@@ -224,14 +226,17 @@ class Spending:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
             return None
-        figure = Figure(figsize=(10, 4.2), dpi=100, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(11, 4.8), dpi=100, facecolor="white", layout="constrained")
         for axes, (what, label) in zip(
             figure.subplots(1, 2),
             (("rmse", "RMSE to the teacher"), ("frechet_to_teacher", "Fréchet distance to the teacher's")),
             strict=True,
         ):
-            for i, ((sampler, kind), points) in enumerate(_lines(self.quality, seconds, what).items()):
-                style = "-" if kind.startswith("tuned") else "--"
+            lines = _lines(self.quality, seconds, what)
+            samplers = sorted({sampler for sampler, _ in lines})
+            for (sampler, kind), points in lines.items():
+                i = samplers.index(sampler)
+                style = next(style for start, style in _STYLES.items() if kind.startswith(start))
                 axes.plot(
                     *zip(*[(x, y) for x, y, _ in points], strict=True),
                     style,
@@ -246,7 +251,7 @@ class Spending:
             axes.set_xlabel("seconds per sample (the number at a point: steps)")
             axes.set_ylabel(label)
             axes.grid(color="0.92")
-            axes.legend(frameon=False, fontsize=9)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         write_atomically(path, buffer.getvalue())

@@ -14,6 +14,8 @@ import torch
 from benchmarks import changes, gate, samplings, throughput, workloads
 from benchmarks.counts import count_on_cpu
 from benchmarks.samplings import Setting
+from benchmarks.spending import Cell, Spending
+from benchmarks.timing import Spread
 from ttune import ops
 
 CPU = torch.device("cpu")
@@ -234,3 +236,24 @@ def test_under_pytest_benchmark(benchmark: Any) -> None:
     fastest = next(name for name in found if name.startswith("ttune"))
     throughput.check(fastest, found[fastest], setting, x_T)
     benchmark(lambda: found[fastest].call(x_T))
+
+
+def test_every_kind_of_schedule_is_drawn(tmp_path: Path) -> None:
+    """Two samplers, and as many kinds of schedules as there are."""
+    pytest.importorskip("matplotlib")
+    cells = []
+    for sampler in samplings.SAMPLERS:
+        for steps in (1, 8):
+            cell = Cell("bundled", 1, sampler, steps, (16, 1, 28, 28), "float32", False, "cpu")
+            cell.milliseconds = {"ttune, cpu": Spread(steps, steps, steps), "eager": Spread(steps, steps, steps)}
+            cells.append(cell)
+    kinds = ("untuned, leading", "untuned, best grid", "tuned", "tuned, coefficients too")
+    quality = [
+        {"sampler": sampler, "steps": steps, "label": kind, "rmse": 1 / steps, "frechet_to_teacher": 2 / steps}
+        for sampler in samplings.SAMPLERS
+        for kind in kinds
+        for steps in (3, 4, 5)
+    ]
+    drawn = Spending({}, "cpu", {}, cells, quality)._picture(tmp_path / "throughput.png")
+    assert drawn is not None
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
