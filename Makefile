@@ -29,7 +29,7 @@ figures: install
 compare: install
 	$(BIN)/python -m benchmarks compare
 
-# Files side by side, one thread each: on two cores in little more than half the time of one process with two threads.
+# Files side by side, one thread each, as most tests are Python on one core.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 

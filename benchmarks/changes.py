@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-LEAST = 0.05  # medians of two runs of the same code on one machine lay within 5 % of each other
+LEAST = 0.05  # of the median: chosen, since quartiles within one process do not see what differs between two; not measured
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Change:
 
     @property
     def regressed(self) -> bool:
-        """Slower, beyond both spreads and by more than two runs of the same code differ."""
+        """Slower, beyond both spreads and by more than ``LEAST``."""
         return self.after["low"] > self.before["high"] and self.after["median"] > (1 + LEAST) * self.before["median"]
 
     @property

@@ -62,7 +62,7 @@ ON_GPU = {
 # A compiled step is the same graph at any number of steps, and with a network it takes a compiler a minute: there at one number.
 COMPILED_AT = {"none": STEPS, "bundled": (8,), "unet-35m": (4,)}
 # Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each, and slow ones in fewer. With 15
-# rounds the quartiles of two runs of the same code part by chance once in some hundred times, with 7 once in 25.
+# rounds the quartiles of two samples of one normal distribution part by chance once in 250 times, with 7 once in 24 (simulated).
 FULL, QUICK = Effort(rounds=15, seconds=0.03), Effort(rounds=3, seconds=0.002)
 SLOW_SECONDS, SLOW_ROUNDS = 0.5, 3
 MOST_SECONDS = 3.0  # of one sampling: a cell beyond it would take minutes, and its share of the network is 1 anyway
