@@ -65,7 +65,7 @@ COMPILED_AT = {"none": STEPS, "bundled": (8,), "unet-35m": (4,)}
 # rounds the quartiles of two samples of one normal distribution part by chance once in 250 times, with 7 once in 24 (simulated).
 FULL, QUICK = Effort(rounds=15, seconds=0.03), Effort(rounds=3, seconds=0.002)
 SLOW_SECONDS, SLOW_ROUNDS = 0.5, 3
-MOST_SECONDS = 3.0  # of one sampling: a cell beyond it would take minutes, and its share of the network is 1 anyway
+MOST_SECONDS = 6.0  # of one sampling: a cell beyond it would take minutes, and its share of the network is 1 anyway
 
 
 def main(argv: Sequence[str] | None = None) -> None:
