@@ -111,14 +111,16 @@ TTUNE_INLINE void run_with_noise(const LinearUpdate& u, int64_t begin, int64_t e
 template <class T>
 TTUNE_INLINE void run(const LinearUpdate& u, int64_t begin, int64_t end) {
   if constexpr (!std::is_same_v<T, Float16>) {
-    const bool unrolled = !u.clipped && u.n_outs <= 2;
-    if (u.seeds && unrolled && u.n_terms < kMaxUnrolled) return run_with_noise<T>(u, begin, end);
-    if (!u.seeds && unrolled && u.n_terms <= kMaxUnrolled) {
+    if (u.seeds && !u.clipped && u.n_outs <= 2 && u.n_terms < kMaxUnrolled) return run_with_noise<T>(u, begin, end);
+    if (!u.seeds && u.n_outs <= 2 && u.n_terms > 0 && u.n_terms <= kMaxUnrolled) {
       const T* terms[kMaxUnrolled] = {};
       T* outs[2] = {};
       for (int j = 0; j < u.n_terms; ++j) terms[j] = static_cast<const T*>(u.terms[j]) + begin;
       for (int r = 0; r < u.n_outs; ++r) outs[r] = static_cast<T*>(u.outs[r]) + begin;
-      const arithmetic_t<T>* const a = nullptr;
+      using A = arithmetic_t<T>;
+      if (u.clipped)
+        return combine_clipped(terms, u.n_terms, u.coeffs, u.n_terms + 1, u.n_outs, end - begin, outs, A(u.clip));
+      const A* const a = nullptr;
       return combine(terms, u.n_terms, u.coeffs, u.n_terms, u.n_outs, end - begin, outs, a);
     }
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/clones.h"
+#include "cpu/noise_avx2.h"
 #include "cpu/noise_avx512.h"
 #include "math/philox.h"
 
@@ -42,8 +43,18 @@ bool has_avx512() {
 #endif
 }
 
+bool has_avx2() {
+#if TTUNE_HAS_X86
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return has;
+#else
+  return false;
+#endif
+}
+
 #if TTUNE_HAS_X86
 static_assert(kNoiseRoom >= kMaxNoise + 4 * kCountersAtOnce);
+using Apart = void(int64_t, int64_t, int64_t, int, float*, float*);
 int rounded_up(int counters) { return (counters + kCountersAtOnce - 1) / kCountersAtOnce * kCountersAtOnce; }
 #endif
 
@@ -53,6 +64,7 @@ void make(int64_t seed, int64_t draw, int64_t first, int count, A* out) {
 #if TTUNE_HAS_X86
   if constexpr (sizeof(A) == sizeof(float)) {
     if (has_avx512()) return normals_avx512(seed, draw, first, rounded_up(count), out);
+    if (has_avx2()) return normals_avx2(seed, draw, first, rounded_up(count), out);
   }
 #endif
   uint32_t made[4][kCounters];
@@ -103,8 +115,9 @@ void noise(const int64_t* seeds, int64_t draw, int64_t sample_size, int64_t at, 
   for (int done = 0; done < count;) {
     const Run run = run_at(seeds, sample_size, at + done, count - done);
 #if TTUNE_HAS_X86
-    if (has_avx512() && run.skip == 0 && done % 2 == 0) {
-      normals_avx512(run.seed, draw, run.first, rounded_up(run.counters()), even + done / 2, odd + done / 2);
+    if (has_avx2() && run.skip == 0 && done % 2 == 0) {
+      const auto normals = has_avx512() ? static_cast<Apart*>(normals_avx512) : static_cast<Apart*>(normals_avx2);
+      normals(run.seed, draw, run.first, rounded_up(run.counters()), even + done / 2, odd + done / 2);
       done += int(run.length);
       continue;
     }

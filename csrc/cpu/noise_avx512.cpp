@@ -4,6 +4,7 @@
 #include "cpu/noise_avx512.h"
 
 #include "cpu/intrinsics.h"
+#include "cpu/philox_rounds.h"
 
 #if TTUNE_HAS_X86
 
@@ -12,32 +13,9 @@
 namespace ttune {
 namespace {
 
-constexpr uint32_t kFactor0 = 0xD2511F53, kFactor1 = 0xCD9E8D57, kStep0 = 0x9E3779B9, kStep1 = 0xBB67AE85;
 constexpr int kXor = 0x96;                                                  // of three
 constexpr auto kUpper = _MM_PERM_ENUM(0xf5), kLower = _MM_PERM_ENUM(0xa0);  // of a 64-bit lane, into both halves
 constexpr __mmask16 kLowerHalves = 0x5555, kUpperHalves = 0xaaaa;
-
-// Of one seed and draw: the keys of the rounds, and what the first two rounds make of the words that all counters
-// share.
-struct Rounds {
-  uint32_t key0[10], key1[10];
-  uint32_t c1, a2, c2, d2;  // the shared part of a word of rounds 1 and 2
-
-  Rounds(int64_t seed, int64_t draw, int64_t first) {
-    key0[0] = uint32_t(seed), key1[0] = uint32_t(uint64_t(seed) >> 32);
-    for (int round = 1; round < 10; ++round) {
-      key0[round] = key0[round - 1] + kStep0;
-      key1[round] = key1[round - 1] + kStep1;
-    }
-    const uint64_t r1 = uint64_t(uint32_t(draw)) * kFactor1;
-    c1 = uint32_t(uint64_t(draw) >> 32) ^ key1[0];
-    const uint32_t a1 = uint32_t(r1 >> 32) ^ uint32_t(uint64_t(first) >> 32) ^ key0[0];
-    const uint64_t p2 = uint64_t(a1) * kFactor0;
-    a2 = uint32_t(r1) ^ key0[1];
-    c2 = uint32_t(p2 >> 32) ^ key1[1];
-    d2 = uint32_t(p2);
-  }
-};
 
 TTUNE_AVX512 __m512i all(uint32_t word) { return _mm512_set1_epi32(int(word)); }
 TTUNE_AVX512 __m512i upper(__m512i lanes) { return _mm512_shuffle_epi32(lanes, kUpper); }
