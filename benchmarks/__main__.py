@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME``: one benchmark; each explains itself with --help. Without a name: throughput."""
+"""``python -m benchmarks NAME``: one benchmark; each explains itself with --help. Without a name: throughput, with its options."""
 
 import sys
 from importlib import import_module
@@ -21,7 +21,10 @@ BENCHMARKS = (
     "tuning",
 )
 
-name, *options = sys.argv[1:] or ["throughput"]
+arguments = sys.argv[1:]
+if not arguments or (arguments[0].startswith("--") and arguments != ["--help"]):
+    arguments = ["throughput", *arguments]
+name, *options = arguments
 if name not in BENCHMARKS:
     sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]\n{__doc__}")
 import_module(f"benchmarks.{name}").main(options)

@@ -11,6 +11,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 LEAST = 0.05  # of the median: chosen, since quartiles within one process do not see what differs between two; not measured
+ENOUGH = 15  # rounds: of fewer, quartiles part by chance too often (see throughput), and nothing is called a regression
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,16 @@ class Change:
     name: str
     before: Mapping[str, float]
     after: Mapping[str, float]
+    decided: bool = True
 
     @property
     def regressed(self) -> bool:
         """Slower, beyond both spreads and by more than ``LEAST``."""
-        return self.after["low"] > self.before["high"] and self.after["median"] > (1 + LEAST) * self.before["median"]
+        return self.decided and self.after["low"] > self.before["high"] and self.after["median"] > (1 + LEAST) * self.before["median"]
 
     @property
     def improved(self) -> bool:
-        return self.after["high"] < self.before["low"] and self.after["median"] < self.before["median"] / (1 + LEAST)
+        return self.decided and self.after["high"] < self.before["low"] and self.after["median"] < self.before["median"] / (1 + LEAST)
 
     def __str__(self) -> str:
         texts = [f"{s['median']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in (self.before, self.after)]
@@ -38,10 +40,15 @@ class Change:
 def compare_results(a: str, b: str, name: str) -> int:
     """Print what changed from ``a`` to ``b``: paths of result files, or commits that have ``benchmarks/results/NAME``.
 
-    A ratio that the first result has and the second has not (its cell red, skipped or gone) counts as regressed. Returns 1 where one
-    regressed, 2 where the two were measured in unlike ways, else 0. Seconds are not compared: they are the machine's.
+    Ratios of times, and of ttune's contestants calls, allocations and bytes. One that the first result has and the second has not (its
+    cell red, skipped or gone) counts as regressed. Returns 1 where one regressed, 2 where the two were measured in unlike ways or
+    are one and the same result, else 0. Seconds are not compared: they are the machine's.
     """
     before, after = _read(a, name), _read(b, name)
+    if before == after:
+        commit = before.get("machine", {}).get("commit")
+        print(f"{a} and {b} hold one and the same result, of commit {commit}: nothing was measured between them")
+        return 2
     for result, what in ((before, a), (after, b)):
         m = result.get("machine", {})
         print(f"{what}: {m.get('gpu') or m.get('cpu')}, {m.get('threads')} thread(s), commit {m.get('commit')}, torch {m.get('torch')}")
@@ -49,12 +56,15 @@ def compare_results(a: str, b: str, name: str) -> int:
         print(f"measured in unlike ways, so that nothing follows: {'; '.join(unlike)}")
         return 2
     old, new = dict(_ratios(before)), dict(_ratios(after))
-    changes = [Change(ratio, old[ratio], new[ratio]) for ratio in old if ratio in new]
+    rounds = [dict(_rounds(result)) for result in (before, after)]
+    enough = lambda ratio: " / " not in ratio or all(r.get(ratio.split(":")[0], ENOUGH) >= ENOUGH for r in rounds)  # noqa: E731
+    changes = [Change(ratio, old[ratio], new[ratio], enough(ratio)) for ratio in old if ratio in new]
+    undecided = sum(not change.decided for change in changes)
     regressed, improved = [c for c in changes if c.regressed], [c for c in changes if c.improved]
     gone = [ratio for ratio in old if ratio not in new]
     print(
         f"{len(changes)} ratios in both: {len(regressed)} regressed, {len(improved)} improved beyond their spread (quartiles, and "
-        f"{LEAST:.0%} of the median); {len(gone)} gone"
+        f"{LEAST:.0%} of the median); {len(gone)} gone; {undecided} undecided, of fewer than {ENOUGH} rounds"
     )
     for word, group in (("REGRESSED", regressed), ("improved", improved)):
         for change in group:
@@ -71,7 +81,7 @@ def compare_results(a: str, b: str, name: str) -> int:
 def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What must be the same in both for ratios to mean the same: the kind of processor, threads, and how long was measured."""
     said = lambda result: {  # noqa: E731
-        **{name: result.get("machine", {}).get(name) for name in ("cpu", "gpu", "threads", "backends", "quick")},
+        **{name: result.get("machine", {}).get(name) for name in ("cpu", "cpu_model", "gpu", "threads", "backends", "torch", "quick")},
         "device": result.get("device"),
         "effort": result.get("effort"),
     }
@@ -98,8 +108,26 @@ def _ratios(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float
         for ratio in r["ratios"]:
             yield f"{place}: {ratio['subject']} / {ratio['rival']}", ratio["value"]
     for c in result.get("cells", ()):
-        guided = ", guided" if c["guided"] else ""
-        place = f"{c['network']}, {c['sampler']}, {'x'.join(map(str, c['shape']))} {c['dtype']}{guided}, {c['steps']} steps"
+        place = _place(c)
         for name, value in c["of_eager"].items():
             if name.startswith("ttune"):  # a rival's change is its own affair
                 yield f"{place}: {name} / eager", value
+                for what, counted in _counted(c, name).items():
+                    yield f"{place}: {what} of {name}", {"median": counted, "low": counted, "high": counted}
+
+
+def _place(cell: Mapping[str, Any]) -> str:
+    guided = ", guided" if cell["guided"] else ""
+    return f"{cell['network']}, {cell['sampler']}, {'x'.join(map(str, cell['shape']))} {cell['dtype']}{guided}, {cell['steps']} steps"
+
+
+def _counted(cell: Mapping[str, Any], name: str) -> dict[str, float]:
+    counts = cell.get("counts", {}).get(name, {})
+    found = {"calls per step": counts.get("launches"), "allocations per step": counts.get("allocations")}
+    found["peak bytes"] = cell.get("peak_bytes", {}).get(name)
+    return {what: value for what, value in found.items() if value is not None}
+
+
+def _rounds(result: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for cell in result.get("cells", ()):
+        yield _place(cell), cell.get("rounds", ENOUGH)

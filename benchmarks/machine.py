@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -45,19 +47,25 @@ def machine(device: torch.device | None = None, *, quick: bool | None = None) ->
     Asked for before the first measurement, it tells of the code that was measured, whatever is edited meanwhile.
     """
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    of_cpu = lambda what: [line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == what]  # noqa: E731
+    models = of_cpu("model name")
     commit = _git("rev-parse", "--short", "HEAD")
     changed = changed_files()
     backends = {name: state["detail"] for name, state in ops.backends().items() if state["available"]}
     record = {
         "cpu": models[0] if models else platform.processor(),
+        # Clouds sell several processors under one name.
+        "cpu_model": "/".join(value for what in ("cpu family", "model", "stepping") for value in of_cpu(what)[:1]) or None,
         "cores": len(models),
+        "load": round(os.getloadavg()[0], 2),
         "commit": commit + ("+changes" if changed else "") if commit else UNKNOWN,
         "tree": tree(changed) if commit else UNKNOWN,
+        "code": digest(),
         "python": platform.python_version(),
         "ttune": ttune.__version__,
         "torch": torch.__version__,
         "diffusers": _version("diffusers"),
+        "k-diffusion": _version("k-diffusion"),
         "triton": _version("triton"),
         "threads": torch.get_num_threads(),
         "backends": backends,
@@ -88,6 +96,14 @@ def code() -> str:
     """Of which code of ttune a measurement is: the same after a commit that changes nothing of the package."""
     changed = [name for name in changed_files() if name.startswith("ttune/")]
     return (_git("rev-parse", "--short", "HEAD:ttune") or UNKNOWN) + ("+changes" if changed else "")
+
+
+def digest() -> str:
+    """Of all code of the package and of the benchmarks, the built libraries among it: two runs of one digest ran the same."""
+    found = hashlib.sha256()
+    for path in sorted(p for folder in ("ttune", "benchmarks") for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".so")):
+        found.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def tree(changed: Sequence[str]) -> str:

@@ -141,22 +141,42 @@ def multistep_step(x: Tensor, outputs: list[Tensor], c: Scalars, before: Tensor)
     return c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * before), prediction
 
 
+def folded_ddim_step(x: Tensor, outputs: list[Tensor], c: Scalars) -> Tensor:
+    """c: weights of x and of epsilon."""
+    return c[0] * x + c[1] * combined(outputs)
+
+
+def folded_multistep_step(x: Tensor, outputs: list[Tensor], c: Scalars, before: Tensor) -> tuple[Tensor, Tensor]:
+    """c: weights of x and epsilon in this prediction; of x, this prediction and the last in the next state."""
+    prediction = c[0] * x + c[1] * combined(outputs)
+    return c[2] * x + c[3] * prediction + c[4] * before, prediction
+
+
 def _plain(setting: Setting, compile: bool) -> dict[str, Sampling]:
-    """Clean eager code, its scalars Python's; and the same with prediction and step in one compiled graph, its scalars in tensors,
-    since a graph is specialised to floats."""
+    """Clean eager code, its scalars Python's; and prediction and folded step in one compiled graph, its scalars in tensors, since a
+    graph is specialised to floats."""
     schedule, predict, device = schedule_of(setting), setting.predict(), setting.device
-    rows = _ddim_rows(schedule) if setting.sampler == "ddim" else _multistep_rows(schedule)
+    ddim = setting.sampler == "ddim"
+    rows = _ddim_rows(schedule) if ddim else _multistep_rows(schedule)
     dtype = torch.float64 if setting.dtype == torch.float64 else torch.float32
-    table = torch.tensor(rows, device=device).to(dtype).unbind()
-    times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=device).unbind()
-    step = ddim_step if setting.sampler == "ddim" else multistep_step
+    # One tensor each and not views of one: torch.compile copies inputs on a GPU that are not aligned to 16 bytes.
+    apart = lambda table, dtype: [row.clone() for row in torch.tensor(table, device=device).to(dtype)]  # noqa: E731
+    times = apart(schedule.positions[:-1], torch.float32)
+    step = ddim_step if ddim else multistep_step
+    folded_step = folded_ddim_step if ddim else folded_multistep_step
 
     def advance(x: Tensor, t: Tensor, c: Scalars, *before: Tensor) -> Any:
         return step(x, predict(x, t), c, *before)
 
+    def folded_advance(x: Tensor, t: Tensor, c: Scalars, *before: Tensor) -> Any:
+        return folded_step(x, predict(x, t), c, *before)
+
+    # A code object of its own: torch.compile counts graphs per code object, and there is one per budget.
+    folded_advance.__code__ = folded_advance.__code__.replace()
+
     def loop(advance: Callable[..., Any], scalars: Sequence[Scalars]) -> Callable[[Tensor], Tensor]:
         @torch.no_grad()
-        def ddim(x: Tensor) -> Tensor:
+        def first_order(x: Tensor) -> Tensor:
             for t, c in zip(times, scalars, strict=True):
                 x = advance(x, t, c).to(x.dtype)
             return x
@@ -169,11 +189,12 @@ def _plain(setting: Setting, compile: bool) -> dict[str, Sampling]:
                 x, before = x_next.to(x.dtype), before.to(x.dtype)
             return x
 
-        return ddim if setting.sampler == "ddim" else multistep
+        return first_order if setting.sampler == "ddim" else multistep
 
     found = {"eager": Sampling(loop(advance, rows), schedule)}
     if compile:
-        found["torch.compile"] = Sampling(loop(torch.compile(advance, fullgraph=True, dynamic=False), table), schedule)
+        table = apart(_folded_ddim(rows) if ddim else _folded_multistep(rows), dtype)
+        found["torch.compile"] = Sampling(loop(torch.compile(folded_advance, fullgraph=True, dynamic=False), table), schedule)
     return found
 
 
@@ -183,8 +204,7 @@ def _folded(setting: Setting) -> Sampling:
     schedule, predict = schedule_of(setting), setting.predict()
     times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=setting.device).unbind()
     guided = lambda outputs: outputs[0] if len(outputs) == 1 else torch.lerp(outputs[1], outputs[0], SCALE)  # noqa: E731
-    ddim_rows = [(a_next / a, s_next - s * a_next / a) for a, s, a_next, s_next in _ddim_rows(schedule)]
-    multistep_rows = [(1 / a, -s / a, x, d * ahead, d * (1 - ahead)) for a, s, x, d, ahead in _multistep_rows(schedule)]
+    ddim_rows, multistep_rows = _folded_ddim(_ddim_rows(schedule)), _folded_multistep(_multistep_rows(schedule))
 
     @torch.no_grad()
     def ddim(x: Tensor) -> Tensor:
@@ -210,6 +230,14 @@ def _folded(setting: Setting) -> Sampling:
 def _ddim_rows(schedule: ttune.Schedule) -> list[list[float]]:
     a, s = schedule.alphas, schedule.sigmas
     return [[float(v) for v in (a[i], s[i], a[i + 1], s[i + 1])] for i in range(schedule.steps)]
+
+
+def _folded_ddim(rows: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    return [(a_next / a, s_next - s * a_next / a) for a, s, a_next, s_next in rows]
+
+
+def _folded_multistep(rows: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    return [(1 / a, -s / a, x, d * ahead, d * (1 - ahead)) for a, s, x, d, ahead in rows]
 
 
 def _multistep_rows(schedule: ttune.Schedule) -> list[list[float]]:

@@ -18,9 +18,10 @@ from ttune.evaluation.report import COLOURS, MARKERS
 
 @dataclass
 class Cell:
-    """One setting. ``milliseconds`` of one sampling of the whole batch, warm; ``of_eager``, ``of_folded``: the time over that of
-    eager code in the same rounds, by contestant; ``first_seconds`` of the first call, with all that is made, folded or compiled
-    once; ``counts`` per step; ``peak_bytes`` of samplings, beyond what was held before."""
+    """One setting. ``milliseconds`` of one sampling of the whole batch, warm, in ``rounds`` rounds; ``of_eager``, ``of_folded``: the
+    time over that of eager code in the same rounds, by contestant; ``first_seconds`` of the first call, in a process in which torch
+    and the network are warm: with all that is made and folded once, and where a compiler's caches were empty, compiled;
+    ``counts`` per step; ``peak_bytes`` of samplings, beyond what was held before."""
 
     network: str
     parameters: int
@@ -30,6 +31,7 @@ class Cell:
     dtype: str
     guided: bool
     device: str
+    rounds: int = 0
     milliseconds: dict[str, Spread] = field(default_factory=dict)
     of_eager: dict[str, Spread] = field(default_factory=dict)
     of_folded: dict[str, Spread] = field(default_factory=dict)
@@ -78,7 +80,10 @@ def _of(ratio: Spread | None) -> str:
 
 # In a picture: by what a schedule's label begins with, the first that fits.
 _STYLES = {"tuned, coefficients": "-", "tuned": "-.", "untuned, best": "--", "untuned": ":"}
-_OF_A_RUN = ("command", "tree")  # what may differ between two parts of one result
+# What may differ between two parts of one result. The code is compared itself, so that it may be committed meanwhile.
+_OF_A_RUN = ("command", "tree", "commit", "load")
+# Whose times a picture shows: one contestant at all budgets, the first that there is.
+_SHOWN = ("ttune, cuda", "ttune, triton", "ttune, cpu", "ttune, reference")
 
 
 @dataclass
@@ -87,31 +92,31 @@ class Spending:
 
     machine: dict[str, Any]
     device: str
-    effort: dict[str, float]
+    effort: dict[str, Any]
     cells: list[Cell] = field(default_factory=list)
     quality: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     red: list[tuple[str, str]] = field(default_factory=list)
 
     def resumed(self, path: Path) -> Spending:
-        """This run with the cells that ``path`` has: of the same code, machine and effort, or ValueError."""
+        """This run with the cells that ``path`` has, red ones among them: of the same code, machine and effort, or ValueError."""
         if not path.exists():
             return self
         found = json.loads(path.read_text())
-        # A result that is tracked is itself a change of the tree, as soon as it is written.
-        told = lambda machine: {k: v.removesuffix("+changes") if k == "commit" else v for k, v in machine.items() if k not in _OF_A_RUN}  # noqa: E731
+        told = lambda machine: {k: v for k, v in machine.items() if k not in _OF_A_RUN}  # noqa: E731
         mine = json.loads(json.dumps({"machine": told(self.machine), "effort": self.effort}))
         theirs = {"machine": told(found["machine"]), "effort": found["effort"]}
         if theirs != mine:
-            raise ValueError(f"resume: {path.name} must be of the same commit, machine and effort as this run, {mine}, got {theirs}")
+            raise ValueError(f"resume: {path.name} must be of the same code, machine and effort as this run, {mine}, got {theirs}")
         self.cells = [Cell.read(record) for record in found["cells"]]
         self.skipped = [(cell, why) for cell, why in found["skipped"]]
+        self.red = [(cell, why) for cell, why in found["red"]]
         return self
 
     @property
     def known(self) -> set[str]:
-        """The cells that need not be measured: those that were, or were skipped."""
-        return {*map(str, self.cells), *(cell for cell, _ in self.skipped)}
+        """The cells that need not be measured: those that were, or were skipped, or red: a red cell is not tried until it is green."""
+        return {*map(str, self.cells), *(cell for cell, _ in (*self.skipped, *self.red))}
 
     def lines(self, cell: Cell) -> list[tuple[str, ...]]:
         lines = []
@@ -125,7 +130,7 @@ class Spending:
                     "{:.3g} [{:.3g}, {:.3g}]".format(*(v / cell.steps for v in (spread.median, spread.low, spread.high))),
                     _of(cell.of_eager.get(name)),
                     _of(cell.of_folded.get(name)),
-                    f"{cell.first_seconds[name]:.3g}",
+                    f"{cell.first_seconds[name]:.3g}" if name in cell.first_seconds else "",
                     f"{cell.peak_bytes[name] / 1e6:.3g}",
                     f"{counts.launches:.3g}{sync}",
                     f"{counts.allocations:.3g}",
@@ -159,7 +164,7 @@ class Spending:
             "machine": self.machine,
             "device": self.device,
             "effort": self.effort,
-            "state": "warm; the first call apart",
+            "state": "warm; the first call apart, a compiler's with empty caches",
             "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds; counts per step",
             "cells": [asdict(cell) for cell in self.cells],
             "quality": self.quality,
@@ -176,13 +181,17 @@ class Spending:
         parts = [
             f"# Throughput per step budget ({self.device})",
             f"Written by `{m['command']}`: {m.get('gpu') or m['cpu']}, {m['threads']} thread(s), commit {m['commit']}, torch {m['torch']}. "
-            "Everybody is warm; the first call, with all that is made, folded or compiled once, stands apart. Milliseconds belong to that "
-            "machine; 'of eager' (code as one writes it) and 'of folded' (its scalars folded by hand) are medians of the rounds' ratios. "
-            "Calls are " + ("kernel launches." if self.device == "cuda" else "operator calls."),
+            f"{m.get('cores')} cores, load at the start {m.get('load')}. Everybody is warm; the first call, with all that is made and "
+            "folded once (torch and the network being warm; where compilers began with empty caches, their work too), stands apart. All "
+            "contestants at all budgets of a network, sampler and shape took turns in the same rounds. Times belong to that machine; "
+            "'of eager' (code as one writes it) and 'of folded' (its scalars folded by hand) are medians of the rounds' ratios, with "
+            "quartiles, or of fewer than seven rounds the least and the greatest. Calls are "
+            + ("kernel launches" if self.device == "cuda" else "operator calls; a compiled region is one, whatever it holds")
+            + ".",
         ]
         for cell in self.cells:
             rows = [HEADS, ("---", *["---:"] * (len(HEADS) - 1)), *self.lines(cell)]
-            parts.append(f"**{cell}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+            parts.append(f"**{cell}** ({cell.rounds} rounds)\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
         if self.quality:
             q0 = self.quality[0]
             heads = ("sampler", "steps", "schedule", "RMSE", "Fréchet to the teacher's", "Fréchet to real images")
@@ -210,12 +219,12 @@ class Spending:
         return "\n\n".join(parts) + "\n"
 
     def seconds_per_sample(self) -> dict[tuple[str, int], float]:
-        """Of the bundled network without guidance, in the largest batch, by the fastest of ttune that was timed at every budget."""
+        """Of the bundled network without guidance, in the largest batch, by one contestant."""
         cells = [c for c in self.cells if c.network == "bundled" and not c.guided and c.dtype == "float32"]
         largest = max((c.shape[0] for c in cells), default=0)
         cells = [c for c in cells if c.shape[0] == largest]
-        everywhere = set.intersection(*({n for n in c.milliseconds if n.startswith("ttune")} for c in cells)) if cells else set()
-        return {(c.sampler, c.steps): min(1 / c.samples_per_second(name) for name in everywhere) for c in cells if everywhere}
+        name = next((n for n in _SHOWN if cells and all(n in c.milliseconds for c in cells)), None)
+        return {} if name is None else {(c.sampler, c.steps): 1 / c.samples_per_second(name) for c in cells}
 
     def _picture(self, path: Path) -> Path | None:
         """RMSE and Fréchet distance against seconds per sample: one plot for what a budget costs and what it buys."""
@@ -241,14 +250,16 @@ class Spending:
                     *zip(*[(x, y) for x, y, _ in points], strict=True),
                     style,
                     color=COLOURS[i],
-                    marker=MARKERS[i],
                     label=f"{sampler}, {kind}",
                 )
+                for x, y, steps in points:  # hollow: its time lies between two that were measured
+                    face = COLOURS[i] if (sampler, steps) in seconds else "white"
+                    axes.plot([x], [y], marker=MARKERS[i], color=COLOURS[i], markerfacecolor=face)
                 for x, y, steps in points:
                     axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=COLOURS[i])
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_xlabel("seconds per sample (the number at a point: steps)")
+            axes.set_xlabel("seconds per sample (number: steps; hollow: time not measured, but between two that were)")
             axes.set_ylabel(label)
             axes.grid(color="0.92")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)

@@ -3,20 +3,20 @@
 For every network (none, the bundled one, a U-Net of 35 million parameters), sampler, shape, dtype, with and without guidance, and
 number of steps: samples per second, milliseconds per step, seconds of the first call, peak memory, operator calls and allocations per
 step (on a GPU kernel launches, and whether the host waits), by ttune's backends, by clean eager code as one writes it, by eager code
-whose scalars are folded by hand, torch.compile (a step and its call of the network in one graph), diffusers' schedulers and
+whose scalars are folded by hand, torch.compile (such a step and its call of the network in one graph), diffusers' schedulers and
 k-diffusion. With the bundled network also what the budget buys: RMSE and Fréchet distance to the teacher's samples.
 
 First two correctness gates. Every contestant samples a small batch by a network that depends on state, time and condition, and then
 the batch to be timed; both times it must arrive where ttune in float64 does (ttune's own as exactly as plain PyTorch code in that
-dtype). A red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants take turns in
-one process, warm; "of eager" and "of folded" are medians of the rounds' ratios, with quartiles. Absolute times belong to the
-machine. Where the network is large all contestants cost the same, and the table shows it.
+dtype). A red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants at all budgets
+take turns in one process, warm; "of eager" and "of folded" are medians of the rounds' ratios, with quartiles (of fewer than seven rounds
+with the least and the greatest). Absolute times belong to the machine. Where the network is large all contestants cost the same.
 
 examples:
   python -m benchmarks throughput                                all of it; benchmarks/results/throughput-cpu.json, .md and .png
   python -m benchmarks throughput --resume                       go on where an interrupted run stopped
   python -m benchmarks throughput --quick                        does it work? within two minutes; no figures to report; into build/
-  python -m benchmarks throughput --network none --steps 8       one cell
+  python -m benchmarks throughput --network none --steps 8       a part; into build/
   python -m benchmarks throughput --peer ../dpm-solver           with a clone of dpm-solver or time-tuner, whose code is run
   python -m benchmarks throughput --compare A B                  two result files, or two commits that have one
 """
@@ -31,6 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch._inductor.utils import fresh_cache
 from tqdm import tqdm
 
 import ttune
@@ -46,12 +47,13 @@ from benchmarks.trial import Call
 from benchmarks.workloads import Workload
 from ttune import ops
 
-STEPS = (1, 2, 4, 8, 16, 32)
 NETWORKS = ("none", "bundled", "unet-35m")
+# Of the bundled network those, too, for which there are tuned schedules.
+STEPS = {"none": (1, 2, 4, 8, 16, 32), "bundled": (1, 2, 3, 4, 5, 8, 16, 32), "unet-35m": (1, 2, 4, 8, 16, 32)}
 # Per network: batches. Without a network a small image and a batch of latents; the others at their own size.
 SHAPES = {
     "none": ((1, 3, 32, 32), (16, 4, 64, 64)),
-    "bundled": ((1, 1, 28, 28), (16, 1, 28, 28)),
+    "bundled": ((1, 1, 28, 28), (8, 1, 28, 28)),
     "unet-35m": ((1, 3, 32, 32),),
 }
 ON_GPU = {
@@ -59,13 +61,15 @@ ON_GPU = {
     "bundled": ((1, 1, 28, 28), (256, 1, 28, 28)),
     "unet-35m": ((1, 3, 32, 32), (64, 3, 32, 32)),
 }
-# A compiled step is the same graph at any number of steps, and with a network it takes a compiler a minute: there at one number.
-COMPILED_AT = {"none": STEPS, "bundled": (8,), "unet-35m": (4,)}
-# Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each, and slow ones in fewer. With 15
-# rounds the quartiles of two samples of one normal distribution part by chance once in 250 times, with 7 once in 24 (simulated).
+# A compiled step is the same graph at any number of steps, and with a network it takes a compiler a minute: there at one.
+COMPILED_AT: dict[str, int | None] = {"none": None, "bundled": 8, "unet-35m": 4}
+COMPILED = ("torch.compile", "ttune, compiled")
+# Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each. Where all budgets of eager code
+# together take longer than SLOW_SECONDS, in fewer. With 15 rounds the quartiles of two samples of one normal distribution part by
+# chance once in 250 times, with 7 once in 24 (simulated); of fewer there are no quartiles.
 FULL, QUICK = Effort(rounds=15, seconds=0.03), Effort(rounds=3, seconds=0.002)
-SLOW_SECONDS, SLOW_ROUNDS = 0.5, 3
-MOST_SECONDS = 6.0  # of one sampling: a cell beyond it would take minutes, and its share of the network is 1 anyway
+SLOW_SECONDS, SLOW_ROUNDS = 1.0, 5
+MOST_SECONDS = 3.0  # of one sampling: a cell beyond it would take minutes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,22 +87,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     effort = QUICK if arguments.quick else replace(FULL, rounds=arguments.rounds)
-    part = arguments.quick or any((arguments.network, arguments.steps, arguments.dtype, arguments.no_compile, arguments.no_quality))
-    output = arguments.output or result_path(f"throughput-{device.type}.json", part)
-    fresh = Spending(machine(device, quick=arguments.quick) | {"command": command("throughput", argv)}, device.type, asdict(effort))
+    output = arguments.output or result_path(f"throughput-{device.type}.json", _is_part(arguments))
+    settings = asdict(effort) | {
+        "slow_rounds": SLOW_ROUNDS,
+        "slow_seconds": SLOW_SECONDS,
+        "most_seconds": MOST_SECONDS,
+        "compile": not arguments.no_compile,
+        "peer": arguments.peer and arguments.peer.name,
+    }
+    fresh = Spending(machine(device, quick=arguments.quick) | {"command": command("throughput", argv)}, device.type, settings)
     spending = fresh.resumed(output) if arguments.resume else fresh
     gates = Gates(arguments.peer)
     try:
-        bar = tqdm(list(_settings(arguments, device)), desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
-        for setting in bar:
-            bar.set_postfix_str(f"{setting.workload.name} {setting.sampler} {setting.steps} steps")
-            if str(Cell.of(setting)) in spending.known:
+        bar = tqdm(list(_groups(arguments, device)), desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
+        for group in bar:
+            bar.set_postfix_str(f"{group[0].workload.name} {group[0].sampler}")
+            unknown = [setting for setting in group if str(Cell.of(setting)) not in spending.known]
+            if not unknown:
                 continue
-            _measure(spending, setting, effort, gates, compile=not arguments.no_compile)
+            _measure(spending, unknown, effort, gates, compile=not arguments.no_compile)
             spending.write(output)  # what is measured is kept
             torch._dynamo.reset()  # a new shape is a fresh start, not one recompilation more
         if "bundled" in arguments.network and not arguments.no_quality:
-            spending.quality = quality.measure(64 if arguments.quick else arguments.quality_samples, arguments.steps, device)
+            budgets = arguments.steps or STEPS["bundled"]
+            spending.quality = quality.measure(64 if arguments.quick else arguments.quality_samples, budgets, device)
     finally:
         torch.set_num_threads(threads)
     print(spending.table())
@@ -117,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=None, help="default: all")
     parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, default=SAMPLERS)
-    parser.add_argument("--steps", nargs="+", type=int, default=None, help=f"default: {' '.join(map(str, STEPS))}")
+    budgets = " ".join(map(str, STEPS["none"]))
+    parser.add_argument("--steps", nargs="+", type=int, help=f"default: {budgets}; with the bundled network 3 and 5 too")
     parser.add_argument(
         "--dtype", nargs="+", choices=("float32", "bfloat16"), default=None, help="default: both; on the CPU float32 alone with a network"
     )
@@ -143,24 +156,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(arguments: argparse.Namespace, device: torch.device) -> Iterator[Setting]:
-    """The cells, network by network; --quick takes a small part where nothing was chosen."""
+def _is_part(arguments: argparse.Namespace) -> bool:
+    """Whether anything but the whole, as it is measured by default, was asked for."""
+    defaults = _parser().parse_args([])
+    besides = ("device", "peer", "resume", "quiet", "output")  # not less than the whole
+    return any(value != getattr(defaults, name) for name, value in vars(arguments).items() if name not in besides)
+
+
+def _groups(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[Setting]]:
+    """Cells that differ in their number of steps alone, network by network; --quick takes a small part where nothing was chosen."""
     quick = arguments.quick
     arguments.network = arguments.network or (NETWORKS[:2] if quick else NETWORKS)
-    arguments.steps = arguments.steps or ((1, 4) if quick else STEPS)
-    if min(arguments.steps) < 1:
+    if min(arguments.steps or (1,)) < 1:
         raise ValueError(f"steps must be at least 1, got {min(arguments.steps)}")
     for name in arguments.network:
+        budgets = arguments.steps or ((1, 4) if quick else STEPS[name])
         for shape in (ON_GPU if device.type == "cuda" else SHAPES)[name][: 1 if quick else None]:
             # A CPU without instructions for it takes many times as long for a network in bfloat16; nobody samples there like that.
             half = not quick and (name == "none" or device.type == "cuda")
             for dtype_name in arguments.dtype or (("float32", "bfloat16") if half else ("float32",)):
                 dtype = getattr(torch, dtype_name)
                 workload = _workload(name, shape, dtype, device)
-                for guided in (False, True) if workload.guided else (False,):
+                for guided in (False, True):
                     for sampler in arguments.sampler:
-                        for steps in arguments.steps:
-                            yield Setting(workload, sampler, steps, shape, dtype, guided, device)
+                        yield [Setting(workload, sampler, steps, shape, dtype, guided, device) for steps in budgets]
 
 
 def _workload(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Workload:
@@ -169,54 +188,85 @@ def _workload(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: tor
     return (workloads.bundled if name == "bundled" else workloads.large)(dtype, device)
 
 
-def _measure(spending: Spending, setting: Setting, effort: Effort, gates: Gates, *, compile: bool) -> None:
-    """One cell: gates, then times, then counts."""
-    cell = Cell.of(setting)
-    generator = torch.Generator().manual_seed(3)
-    x_T = torch.randn(setting.shape, generator=generator).to(setting.device, setting.dtype)
-    steps = COMPILED_AT[setting.workload.name]
-    compiles = compile and setting.steps in steps
-    try:
-        contestants, cell.missing = samplings(setting, compile=compiles, peer=gates.peer)
-        if compile and not compiles:
-            cell.missing |= dict.fromkeys(("torch.compile", "ttune, compiled"), f"with {setting.workload.name} at {steps[0]} steps only")
-        _call(contestants["eager"], x_T)
-        once = _seconds(contestants["eager"], x_T)
-        if once > MOST_SECONDS:
+def _measure(spending: Spending, group: Sequence[Setting], effort: Effort, gates: Gates, *, compile: bool) -> None:
+    """The cells of all budgets of a group: gates, then times, then counts. All contestants at all budgets take turns in the same
+    rounds, so that a budget can be compared with a budget."""
+    cells: dict[int, Cell] = {}
+    contestants: dict[tuple[int, str], Sampling] = {}
+    x_T = torch.randn(group[0].shape, generator=torch.Generator().manual_seed(3)).to(group[0].device, group[0].dtype)
+    cold, slow = True, 0.0
+    for setting in group:
+        cell = Cell.of(setting)
+        at = COMPILED_AT[setting.workload.name]
+        compiles = compile and (at is None or setting.steps == at)
+        try:
+            found, once = _admitted(cell, setting, x_T, gates, compile=compiles, cold=cold)
+        except gate.RedGate as error:
+            spending.red.append((str(cell), str(error)))
+            print(f"RED {cell}: {error}", file=sys.stderr)
+            continue
+        if not found:
             spending.skipped.append((str(cell), f"one sampling takes {once:.0f} s, more than {MOST_SECONDS:g}"))
-            return
-        wrong = gates.probed(setting, compile=compiles)
-        for name, sampling in list(contestants.items()):
-            try:
-                if name in wrong:
-                    raise wrong[name]
-                cell.first_seconds[name] = _seconds(sampling, x_T)
-                check(name, sampling, setting, x_T)
-            except Exception as error:
-                if sampling.ours or name == "eager":
-                    raise gate.RedGate(_said(error, name)) from error
-                del contestants[name]  # a rival that is wrong here gets no number, and is no reason against the others
-                cell.first_seconds.pop(name, None)
-                cell.missing[name] = f"in {cell}: {_said(error, name)}"
-    except gate.RedGate as error:
-        spending.red.append((str(cell), str(error)))
-        print(f"RED {cell}: {error}", file=sys.stderr)
-        return
-    effort = replace(effort, rounds=min(effort.rounds, SLOW_ROUNDS)) if once > SLOW_SECONDS else effort
-    timed = device_seconds if setting.device.type == "cuda" else host_seconds
+            continue
+        if compile and not compiles:
+            cell.missing |= dict.fromkeys(("torch.compile", "ttune, compiled"), f"with {setting.workload.name} at {at} steps only")
+        cells[setting.steps], slow, cold = cell, slow + once, cold and not compiles
+        contestants |= {(setting.steps, name): sampling for name, sampling in found.items()}
+    if slow > SLOW_SECONDS:
+        effort = replace(effort, rounds=min(effort.rounds, SLOW_ROUNDS))
+    timed = device_seconds if x_T.is_cuda else host_seconds
 
     def seconds_of(sampling: Sampling, count: int) -> float:
         with sampling.context():
             return timed(lambda: sampling.call(x_T), count)
 
     times = alternate(contestants, effort, seconds_of)
-    cell.milliseconds = {name: Spread(*(v / 1e3 for v in asdict(Spread.of(t)).values())) for name, t in times.items()}
-    cell.of_eager = {name: ratio(times, name, "eager") for name in times if name != "eager"}
-    cell.of_folded = {name: ratio(times, name, FOLDED) for name in times if name != FOLDED and FOLDED in times}
-    for name, sampling in contestants.items():
-        with sampling.context():
-            cell.counts[name], cell.peak_bytes[name] = _counted(lambda sampling=sampling: sampling.call(x_T), setting)
-    spending.cells.append(cell)
+    for setting in group:
+        k, cell = setting.steps, cells.get(setting.steps)
+        if cell is None:
+            continue
+        names = [name for steps, name in contestants if steps == k]
+        cell.rounds = effort.rounds
+        cell.milliseconds = {name: Spread(*(v / 1e3 for v in asdict(Spread.of(times[k, name])).values())) for name in names}
+        cell.of_eager = {name: ratio(times, (k, name), (k, "eager")) for name in names if name != "eager"}
+        cell.of_folded = {name: ratio(times, (k, name), (k, FOLDED)) for name in names if name != FOLDED and FOLDED in names}
+        for name in names:
+            sampling = contestants[k, name]
+            with sampling.context():
+                cell.counts[name], cell.peak_bytes[name] = _counted(lambda sampling=sampling: sampling.call(x_T), setting)
+        spending.cells.append(cell)
+
+
+def _admitted(
+    cell: Cell, setting: Setting, x_T: torch.Tensor, gates: Gates, *, compile: bool, cold: bool
+) -> tuple[dict[str, Sampling], float]:
+    """The contestants that passed both gates, and the seconds of eager code's second sampling: none where it takes too long. RedGate where
+    ttune's own or eager code is wrong. ``cold``: compilers begin with empty caches, and their first call is recorded."""
+    contestants, cell.missing = samplings(setting, compile=compile, peer=gates.peer)
+    eager = contestants["eager"]
+    cell.first_seconds["eager"] = _seconds(eager, x_T)
+    once = _seconds(eager, x_T)
+    if once > MOST_SECONDS:
+        return {}, once
+    wrong = gates.probed(setting, compile=compile)
+    right = _call(eager, x_T)
+    for name, sampling in list(contestants.items()):
+        try:
+            if name in wrong:
+                raise wrong[name]
+            if name in COMPILED and cold:
+                with fresh_cache():
+                    cell.first_seconds[name] = _seconds(sampling, x_T)
+            elif name not in (*COMPILED, "eager"):
+                cell.first_seconds[name] = _seconds(sampling, x_T)
+            check(name, sampling, setting, x_T, right)
+        except Exception as error:
+            if sampling.ours or name == "eager":
+                raise gate.RedGate(_said(error, name)) from error
+            del contestants[name]  # a rival that is wrong here gets no number, and is no reason against the others
+            cell.first_seconds.pop(name, None)
+            cell.missing[name] = f"in {cell}: {_said(error, name)}"
+    return contestants, once
 
 
 def _said(error: Exception, name: str) -> str:
@@ -252,21 +302,24 @@ class Gates:
             probe = setting.probe()
             x_T = torch.randn(probe.shape, generator=torch.Generator().manual_seed(4)).to(probe.device, probe.dtype)
             wrong = self._passed[key] = {}
-            for name, sampling in samplings(probe, compile=compile, peer=self.peer)[0].items():
+            found = samplings(probe, compile=compile, peer=self.peer)[0]
+            right = _call(found["eager"], x_T)
+            for name, sampling in found.items():
                 try:
-                    check(name, sampling, probe, x_T)
+                    check(name, sampling, probe, x_T, right)
                 except Exception as error:
                     wrong[name] = error
         return self._passed[key]
 
 
-def check(name: str, sampling: Sampling, setting: Setting, x_T: torch.Tensor) -> None:
+def check(name: str, sampling: Sampling, setting: Setting, x_T: torch.Tensor, eager: torch.Tensor) -> None:
     """ttune's own to float64, no worse than plain PyTorch code in the dtype; everybody else to a rounding. So are all around a timed
-    network, which has no float64 and makes more of a rounding: by then the same code has passed around the probing one."""
+    network, which has no float64 and makes more of a rounding: by then the same code has passed around the probing one. ``eager``: what
+    eager code makes of ``x_T``, which is what ttune's reference is held against; ttune's faster ones are held against the reference."""
     denoiser, conditions = setting.denoiser(), setting.conditions
     got = _call(sampling, x_T)
     with ops.use_backend("reference"):
-        same = ttune.sample(denoiser, sampling.schedule, x_T, conditions=conditions)
+        same = eager if name == "ttune, reference" else ttune.sample(denoiser, sampling.schedule, x_T, conditions=conditions)
         if setting.workload.parameters:
             return gate.same_work(name, [got], [same])
         exact = ttune.sample(denoiser, sampling.schedule, x_T.double(), conditions=conditions)

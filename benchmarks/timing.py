@@ -14,6 +14,9 @@ import torch
 from benchmarks.trial import Call
 
 Contestant = TypeVar("Contestant")
+Key = TypeVar("Key")
+
+QUARTILES = 7  # values, from which on quartiles are given
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles."""
+    """Median and quartiles; of fewer than ``QUARTILES`` values the least and the greatest, as theirs would lie between neighbours."""
 
     median: float
     low: float
@@ -36,6 +39,8 @@ class Spread:
     def of(values: Sequence[float]) -> Spread:
         if len(values) < 2:
             return Spread(values[0], values[0], values[0])
+        if len(values) < QUARTILES:
+            return Spread(statistics.median(values), min(values), max(values))
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return Spread(median, low, high)
 
@@ -59,8 +64,8 @@ def device_seconds(call: Call, count: int) -> float:
 
 
 def alternate(
-    contestants: Mapping[str, Contestant], effort: Effort, seconds_of: Callable[[Contestant, int], float], calls: int = 1
-) -> dict[str, list[float]]:
+    contestants: Mapping[Key, Contestant], effort: Effort, seconds_of: Callable[[Contestant, int], float], calls: int = 1
+) -> dict[Key, list[float]]:
     """Microseconds per call, one figure per round; the contestants take turns, so that a slow moment of the machine hits
     them alike. ``seconds_of(contestant, count)``: how long so many calls take. ``calls``: how many calls one call of a contestant
     stands for (a captured graph holds several)."""
@@ -71,7 +76,7 @@ def alternate(
             seconds_of(call, 1)
             once = seconds_of(call, 3) / 3
         counts[name] = max(1, int(effort.seconds / max(once, 1e-9)))
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[Key, list[float]] = {name: [] for name in contestants}
     for turn in range(effort.rounds):
         # Every other round in the opposite order: nobody always runs after the same neighbour.
         order = list(contestants.items())[:: -1 if turn % 2 else 1]
@@ -80,7 +85,7 @@ def alternate(
     return times
 
 
-def ratio(times: Mapping[str, Sequence[float]], subject: str, rival: str) -> Spread:
+def ratio(times: Mapping[Key, Sequence[float]], subject: Key, rival: Key) -> Spread:
     """Of the two times of each round: what slows a whole round down cancels."""
     return Spread.of([a / b for a, b in zip(times[subject], times[rival], strict=True)])
 

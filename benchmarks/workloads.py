@@ -18,7 +18,7 @@ Network = Callable[..., Tensor]
 @dataclass(frozen=True)
 class Workload:
     """``network(x, tau, **conditions)`` predicts epsilon. ``conditions(n)`` are those of n samples, ``null`` the values that mean
-    "no condition"; ``guided`` says whether guidance makes sense; ``parameters`` of the network."""
+    "no condition"; ``parameters`` of the network."""
 
     name: str
     network: Network
@@ -26,7 +26,6 @@ class Workload:
     noise: NoiseSchedule
     conditions: Callable[[int], dict[str, Any]]
     null: Mapping[str, Any]
-    guided: bool
     parameters: int
 
 
@@ -44,7 +43,7 @@ class Nothing:
 def nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Workload:
     """``shape``: of the whole batch, whose number of samples is fixed."""
     labels = lambda n: {"class_label": torch.zeros(n, dtype=torch.int64, device=device)}  # noqa: E731
-    return Workload("none", Nothing(shape, dtype, device), shape[1:], NoiseSchedule.linear(), labels, {"class_label": 1}, True, 0)
+    return Workload("none", Nothing(shape, dtype, device), shape[1:], NoiseSchedule.linear(), labels, {"class_label": 1}, 0)
 
 
 def probe(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Workload:
@@ -56,7 +55,7 @@ def probe(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> W
         return (torch.tanh(x.float()) * (0.6 + 0.3 * torch.cos(told)) + 0.2 * torch.sin(told)).to(x.dtype)
 
     labels = lambda n: {"class_label": torch.arange(n, device=device) % 2}  # noqa: E731
-    return Workload("probe", network, shape[1:], NoiseSchedule.linear(), labels, {"class_label": 3}, True, 0)
+    return Workload("probe", network, shape[1:], NoiseSchedule.linear(), labels, {"class_label": 3}, 0)
 
 
 def bundled(dtype: torch.dtype, device: torch.device) -> Workload:
@@ -68,18 +67,21 @@ def bundled(dtype: torch.dtype, device: torch.device) -> Workload:
     assert denoiser.guidance is not None
     labels = lambda n: {"class_label": torch.arange(n, device=device) % 10}  # noqa: E731
     count = sum(p.numel() for p in module.parameters())
-    return Workload("bundled", module, denoiser.sample_shape, denoiser.noise, labels, denoiser.guidance.null, True, count)  # pyright: ignore[reportAttributeAccessIssue]
+    return Workload("bundled", module, denoiser.sample_shape, denoiser.noise, labels, denoiser.guidance.null, count)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def large(dtype: torch.dtype, device: torch.device) -> Workload:
-    """The U-Net of DDPM on CIFAR-10 (Ho et al. 2020, appendix B) with random weights: 35.7 million parameters."""
+    """The U-Net of DDPM on CIFAR-10 (Ho et al. 2020, appendix B) with random weights, and eleven classes, one of them none: 35.7
+    million parameters."""
     module = import_diffusers().UNet2DModel(
         sample_size=32,
         block_out_channels=(128, 256, 256, 256),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=11,
     )
     module = module.eval().requires_grad_(False).to(device, dtype)
-    network = lambda x, tau, **conditions: module(x, tau).sample  # noqa: E731
+    network = lambda x, tau, class_label: module(x, tau, class_labels=class_label).sample  # noqa: E731
+    labels = lambda n: {"class_label": torch.arange(n, device=device) % 10}  # noqa: E731
     count = sum(p.numel() for p in module.parameters())
-    return Workload("unet-35m", network, (3, 32, 32), NoiseSchedule.linear(), lambda n: {}, {}, False, count)
+    return Workload("unet-35m", network, (3, 32, 32), NoiseSchedule.linear(), labels, {"class_label": 10}, count)

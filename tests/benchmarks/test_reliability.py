@@ -209,7 +209,7 @@ def test_results_are_named_with_their_own_machine_and_commit(results: Path) -> N
         "milliseconds": {"eager": spread(2.0)},
         "of_eager": {"ttune": spread(0.5), "ttune, slow": spread(0.75), "diffusers": spread(3.0)},
     }
-    others = [cell | other | {"network": "hidden"} for other in ({"steps": 4}, {"guided": True}, {"dtype": "bfloat16"})]
+    others = [cell | other | {"network": "hidden"} for other in ({"steps": 4}, {"dtype": "bfloat16"})]
     measured = {
         "label": "tuned",
         "sampler": "ddim",
@@ -219,11 +219,12 @@ def test_results_are_named_with_their_own_machine_and_commit(results: Path) -> N
         "frechet_to_real": None,
         "n": 512,
     }
-    write("throughput-cpu.json", cells=[cell, *others], quality=[measured, measured | {"steps": 4, "label": "hidden"}])
+    write("throughput-cpu.json", cells=[cell, cell | {"guided": True}, *others], quality=[measured, measured | {"steps": 4, "label": "hidden"}])
     row = {"sampler": "ddim", "steps": 5, "label": "endpoint", "rmse": 0.5, "frechet": 1.5, "real": 2.5}
     write("compare-fashion.json", held_out=1000, features="LeNet-64", rows=[row, row | {"steps": 3, "label": "hidden"}])
     text = "\n".join(findings.throughput() + findings.quality())
     assert "| none | ddim | 1x3x32x32 | 2 | ttune: 0.50 [0.25, 0.75] | diffusers: 3.00 [2.75, 3.25] |" in text
+    assert "| none | ddim, guided | 1x3x32x32 |" in text
     assert "| ddim | 8 | tuned | 0.125 | 0.25 | not measured |" in text
     assert "| ddim | 5 | endpoint | 0.5 | 1.5 | 2.5 |" in text
     assert "LeNet-64: not FID" in text

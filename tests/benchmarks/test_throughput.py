@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ def test_a_run_measures_every_cell_and_what_budgets_buy(tmp_path: Path, capsys: 
         assert all(value > 0 for value in cell["peak_bytes"].values())
         assert all(value["launches"] > 0 for value in cell["counts"].values())
         assert set(cell["of_folded"]) == set(cell["milliseconds"]) - {"eager, folded"}
-        assert set(cell["first_seconds"]) == set(cell["milliseconds"])
+        assert set(cell["first_seconds"]) == set(cell["milliseconds"])  # none of them compiles
+        assert cell["rounds"] == report["effort"]["rounds"]
         assert "steps only" in cell["missing"].get("torch.compile", "steps only")
     assert {q["steps"] for q in report["quality"] if q["label"] in ("untuned, leading", "untuned, linspace")} == {1, 3}
     for kind in ("tuned", "tuned, coefficients too", "untuned, best grid"):
@@ -52,8 +55,11 @@ def test_a_run_measures_every_cell_and_what_budgets_buy(tmp_path: Path, capsys: 
 
 
 def test_compiled_contestants_take_part_without_a_network(tmp_path: Path) -> None:
-    report = measured(tmp_path, "--steps", "2", "--network", "none", "--sampler", "dpmpp_2m", "--dtype", "float32")
+    report = measured(tmp_path, "--steps", "2", "3", "--network", "none", "--sampler", "dpmpp_2m", "--dtype", "float32")
     assert all({"torch.compile", "ttune, compiled"} <= set(c["milliseconds"]) for c in report["cells"])
+    # What one budget left in a compiler's caches makes the next one's first call no first call.
+    told = [("torch.compile" in c["first_seconds"], c["steps"]) for c in report["cells"]]
+    assert told == [(True, 2), (False, 3), (True, 2), (False, 3)]
 
 
 def test_a_red_gate_gives_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +113,8 @@ def test_a_clone_takes_part(tmp_path: Path) -> None:
     shape = (2, 1, 4, 4)
     setting = Setting(workloads.nothing(shape, torch.float32, CPU), "ddim", 3, shape, torch.float32, True, CPU)
     found, _ = samplings.samplings(setting, compile=False, peer=tmp_path)
-    throughput.check("time_tuner", found["time_tuner"], setting, torch.randn(shape))
+    x_T = torch.randn(shape)
+    throughput.check("time_tuner", found["time_tuner"], setting, x_T, found["eager"].call(x_T))
     with pytest.raises(ValueError, match="peer must be a folder with one of"):
         samplings.samplings(setting, compile=False, peer=tmp_path / "nowhere")
 
@@ -119,8 +126,9 @@ def test_gates_are_red_for_what_a_timed_network_would_not_show() -> None:
         setting = Setting(workloads.nothing(shape, dtype, CPU), "dpmpp_2m", 8, shape, dtype, True, CPU)
         probe = setting.probe()
         x_T = torch.randn(probe.shape).to(dtype)
-        good = samplings.samplings(probe, compile=False, peer=None)[0]["ttune, reference"]
-        throughput.check("good", good, probe, x_T)
+        found = samplings.samplings(probe, compile=False, peer=None)[0]
+        good, eager = found["ttune, reference"], found["eager"].call(x_T)
+        throughput.check("good", good, probe, x_T, eager)
         for name in ("state", "time", "condition"):
 
             def other(x: Any, tau: Any, class_label: Any, name: str = name, network: Any = probe.workload.network) -> Any:
@@ -129,10 +137,10 @@ def test_gates_are_red_for_what_a_timed_network_would_not_show() -> None:
 
             off = dataclasses.replace(probe, workload=dataclasses.replace(probe.workload, network=other))
             with pytest.raises(gate.RedGate, match=name):
-                throughput.check(name, samplings.samplings(off, compile=False, peer=None)[0]["ttune, reference"], probe, x_T)
+                throughput.check(name, samplings.samplings(off, compile=False, peer=None)[0]["ttune, reference"], probe, x_T, eager)
         scaled = dataclasses.replace(good, call=lambda x, good=good: good.call(x) * 1.05)
         with pytest.raises(gate.RedGate, match="scaled"):
-            throughput.check("scaled", scaled, probe, x_T)
+            throughput.check("scaled", scaled, probe, x_T, eager)
 
 
 def test_a_rival_that_is_wrong_gets_no_number_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,13 +166,49 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     first = measured(tmp_path, *options)
     measure, seen = throughput._measure, []
     monkeypatch.setattr(
-        throughput, "_measure", lambda spending, setting, *a, **k: (seen.append(setting.steps), measure(spending, setting, *a, **k))
+        throughput, "_measure", lambda spending, group, *a, **k: (seen.extend(s.steps for s in group), measure(spending, group, *a, **k))
     )
     again = measured(tmp_path, *options[:1], "2", "3", *options[2:], "--resume")
     assert seen == [3, 3]
     assert [c for c in again["cells"] if c["steps"] == 2] == first["cells"]
-    with pytest.raises(ValueError, match=r"resume: .* must be of the same commit, machine and effort"):
+    with pytest.raises(ValueError, match=r"resume: .* must be of the same code, machine and effort"):
         throughput.main(["--quiet", "--output", str(tmp_path / "throughput.json"), *options, "--resume"])
+
+
+def test_a_red_cell_is_not_tried_until_it_is_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--steps", "2", "--network", "none", "--sampler", "ddim", "--no-compile")
+    with monkeypatch.context() as wrong:
+        right = samplings.ddim_step
+        wrong.setattr(samplings, "ddim_step", lambda x, outputs, c: right(x, outputs, c) * 1.01)
+        with pytest.raises(SystemExit):
+            measured(tmp_path, *options)
+    red = json.loads((tmp_path / "throughput.json").read_text())["red"]
+    with pytest.raises(SystemExit) as exit_status:
+        measured(tmp_path, *options, "--resume")
+    assert exit_status.value.code == 1
+    again = json.loads((tmp_path / "throughput.json").read_text())
+    assert (again["cells"], again["red"][: len(red)]) == ([], red)
+
+
+def test_a_part_does_not_replace_a_whole_result() -> None:
+    part = lambda *options: throughput._is_part(throughput._parser().parse_args(options))  # noqa: E731
+    assert not part()
+    assert not part("--quiet", "--resume", "--peer", "x", "--device", "cuda")
+    for options in (
+        ("--quick",),
+        ("--sampler", "ddim"),
+        ("--rounds", "2"),
+        ("--threads", "2"),
+        ("--quality-samples", "8"),
+        ("--no-compile",),
+    ):
+        assert part(*options), options
+
+
+def test_the_benchmarks_without_a_name_are_the_throughput() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--compare", "no-such-commit", "no-such-commit"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert "no commit that has benchmarks/results/throughput-cpu.json" in ran.stderr
 
 
 def test_calls_allocations_and_bytes_are_counted() -> None:
@@ -212,6 +256,31 @@ def test_a_regression_beyond_its_spread_is_named(
     assert "diffusers" not in out
 
 
+def test_calls_are_compared_and_few_rounds_decide_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, median, calls in zip(paths, (0.3, 0.6), (4, 5), strict=True):
+        content = result(median)
+        content["cells"][0] |= {"counts": {"ttune, cpu": {"launches": calls, "allocations": 2}}, "peak_bytes": {"ttune, cpu": 100}}
+        path.write_text(json.dumps(content))
+    assert changes.compare_results(*map(str, paths), name="throughput-cpu.json") == 1
+    out = capsys.readouterr().out
+    assert "calls per step of ttune, cpu: 4.000" in out
+    assert "4 ratios in both: 2 regressed" in out
+    for path in paths:
+        content = json.loads(path.read_text())
+        content["cells"][0]["rounds"] = 5
+        path.write_text(json.dumps(content))
+    assert changes.compare_results(*map(str, paths), name="throughput-cpu.json") == 1
+    assert "ttune, cpu / eager" not in capsys.readouterr().out
+
+
+def test_one_result_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(result(0.5)))
+    (tmp_path / "b.json").write_text(json.dumps(result(0.5)))
+    assert changes.compare_results(str(tmp_path / "a.json"), str(tmp_path / "b.json"), name="throughput-cpu.json") == 2
+    assert "one and the same result" in capsys.readouterr().out
+
+
 def test_what_was_measured_in_unlike_ways_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, threads in zip(paths, (1, 2), strict=True):
@@ -234,7 +303,7 @@ def test_under_pytest_benchmark(benchmark: Any) -> None:
     found, _ = samplings.samplings(setting, compile=False, peer=None)
     x_T = torch.randn(shape)
     fastest = next(name for name in found if name.startswith("ttune"))
-    throughput.check(fastest, found[fastest], setting, x_T)
+    throughput.check(fastest, found[fastest], setting, x_T, found["eager"].call(x_T))
     benchmark(lambda: found[fastest].call(x_T))
 
 
