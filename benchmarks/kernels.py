@@ -5,7 +5,8 @@ Then, in one process on one thread, ttune and its rivals take turns; a figure is
 their times, so that a slow moment of the machine hits both. Absolute times depend on the machine; the ratios are what
 counts, each with its target where there is one:
 
-  copy            a copy that reads and writes as many bytes: the floor
+  copy            a copy that moves as many bytes; half of them written, of an update's a third or less, so that an update whose
+                  data are in memory and not in a cache can be the faster
   empty           an operator of the same signature that does nothing: the floor of a call (built by the C++ compiler)
   compiled        torch.compile of the same step in straight-line code, into existing outputs
   diffusers       the scheduler's step() after eager guidance

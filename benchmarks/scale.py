@@ -179,7 +179,7 @@ def page(args: Args, typed: str) -> str:
         + ", ".join(f"{ratio:.0f} at {k} steps ({source})" for k, (ratio, source) in held.items())
         + ".",
         "  No decoder, no text encoder. Beyond a dozen parameters (six steps) a network with gradients is tuned by backpropagation: the",
-        "  activations of all layers of one sample then come on top, and are not estimated.",
+        "  activations of all layers of one sample then come on top, and are not estimated: those rows say >=.",
         "",
         "| model | what | evaluations | counted in | " + " | ".join(f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS) + " | GB a GPU |",
         "| --- | --- | ---: | --- | " + " | ".join("---:" for _ in GPUS) + " | ---: |",
@@ -188,7 +188,7 @@ def page(args: Args, typed: str) -> str:
         for k in args.steps:
             count, source = evaluations(k)
             count = count * args.samples // MEASURED
-            lines.append(_row(model, f"tuning, {k} steps", count, source, args, args.samples, held[k][0]))
+            lines.append(_row(model, f"tuning, {k} steps", count, source, args, args.samples, held[k][0], lower_bound=k >= 6))
         count = args.evaluated * min(args.steps)
         what = f"{args.evaluated:,} samples, {min(args.steps)} steps"
         lines.append(_row(model, what, count, "samples x steps", args, args.evaluated, 0.0))
@@ -202,10 +202,10 @@ def page(args: Args, typed: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(model: Model, what: str, count: int, source: str, args: Args, samples: int, held: float) -> str:
+def _row(model: Model, what: str, count: int, source: str, args: Args, samples: int, held: float, *, lower_bound: bool = False) -> str:
     cells = [_time(hours(model, count, args, n, math.ceil(samples / args.chunk))) for n in GPUS]
     memory = gigabytes(model, args.chunk, held)
-    return f"| {model.name} | {what} | {count:,} | {source} | {' | '.join(cells)} | {memory:.1f} |"
+    return f"| {model.name} | {what} | {count:,} | {source} | {' | '.join(cells)} | {'>= ' * lower_bound}{memory:.1f} |"
 
 
 def _time(value: float) -> str:

@@ -4,7 +4,8 @@
     python -m benchmarks tuning --quick        # does it work? build/tuning-cpu.json and .md
 
 By method and budget on a Gaussian mixture with an exact score, so that nearly all seconds are ttune's own and none the network's.
-Seconds are the processor's, of one thread, which others on the machine do not lengthen: after a short warm-up the median and range of
+Seconds are the processor's, of one thread, which others on the machine lengthen only by the caches and the clock that they share: after a
+short warm-up the median and range of
 three runs, or a single one where it takes more than 20 seconds. The peak of memory is of one more, in a process of its own, beyond what
 the process held before. With pixels and the number of x_T: one iteration of
 the default method, by differences and by backpropagation, on an elementwise network of that many pixels. A growth is named only where a
@@ -237,7 +238,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"Written by `{report['command']}`: {m['cpu']}, one thread, commit {m['commit']}, torch {m['torch']}.",
         "A Gaussian mixture with an exact score, 16 numbers a sample, 128 x_T, teacher included; evaluations of one sample.",
         f"Seconds of processor time: median and range of {REPEATS} runs, a single run where it takes more than {SLOW_SECONDS:.0f} s.",
-        "Peak: beyond what the process held before, in a process of its own.",
+        "Peak: beyond what the process held before, in a process of its own; at 16 numbers a sample one of a megabyte is pages and caches, and",
+        "says that there is little. How it grows with pixels is below, with K at the bundled model's size in `python -m benchmarks memory`.",
         "",
         "| method | K | evaluations | of these tuning | seconds | runs | peak MB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
