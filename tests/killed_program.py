@@ -83,5 +83,5 @@ def _die_while_writing(at: int) -> None:
 
         return call
 
-    for name in ("fdopen", "fsync", "chmod", "replace", "open"):
+    for name in ("fdopen", "fsync", "replace", "open"):
         setattr(os, name, dying(getattr(os, name)))

@@ -13,6 +13,7 @@ import pytest
 import ttune
 from tests import tiny_model
 from ttune.cli import COMMANDS, main
+from ttune.report import read_sources
 
 TINY = ["--model", "tests.tiny_model:factory"]
 QUICK = [*TINY, "--steps", "3", "--samples", "8", "--holdout", "8", "--iterations", "3", "--quiet"]
@@ -229,6 +230,15 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),
         (
+            ["sample", "--out", "a.png", "--n", "2", "--steps", "2", "--condition", "class_label", "11"],
+            "got {'class_label': 11}: index out",
+        ),
+        (
+            ["tune", "--out", "a.json", *QUICK, "--sampler", "auto", "--seed", str(2**40)],
+            f"seed must be in [-{2**29}, {2**29}], got {2**40}",
+        ),
+        (["compare", "--out", "a.folder", *TINY, "--samples", "1"], "samples must be at least 2, got 1"),
+        (
             ["sample", "--out", "a.png", "--n", "9" * 30],
             "seed and n must satisfy -2^63 <= seed <= 2^63 - n, so that the samples' seeds are 64-bit integers, got seed=0 and n=9999",
         ),
@@ -252,6 +262,60 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
 )
 def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in failure(arguments, capsys)
+
+
+@pytest.mark.parametrize("said", ["", "two", "0", "-1", "1.5"])
+def test_a_number_of_processes_that_is_none_is_one_line(
+    said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", said)
+    assert failure(["info"], capsys).startswith(
+        f"ttune: WORLD_SIZE must be a whole number >= 1, as torchrun sets it in the environment, got {said!r}"
+    )
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "Interrupted."), (signal.SIGTERM, "Terminated.")])
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["sample", "--out", "a.npz"], "the same command begins again"),
+        (["evaluate", "t.json", "--features", "pixels", "--n", "4"], "With --work, what was finished is kept there"),
+        (
+            ["compare", "--out", "c", "--methods", "trajectory", "--samples", "4", "--holdout", "4", "--held-out", "4"],
+            "finished are kept in",
+        ),
+        (["report", "t.json", "--out", "a.html"], "The page may not have been written"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_left_of_it(
+    command: list[str],
+    says: str,
+    number: int,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save("t.json")
+    monkeypatch.setenv("TINY_MODEL_INTERRUPT_AT", "1")
+    monkeypatch.setenv("TINY_MODEL_SIGNAL", str(int(number)))
+    with pytest.raises(SystemExit) as stop:
+        main([*command, *TINY])
+    assert stop.value.code == 128 + number
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(word)
+    assert says in said[-1]
+
+
+def test_a_report_file_that_somebody_made_up_is_no_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
+    start = {"sampler": "ddim", "positions": [999, 499, -1], "options": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tuned": {"start": start}, "digest": ""}))
+    assert "its record of 'start' is not a schedule: options must be a mapping" in str(read_sources([file]).entries[0].record.faults)
+    main(["report", str(file), "--out", str(tmp_path / "r.html")])
+    assert (tmp_path / "r.html").exists()
 
 
 def test_a_stochastic_schedule_is_judged_by_the_seed(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -100,6 +102,53 @@ def test_blocks_that_end_in_another_order_leave_no_choice_behind() -> None:
     assert _CHOICE.name == BACKENDS[0]
     second.__exit__(None, None, None)
     assert _CHOICE.name is None
+
+
+IN_THE_CHILD = """
+import os, signal, threading, time
+from contextlib import nullcontext
+import ttune
+from ttune.kernels.backend import _CHOICE
+
+NAME = "cpu" if ttune.backends()["cpu"]["available"] else "reference"
+entered, done = threading.Event(), threading.Event()
+
+def other():
+    with ttune.use_backend("reference"):
+        with _CHOICE._lock if {held} else nullcontext():  # in the middle of a choice, or not
+            entered.set()
+            time.sleep(0.3)
+        done.wait()
+
+def look():
+    signal.alarm(20)  # ends what waits for a lock for ever
+    assert _CHOICE.name == NAME, _CHOICE.name
+    with ttune.use_backend("reference"):
+        assert _CHOICE.name == "reference"
+    assert _CHOICE.name == NAME, _CHOICE.name
+
+with ttune.use_backend(NAME):
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    entered.wait()
+    child = os.fork()
+    if child == 0:
+        look()
+if child == 0:
+    assert _CHOICE.name is None and _CHOICE._entered == [], (_CHOICE.name, _CHOICE._entered)
+    os._exit(0)
+assert _CHOICE.name == "reference", _CHOICE.name
+done.set()
+thread.join()
+assert _CHOICE.name is None
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_fork_leaves_the_blocks_of_other_threads_behind(held: bool) -> None:
+    ran = subprocess.run([sys.executable, "-c", IN_THE_CHILD.format(held=held)], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def in_a_fork(work: Callable[[], bool]) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 import ttune
 from tests.oracles import Gaussian, mixture, outputs_from, standard_normal
 from ttune import ClassifierFree, Denoiser, NoiseSchedule, Schedule
-from ttune.denoiser import PREDICTION_TYPES
+from ttune.denoiser import PREDICTION_TYPES, select
 
 NOISE = NoiseSchedule.linear()
 NOISES = {"linear": NOISE, "continuous_vp": NoiseSchedule.continuous_vp(), "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow()}
@@ -324,3 +325,30 @@ def test_evaluations_are_counted() -> None:
     denoiser = mixture(NOISE).denoiser()
     ttune.sample(denoiser, Schedule.build(NOISE, "ddim", 7), standard_normal((5, 2)))
     assert denoiser.evaluations == 35
+
+
+def test_rows_of_conditions_within_conditions() -> None:
+    pair = namedtuple("pair", "scale tokens")
+    rows, shared, number = torch.arange(4.0), torch.arange(3.0), 7
+
+    found = select({"control": {"image": rows, "scales": [rows, shared]}, "text": pair(number, (rows,)), "shared": shared}, slice(1, 3), 4)
+    assert found["control"]["image"].tolist() == [1, 2]
+    assert [part.tolist() for part in found["control"]["scales"]] == [[1, 2], [0, 1, 2]]
+    assert isinstance(found["text"], pair)
+    assert found["text"].scale == 7
+    assert found["text"].tokens[0].tolist() == [1, 2]
+    assert found["shared"] is shared
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+@pytest.mark.parametrize("said", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory (x MiB)"])
+def test_a_halved_call_has_half_of_all_conditions(said: str) -> None:
+    def network(x: Tensor, tau: Tensor, control: dict[str, list[Tensor]]) -> Tensor:
+        if len(x) > 2:
+            raise RuntimeError(f"an error: {said} when calling something")
+        return x * control["gains"][0].view(-1, 1)
+
+    x, gains = torch.ones(5, 2), torch.arange(5.0)
+    with torch.no_grad():
+        (output,) = ttune.Denoiser(network, NoiseSchedule.linear()).outputs(x, 3.0, {"control": {"gains": [gains]}})
+    assert torch.equal(output, gains.view(-1, 1) * x)

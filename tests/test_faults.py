@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,11 @@ import ttune
 from tests import killed_program, tiny_model
 from tests.killed_program import outcome, tuned
 from tests.oracles import mixture, standard_normal
-from ttune.atomic import check_writable, write_atomically
+from ttune.atomic import check_writable, remove_unfinished, write_atomically
 from ttune.batches import Batches, is_out_of_memory
 from ttune.cli import main
 from ttune.evaluation.statistics import FeatureStatistics
+from ttune.tuning import checkpoint
 from ttune.tuning.checkpoint import remove
 from ttune.tuning.problem import Problem
 
@@ -122,6 +124,131 @@ def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "old"]
 
 
+def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    for content in (b"new", b"newer"):  # a link to nothing yet, and to a file
+        check_writable(tmp_path / "link")
+        write_atomically(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there" / "file").read_bytes() == content
+    (tmp_path / "there" / ".file.abcdef.unfinished").touch()
+    remove_unfinished(tmp_path / "link")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "link", "there"]
+
+
+@pytest.mark.parametrize("name", ["fifo", "link"])
+def test_what_is_no_file_is_not_replaced_by_one(name: str, tmp_path: Path) -> None:
+    """A device would be: root's --out /dev/null made a file of it."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for refused in (check_writable, lambda path: write_atomically(path, b"new")):
+        with pytest.raises(OSError, match=rf"it must be a regular file, and is a device, a FIFO or a socket: .*{name} ") as met:
+            refused(tmp_path / name)
+        assert met.value.errno == errno.EINVAL
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_synced_does_not_make_the_file_unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with pytest.raises(OSError, match=f"{tmp_path / 'f'} is written, but its folder could not be synced") as met:
+        write_atomically(tmp_path / "f", b"new")
+    assert met.value.errno == errno.EIO
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+def test_writing_leaves_the_umask_of_the_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is that of all threads: between asking for it and setting it back they would write files that everybody may write."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.delattr(os, "umask")
+            write_atomically(tmp_path / "f", b"x")
+        assert (tmp_path / "f").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
+def test_what_killed_processes_left_of_other_files_is_not_removed(tmp_path: Path) -> None:
+    for name in (".a.0123.unfinished", ".a.json.0123.unfinished", ".ab.0123.unfinished"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.json.0123.unfinished", ".ab.0123.unfinished"]
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--checkpoint", "a.json"], "out and checkpoint"),
+        (["--checkpoint", "a.partial.json"], "out's partial file and checkpoint"),
+        (["--checkpoint", "link.json"], "out and checkpoint"),
+        (["--prompts", "a.json"], "out and prompts"),
+        (["--checkpoint", "a", "--steps", "2", "3", "--out", "a.3"], "out and checkpoint"),
+        (["--checkpoint", "a", "--out", "a.teacher_tuning.safetensors"], "out and checkpoint"),
+        (["--checkpoint", "a", "--out", "a.choice", "--sampler", "auto"], "out and checkpoint"),
+    ],
+)
+def test_a_tuning_does_not_write_two_things_to_one_file(
+    more: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.json").symlink_to("a.json")
+    assert f"{named} must be different files" in failure(["tune", *QUICK, "--out", "a.json", *more])
+    assert tiny_model.calls == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["link.json"]
+
+
+def test_a_tuning_removes_only_what_it_wrote(tmp_path: Path) -> None:
+    mine = tmp_path / "model.fp16.safetensors"
+    mine.write_text("weights")
+    main(["tune", *QUICK, "--out", str(tmp_path / "t.json"), "--checkpoint", str(tmp_path / "model")])
+    assert mine.read_text() == "weights"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.fp16.safetensors", "t.json"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tune", *QUICK, "--out", "a.json", "--checkpoint", "file/checkpoint"],
+        ["report", "b.json", *TINY, "--out", "file/r.html"],
+    ],
+)
+def test_other_places_that_cannot_be_written_are_found_before_any_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    ttune.Schedule.build(NOISE, "ddim", 2).save(tmp_path / "b.json")
+    assert f"{command[-1]} cannot be written; name another place" in failure(command)
+    assert tiny_model.calls == 0
+
+
+@pytest.mark.parametrize("chunk", ["0", "-1"])
+@pytest.mark.parametrize(
+    "command", [["compare", *TINY, "--out", "c"], ["report", "b.json", *TINY, "--out", "r.html"], ["tune", *QUICK, "--out", "a.json"]]
+)
+def test_a_chunk_without_a_sample_is_refused_before_any_work(
+    command: list[str], chunk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ttune.Schedule.build(NOISE, "ddim", 2).save(tmp_path / "b.json")
+    for more in ([], ["--sampler", "auto"]) if command[0] == "tune" else ([],):
+        said = failure([*command, *more, "--chunk", chunk])
+        assert said.startswith("ttune: chunk must be ")
+        assert f">= 1, got {chunk}" in said or f"at least 1, got {chunk}" in said
+    assert tiny_model.calls == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+
+
 # --------------------------------------------------------------------------------------------------------------- files
 
 
@@ -176,6 +303,25 @@ def test_weights_of_another_shape_or_with_nan_are_refused(tmp_path: Path) -> Non
         safetensors.torch.save_file(state | {name: value}, file)
         with pytest.raises(ValueError, match=message):
             ttune.zoo.fashion(file)
+
+
+def test_a_model_whose_schedules_no_file_holds_is_not_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = ttune.NoiseSchedule.from_alphas_cumprod(np.linspace(0.9999, 1e-4, 200_000))
+    monkeypatch.setattr(tiny_model, "factory", lambda: ttune.Denoiser(tiny_model.network, noise, sample_shape=(1, 8, 8)))
+    for more in ([], ["--sampler", "auto"]):
+        assert "a schedule file has at most 4000000 bytes" in failure(["tune", *QUICK, "--out", str(tmp_path / "a.json"), *more])
+    assert tiny_model.calls == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", 1000)
+    journal = checkpoint.Journal(tmp_path / "c", {"a": 1}, resume=False)
+    journal.put("small", "x")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint: a journal has at most 1000 bytes, .* would have \d+ with 'large'"):
+        journal.put("large", "x" * 1000)
+    assert (tmp_path / "c").read_bytes() == before
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

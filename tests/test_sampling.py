@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,13 +92,50 @@ def test_the_noise_of_the_steps_is_that_of_the_counter() -> None:
     torch.testing.assert_close(ttune.sample(denoiser, schedule, x_T, seeds=SEEDS), x, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "seeds",
+    [[1, 2**40, 3], (1, 2**40, 3), np.array([1, 2**40, 3]), np.array([3, 2**40, 1])[::-1], np.array([1, 2**40, 3], ">u8"),
+     torch.tensor([1, 2**40, 3], dtype=torch.uint64), [torch.tensor(1), np.int64(2**40), 3]],
+)  # fmt: skip
+def test_whole_numbers_of_any_kind_are_seeds(seeds: Any) -> None:
+    right = ttune.ops.philox_normal((2,), torch.tensor([1, 2**40, 3]), draw=-1)
+    assert torch.equal(initial_noise(NOISE, (2,), seeds), right)
+    assert torch.equal(ttune.ops.philox_normal((2,), seeds if isinstance(seeds, list) else [1, 2**40, 3], draw=-1), right)
+    assert torch.equal(initial_noise(NOISE, (2,), range(3)), initial_noise(NOISE, (2,), torch.arange(3, dtype=torch.int8)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error", "message"),
+    [
+        (torch.rand(3), TypeError, r"seeds must be integers, got a tensor of torch\.float32"),
+        (torch.ones(3, dtype=torch.bool), TypeError, r"seeds must be integers, got a tensor of torch\.bool"),
+        ([1, 0.5, 2], TypeError, "seeds must be integers, got 0.5 among them"),
+        (np.array([1.0, 2.0, 3.0]), TypeError, r"seeds must be integers, got .*1\.0.* among them"),
+        ([1, True, 2], TypeError, "seeds must be integers, got True among them"),
+        (3, TypeError, "seeds must be a sequence of integers, got 3"),
+        ([1, 2**63, 2], ValueError, rf"seeds must lie in \[-2\^63, 2\^63\), got {2**63} among them"),
+        (np.array([1, 2**64 - 1, 2], np.uint64), ValueError, f"got {2**64 - 1} among them"),
+        (torch.tensor([1, 2**63, 2], dtype=torch.uint64), ValueError, f"got {2**63} among them"),
+    ],
+)
+def test_other_seeds_are_refused_and_not_cut_off(seeds: Any, error: type[Exception], message: str) -> None:
+    x_T = standard_normal((3, 2))
+    for refused in (
+        lambda: initial_noise(NOISE, (2,), seeds),
+        lambda: ttune.noised(STOCHASTIC["ddpm"], x_T, seeds),
+        lambda: ttune.sample(mixture(NOISE).denoiser(), STOCHASTIC["ddpm"], x_T, seeds=seeds),
+    ):
+        with pytest.raises(error, match=message):
+            refused()
+
+
 def test_seeds() -> None:
     x_T, denoiser = standard_normal((3, 2)), mixture(NOISE).denoiser()
     schedule = STOCHASTIC["ddpm"]
     with pytest.raises(ValueError, match=r"seeds must hold one number per sample, shape \(3,\), got \(2,\)"):
         ttune.sample(denoiser, schedule, x_T, seeds=[1, 2])
     with pytest.raises(ValueError, match="seeds must hold one number per sample"):
-        ttune.sample(denoiser, schedule, x_T, seeds=torch.zeros(3, 1))
+        ttune.sample(denoiser, schedule, x_T, seeds=torch.zeros(3, 1, dtype=torch.int64))
     torch.manual_seed(0)
     first = ttune.sample(denoiser, schedule, x_T)
     assert not torch.equal(first, ttune.sample(denoiser, schedule, x_T))

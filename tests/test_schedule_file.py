@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.test_noise import any_noise
-from ttune import SAMPLERS, NoiseSchedule, Schedule, atomic, load_schedules, save_schedules
+from ttune import SAMPLERS, NoiseSchedule, Schedule, atomic, load_schedules, save_schedules, schedule_file
+from ttune.schedule_file import check_storable
 
 NOISE = NoiseSchedule.linear()
 
@@ -228,6 +229,27 @@ def test_deep_nesting_is_refused_or_read(path: Path, depth: int, digest: str) ->
             Schedule.load(path)
     else:
         assert Schedule.load(path).steps == 3
+
+
+def test_what_could_not_be_read_again_is_not_written(path: Path) -> None:
+    before = path.read_bytes()
+    large = Schedule.build(NoiseSchedule.from_alphas_cumprod(np.linspace(0.9999, 1e-4, 200_000)), "ddim", 2)
+    with pytest.raises(ValueError, match=r"ttune\.json: a schedule file has at most 4000000 bytes, this one would have \d{7}; a noise"):
+        large.save(path)
+    deep: Any = 1
+    for _ in range(40):
+        deep = (deep,)
+    with pytest.raises(ValueError, match="nested too deeply, beyond 32 levels"):
+        save_schedules([example(), Schedule.build(NOISE, "ddim", 2).replace(tuned={"deep": deep})], path)
+    assert path.read_bytes() == before
+
+
+def test_room_for_the_record_of_a_tuning_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_storable([example()], tmp_path / "x.json")
+    monkeypatch.setattr(schedule_file, "MAX_BYTES", schedule_file.RECORD + 500)
+    example().save(tmp_path / "x.json")  # which takes more than the 500 bytes
+    with pytest.raises(ValueError, match=r"x\.json: .*with 100000 for the record of the tuning"):
+        check_storable([example()], tmp_path / "x.json")
 
 
 def test_a_huge_file_is_refused_unread(path: Path) -> None:

@@ -11,13 +11,23 @@ import torch
 
 T = TypeVar("T")
 
+# How those say it that raise a plain RuntimeError: the machine's allocator, cuBLAS and cuDNN for their work space, Metal.
+_SAID = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
 
 @dataclass
 class Batches:
-    """Remembers for later calls how many samples went through; None while all that were asked for did. ``of``: of what, for the message."""
+    """Remembers for later calls how many samples went through; None while all that were asked for did. ``of``: of what, for the message,
+    and ``smaller``: what would spare the attempt."""
 
     of: str
     most: int | None = None
+    smaller: str = "a smaller chunk (--chunk)"
 
     def through(self, call: Callable[[slice | None], T], n: int, join: Callable[[Sequence[T]], T]) -> T:
         """``call(None)`` for all of ``n`` samples at once, or the join of ``call(rows)`` for as many at a time as the memory holds.
@@ -42,13 +52,12 @@ class Batches:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         warnings.warn(
-            f"out of memory with {size} samples in {self.of}: going on with {self.most} at a time; a smaller chunk (--chunk) would spare "
-            f"the attempt",
+            f"out of memory with {size} samples in {self.of}: going on with {self.most} at a time; {self.smaller} would spare the attempt",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a device, or of the machine, for which torch has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Of a device, or of the machine and of libraries on a device, for which torch has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _SAID)

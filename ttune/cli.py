@@ -21,7 +21,7 @@ from ttune.commands.info import info
 from ttune.commands.report import report
 from ttune.commands.sample import sample
 from ttune.commands.tune import tune
-from ttune.ranks import RankLost, joined
+from ttune.ranks import RankLost, joined, world_size
 
 SHARED = ("tune", "evaluate")  # what several processes can do together
 COMMANDS = {
@@ -35,6 +35,14 @@ COMMANDS = {
     "export": export,
     "import": import_,
     "info": info,
+}
+
+# What an interrupted command leaves, and how to go on; tune knows its files and says so itself.
+KEPT = {
+    "evaluate": "With --work, what was finished is kept there and the same command goes on from it; without, it begins again.",
+    "compare": "The cells that were finished are kept in the folder of --out; the same command goes on from them.",
+    "report": "The page may not have been written, or only some of the PNGs beside it; the same command begins again.",
+    "sample": "Samples are written all at once, at the end: a file of --out is the earlier one or whole; the same command begins again.",
 }
 
 
@@ -64,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command in COMMANDS and command not in SHARED:
+        if world_size() > 1 and command in COMMANDS and command not in SHARED:
             raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
         with _terminable(), joined():
             tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
@@ -76,9 +84,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError, RankLost) as error:
         if os.environ.get("TTUNE_TRACEBACK"):
             raise
-        rank = f"rank {os.environ.get('RANK')}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        # Not world_size(), which may be what failed.
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1" else ""
         sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}")
     except KeyboardInterrupt as interrupt:
+        if command in KEPT and os.environ.get("RANK", "0") == "0":
+            print(f"\n{str(interrupt) or 'Interrupted'}. {KEPT[command]}", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
 
 

@@ -290,5 +290,17 @@ def _shapes(network: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:
-    """The ``rows`` of per-sample conditions; what has no batch of ``n`` rows is shared by all samples and stays as it is."""
-    return {k: v[rows] if isinstance(v, Tensor) and v.ndim > 0 and v.shape[0] == n else v for k, v in conditions.items()}
+    """The ``rows`` of per-sample conditions, in mappings, lists and tuples too; what has no batch of ``n`` rows is shared by all samples
+    and stays as it is."""
+    return {k: _selected(v, rows, n) for k, v in conditions.items()}
+
+
+def _selected(value: Any, rows: slice | Tensor, n: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim > 0 and value.shape[0] == n else value
+    if isinstance(value, dict):
+        return {k: _selected(v, rows, n) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [_selected(v, rows, n) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a named tuple takes them one by one
+    return value

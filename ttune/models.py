@@ -12,7 +12,9 @@ from typing import Any
 
 from ttune import zoo
 from ttune.denoiser import Denoiser
+from ttune.reading import read_bytes
 
+PROMPTS_BYTES = 2**26  # of a file of prompts; COCO's 600,000 captions have 32 MB
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -52,7 +54,11 @@ def load_model(name: str, *, guidance_scale: float | None = None, prompts: Path 
 
 def _lines(path: Path) -> list[str]:
     """The prompts of a file: its lines that are not empty."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = read_bytes(path, PROMPTS_BYTES, "a file of prompts").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompts: {path} must be text in UTF-8, got {error}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"prompts: {path} must hold at least one line of text, got none")
     return lines

@@ -139,6 +139,19 @@ class Share:
         )
 
 
+def world_size() -> int:
+    """How many processes torchrun started, 1 without it. ValueError where the environment says no number."""
+    return _number("WORLD_SIZE", least=1)
+
+
+def _number(name: str, *, least: int) -> int:
+    """What torchrun says in the environment; ``least`` where it says nothing."""
+    said = os.environ.get(name, str(least))
+    if not said.isdecimal() or int(said) < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, as torchrun sets it in the environment, got {said!r}; or unset it")
+    return int(said)
+
+
 def current() -> Ranks:
     """The ranks that this process has :func:`joined`; else :data:`ALONE`."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
@@ -150,12 +163,11 @@ def joined(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
 
     Where there are GPUs, the current one becomes LOCAL_RANK's. Raises ValueError where there are fewer GPUs than local ranks.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world_size() == 1:
         yield ALONE
         return
     if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = _number("LOCAL_RANK", least=0)
         if local >= torch.cuda.device_count():
             raise ValueError(f"nproc-per-node must be at most the number of GPUs, {torch.cuda.device_count()}, got a local rank {local}")
         torch.cuda.set_device(local)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ttune import ops
 from ttune.denoiser import Denoiser
 from ttune.guidance import Classifier, ClassifierFree
+from ttune.kernels.philox import as_seeds
 from ttune.noise import NoiseSchedule
 from ttune.plan import Callback, Plan
 from ttune.schedule import Schedule
@@ -120,8 +121,7 @@ def initial_noise(
     noise: NoiseSchedule, sample_shape: Sequence[int], seeds: Tensor | Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """x_T (B, *sample_shape) from one seed per sample: sigma(T) times unit noise, bit-identical for any batch size."""
-    seeds = torch.as_tensor(seeds, dtype=torch.int64)
-    unit = ops.philox_normal(tuple(sample_shape), seeds, draw=-1, dtype=dtype)  # draws from 0 on belong to the steps
+    unit = ops.philox_normal(tuple(sample_shape), as_seeds(seeds), draw=-1, dtype=dtype)  # draws from 0 on belong to the steps
     return unit * float(noise.sigma(noise.t_max)) if noise.start_scale(noise.t_min) != 1.0 else unit
 
 
@@ -142,10 +142,10 @@ def check_fits(denoiser: Denoiser, schedule: Schedule) -> None:
 
 
 def seed_tensor(seeds: Tensor | Sequence[int] | None, x: Tensor) -> Tensor:
-    """One int64 seed per sample of ``x``, on its device; drawn from torch's generator if none are given."""
+    """One int64 seed per sample of ``x``, on its device; drawn from torch's generator if none are given. Raises as :func:`as_seeds`."""
     if seeds is None:
         return torch.randint(2**62, (x.shape[0],), dtype=torch.int64).to(x.device)
-    seeds = torch.as_tensor(seeds, dtype=torch.int64, device=x.device)
+    seeds = as_seeds(seeds, x.device)
     if seeds.shape != (x.shape[0],):
         raise ValueError(f"seeds must hold one number per sample, shape ({x.shape[0]},), got {tuple(seeds.shape)}")
     return seeds

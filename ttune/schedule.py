@@ -305,6 +305,8 @@ def _checked_variants(values: Sequence[int], evaluations: int) -> tuple[int, ...
 
 
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options must be a mapping of names to values, got {options!r}")
     checked: dict[str, Option] = {}
     for name, value in options.items():
         plain = value if isinstance(value, (bool, str)) else _numbers(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 
 from ttune.atomic import write_atomically
 from ttune.noise import NoiseSchedule
+from ttune.reading import read_bytes
 from ttune.schedule import Schedule
 from ttune.shift import Shift
 
@@ -20,6 +22,7 @@ FORMAT = "ttune schedule"
 SEVERAL = "ttune schedules"
 VERSION = 1
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
+RECORD = 100_000  # bytes that a tuning may add to a schedule: those of the gallery are 3 kB, and each iteration adds 20
 MAX_DEPTH = 32  # of what stands in `noise`, `model` and `tuned`; tuning writes 3
 
 
@@ -90,11 +93,13 @@ def load(
 
 def load_schedules(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> dict[int, Schedule]:
     """All schedules of ``path`` by their number of steps, fewest first; a file of one schedule will do too. Checks like ``load``."""
-    path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{path}: a schedule file has at most {MAX_BYTES} bytes, this one has {size}")
-    return decoded(path.read_bytes(), path, noise=noise, sampler=sampler)
+    return decoded(read_bytes(path, MAX_BYTES, "a schedule file"), path, noise=noise, sampler=sampler)
+
+
+def check_storable(schedules: Iterable[Schedule], path: str | PathLike[str]) -> None:
+    """ValueError now, and not after hours of tuning, if ``schedules``, once tuned, could not stand in ``path`` and be read again."""
+    contents = [_content(schedule) for schedule in schedules]
+    decoded(_text(path, contents[0] if len(contents) == 1 else _several(contents), RECORD * len(contents)), path)
 
 
 def encoded(schedules: Iterable[Schedule]) -> bytes:
@@ -141,8 +146,7 @@ def _contents(data: bytes, path: Path) -> list[ScheduleFile]:
 
 
 def _schedule(path: Path, content: ScheduleFile) -> Schedule:
-    if _deeper([content.noise, content.model, content.tuned], MAX_DEPTH):
-        raise ValueError(f"{path}: not a schedule file: nested too deeply, beyond {MAX_DEPTH} levels")
+    _check_depth(path, content)
     if content.format != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
     if content.schema_version != VERSION:
@@ -204,7 +208,21 @@ def _several(contents: list[ScheduleFile]) -> SchedulesFile:
 
 
 def _write(path: str | PathLike[str], content: ScheduleFile | SchedulesFile) -> None:
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    write_atomically(path, _text(path, content))
+
+
+def _text(path: str | PathLike[str], content: ScheduleFile | SchedulesFile, more: int = 0) -> bytes:
+    """The bytes of the file, ``more`` of which may follow. ValueError for what :func:`load_schedules` would refuse to read."""
+    for one in content.schedules if isinstance(content, SchedulesFile) else [content]:
+        _check_depth(path, one)
+    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    if len(data) + more > MAX_BYTES:
+        record = f" with {more} for the record of the tuning" if more else ""
+        raise ValueError(
+            f"{os.fspath(path)}: a schedule file has at most {MAX_BYTES} bytes, this one would have {len(data) + more}{record}; "
+            f"a noise schedule by its name or with fewer training steps takes less"
+        )
+    return data
 
 
 def _listed(found: Mapping[int, Schedule]) -> str:
@@ -228,9 +246,14 @@ def _digest(content: ScheduleFile) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def _check_depth(path: str | PathLike[str], content: ScheduleFile) -> None:
+    if _deeper([content.noise, content.model, content.tuned], MAX_DEPTH):
+        raise ValueError(f"{os.fspath(path)}: not a schedule file: nested too deeply, beyond {MAX_DEPTH} levels")
+
+
 def _deeper(values: list[Any], depth: int) -> bool:
     """Whether anything in ``values`` is nested more than ``depth`` levels deep."""
     for _ in range(depth):
-        containers = [v for v in values if isinstance(v, (dict, list))]
+        containers = [v for v in values if isinstance(v, (dict, list, tuple))]
         values = [inner for c in containers for inner in (c.values() if isinstance(c, dict) else c)]
-    return any(isinstance(v, (dict, list)) for v in values)
+    return any(isinstance(v, (dict, list, tuple)) for v in values)

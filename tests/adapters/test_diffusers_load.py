@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two networks": ({"unet_2": ["diffusers", "UNet2DModel"]}, r"source must have one network, .*got \['unet', 'unet_2'\]"),
     "no network": ({"unet": None}, r"source must have one network, named unet or transformer"),
     "foreign code": ({"scheduler": ["os", "system"]}, "scheduler must be a class of diffusers, got 'system' of 'os'; its code is not run"),
+    "a network as scheduler": (
+        {"scheduler": ["diffusers", "UNet2DModel"]},
+        "scheduler must be a SchedulerMixin, which 'UNet2DModel' of 'diffusers' is not",
+    ),
+    "a pipeline's name as library": ({"scheduler": ["flux", "X"]}, "scheduler must be a class of diffusers, got 'X' of 'flux'"),
+    "no class": ({"scheduler": ["diffusers", "__version__"]}, "scheduler must be a SchedulerMixin, which '__version__' of"),
+    "a list": ({"scheduler": ["diffusers", "DDPMScheduler", 3]}, "there must be a scheduler among the components"),
     "no scheduler": ({"scheduler": None}, "there must be a scheduler among the components"),
 }
 
@@ -221,6 +229,88 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=False)
     with pytest.raises(OSError, match="safetensors"):
         ttune.diffusers.load(folder)
+
+
+def test_a_pickle_is_not_read_for_a_scheduler(tmp_path: Path) -> None:
+    """A network in the scheduler's place, whose weights are a pickle."""
+    models.ddpm(tmp_path)
+    models.unet_2d().save_pretrained(tmp_path / "scheduler", safe_serialization=False)
+    with pytest.raises(ValueError, match="scheduler must be a SchedulerMixin"):
+        ttune.diffusers.load(rewrite(tmp_path, scheduler=["diffusers", "UNet2DModel"]))
+
+
+def test_a_list_of_weights_names_no_pickles(tmp_path: Path) -> None:
+    models.ddpm(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    for content, message in (
+        ('{"weight_map": {"a": "b.bin"}}', "weights must be in files .safetensors, got 'b.bin'"),
+        ("[]", "not a readable list of weights files"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            ttune.diffusers.load(tmp_path)
+
+
+def test_a_broken_configuration_is_told_in_words(tmp_path: Path) -> None:
+    models.ddpm(tmp_path)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"num_train_timesteps": "many"}')
+    with pytest.raises(ValueError, match=r"its scheduler could not be loaded \("):
+        ttune.diffusers.load(tmp_path)
+
+
+def saved_sd(folder: Path) -> Path:
+    encoder, tokenizer = tiny_clip()
+    made = diffusers().StableDiffusionPipeline(
+        unet=models.unet_2d_condition(), vae=models.vae(), text_encoder=encoder, tokenizer=tokenizer,
+        scheduler=diffusers().DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return models.saved(made, folder)
+
+
+TEXT_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no pipeline": ({"_class_name": None}, "_class_name must be a class of diffusers, got None of 'diffusers'"),
+    "its own pipeline": ({"_class_name": ["pipeline", "Mine"]}, r"_class_name must be a class of diffusers, got \['pipeline', 'Mine'\]"),
+    "a network as pipeline": ({"_class_name": "UNet2DModel"}, "_class_name must be a DiffusionPipeline, which 'UNet2DModel' of"),
+    "a pipeline as encoder": (
+        {"text_encoder": ["diffusers", "StableDiffusionPipeline"]},
+        "text_encoder must be a ModelMixin or PreTrainedModel or .* is not",
+    ),
+    "a function as encoder": ({"tokenizer": ["transformers", "set_seed"]}, "tokenizer must be a .*, which 'set_seed' of"),
+    "foreign code": ({"tokenizer": ["os", "system"]}, "tokenizer must be a class of diffusers or transformers, got 'system' of 'os'"),
+    "foreign code that is not loaded": ({"safety_checker": ["antigravity", "X"]}, "safety_checker must be a class of .* of 'antigravity'"),
+}
+
+
+@pytest.mark.parametrize("what", TEXT_REFUSED)
+def test_text_encoders_that_are_not_loaded(what: str, tmp_path: Path) -> None:
+    changes, message = TEXT_REFUSED[what]
+    with pytest.raises(ValueError, match=message):
+        ttune.diffusers.load(rewrite(saved_sd(tmp_path), **changes), prompts=PROMPTS)
+
+
+def test_python_files_beside_text_encoders_are_refused(tmp_path: Path) -> None:
+    """Releases of diffusers before the present one run text_encoder/transformers.py."""
+    folder = saved_sd(tmp_path)
+    ttune.diffusers.load(rewrite(folder, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]), prompts=PROMPTS)
+    for name in ("None.py", "text_encoder/transformers.py"):
+        (folder / name).write_text("raise AssertionError('it was run')")
+        with pytest.raises(ValueError, match=f"there must be no Python files beside text encoders, .*{name}"):
+            ttune.diffusers.load(folder, prompts=PROMPTS)
+        (folder / name).unlink()
+
+
+def test_files_without_an_end_are_not_read(tmp_path: Path) -> None:
+    models.ddpm(tmp_path)
+    rewrite(tmp_path, more="x" * 2**20)
+    with pytest.raises(ValueError, match="a list of components has at most 1048576 bytes"):
+        ttune.diffusers.load(tmp_path)
+    os.mkfifo(tmp_path / "prompts.txt")
+    with pytest.raises(ValueError, match="a file of prompts must be a regular file"):
+        load_model(str(tmp_path), prompts=tmp_path / "prompts.txt")
+    (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"prompts: .*latin\.txt must be text in UTF-8"):
+        load_model(str(tmp_path), prompts=tmp_path / "latin.txt")
 
 
 def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

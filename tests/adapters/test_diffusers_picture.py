@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import pytest
 import torch
 
 from tests.adapters import diffusers_models as models
@@ -30,3 +32,21 @@ def test_a_half_precision_vae_that_would_overflow_is_decoded_in_float32() -> Non
     wide = Decoder(lambda: copy.deepcopy(half).float())(z)
     assert wide.isfinite().all()
     torch.testing.assert_close(Decoder(lambda: half)(z), wide)
+
+
+def test_a_vae_that_the_memory_does_not_hold_decodes_fewer_at_a_time() -> None:
+    vae, seen = models.vae(), []
+    decode, z = vae.decode, torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    wanted = Decoder(lambda: vae)(z)
+
+    def little(latents: torch.Tensor, **options: Any) -> Any:
+        seen.append(len(latents))
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return decode(latents, **options)
+
+    vae.decode = little
+    with pytest.warns(RuntimeWarning, match="4 samples in one call of the VAE: going on with 2 at a time; a smaller batch of the decoder"):
+        found = Decoder(lambda: vae)(z)
+    torch.testing.assert_close(found, wanted)
+    assert seen == [4, 2, 2, 2]

@@ -35,7 +35,7 @@ from ttune.evaluation import (
 from ttune.evaluation.decoded import pictures_of
 from ttune.evaluation.evaluation import Real, evaluate, work_folder
 from ttune.evaluation.figures import METRICS
-from ttune.evaluation.pictures import ArrayPictures, open_pictures
+from ttune.evaluation.pictures import ArrayPictures, open_pictures, write_png
 from ttune.evaluation.point_digest import point_digest
 from ttune.evaluation.sampled import Candidate, Samples, _tolerance
 from ttune.ranks import ALONE, Ranks
@@ -162,7 +162,7 @@ def test_another_function_of_the_same_name_is_refused(tmp_path: Path) -> None:
         other = samples(tmp_path)
         object.__setattr__(other, "__dict__", {**other.__dict__, **change})
         with pytest.raises(ValueError, match=r"work: .* was made by another network or other features of the same name: sample 0"):
-            rows_of(other)
+            rows_of(other, metrics=("fid",), real=None)  # the real images' features, where there are any, are found to be others first
 
 
 def test_what_is_left_of_another_function_is_refused_wherever_it_is(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_samples_that_are_not_finite_are_named(tmp_path: Path) -> None:
     object.__setattr__(made, "points", broken)
     with pytest.raises(FloatingPointError, match="dpmpp_2m 12: samples of seeds 15 to 18 hold NaN or infinity"):
         rows_of(made)
-    assert len(list(tmp_path.rglob("0*.safetensors"))) == 2 * 2  # the chunks before are kept
+    assert len(list(tmp_path.glob("d*/0*.safetensors"))) == 2 * 2  # the chunks before are kept
 
 
 def test_images_can_be_kept_and_are_what_was_judged(tmp_path: Path) -> None:
@@ -341,6 +341,7 @@ def test_only_inception_makes_an_fid(tmp_path: Path, capsys: pytest.CaptureFixtu
     (row,) = json.loads(out.read_text())["rows"]
     assert (row["frechet"]["name"], row["kernel"]["name"]) == ("FID", "KID")
     assert "FID" in said
+    assert "Inception (clean-fid): weights with the SHA-256 unknown" in said  # whose they are is said beside the name
 
 
 def user_features() -> Callable[[Tensor], Tensor]:
@@ -370,6 +371,69 @@ def test_what_cannot_come_out_is_refused_before_sampling(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="n must be at least 2"):
         samples(tmp_path, 1)
     assert calls == []
+
+
+def test_real_images_that_cannot_be_used_are_refused_before_sampling(tmp_path: Path) -> None:
+    calls: list[int] = []
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "x.png").write_bytes(b"no picture")
+    (tmp_path / "file").touch()
+    statistics = FeatureStatistics(np.zeros(7), np.eye(7), None, "projections")
+    few = {"metrics": ("fid",)}
+    for real, options, error, message in (
+        (Real("r", REAL.source, count=41), {}, ValueError, r"reference_n must lie in \[2, 40\], the images in noise, got 41"),
+        (
+            Real("r", FeatureStatistics(np.zeros(5), np.eye(5), None, "projections"), count=3),
+            few,
+            ValueError,
+            "reference_n: statistics cannot be cut down",
+        ),
+        (Real("r", statistics), few, ValueError, "reference: must be statistics of 5 features, as many as 'projections' makes, got 7"),
+        (Real("r", REAL.source, statistics), few, ValueError, "must be statistics of 5 features"),
+        (Real("r", open_pictures(folder, 1)), {}, ValueError, "is not a readable image"),
+        (Real("r", REAL.source, cache=tmp_path / "file"), {}, OSError, "file"),
+    ):
+        with pytest.raises(error, match=message):
+            rows_of(samples(tmp_path / "work", calls=calls), real=real, **options)
+    with pytest.raises(OSError, match=r"000000\.png cannot be written"):
+        rows_of(samples(tmp_path / "work", calls=calls, images=tmp_path / "file"))
+    assert calls == []
+
+
+def test_statistics_of_the_right_width_are_used(tmp_path: Path) -> None:
+    statistics = FeatureStatistics(np.zeros(5), np.eye(5), None, "projections")
+    row, _ = rows_of(samples(tmp_path), real=Real("r", statistics), metrics=("fid",))
+    assert row["frechet"]["reference"] == "r"
+    assert row["frechet"]["features_sha256"] is None
+
+
+def test_a_schedule_is_not_overwritten_by_the_table(tmp_path: Path) -> None:
+    file, link = tmp_path / "ttune.json", tmp_path / "link.json"
+    ttune.Schedule.build(NOISE, "ddim", 2).save(file)
+    link.symlink_to(file)
+    before = file.read_bytes()
+    for out in (file, link):
+        with pytest.raises(SystemExit, match=r"out: must not be one of the files that are read, got .*, which is given as schedules"):
+            main(["evaluate", str(file), "--model", "tests.tiny_model:factory", "--n", "4", "--quiet", "--out", str(out)])
+    assert file.read_bytes() == before
+
+
+def test_two_evaluations_may_write_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first is at it, and is done before."""
+    image = pytest.importorskip("PIL.Image")
+    path, save, names = tmp_path / "x.png", image.Image.save, []
+
+    def saving(picture: Any, file: Path, format: str) -> None:
+        names.append(file)
+        if len(names) == 1:
+            write_png(path, torch.ones(1, 2, 2))
+        save(picture, file, format=format)
+
+    monkeypatch.setattr(image.Image, "save", saving)
+    write_png(path, torch.zeros(1, 2, 2))
+    assert len(set(names)) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
 
 
 class Blind(Ranks):

@@ -55,6 +55,32 @@ def test_extractor_is_checked() -> None:
         FeatureExtractor("f", lambda x: x)(torch.zeros(2, 1, 4, 4))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e39])
+def test_features_that_are_not_finite_are_named(value: float) -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x[:, 0, 0] > 0.5, value, x[:, 0, 0].double())
+
+    message = "features: must be finite, got NaN or infinity from 'mine' for 1 of 3 images; look at its weights"
+    with pytest.raises(ValueError, match=message):
+        FeatureExtractor("mine", function)(torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2))
+
+
+def test_memory_that_does_not_hold_a_batch_is_asked_for_less() -> None:
+    seen = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return x.flatten(1)
+
+    extractor, images = FeatureExtractor("mine", function, batch=6), torch.rand(15, 1, 2, 2)
+    with pytest.warns(RuntimeWarning, match="6 samples in one call of the features: going on with 3 at a time; a smaller batch of the"):
+        got = extractor(images)
+    assert torch.equal(got, images.flatten(1).double())
+    assert seen == [6, 3, 3, 3, 3, 3]
+
+
 def test_lenet64_is_cached_and_named() -> None:
     assert lenet64() is lenet64()
     assert lenet64().name == "LeNet-64"

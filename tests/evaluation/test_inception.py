@@ -3,6 +3,7 @@ weights, which are not at hand. FID with the real ones was never run here."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -178,7 +179,7 @@ def test_an_evaluation_is_cleanfids_of_the_files_it_saved(stand_in: Path, tmp_pa
     """From x_T to FID and KID without a file, against clean-fid on the folders: generated pictures and real ones of two sizes."""
     noise, shape = ttune.NoiseSchedule.linear(), (channels, 20, 12)
     full = inception(stand_in)
-    narrow = FeatureExtractor(INCEPTION, lambda x: full.function(x)[:, ::128], batch=16)
+    narrow = FeatureExtractor(INCEPTION, lambda x: full.function(x)[:, ::128], batch=16, digest=full.digest)
     expected_real = cleanfid_features(stand_in, pictures(30, channels, (40, 28), 3), tmp_path / "real")[:, ::128]
     real = Real("real", open_reference(tmp_path / "real", INCEPTION, channels), cache=tmp_path / "cache")
 
@@ -197,6 +198,7 @@ def test_an_evaluation_is_cleanfids_of_the_files_it_saved(stand_in: Path, tmp_pa
     assert entry is not None
     assert kernel is not None
     assert entry.get("name") == "FID"
+    assert entry.get("features_sha256") == kernel["features_sha256"] == full.digest
     assert entry["value"] == pytest.approx(module.fid_from_feats(saved, expected_real), rel=1e-6)
     np.random.seed(0)  # noqa: NPY002
     assert kernel["value"] == pytest.approx(module.kernel_distance(expected_real, saved), abs=1e-6)
@@ -213,6 +215,30 @@ def test_weights_of_another_name_never_give_an_fid(stand_in: Path, tmp_path: Pat
     assert metric_name(extractor) == "Fréchet distance (weights mine.pt in place of Inception's)"
     with pytest.raises(ValueError, match="features: FID is defined for"):
         fid(images, images, features=extractor)
+
+
+@needs_cleanfid
+def test_a_program_in_a_shared_folder_must_be_ones_own(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["ttune.evaluation.inception"], "DEFAULT_FOLDER", tmp_path)  # its package has a function of its name
+    file = tmp_path / INCEPTION_FILE
+    with pytest.raises(FileNotFoundError):
+        inception()
+    shutil.copy(stand_in / INCEPTION_FILE, file)
+    file.chmod(0o644)
+    assert inception().name == INCEPTION
+    file.chmod(0o666)
+    with pytest.raises(PermissionError, match=r"must belong to this user or root and be writable by no other, and all users may write it"):
+        inception()
+    assert inception(file).digest == inception(stand_in).digest  # named, so trusted
+    file.chmod(0o644)
+    if os.getuid() == 0:
+        os.chown(file, 12345, -1)
+        with pytest.raises(PermissionError, match="and it belongs to the user 12345; name it"):
+            inception()
+        file.rename(tmp_path / "theirs.pt")
+        file.symlink_to(tmp_path / "theirs.pt")
+        with pytest.raises(PermissionError, match="it belongs to the user 12345"):
+            inception()
 
 
 @needs_cleanfid

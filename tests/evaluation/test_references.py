@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ttune.evaluation import FeatureExtractor, FeatureStatistics
-from ttune.evaluation.pictures import ArrayPictures, open_pictures, write_png
+from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.evaluation.pictures import ENDINGS, ArrayPictures, open_pictures, write_png
 from ttune.evaluation.references import cache_folder, open_reference, reference_of
 
 image = pytest.importorskip("PIL.Image")
@@ -100,6 +103,78 @@ def test_files_are_checked(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"x\.png is not a readable image"):
         list(open_pictures(tmp_path).read(range(1)))
+
+
+def archive(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
+        for name, content in members.items():
+            written.writestr(f"{name}.npy", content)
+    return path
+
+
+def npy(array: np.ndarray) -> bytes:
+    with io.BytesIO() as file:
+        np.save(file, array)
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["images", "mu"])
+def test_hostile_archives_are_refused_in_words(name: str, tmp_path: Path) -> None:
+    good, one = npy(np.zeros(3)), {"sigma": npy(np.eye(3))}
+    torn = archive(tmp_path / "torn.npz", **{name: npy(np.random.default_rng(0).random(3000))}, **one)
+    content = bytearray(torn.read_bytes())
+    content[200:400] = bytes(200)  # within the packed member: zlib's own error
+    torn.write_bytes(content)
+    for contents in (good[:10] + b"(" * 118 + good[128:], good[:40], b"text", good.replace(b"(3,)", b"(" + b"9" * 17 + b",)")):
+        archive(tmp_path / f"{len(list(tmp_path.iterdir()))}.npz", **{name: contents}, **one)
+    for file in sorted(tmp_path.iterdir()):
+        with pytest.raises(ValueError, match=f"reference: .*{file.name}"):
+            open_reference(file, "f")
+
+
+def test_archives_are_not_unpacked_beyond_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttune.evaluation.pictures.MOST", 1000)
+    file = archive(tmp_path / "x.npz", images=npy(np.zeros((4, 1, 20, 20), np.uint8)))
+    with pytest.raises(ValueError, match=r"images\.npy must have at most 1000 bytes, got 1728"):
+        open_reference(file, "f")
+    monkeypatch.setattr("ttune.evaluation.references.MAX_FEATURES", 2)
+    archive(tmp_path / "s.npz", mu=npy(np.zeros(3)), sigma=npy(np.eye(3)))
+    with pytest.raises(ValueError, match=r"mu must be numbers of at most 2 features in one or two dimensions, got float64 \(3,\)"):
+        open_reference(tmp_path / "s.npz", "f")
+    monkeypatch.setattr("ttune.evaluation.references._MOMENT", 190)
+    with pytest.raises(ValueError, match=r"sigma\.npy must have at most 190 bytes, got 200"):
+        open_reference(tmp_path / "s.npz", "f")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.safetensors"])
+def test_a_pipe_is_no_reference(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="must be a regular file or a folder"):
+        open_reference(tmp_path / name, "f")
+
+
+def test_a_file_is_read_as_what_its_ending_can_mean(tmp_path: Path) -> None:
+    """Pillow would hand an EPS to Ghostscript, whatever the file is called."""
+    image.new("RGB", (4, 4)).save(tmp_path / "x.png", format="EPS")
+    with pytest.raises(ValueError, match=r"x\.png is not a readable image \(cannot identify"):
+        list(open_pictures(tmp_path).read(range(1)))
+    for ending in sorted(ENDINGS):
+        (tmp_path / "good").mkdir(exist_ok=True)
+        image.new("RGB", (4, 4)).save(tmp_path / "good" / f"x{ending}")
+    assert torch.cat(list(open_pictures(tmp_path / "good").read(range(len(ENDINGS))))).shape == (len(ENDINGS), 3, 4, 4)
+
+
+def test_features_that_are_not_finite_are_neither_kept_nor_taken(tmp_path: Path) -> None:
+    source, counting = ArrayPictures("x", uint8(11)), Counting()
+    broken = FeatureExtractor("mean pixels", lambda x: counting.features(x) * torch.nan, batch=4)
+    with pytest.raises(ValueError, match="features: must be finite"):
+        reference_of(source, broken, cache=tmp_path, progress=False)
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    reference_of(source, counting.extractor, cache=tmp_path, progress=False)
+    (folder,) = (path for path in (tmp_path / "references").iterdir() if path.is_dir())
+    ChunkFolder(folder, 11, 4).write(0, {"features": np.full((4, 3), np.nan, np.float32)})  # by an older version
+    with pytest.raises(ValueError, match="is not what they are now"):
+        reference_of(source, counting.extractor, cache=tmp_path, progress=False)
 
 
 def test_computed_once_and_found_again_by_content(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ttune.commands.arguments import Sampler, check_paths
+from ttune.commands.arguments import Sampler, check_counts, check_paths
 from ttune.commands.bundled import bundled_data, bundled_features
 from ttune.tuning.methods import METHODS
 
@@ -57,6 +57,7 @@ def compare(
     from ttune.models import imported, load_model
 
     check_paths(out=out)
+    check_counts(chunk=chunk)
     denoiser = load_model(model, guidance_scale=guidance_scale)
     clean = bundled_data(model) if data is None and model == "fashion" else None if data is None else imported("data", data)()
     features = bundled_features(model)

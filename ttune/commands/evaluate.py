@@ -85,7 +85,7 @@ def evaluate(
     from functools import partial
 
     from ttune.atomic import check_writable
-    from ttune.evaluation import print_table, write_report
+    from ttune.evaluation import INCEPTION, print_table, write_report
     from ttune.evaluation.evaluation import evaluate as evaluated
     from ttune.evaluation.evaluation import work_folder
     from ttune.evaluation.metrics_table import print_metrics
@@ -100,6 +100,7 @@ def evaluate(
     check_counts(n=n, chunk=chunk)
     check_seed(seed, n=n)
     if out is not None:
+        _check_not_read(out, schedules=schedules, reference=reference, prompts=prompts, inception=inception)
         check_writable(out)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
@@ -116,6 +117,8 @@ def evaluate(
     if not ranks.first:
         return
     print(print_table(rows))
+    if extractor.name == INCEPTION:  # by its file's name: whose weights they are is for the reader to compare
+        print(f"\n{INCEPTION}: weights with the SHA-256 {extractor.digest or 'unknown'}")
     if detail := print_metrics(rows):
         print(f"\n{detail}")
     if out is not None:
@@ -123,6 +126,14 @@ def evaluate(
         settings |= {"features": extractor.name, "features_sha256": extractor.digest or None}
         write_report(out, {"model": model, "settings": settings, "rows": rows})
         print(f"Wrote {out}")
+
+
+def _check_not_read(out: Path, **read: Path | tuple[Path, ...] | None) -> None:
+    """ValueError if the table would take the place of a file that it is made from."""
+    for name, given in read.items():
+        for path in () if given is None else (given,) if isinstance(given, Path) else given:
+            if out.exists() and path.exists() and out.samefile(path):
+                raise ValueError(f"out: must not be one of the files that are read, got {out}, which is given as {name}")
 
 
 def _extractor(name: str, inception: Path | None) -> FeatureExtractor:

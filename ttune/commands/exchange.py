@@ -110,8 +110,12 @@ def import_(
 
 
 def _list(path: Path) -> list[float]:
+    from ttune.reading import read_bytes
+    from ttune.schedule_file import MAX_BYTES
+
+    data = read_bytes(path, MAX_BYTES, "a list of numbers")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: this is no JSON ({error})") from None
     if not isinstance(values, list) or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from ttune.commands.arguments import check_paths, check_seed
+from ttune.commands.arguments import check_counts, check_paths, check_seed
 
 
 def report(
@@ -40,12 +40,15 @@ def report(
         guidance_scale: Classifier-free guidance of the bundled model.
         quiet: No progress bars.
     """
+    from ttune.atomic import check_writable
     from ttune.models import imported, load_model
     from ttune.report import read_sources, write_page
 
     check_paths(sources=sources, out=out)
+    check_counts(chunk=chunk)
     check_seed(seed, n=n)
     found = read_sources(sources)
+    check_writable(out)
     denoiser = None if model is None else load_model(model, guidance_scale=guidance_scale)
     drawn = None if conditions is None else imported("conditions", conditions)()
     options = {"n": n, "shown": shown, "chunk": chunk, "seed": seed, "conditions": drawn, "progress": not quiet}

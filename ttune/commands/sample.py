@@ -75,7 +75,12 @@ def sample(
     seeds = torch.arange(n) + seed
     x_T, conditions = drawn_points(denoiser, seeds)
     conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
-    images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
+    try:
+        images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
+    except IndexError as error:  # of a table of the network's, which alone knows how long it is
+        if not condition:
+            raise
+        raise ValueError(f"condition must be among those that the network has an embedding of, got {condition}: {error}") from error
     stop_unless_finite(images, denoiser, chosen, start_state(chosen, x_T), conditions, seeds)
     if out.suffix == ".png":
         images = images if denoiser.decode is None else denoiser.decode(images)

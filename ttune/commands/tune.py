@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,11 +110,13 @@ def tune(
         quiet: No progress bars.
     """
     import ttune
-    from ttune.atomic import check_writable, remove_unfinished
+    from ttune.atomic import remove_unfinished
     from ttune.models import imported, load_model
+    from ttune.schedule_file import check_storable
     from ttune.tuning import Accepted, Evolution, Teacher, choose_sampler
     from ttune.tuning import checkpoint as checkpoint_files
     from ttune.tuning.budgets import budget_checkpoints
+    from ttune.tuning.points import check_draws
 
     own = {
         "operators": operators != "genetic",
@@ -128,19 +131,20 @@ def tune(
     if method == "evolution" and operators == "genetic" and tune != ("conditioning", "positions"):
         raise ValueError(f"tune: --operators genetic searches positions, only --operators cma knows this, got {' '.join(tune)}")
     check_paths(out=out, prompts=prompts, checkpoint=checkpoint)
-    check_writable(out)
+    journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
+    journals = [*budget_checkpoints(journal, steps), *([journal.with_name(f"{journal.name}.choice")] if sampler == "auto" else [])]
+    check_draws(seed, chunk, samples=2 if samples is None else samples, holdout=holdout)
+    _check_files(out, partial, journals, prompts)
     ranks = current()
     denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
     drawn = None if conditions is None else imported("conditions", conditions)()
-    journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
-    journals = budget_checkpoints(journal, steps)
     teacher = choice = None
     if sampler == "auto":
         named = {"spacing": spacing != "leading", "offset": offset, "t_start": t_start is not None, "option": option}
         if any(named.values()):
             raise ValueError(f"sampler: auto chooses the grid too, so {[name for name, is_set in named.items() if is_set]} cannot be given")
+        check_storable([ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=final) for k in set(steps)], out)
         teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", max(steps), "linspace", final=final), remember=True)
-        journals = [*journals, journal.with_name(f"{journal.name}.choice")]
         settings = {"samples": samples or 128, "chunk": chunk, "conditions": drawn, "teacher": teacher, "final": final, "seed": seed}
         settings |= {"features": bundled_features(model), "progress": not quiet, "checkpoint": journals[-1]}
         # The first rank chooses for all: on 64 x_T there is little to share.
@@ -155,6 +159,7 @@ def tune(
             )
             for k in steps
         ]
+        check_storable(schedules, out)
     bests: dict[int, ttune.Schedule] = {}
 
     def accepted(found: Accepted) -> None:
@@ -209,6 +214,23 @@ def tune(
     remove_unfinished(partial)
     print("\n\n".join(result.summary() for result in results.values()))
     print(f"Wrote {out}")
+
+
+def _check_files(out: Path, partial: Path, journals: Sequence[Path], prompts: Path | None) -> None:
+    """ValueError if two of a tuning's files are one, which would overwrite each other; OSError for one that cannot be written."""
+    from ttune.atomic import check_writable
+    from ttune.tuning.checkpoint import files_of
+
+    named = [("out", out), ("out's partial file", partial), *(("checkpoint", file) for j in journals for file in files_of(j))]
+    named += [] if prompts is None else [("prompts", prompts)]
+    taken: dict[str, str] = {}
+    for name, file in dict.fromkeys(named):
+        place = os.path.realpath(file)
+        if place in taken:
+            raise ValueError(f"{taken[place]} and {name} must be different files, got {place} for both")
+        taken[place] = name
+    for file in (out, partial, *journals):
+        check_writable(file)
 
 
 def _save(schedules: Mapping[int, Schedule], path: Path) -> None:

@@ -25,7 +25,7 @@ from ttune.tuning import Teacher
 from ttune.tuning.checkpoint import hashes_of
 from ttune.tuning.method import Method, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
-from ttune.tuning.points import Data
+from ttune.tuning.points import Data, check_draws
 from ttune.tuning.search import pooled_features
 
 CURVE = tuple(range(3, 21))  # untuned steps that tuned ones are compared with: twice ten at most
@@ -68,7 +68,9 @@ def compare(
     ``refused``, one that fails in ``failed``; the next call tries it again.
     """
     chosen = _entrants(methods)
-    _check(samplers, steps, held_out, seed)
+    _check(samplers, steps, seed)
+    # Before the folder is made, which would belong to a comparison that cannot be.
+    check_draws(seed, chunk, samples=samples, holdout=holdout, held_out=held_out)
     # A sampler's last position decides where the teacher ends; that of the leading grid is clean for all of them.
     like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
     source = teacher or Teacher.default(like)
@@ -126,14 +128,12 @@ def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[s
     return {label: method if isinstance(method, Entrant) else Entrant(method) for label, method in methods.items()}
 
 
-def _check(samplers: Sequence[str], steps: Sequence[int], held_out: int, seed: int) -> None:
+def _check(samplers: Sequence[str], steps: Sequence[int], seed: int) -> None:
     if not abs(seed) < LARGEST_SEED:  # the x_T of others would meet those that are held out
         raise ValueError(f"seed must lie between -{LARGEST_SEED - 1} and {LARGEST_SEED - 1}, got {seed}")
     for name, values in (("samplers", samplers), ("steps", steps)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must name at least one, each once, got {list(values)}")
-    if held_out < 2:
-        raise ValueError(f"held_out must be at least 2, got {held_out}")
 
 
 def _refused(bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell]) -> dict[Cell, str]:

@@ -18,6 +18,10 @@ from torch import Tensor
 
 from ttune.atomic import write_atomically
 from ttune.lock import locked
+from ttune.reading import read_bytes
+
+MAX_BYTES = 64_000_000  # of a record: a cell's takes some kB, all its bootstrap draws included
+MAX_TENSORS = 2**40  # as much as a machine may hold: 50,000 pictures of 3 x 256 x 256 take 39 GB
 
 
 @dataclass(frozen=True)
@@ -103,17 +107,20 @@ class Folder:
 
 
 def _record(path: Path) -> dict[str, Any]:
+    data = read_bytes(path, MAX_BYTES, "a record of a comparison")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"work folder: {path} is not readable ({error}); remove it, and it is made again") from None
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        data = read_bytes(path, MAX_TENSORS, "a comparison's file of tensors")
     except FileNotFoundError:
         raise ValueError(f"work folder: {path} is missing; remove what the folder has of that name, and it is made again") from None
+    try:
+        tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"work folder: {path} is not readable ({error}); remove it, and it is made again") from None
     for name, value in tensors.items():

@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from ttune.evaluation.confidence import SPLITS
-from ttune.evaluation.decoded import LATENTS
+from ttune.evaluation.decoded import LATENTS, pictures_of
 from ttune.evaluation.figures import Figures
 from ttune.evaluation.pictures import Pictures
 from ttune.evaluation.references import Reference, reference_of
@@ -59,15 +60,19 @@ def evaluate(
     ``resamples``.
 
     Raises:
-        ValueError: metrics that need real images, their features, or a teacher, where there are none.
+        ValueError: metrics that need real images, their features, or a teacher, where there are none; real images or statistics that
+            cannot be used, before any sample is made.
         FloatingPointError: a sample that is not finite.
     """
     plain = Figures(samples.features, tuple(metrics), splits=splits, resamples=resamples)
     _check(plain.metrics, samples, real)
+    found: list[tuple[Reference | None, Reference | None]] = []
+    # First, for a broken image must not cost the samples; on the first rank alone, and what it finds is too large to be passed on.
+    samples.ranks.from_first(lambda: found.append((None, None) if real is None else _references(real, plain, samples)))
     samples.make(candidates)
     if not samples.ranks.first:
         return []
-    statistics, features = (None, None) if real is None else _references(real, plain, samples)
+    ((statistics, features),) = found
     kept = None if samples.teacher is None else samples.folder(samples.teacher)
     teacher = None if kept is None else kept.table("features")
     space = LATENTS if samples.denoiser.decode is not None else ""
@@ -142,8 +147,21 @@ def _references(real: Real, figures: Figures, samples: Samples) -> tuple[Referen
     """(for Fréchet distances, for what needs features)."""
     needed = "kid" in figures.metrics or "precision_recall" in figures.metrics
     own = Reference(real.statistics_name, real.statistics)
+    for given in (real.statistics, real.source):
+        if isinstance(given, FeatureStatistics):
+            _check_width(given, samples)
     if real.statistics is not None and not needed:
         return own, None
     options = {"name": real.name, "count": real.count, "cache": real.cache, "progress": samples.progress}
     found = reference_of(real.source, samples.features, features=needed, **options)
     return (found if real.statistics is None else own), (found if needed else None)
+
+
+def _check_width(statistics: FeatureStatistics, samples: Samples) -> None:
+    """An .npz does not say what features it is of: one picture, of a starting point, tells how many there are."""
+    x_T, _ = samples.points(torch.tensor([samples.seed]))
+    width = samples.features(pictures_of(samples.denoiser, x_T.clamp(-1, 1))).shape[1]
+    if width != statistics.mean.size:
+        raise ValueError(
+            f"reference: must be statistics of {width} features, as many as {samples.features.name!r} makes, got {statistics.mean.size}"
+        )

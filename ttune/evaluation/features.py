@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ttune.batches import Batches
 from ttune.evaluation.statistics import FeatureStatistics
 from ttune.zoo import lenet
 
@@ -24,7 +25,7 @@ class FeatureExtractor:
     Attributes:
         name: how distances in these features are called; statistics of different names are never compared.
         function: (b, C, H, W) float32 in [-1, 1] on ``device`` -> (b, F).
-        batch: the most images that ``function`` sees at once.
+        batch: the most images that ``function`` sees at once; fewer from the first time on that memory runs out.
         device: where ``function`` wants its images.
         digest: of the weights, where there are any: what tells networks of one name apart when features are kept on disk.
     """
@@ -34,6 +35,12 @@ class FeatureExtractor:
     batch: int = 256
     device: str | torch.device = "cpu"
     digest: str = ""
+    batches: Batches = field(
+        default_factory=lambda: Batches("one call of the features", smaller="a smaller batch of the extractor"),
+        init=False,
+        repr=False,
+        compare=False,
+    )
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,18 +60,31 @@ class FeatureExtractor:
 
         Raises:
             ValueError: images of another shape or dtype, none at all, or values that are not finite; a
-                ``function`` whose result is not (b, F).
+                ``function`` whose result is not (b, F), or not finite in float32, in which features are kept.
         """
         check_images(images)
         if len(images) == 0:
             raise ValueError("images: must hold at least one image, got none")
-        chunks = []
-        for x in images.split(self.batch):
+        return torch.cat([self._features(x) for x in images.split(self.batch)])
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Of one batch, or of parts of it where the memory asks for it."""
+
+        def call(rows: slice | None) -> Tensor:
+            x = images if rows is None else images[rows]
             y = self.function(x.to(self.device, torch.float32).clamp(-1.0, 1.0))
             if y.ndim != 2 or len(y) != len(x):
                 raise ValueError(f"function: must return ({len(x)}, F) features for {len(x)} images, got {tuple(y.shape)}")
-            chunks.append(y.to("cpu", torch.float64))
-        return torch.cat(chunks)
+            return y.to("cpu", torch.float64)
+
+        found = self.batches.through(call, len(images), lambda parts: torch.cat(list(parts)))
+        finite = torch.isfinite(found.float()).all(1)
+        if not finite.all():
+            raise ValueError(
+                f"features: must be finite, got NaN or infinity from {self.name!r} for {int((~finite).sum())} of {len(images)} images; "
+                f"look at its weights, and run it in float32 if it is in a half type"
+            )
+        return found
 
 
 def check_images(images: Tensor, argument: str = "images") -> None:

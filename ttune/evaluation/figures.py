@@ -102,6 +102,7 @@ class Figures:
             "n": len(x),
             "standard_error": error,
             "name": metric_name(self.features),
+            "features_sha256": self.features.digest or None,
             "reference": reference.name,
             "reference_n": real.count,
             "interval": self._interval(lambda rows: frechet_distance(x[rows], real), value, len(x)),
@@ -152,7 +153,13 @@ class Figures:
 
     def _of(self, x: NDArray[Any], reference: Reference) -> dict[str, Any]:
         assert reference.features is not None
-        return {"features": self.features.name, "n": len(x), "reference": reference.name, "reference_n": len(reference.features)}
+        return {
+            "features": self.features.name,
+            "features_sha256": self.features.digest or None,
+            "n": len(x),
+            "reference": reference.name,
+            "reference_n": len(reference.features),
+        }
 
     def _interval(self, figure: Callable[[slice], float], value: float, n: int) -> dict[str, Any] | None:
         if self.splits == 0 or n < 2 * self.splits:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import stat
 import tempfile
 from pathlib import Path
 
@@ -15,13 +17,15 @@ from ttune.evaluation.features import FeatureExtractor, to_uint8
 
 INCEPTION = "Inception (clean-fid)"
 INCEPTION_FILE = "inception-2015-12-05.pt"
+DEFAULT_FOLDER = Path("./" if platform.system() == "Windows" else "/tmp")  # clean-fid's own place
 
 
 def inception(path: str | Path | None = None, device: str | torch.device = "cpu") -> FeatureExtractor:
     """The 2048 Inception features of FID, exactly as clean-fid 0.1.35 makes them (mode "clean").
 
     Images become uint8, are resized to 299 x 299 by Pillow's bicubic filter, and grey ones are repeated to
-    three channels. The weights are a TorchScript program, which loading runs: name a file that you trust.
+    three channels. The weights are a TorchScript program, which loading runs: name a file that you trust. The published file is known
+    by its name alone; what it was is said by ``digest``, which evaluations record beside every figure.
 
     Args:
         path: ``inception-2015-12-05.pt``, or its folder; default where clean-fid keeps it. A file of another name, with the
@@ -30,6 +34,7 @@ def inception(path: str | Path | None = None, device: str | torch.device = "cpu"
 
     Raises:
         FileNotFoundError: the weights are not there; nothing is ever downloaded.
+        PermissionError: without ``path``: another user has put them there, or may change them.
         ModuleNotFoundError: clean-fid is not installed (extra ``fid``).
 
     Source: Parmar, Zhang and Zhu, CVPR 2022.
@@ -53,7 +58,8 @@ def inception(path: str | Path | None = None, device: str | torch.device = "cpu"
 def _weights(path: str | Path | None) -> Path:
     """The file of the weights: ``path``, or within the folder ``path``, or where clean-fid keeps it."""
     if path is None:
-        file = Path("./" if platform.system() == "Windows" else "/tmp") / INCEPTION_FILE
+        file = DEFAULT_FOLDER / INCEPTION_FILE
+        _check_nobody_elses(file)
     else:
         file = Path(path) if Path(path).is_file() or Path(path).suffix == ".pt" else Path(path) / INCEPTION_FILE
     if not file.is_file():
@@ -63,6 +69,20 @@ def _weights(path: str | Path | None) -> Path:
             f"fetch {address}, then put it there, or pass path=<its folder>."
         )
     return file
+
+
+def _check_nobody_elses(file: Path) -> None:
+    """In a folder that all users share, a program that nobody named must be this user's or root's: loading it runs it."""
+    if not hasattr(os, "getuid") or not os.path.lexists(file):
+        return
+    for found in (file.lstat(), file.stat() if file.exists() else file.lstat()):  # of a link, and of what it leads to
+        shared = bool(found.st_mode & stat.S_IWOTH) and not stat.S_ISLNK(found.st_mode)  # a link's own mode says nothing
+        if found.st_uid not in (os.getuid(), 0) or shared:
+            how = "all users may write it" if shared else f"it belongs to the user {found.st_uid}"
+            raise PermissionError(
+                f"path: the program {file}, which is run when nothing is named, must belong to this user or root and be writable by no "
+                f"other, and {how}; name it (--inception) if you trust it"
+            )
 
 
 def _network(file: Path) -> nn.Module:

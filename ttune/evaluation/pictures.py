@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Iterator, Sequence
+import reprlib
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ttune.atomic import SUFFIX
+from ttune.evaluation.arrays import is_zip, map_npy, read_npz
 from ttune.evaluation.features import check_images, to_uint8
 
 ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# What these endings mean, whatever a file holds: Pillow would run Ghostscript on an EPS that is called x.png.
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST = 2**34  # bytes of an .npz, which is read whole: 50,000 images of 256 x 256 have 10 GB
 
 
 class Pictures(Protocol):
@@ -116,9 +122,13 @@ def write_png(path: Path, image: Tensor) -> None:
     from PIL import Image
 
     picture = to_uint8(image).permute(1, 2, 0).numpy()
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(unfinished, format="PNG")
-    unfinished.replace(path)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}")  # its own: another evaluation may write the same image
+    try:
+        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(unfinished, format="PNG")
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _decoded(file: Path, channels: int) -> NDArray[np.uint8]:
@@ -128,9 +138,9 @@ def _decoded(file: Path, channels: int) -> NDArray[np.uint8]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"reference: image files need Pillow, pip install 'ttune[report]' ({error})", name=error.name) from error
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             pixels = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
+    except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ValueError(f"reference: {file} is not a readable image ({error})") from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -140,18 +150,13 @@ def _unit_range(pictures: NDArray[np.uint8]) -> Tensor:
 
 
 def _array(path: Path) -> NDArray[Any]:
-    try:
-        opened = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            return opened
-        with opened:
-            names: Sequence[str] = opened.files
-            for name in ("images", "arr_0"):
-                if name in names:
-                    return opened[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"reference: {path} must be a folder, an .npz, an .npy or feature statistics (.safetensors): {error}") from error
-    raise ValueError(f"reference: {path} must hold an array 'images' or 'arr_0' (or 'mu' and 'sigma'), got {sorted(names)}")
+    if not is_zip(path):
+        return map_npy(path)
+    for name in ("images", "arr_0"):
+        found, names = read_npz(path, [name], MOST)
+        if found:
+            return found[name]
+    raise ValueError(f"reference: {path} must hold an array 'images' or 'arr_0' (or 'mu' and 'sigma'), got {reprlib.repr(names)}")
 
 
 def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:

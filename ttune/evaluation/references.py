@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ttune.evaluation.arrays import check_regular, read_npz
 from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.pictures import Pictures, open_pictures
-from ttune.evaluation.statistics import FeatureStatistics, StatisticsBuilder
+from ttune.evaluation.statistics import MAX_FEATURES, FeatureStatistics, StatisticsBuilder
 from ttune.lock import locked
 
+_MOMENT = 8 * MAX_FEATURES**2 + 2**16  # bytes of "sigma" in float64, with its header
 FORMAT = 1  # of what is kept; another number finds nothing of the old
 SAME = 0.01  # of the largest value: batches and threads change float32 features by some 1e-6, another network changes all of them
 
@@ -51,6 +52,7 @@ def open_reference(path: str | Path, features: str, channels: int | None = None)
     """
     path = Path(path)
     if path.suffix == ".safetensors":
+        check_regular(path)
         return FeatureStatistics.load(path, features=features)
     moments = _moments(path) if path.suffix == ".npz" and path.is_file() else None
     return open_pictures(path, channels) if moments is None else FeatureStatistics(moments[0], moments[1], None, features)
@@ -58,12 +60,17 @@ def open_reference(path: str | Path, features: str, channels: int | None = None)
 
 def _moments(path: Path) -> list[NDArray[np.float64]] | None:
     """ "mu" and "sigma" of an .npz, if it has them."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = ("mu", "sigma")
-            return [np.asarray(archive[name], np.float64) for name in names] if set(names) <= set(archive.files) else None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"reference: {path} is not a readable .npz ({error})") from error
+    names = ("mu", "sigma")
+    found, _ = read_npz(path, names, _MOMENT)
+    if not set(names) <= set(found):
+        return None
+    for name, array in found.items():
+        if array.ndim > 2 or max(array.shape, default=0) > MAX_FEATURES or array.dtype.kind not in "fiu":
+            raise ValueError(
+                f"reference: {name} must be numbers of at most {MAX_FEATURES} features in one or two dimensions, got {array.dtype} "
+                f"{array.shape} in {path}"
+            )
+    return [np.asarray(found[name], np.float64) for name in names]
 
 
 def reference_of(
@@ -137,7 +144,7 @@ def _check_same(source: Pictures, extractor: FeatureExtractor, folder: ChunkFold
     rows = folder.rows(k)
     images = next(source.read(range(rows.start, min(rows.start + 2, rows.stop))))
     kept, now = folder.read(k, "features")[: len(images)], extractor(images).numpy()
-    if kept.shape != now.shape or np.abs(kept - now).max() > SAME * np.abs(kept).max():
+    if kept.shape != now.shape or not np.abs(kept - now).max() <= SAME * np.abs(kept).max():  # so that NaN is not the same
         raise ValueError(
             f"cache: what {folder.path} holds of the features {extractor.name!r} is not what they are now; "
             f"give the extractor another name or digest, or remove the folder"

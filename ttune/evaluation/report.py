@@ -37,6 +37,7 @@ class FrechetEntry(TypedDict):
     n: int
     standard_error: float | None
     name: NotRequired[str]  # "FID" in Inception's features only
+    features_sha256: NotRequired[str | None]  # of the weights that made the features: a name alone may be anybody's
     reference: NotRequired[str]  # the real images
     reference_n: NotRequired[int | None]
     interval: NotRequired[Mapping[str, Any] | None]  # by splitting: low, high, standard_error, splits

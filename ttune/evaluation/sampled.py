@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.atomic import write_atomically
+from ttune.atomic import check_writable, write_atomically
 from ttune.denoiser import Conditions, Denoiser
 from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.decoded import decoder_identity, decoder_modules, pictures_of
@@ -127,7 +127,7 @@ class Samples:
             if not identity.exists():
                 write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
             if self.images is not None:
-                self._images_folder(folder).mkdir(parents=True, exist_ok=True)
+                check_writable(self._image(folder, 0))  # which makes the folder
         return [k for k, made_of in enumerate(points) if not all(self._done(k, folder, made_of) for folder in folders)]
 
     def _points_of_kept(self, k: int, folders: Sequence[ChunkFolder]) -> str:

@@ -184,6 +184,15 @@ def backends() -> dict[str, dict[str, Any]]:
 Place = tuple[str, str]  # operator, dispatch key
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A block of :func:`use_backend`, and the thread that began it."""
+
+    token: object
+    name: str
+    thread: int
+
+
 class _Choice:
     """The process-wide choice: PyTorch has one table of kernels, so this cannot be a choice per thread.
 
@@ -196,7 +205,7 @@ class _Choice:
     def __init__(self) -> None:
         self.name: str | None = None
         self._lock = threading.RLock()
-        self._entered: list[tuple[object, str]] = []  # blocks of all threads that have begun and not ended, in the order of their beginning
+        self._entered: list[_Entry] = []  # blocks of all threads that have begun and not ended, in the order of their beginning
         self._kernels: dict[Place, Callable[..., Any]] = {}  # never changed, only replaced: threads read it meanwhile
         self._forwarded: set[Place] = set()
         self._forwarders: torch.library.Library | None = None
@@ -206,14 +215,32 @@ class _Choice:
         token = object()
         with self._lock:
             self.switch(name)
-            self._entered.append((token, name))
+            self._entered.append(_Entry(token, name, threading.get_ident()))
         return token
 
     def leave(self, token: object) -> None:
         """The latest choice among those not yet left holds: blocks of several threads end in any order."""
         with self._lock:
-            self._entered = [entry for entry in self._entered if entry[0] is not token]
-            self.switch(self._entered[-1][1] if self._entered else None)
+            self._entered = [entry for entry in self._entered if entry.token is not token]
+            self._switch_to_latest()
+
+    def before_fork(self) -> None:
+        """No other thread is at work here while the process is copied."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """The one thread there has a lock that is free, and the blocks of the others, which nobody will leave, are left."""
+        self._lock = threading.RLock()
+        mine = [entry for entry in self._entered if entry.thread == threading.get_ident()]
+        if len(mine) < len(self._entered):
+            self._entered = mine
+            self._switch_to_latest()
+
+    def _switch_to_latest(self) -> None:
+        self.switch(self._entered[-1].name if self._entered else None)
 
     def switch(self, name: str | None) -> None:
         kernels = self._wanted(name)
@@ -263,6 +290,10 @@ def _native_kernel(place: Place) -> Callable[..., Any]:
 
 
 _CHOICE = _Choice()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(
+        before=_CHOICE.before_fork, after_in_parent=_CHOICE.after_fork_in_parent, after_in_child=_CHOICE.after_fork_in_child
+    )
 
 
 @contextmanager

@@ -14,9 +14,13 @@ in any batch, in any memory layout and on every device:
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
@@ -89,7 +93,7 @@ def philox_normal(
     TypeError: seeds or draw that are not integers. ValueError: seeds that are not one-dimensional.
     """
     if not isinstance(seeds, Tensor):
-        seeds = torch.tensor(list(seeds), dtype=torch.int64, device=device)
+        seeds = as_seeds(seeds, device)
     seeds = seeds.to(device) if device is not None else seeds
     if seeds.dtype != torch.int64:
         raise TypeError(f"seeds must be int64, got {seeds.dtype}")
@@ -99,6 +103,44 @@ def philox_normal(
     unit = torch.ones((1, 1), dtype=torch.float64, device=seeds.device)
     torch.ops.ttune.linear_update_.default([out], [], unit, None, None, seeds, as_int64("draw", draw, seeds.device))
     return out
+
+
+_INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+
+
+def as_seeds(seeds: Tensor | Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    """Integers of any kind as an int64 tensor on ``device`` (by default a tensor's own, else the CPU).
+
+    A conversion would make one seed of many: TypeError for floating-point numbers and truth values, ValueError beyond int64.
+    """
+    if isinstance(seeds, np.ndarray):
+        array: NDArray[Any] = np.asarray(seeds)
+        if array.dtype.kind in "iu":
+            seeds = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))  # a copy, for a view may run backwards
+    if isinstance(seeds, Tensor):
+        if seeds.dtype not in _INTEGERS:
+            raise TypeError(f"seeds must be integers, got a tensor of {seeds.dtype}")
+        whole = seeds.to(device, torch.int64)
+        if seeds.dtype == torch.uint64 and (whole < 0).any():
+            raise ValueError(f"seeds must lie in [-2^63, 2^63), got {int(whole[whole < 0][0]) + 2**64} among them")
+        return whole
+    try:
+        numbers = list(seeds)
+    except TypeError:
+        raise TypeError(f"seeds must be a sequence of integers, got {seeds!r}") from None
+    return torch.tensor([_seed(number) for number in numbers], dtype=torch.int64, device=device)
+
+
+def _seed(value: object) -> int:
+    try:
+        if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype not in _INTEGERS):
+            raise TypeError
+        whole = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise TypeError(f"seeds must be integers, got {value!r} among them") from None
+    if not -(2**63) <= whole < 2**63:
+        raise ValueError(f"seeds must lie in [-2^63, 2^63), got {whole} among them")
+    return whole
 
 
 def as_int64(name: str, value: int | Tensor, device: torch.device) -> Tensor:

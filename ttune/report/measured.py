@@ -95,10 +95,12 @@ def measure(
     And, for each sampler, an untuned grid at these numbers of steps and up to twice the most. What is the
     same schedule is run once. Seconds are those of a pass over all x_T, after a first call that nobody counts; of short
     passes the median of three.
-    Raises ValueError for fewer than two samples, a schedule of another model, or a denoiser without a sample shape.
+    Raises ValueError for fewer than two samples, a chunk without one, a schedule of another model, or a denoiser without a sample shape.
     """
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     for entry in entries:
         try:
             check_fits(denoiser, entry.schedule)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ttune.reading import read_bytes
 from ttune.report.record import Number, Record, read_record
 from ttune.schedule import Schedule
 from ttune.schedule_file import FORMAT, SEVERAL, load_schedules
@@ -186,15 +187,14 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_schedule(file: Path) -> bool:
+    if not file.is_file():  # a FIFO, say, which would have the report wait for a writer
+        return False
     with file.open("rb") as stream:
         return b'"ttune schedule' in stream.read(200)  # the field that is written first
 
 
 def _content(file: Path) -> tuple[bytes, dict[str, Any]]:
-    size = file.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{file}: a file to report on has at most {MAX_BYTES} bytes, this one has {size}")
-    data = file.read_bytes()
+    data = read_bytes(file, MAX_BYTES, "a file to report on")
     try:
         content = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

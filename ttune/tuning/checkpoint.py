@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from ttune.atomic import remove_unfinished, write_atomically
 from ttune.ranks import ALONE, Ranks, Share
+from ttune.reading import read_bytes
 
 T = TypeVar("T")
 
 MAX_BYTES = 64_000_000
+TENSORS = {name: f"teacher_{name}" for name in ("tuning", "holdout")}  # what a tuning remembers in files of their own
 
 
 class _Content(msgspec.Struct):
@@ -58,8 +59,13 @@ class Journal:
         self.before_put()
         if self.path is not None and self.ranks.first:
             pieces = msgspec.json.encode(self.pieces)
-            content = {"fingerprint": self.fingerprint, "digest": _sha256(pieces), "pieces": msgspec.Raw(pieces)}
-            write_atomically(self.path, msgspec.json.encode(content))
+            content = msgspec.json.encode({"fingerprint": self.fingerprint, "digest": _sha256(pieces), "pieces": msgspec.Raw(pieces)})
+            if len(content) > MAX_BYTES:  # which no --resume would read
+                raise ValueError(
+                    f"checkpoint: a journal has at most {MAX_BYTES} bytes, {self.path} would have {len(content)} with {name!r}; "
+                    f"what it held before, it still holds; tune without a checkpoint, or in a shorter run"
+                )
+            write_atomically(self.path, content)
 
     def piece(self, name: str, compute: Callable[[], T]) -> T:
         """The remembered result of ``name``, or that of ``compute``, which is then remembered."""
@@ -69,7 +75,7 @@ class Journal:
 
     def tensor(self, name: str, share: Share, compute: Callable[[], list[Tensor]]) -> Tensor:
         """The same for a tensor with one row per sample, in a file of its own: ``compute`` returns, and this returns, those of
-        this rank's ``share``, the former chunk by chunk."""
+        this rank's ``share``, the former chunk by chunk. :func:`remove` knows the files of the names in :data:`TENSORS`."""
         path = self.path
         if path is None:
             return torch.cat(compute())
@@ -81,23 +87,20 @@ class Journal:
         record: dict[str, Any] = {"count": share.count}
         if self.ranks.first:
             content = safetensors.torch.save({name: torch.cat(everyones).contiguous()})
-            write_atomically(self._tensor_file(path, name), content)
+            write_atomically(_tensor_file(path, name), content)
             record |= {"bytes": len(content), "digest": _sha256(content)}
         self.put(name, record)
         return torch.cat(chunks)
 
     def _tensor(self, path: Path, name: str) -> Tensor | None:
-        file = self._tensor_file(path, name)
+        file = _tensor_file(path, name)
         if name not in self.pieces or not file.exists():
             return None
         saved = self.pieces[name]
         # The size first: what somebody made of the file may not fit the memory.
-        if file.stat().st_size != saved["bytes"] or _sha256(content := file.read_bytes()) != saved["digest"]:
+        if file.stat().st_size != saved["bytes"] or _sha256(content := read_bytes(file, saved["bytes"], "a tensor")) != saved["digest"]:
             raise ValueError(f"checkpoint: {file} is not as it was written, it was damaged or changed; remove {path} and start again")
         return safetensors.torch.load(content)[name]
-
-    def _tensor_file(self, path: Path, name: str) -> Path:
-        return path.with_name(f"{path.name}.{name}.safetensors")
 
     def _earlier(self, path: Path, resume: bool) -> dict[str, Any]:
         """The pieces of an earlier run; none if there was none."""
@@ -108,10 +111,12 @@ class Journal:
         return self._load(path)
 
     def _load(self, path: Path) -> dict[str, Any]:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"checkpoint: {path} has {path.stat().st_size} bytes, a journal has at most {MAX_BYTES}")
         try:
-            content = msgspec.json.decode(path.read_bytes(), type=_Content)
+            data = read_bytes(path, MAX_BYTES, "a journal")
+        except ValueError as error:
+            raise ValueError(f"checkpoint: {error}; remove it and start again") from None
+        try:
+            content = msgspec.json.decode(data, type=_Content)
             if content.digest != _sha256(bytes(content.pieces)):
                 raise ValueError("its pieces are not as they were written: damaged or changed")
             fingerprint, pieces = content.fingerprint, msgspec.json.decode(content.pieces, type=dict[str, Any])
@@ -130,13 +135,20 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _tensor_file(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.name}.{name}.safetensors")
+
+
+def files_of(path: str | PathLike[str]) -> list[Path]:
+    """The files that a journal may consist of: itself, and those of its tensors."""
+    return [Path(path), *(_tensor_file(Path(path), name) for name in TENSORS.values())]
+
+
 def remove(path: str | PathLike[str]) -> None:
     """Remove a journal with its tensors, and what is left of writes that were cut short."""
-    path = Path(path)
-    path.unlink(missing_ok=True)
-    for file in path.parent.glob(f"{glob.escape(path.name)}.*.safetensors"):
-        file.unlink()
-    remove_unfinished(path)  # those of the tensors' names too
+    for file in files_of(path):
+        file.unlink(missing_ok=True)
+        remove_unfinished(file)
 
 
 def hash_of(tensor: Tensor) -> str:

@@ -18,7 +18,7 @@ from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.holdout import Features
-from ttune.tuning.points import HOLDOUT_SEEDS, Points, drawn_points
+from ttune.tuning.points import HOLDOUT_SEEDS, Points, check_draws, drawn_points
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.search import SEARCHED, Ranked, pooled_features
 from ttune.tuning.teacher import Teacher
@@ -100,6 +100,7 @@ def choose_sampler(
             f"steps, samplers and grids must name at least one, and judged be at least 2, "
             f"got {budgets}, {list(samplers)}, {list(grids)} and {judged}"
         )
+    check_draws(seed, chunk, samples=samples)
     tried = {k: _candidates(denoiser, k, samplers, grids, final) for k in budgets}
     for k, candidates in tried.items():
         if not candidates:

@@ -18,7 +18,7 @@ from ttune.sampling import check_fits
 from ttune.schedule import Schedule
 from ttune.tuning.any_batch import any_batch
 from ttune.tuning.best import Accepted, BestSoFar
-from ttune.tuning.checkpoint import Journal, hash_of_chunks, hashes_of
+from ttune.tuning.checkpoint import TENSORS, Journal, hash_of_chunks, hashes_of
 from ttune.tuning.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
 from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
@@ -26,7 +26,7 @@ from ttune.tuning.ledger import Ledger
 from ttune.tuning.method import Method, Task, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
-from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, drawn_points, given_points
+from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, check_draws, drawn_points, given_points
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.provenance import provenance
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
@@ -38,7 +38,6 @@ from ttune.tuning.time_table import TimeTable, probe_time_table
 from ttune.tuning.timetuner import TimeTuner
 from ttune.tuning.whole_times import find_whole_times
 
-MAX_SEED = 2**63 // (4 * HOLDOUT_SEEDS)  # seeds of samples, 2 HOLDOUT_SEEDS apart from one tuning's to the next, are 64-bit integers
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
 
@@ -153,9 +152,8 @@ def tune(
     chosen_method = method_named(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
     if samples is None:
         samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
-    _check(denoiser, schedule, samples=samples, holdout=holdout, chunk=chunk)
-    if abs(seed) > MAX_SEED:
-        raise ValueError(f"seed must be in [-{MAX_SEED}, {MAX_SEED}], got {seed}")
+    check_draws(seed, chunk, samples=samples, holdout=holdout)
+    _check(denoiser, schedule)
     continuous = _searches_between_rows(chosen_method, denoiser, schedule, data)
     if ranks.world > 1 and not getattr(chosen_method, "shared", False):
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
@@ -297,11 +295,7 @@ def method_named(
     return METHODS[method]()
 
 
-def _check(denoiser: Denoiser, schedule: Schedule, **counts: int) -> None:
-    for name, value in counts.items():
-        least = 2 if name in ("samples", "holdout") else 1  # a Fréchet distance needs two samples
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+def _check(denoiser: Denoiser, schedule: Schedule) -> None:
     check_fits(denoiser, schedule)
     if schedule.tableau().stochastic:
         raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
@@ -335,7 +329,7 @@ def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, sh
         bar = tqdm(_chunks(points, share.chunk), desc=f"teacher, {name} x_T", disable=not progress, leave=False)
         return [teacher.endpoint(denoiser, *chunk) for chunk in bar]
 
-    target = journal.tensor(f"teacher_{name}", share, compute).to(x_T.device)
+    target = journal.tensor(TENSORS[name], share, compute).to(x_T.device)
     teacher.learn(_chunks(points, share.chunk), target)  # for the next tuning, where an interrupted run left off
     return Problem(denoiser, x_T, conditions, target, share.chunk, share=share)
 

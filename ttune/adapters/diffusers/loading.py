@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ttune.adapters.diffusers.conditions import drawn_conditions, encoded
@@ -19,10 +21,15 @@ from ttune.adapters.diffusers.network import FAMILIES, HostNetwork, learns_varia
 from ttune.adapters.diffusers.picture import Decoder
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of, time_unit
 from ttune.denoiser import ClassifierFree, Denoiser
+from ttune.reading import read_bytes
 
 NETWORKS = ("unet", "transformer")  # what pipelines call the network that denoises
 Source = str | PathLike[str] | Any
 FLUX_SIDE = 64  # patches of a 1024 x 1024 image, its pipeline's default
+INDEX_BYTES = 2**20  # of a model_index.json, which has some 600
+SHARDS_BYTES = 2**26  # of a list of which weight is in which file, which has some 100 a weight
+# Besides diffusers and transformers, what the components are of that are not loaded: safety checkers have their pipeline's name.
+_PIPELINES = ("stable_diffusion", "stable_diffusion_3", "flux")
 
 
 def load(
@@ -147,46 +154,96 @@ def _of_pipeline(pipeline: Any) -> _Parts:
 
 
 def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | str | None) -> _Parts:
-    index = _index(folder)
+    read = _read_index(folder)
+    index = _components(folder, read)
     name = network_name(index)
     family_of_named(index[name])
     settings = {} if dtype is None else {"torch_dtype": dtype}
     memory = {"low_cpu_mem_usage": find_spec("accelerate") is not None}  # its default warns where it cannot have its way
 
-    def component(name: str, **more: Any) -> Any:
-        return _class(name, index[name]).from_pretrained(folder, subfolder=name, local_files_only=True, **more)
+    def component(name: str, base: type, **more: Any) -> Any:
+        with _in_words(folder, name):
+            return _class(name, index[name], base).from_pretrained(folder, subfolder=name, local_files_only=True, **more)
 
     def weights(name: str) -> Any:
-        return component(name, use_safetensors=True, **memory, **settings).requires_grad_(False).to(device)
+        _check_shards(folder / name)
+        return component(name, ModelMixin, use_safetensors=True, **memory, **settings).requires_grad_(False).to(device)
 
     def with_text() -> Any:
-        for other in index:
-            _class(other, index[other], ("diffusers", "transformers"))
         absent = {other: None for other in index if other in (name, "vae", "safety_checker", "feature_extractor", "image_encoder")}
         given = absent | {name: network, "scheduler": scheduler}
-        kind = _class("_class_name", ("diffusers", json.loads((folder / "model_index.json").read_text())["_class_name"]))
-        pipeline = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **settings, **given).to(device)
-        if "vae" in index:  # by which it counts pixels, whether it is loaded or not
-            halvings = len(_class("vae", index["vae"]).load_config(folder, subfolder="vae").get("block_out_channels", (1,) * 4)) - 1
-            pipeline.vae_scale_factor = 2**halvings
+        _check_encoders(folder, index, given)
+        kind = _class("_class_name", ("diffusers", read.get("_class_name")), DiffusionPipeline)
+        with _in_words(folder, "pipeline"):
+            pipeline = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **settings, **given).to(device)
+            if "vae" in index:  # by which it counts pixels, whether it is loaded or not
+                config = _class("vae", index["vae"], ModelMixin).load_config(folder, subfolder="vae")
+                pipeline.vae_scale_factor = 2 ** (len(config.get("block_out_channels", (1,) * 4)) - 1)
         return pipeline
 
-    network, scheduler = weights(name), component("scheduler")
+    network, scheduler = weights(name), component("scheduler", SchedulerMixin)
     return _Parts(network, scheduler, lambda: weights("vae"), "vae" in index, with_text)
 
 
-def _index(folder: Path) -> dict[str, tuple[str, str]]:
-    """Component -> (library, class) of ``model_index.json``."""
+@contextmanager
+def _in_words(folder: Path, what: str) -> Iterator[None]:
+    """A folder that diffusers or transformers trips over is a ValueError that names it, as far as they did not find words themselves."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, RuntimeError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{folder}: its {what} could not be loaded ({type(error).__name__}: {error})") from error
+
+
+def _check_encoders(folder: Path, index: Mapping[str, tuple[str, str]], given: Mapping[str, Any]) -> None:
+    """What the pipeline loads besides the ``given``: text encoders, tokenizers, from files that hold no code."""
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    for name, (library, kind) in index.items():
+        if name not in given:
+            _class(name, (library, kind), (ModelMixin, PreTrainedModel, PreTrainedTokenizerBase), ("diffusers", "transformers"))
+            _check_shards(folder / name)
+        elif library not in ("diffusers", "transformers", *_PIPELINES) and kind != "TunedScheduler":
+            raise _foreign(name, (library, kind), ("diffusers", "transformers"))
+    # Older releases of diffusers run <component>/<library>.py, and None.py of the folder itself.
+    code = sorted(file for place in (folder, *(folder / name for name in index)) for file in place.glob("*.py"))
+    if code:
+        raise ValueError(f"{folder}: there must be no Python files beside text encoders, which diffusers might run, found {code[0]}")
+
+
+def _check_shards(folder: Path) -> None:
+    """Weights in several files are read from those that a list names, and it could name pickles."""
+    for path in folder.glob("*.safetensors.index*.json"):
+        try:
+            named = json.loads(read_bytes(path, SHARDS_BYTES, "a list of weights files"))["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path}: not a readable list of weights files: {error}") from None
+        others = [file for file in named if not str(file).endswith(".safetensors")]
+        if others:
+            raise ValueError(f"{path}: weights must be in files .safetensors, got {others[0]!r}")
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """``model_index.json``."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise ValueError(f"{folder}: there must be a model_index.json, as pipeline.save_pretrained writes it, found none")
     try:
-        read = json.loads(path.read_text())
-        index = {k: tuple(v) for k, v in read.items() if isinstance(v, list) and len(v) == 2 and all(isinstance(w, str) for w in v)}
-    except (ValueError, AttributeError, RecursionError) as error:
+        read = json.loads(read_bytes(path, INDEX_BYTES, "a list of components"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a readable list of components: {error}") from None
+    if not isinstance(read, dict):
+        raise ValueError(f"{path}: not a readable list of components: must be a mapping, got {type(read).__name__}")
+    return read
+
+
+def _components(folder: Path, read: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Component -> (library, class)."""
+    listed = {k: v for k, v in read.items() if isinstance(v, list) and not k.startswith("_")}
+    index = {k: tuple(v) for k, v in listed.items() if len(v) == 2 and all(isinstance(w, str) for w in v)}
     if "scheduler" not in index:
-        raise ValueError(f"{path}: there must be a scheduler among the components, got {sorted(index)}")
+        raise ValueError(f"{folder / 'model_index.json'}: there must be a scheduler among the components, got {sorted(index)}")
     return index  # pyright: ignore[reportReturnType]
 
 
@@ -199,19 +256,24 @@ def family_of_named(entry: tuple[str, str]) -> None:
         )
 
 
-def _class(name: str, entry: tuple[str, str], libraries: Sequence[str] = ("diffusers",)) -> Any:
-    """The class of a component; a folder's own code is not run, so it must be one of these libraries'."""
+def _class(name: str, entry: tuple[str, Any], base: type | tuple[type, ...], libraries: Sequence[str] = ("diffusers",)) -> Any:
+    """The class of a component, which must be a ``base``; a folder's own code is not run, so it must be one of these libraries'."""
     library, kind = entry
     if name == "scheduler" and kind == "TunedScheduler":
         from ttune.adapters.diffusers.scheduler import TunedScheduler
 
         return TunedScheduler
-    if library in libraries or library in ("stable_diffusion", "stable_diffusion_3", "flux"):  # safety checkers have their pipeline's name
-        module = __import__(library) if library in libraries else diffusers
-        found = getattr(module, kind, None)
-        if found is not None or library not in libraries:
-            return found
-    raise ValueError(f"{name} must be a class of {' or '.join(libraries)}, got {kind!r} of {library!r}; its code is not run")
+    found = getattr(__import__(library), kind, None) if library in libraries and isinstance(kind, str) else None
+    if found is None:
+        raise _foreign(name, entry, libraries)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        bases = " or ".join(one.__name__ for one in (base if isinstance(base, tuple) else (base,)))
+        raise ValueError(f"{name} must be a {bases}, which {kind!r} of {library!r} is not")
+    return found
+
+
+def _foreign(name: str, entry: tuple[str, Any], libraries: Sequence[str]) -> ValueError:
+    return ValueError(f"{name} must be a class of {' or '.join(libraries)}, got {entry[1]!r} of {entry[0]!r}; its code is not run")
 
 
 def _from_hub(name: str, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:

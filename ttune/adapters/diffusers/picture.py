@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ttune.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,13 @@ class Decoder:
 
     vae: Callable[[], Any]
     patches: bool = False
-    batch: int = 4  # a VAE's activations are large
+    batch: int = 4  # a VAE's activations are large; where these are too many, fewer from then on
+    batches: Batches = field(
+        default_factory=lambda: Batches("one call of the VAE", smaller="a smaller batch of the decoder"),
+        init=False,
+        repr=False,
+        compare=False,
+    )
 
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
@@ -28,8 +36,14 @@ class Decoder:
             vae.to(torch.float32)  # its activations overflow in half precision (SDXL)
         latents = unscaled(unpacked(samples) if self.patches else samples, vae.config)
         chunks = latents.to(vae.device, vae.dtype).split(self.batch)
-        pictures = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+        pictures = torch.cat([self._decoded(vae, chunk) for chunk in chunks])
         return pictures.to(samples.dtype).clamp(-1, 1)
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        def decode(rows: slice | None) -> Tensor:
+            return vae.decode(latents if rows is None else latents[rows], return_dict=False)[0]
+
+        return self.batches.through(decode, len(latents), lambda parts: torch.cat(list(parts)))
 
     def modules(self) -> list[torch.nn.Module]:
         """The VAE, by whose weights decoders are told apart."""
