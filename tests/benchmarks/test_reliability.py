@@ -219,7 +219,11 @@ def test_results_are_named_with_their_own_machine_and_commit(results: Path) -> N
         "frechet_to_real": None,
         "n": 512,
     }
-    write("throughput-cpu.json", cells=[cell, cell | {"guided": True}, *others], quality=[measured, measured | {"steps": 4, "label": "hidden"}])
+    write(
+        "throughput-cpu.json",
+        cells=[cell, cell | {"guided": True}, *others],
+        quality=[measured, measured | {"steps": 4, "label": "hidden"}],
+    )
     row = {"sampler": "ddim", "steps": 5, "label": "endpoint", "rmse": 0.5, "frechet": 1.5, "real": 2.5}
     write("compare-fashion.json", held_out=1000, features="LeNet-64", rows=[row, row | {"steps": 3, "label": "hidden"}])
     text = "\n".join(findings.throughput() + findings.quality())
