@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             torch._dynamo.reset()  # a new shape is a fresh start, not one recompilation more
         if "bundled" in arguments.network and not arguments.no_quality:
             budgets = arguments.steps or STEPS["bundled"]
-            spending.quality = quality.measure(64 if arguments.quick else arguments.quality_samples, budgets, device)
+            spending.quality = quality.measure(16 if arguments.quick else arguments.quality_samples, budgets, device)
     finally:
         torch.set_num_threads(threads)
     print(spending.table())
