@@ -86,7 +86,8 @@ def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         "effort": result.get("effort"),
     }
     old, new = said(before), said(after)
-    return [f"{name} is {old[name]!r} and {new[name]!r}" for name in old if old[name] != new[name]]
+    known = [name for name in old if name != "cpu_model" or None not in (old[name], new[name])]  # older results do not say
+    return [f"{name} is {old[name]!r} and {new[name]!r}" for name in known if old[name] != new[name]]
 
 
 def _read(source: str, name: str) -> dict[str, Any]:

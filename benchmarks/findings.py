@@ -83,10 +83,13 @@ def throughput() -> list[str]:
         "sampler",
         "batch",
         "eager code, ms",
-        "ttune's fastest, of eager [quartiles]",
-        "fastest of the others, of eager [quartiles]",
+        "ttune's fastest, of eager [spread]",
+        "fastest of the others, of eager [spread]",
     )
-    intro = f"Of one sampling in {STEPS} steps, float32: benchmarks/results/throughput-cpu.json, {placed(result)}."
+    intro = (
+        f"Of one sampling in {STEPS} steps, float32: benchmarks/results/throughput-cpu.json, {placed(result)}. Spreads are quartiles of "
+        "the rounds, of fewer than seven the least and the greatest."
+    )
     return ["", "## Throughput", "", intro, "", *table(heads, rows)]
 
 

@@ -183,7 +183,7 @@ elif stage build build 120 bash -c build; then
     fi
     if wanted throughput; then # without torch.compile, whose compilers would take the time of everything else
       stage throughput throughput 90 "$python" -m benchmarks throughput --device cuda --quiet --no-compile --network none bundled \
-        --steps 1 8 32 --dtype float32 --rounds 7 --quality-samples 256 "${quick[@]}" --output "$results/throughput-cuda.json"
+        --steps 1 8 --dtype float32 --rounds 7 --quality-samples 256 "${quick[@]}" --output "$results/throughput-cuda.json"
     fi
     if wanted triton; then
       tested triton 60 tests/kernels/test_triton.py -k "gpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ class Cell:
 HEADS = (
     "contestant",
     "samples/s",
-    "ms/step [quartiles]",
-    "of eager [quartiles]",
-    "of folded [quartiles]",
+    "ms/step [spread]",
+    "of eager [spread]",
+    "of folded [spread]",
     "first call, s",
     "peak MB",
     "calls/step",
@@ -118,6 +118,13 @@ class Spending:
         """The cells that need not be measured: those that were, or were skipped, or red: a red cell is not tried until it is green."""
         return {*map(str, self.cells), *(cell for cell, _ in (*self.skipped, *self.red))}
 
+    def without(self, group: Sequence[Setting]) -> list[Setting]:
+        """What of ``group`` is to be measured, its cells being forgotten: all budgets take turns in the same rounds, or none. Red and
+        skipped ones stay what they are."""
+        names = {str(Cell.of(setting)) for setting in group}
+        self.cells = [cell for cell in self.cells if str(cell) not in names]
+        return [setting for setting in group if str(Cell.of(setting)) not in self.known]
+
     def lines(self, cell: Cell) -> list[tuple[str, ...]]:
         lines = []
         for name, spread in cell.milliseconds.items():
@@ -165,7 +172,8 @@ class Spending:
             "device": self.device,
             "effort": self.effort,
             "state": "warm; the first call apart, a compiler's with empty caches",
-            "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds; counts per step",
+            "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds (of fewer than seven, extremes); "
+            "counts per step",
             "cells": [asdict(cell) for cell in self.cells],
             "quality": self.quality,
             "skipped": self.skipped,

@@ -102,10 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         bar = tqdm(list(_groups(arguments, device)), desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
         for group in bar:
             bar.set_postfix_str(f"{group[0].workload.name} {group[0].sampler}")
-            unknown = [setting for setting in group if str(Cell.of(setting)) not in spending.known]
-            if not unknown:
+            if all(str(Cell.of(setting)) in spending.known for setting in group):
                 continue
-            _measure(spending, unknown, effort, gates, compile=not arguments.no_compile)
+            _measure(spending, spending.without(group), effort, gates, compile=not arguments.no_compile)
             spending.write(output)  # what is measured is kept
             torch._dynamo.reset()  # a new shape is a fresh start, not one recompilation more
         if "bundled" in arguments.network and not arguments.no_quality:
@@ -170,7 +169,7 @@ def _groups(arguments: argparse.Namespace, device: torch.device) -> Iterator[lis
     if min(arguments.steps or (1,)) < 1:
         raise ValueError(f"steps must be at least 1, got {min(arguments.steps)}")
     for name in arguments.network:
-        budgets = arguments.steps or ((1, 4) if quick else STEPS[name])
+        budgets = list(dict.fromkeys(arguments.steps or ((1, 4) if quick else STEPS[name])))
         for shape in (ON_GPU if device.type == "cuda" else SHAPES)[name][: 1 if quick else None]:
             # A CPU without instructions for it takes many times as long for a network in bfloat16; nobody samples there like that.
             half = not quick and (name == "none" or device.type == "cuda")

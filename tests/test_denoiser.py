@@ -12,6 +12,8 @@ import ttune
 from tests.oracles import Gaussian, mixture, outputs_from, standard_normal
 from ttune import ClassifierFree, Denoiser, NoiseSchedule, Schedule
 from ttune.denoiser import PREDICTION_TYPES, select
+from ttune.nested import joined
+from ttune.tuning.problem import on_device
 
 NOISE = NoiseSchedule.linear()
 NOISES = {"linear": NOISE, "continuous_vp": NoiseSchedule.continuous_vp(), "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow()}
@@ -352,3 +354,26 @@ def test_a_halved_call_has_half_of_all_conditions(said: str) -> None:
     with torch.no_grad():
         (output,) = ttune.Denoiser(network, NoiseSchedule.linear()).outputs(x, 3.0, {"control": {"gains": [gains]}})
     assert torch.equal(output, gains.view(-1, 1) * x)
+
+
+def test_conditions_within_conditions_are_cut_joined_and_moved_alike() -> None:
+    pair = namedtuple("pair", "a b")
+    conditions = {
+        "control": {"image": torch.arange(6).view(3, 2), "weight": 0.5},
+        "many": [torch.arange(3), torch.ones(())],
+        "two": pair(1, 2),
+    }
+    parts = [select(conditions, slice(0, 2), 3), select(conditions, slice(2, 3), 3)]
+    assert parts[0]["control"]["image"].tolist() == [[0, 1], [2, 3]]
+    whole = {name: joined([part[name] for part in parts], [2, 1]) for name in conditions}
+    assert whole["control"]["image"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert whole["many"][0].tolist() == [0, 1, 2]
+    assert (whole["control"]["weight"], whole["many"][1], whole["two"]) == (0.5, torch.ones(()), pair(1, 2))
+    there = on_device(conditions, torch.device("meta"))
+    assert there["control"]["image"].is_meta
+    assert there["many"][0].is_meta
+
+    class More(dict):  # of a kind that knows more than what it holds
+        pass
+
+    assert select({"c": (more := More(x=torch.ones(3)))}, slice(0, 1), 3)["c"] is more

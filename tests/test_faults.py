@@ -215,6 +215,15 @@ def test_a_tuning_removes_only_what_it_wrote(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.fp16.safetensors", "t.json"]
 
 
+def test_a_checkpoint_behind_a_link_is_removed_there(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "t.json.checkpoint").symlink_to(tmp_path / "scratch" / "c")
+    for _ in range(2):  # what stayed there would be found by the second
+        main(["tune", *QUICK, "--out", str(tmp_path / "t.json")])
+        assert not list((tmp_path / "scratch").iterdir())
+        assert (tmp_path / "t.json.checkpoint").is_symlink()
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -246,9 +246,11 @@ def test_what_could_not_be_read_again_is_not_written(path: Path) -> None:
 
 def test_room_for_the_record_of_a_tuning_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_storable([example()], tmp_path / "x.json")
+    noise = NoiseSchedule.linear()
+    check_storable([Schedule.build(noise, "ddim", k) for k in range(1, 65)], tmp_path / "x.json")
     monkeypatch.setattr(schedule_file, "MAX_BYTES", schedule_file.RECORD + 500)
     example().save(tmp_path / "x.json")  # which takes more than the 500 bytes
-    with pytest.raises(ValueError, match=r"x\.json: .*with 100000 for the record of the tuning"):
+    with pytest.raises(ValueError, match=r"x\.json: .*with 20000 for the record of the tuning"):
         check_storable([example()], tmp_path / "x.json")
 
 

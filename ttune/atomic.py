@@ -62,7 +62,7 @@ def _target(path: Path) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
     # Not tempfile's, whose file is its owner's alone: to ask for the umask is to change it, for all threads.
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, 0o666)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ttune.batches import Batches
 from ttune.guidance import Classifier, ClassifierFree, Guidance
+from ttune.nested import mapped, per_sample
 from ttune.noise import NoiseSchedule
 from ttune.prediction import PREDICTION_TYPES, data_row
 from ttune.samplers.points import Point
@@ -292,15 +293,4 @@ def _shapes(network: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:
     """The ``rows`` of per-sample conditions, in mappings, lists and tuples too; what has no batch of ``n`` rows is shared by all samples
     and stays as it is."""
-    return {k: _selected(v, rows, n) for k, v in conditions.items()}
-
-
-def _selected(value: Any, rows: slice | Tensor, n: int) -> Any:
-    if isinstance(value, Tensor):
-        return value[rows] if value.ndim > 0 and value.shape[0] == n else value
-    if isinstance(value, dict):
-        return {k: _selected(v, rows, n) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        parts = [_selected(v, rows, n) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a named tuple takes them one by one
-    return value
+    return {k: mapped(lambda value: value[rows] if per_sample(value, n) else value, v) for k, v in conditions.items()}

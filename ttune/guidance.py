@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ttune.nested import mapped, per_sample
 from ttune.samplers.points import Point
 
 Conditions = Mapping[str, Any]
@@ -254,5 +255,4 @@ def _twice(value: Any, null: Tensor | None, batch: int, device: torch.device) ->
     """A condition for the batch of both halves; what guidance does not replace by its null is the same in both."""
     if null is not None:
         return torch.cat([torch.as_tensor(value, device=device), null])
-    per_sample = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
-    return torch.cat([value, value]) if per_sample else value
+    return mapped(lambda inner: torch.cat([inner, inner]) if per_sample(inner, batch) else inner, value)

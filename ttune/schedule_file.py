@@ -22,7 +22,7 @@ FORMAT = "ttune schedule"
 SEVERAL = "ttune schedules"
 VERSION = 1
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
-RECORD = 100_000  # bytes that a tuning may add to a schedule: those of the gallery are 3 kB, and each iteration adds 20
+RECORD = 20_000  # bytes that a tuning may add to a schedule: those of the gallery are 3 kB, and each iteration adds 20
 MAX_DEPTH = 32  # of what stands in `noise`, `model` and `tuned`; tuning writes 3
 
 

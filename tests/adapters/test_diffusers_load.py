@@ -239,6 +239,15 @@ def test_a_pickle_is_not_read_for_a_scheduler(tmp_path: Path) -> None:
         ttune.diffusers.load(rewrite(tmp_path, scheduler=["diffusers", "UNet2DModel"]))
 
 
+def test_a_class_that_needs_another_package_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.utils import dummy_torch_and_torchsde_objects as dummies
+
+    models.ddpm(tmp_path)
+    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", dummies.DPMSolverSDEScheduler)
+    with pytest.raises(ImportError, match="torchsde"):
+        ttune.diffusers.load(rewrite(tmp_path, scheduler=["diffusers", "DPMSolverSDEScheduler"]))
+
+
 def test_a_list_of_weights_names_no_pickles(tmp_path: Path) -> None:
     models.ddpm(tmp_path)
     path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"

@@ -168,9 +168,11 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         throughput, "_measure", lambda spending, group, *a, **k: (seen.extend(s.steps for s in group), measure(spending, group, *a, **k))
     )
-    again = measured(tmp_path, *options[:1], "2", "3", *options[2:], "--resume")
-    assert seen == [3, 3]
-    assert [c for c in again["cells"] if c["steps"] == 2] == first["cells"]
+    again = measured(tmp_path, *options[:5], "dpmpp_2m", *options[5:], "--resume")
+    assert seen == [2, 2]  # with and without guidance
+    assert [c for c in again["cells"] if c["sampler"] == "ddim"] == first["cells"]
+    measured(tmp_path, *options[:1], "2", "3", *options[2:], "--resume")
+    assert seen[2:] == [2, 3, 2, 3]  # of a group all budgets: they take turns
     with pytest.raises(ValueError, match=r"resume: .* must be of the same code, machine and effort"):
         throughput.main(["--quiet", "--output", str(tmp_path / "throughput.json"), *options, "--resume"])
 

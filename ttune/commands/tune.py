@@ -210,8 +210,8 @@ def tune(
     _save({k: _recorded(result.schedule, choice) for k, result in results.items()}, out)
     for file in journals:
         checkpoint_files.remove(file)
-    partial.unlink(missing_ok=True)
     remove_unfinished(partial)
+    Path(os.path.realpath(partial)).unlink(missing_ok=True)
     print("\n\n".join(result.summary() for result in results.values()))
     print(f"Wrote {out}")
 
@@ -229,7 +229,7 @@ def _check_files(out: Path, partial: Path, journals: Sequence[Path], prompts: Pa
         if place in taken:
             raise ValueError(f"{taken[place]} and {name} must be different files, got {place} for both")
         taken[place] = name
-    for file in (out, partial, *journals):
+    for file in (out, partial, *(file for journal in journals for file in files_of(journal))):
         check_writable(file)
 
 

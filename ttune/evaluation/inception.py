@@ -80,8 +80,8 @@ def _check_nobody_elses(file: Path) -> None:
         if found.st_uid not in (os.getuid(), 0) or shared:
             how = "all users may write it" if shared else f"it belongs to the user {found.st_uid}"
             raise PermissionError(
-                f"path: the program {file}, which is run when nothing is named, must belong to this user or root and be writable by no "
-                f"other, and {how}; name it (--inception) if you trust it"
+                f"path: the program {file}, which is run when nothing is named, must belong to this user or root and not be "
+                f"writable by all, and {how}; name it (--inception) if you trust it"
             )
 
 

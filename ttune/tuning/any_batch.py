@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ttune.denoiser import Denoiser
+from ttune.nested import mapped, per_sample
 from ttune.stitched import Stitched
 from ttune.variants import Variants
 
@@ -33,11 +34,16 @@ class AnyBatch:
         from torch._dynamo import maybe_mark_dynamic  # loaded already: see any_batch
 
         batch = x.shape[0]
+
+        def shown(value: Tensor) -> Tensor:
+            if per_sample(value, batch):
+                value = torch.cat([value, value]) if batch == 1 else value
+                maybe_mark_dynamic(value, 0)
+            return value
+
         given = {"x": x, "tau": tau.contiguous(), **conditions}
         for name, value in given.items():
-            if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
-                given[name] = value = torch.cat([value, value]) if batch == 1 else value
-                maybe_mark_dynamic(value, 0)
+            given[name] = mapped(shown, value)
         x, tau = given.pop("x"), given.pop("tau")
         return self.network(x, tau, **given)[:batch]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -147,8 +148,8 @@ def files_of(path: str | PathLike[str]) -> list[Path]:
 def remove(path: str | PathLike[str]) -> None:
     """Remove a journal with its tensors, and what is left of writes that were cut short."""
     for file in files_of(path):
-        file.unlink(missing_ok=True)
         remove_unfinished(file)
+        Path(os.path.realpath(file)).unlink(missing_ok=True)  # a link stays, as it does when it is written through
 
 
 def hash_of(tensor: Tensor) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser, select
+from ttune.nested import joined, mapped
 from ttune.noise import Float64
 from ttune.not_finite import stop_unless_finite
 from ttune.plan import Plan
@@ -186,7 +187,7 @@ class Problem:
 def _joined(chunks: Sequence[Samples], like: Problem) -> Problem:
     """One problem of the samples of several chunks, all here, on the device of ``like``."""
     device, sizes = like.x_T.device, [len(chunk.x_T) for chunk in chunks]
-    conditions = {name: _whole([chunk.conditions[name] for chunk in chunks], sizes) for name in chunks[0].conditions}
+    conditions = {name: joined([chunk.conditions[name] for chunk in chunks], sizes) for name in chunks[0].conditions}
     goals = [chunk.goal for chunk in chunks if chunk.goal is not None]
     return replace(
         like,
@@ -196,12 +197,6 @@ def _joined(chunks: Sequence[Samples], like: Problem) -> Problem:
         goal=torch.cat(goals).to(device) if goals else None,
         share=None,
     )
-
-
-def _whole(values: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """A condition of several chunks: one row per sample, or shared by all of them."""
-    rows = [len(value) if isinstance(value, Tensor) and value.ndim > 0 else None for value in values]
-    return torch.cat(list(values)) if rows == list(sizes) else values[0]
 
 
 def squared_errors(x: Tensor, target: Tensor) -> Float64:
@@ -224,4 +219,4 @@ def finite(x: Tensor, schedule: Schedule) -> Tensor:
 
 
 def on_device(conditions: Mapping[str, object], device: torch.device) -> Conditions:
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
+    return {k: mapped(lambda value: value.to(device), v) for k, v in conditions.items()}

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ttune.denoiser import Conditions, Denoiser, Evaluation
+from ttune.denoiser import Conditions, Denoiser, Evaluation, select
 from ttune.evaluation.features import FeatureExtractor, lenet64
 from ttune.tuning.middle_layer import middle_layer
 
@@ -103,7 +103,7 @@ class OwnActivations:
         if self.layer is not None:
             return self
         x, conditions = batches[0]
-        one = {k: v[:1] if isinstance(v, Tensor) and v.ndim > 0 and len(v) == len(x) else v for k, v in conditions.items()}
+        one = select(conditions, slice(0, 1), len(x))
         return dataclasses.replace(self, layer=middle_layer(self._module(), lambda x: self._network(x, one), x[:1]))
 
     def __call__(self, x: Tensor, conditions: Conditions) -> Tensor:
