@@ -243,7 +243,7 @@ def test_a_class_that_needs_another_package_says_so(tmp_path: Path, monkeypatch:
     from diffusers.utils import dummy_torch_and_torchsde_objects as dummies
 
     models.ddpm(tmp_path)
-    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", dummies.DPMSolverSDEScheduler)
+    monkeypatch.setattr(diffusers(), "DPMSolverSDEScheduler", dummies.DPMSolverSDEScheduler)
     with pytest.raises(ImportError, match="torchsde"):
         ttune.diffusers.load(rewrite(tmp_path, scheduler=["diffusers", "DPMSolverSDEScheduler"]))
 
