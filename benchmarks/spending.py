@@ -267,7 +267,7 @@ class Spending:
                     axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=COLOURS[i])
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_xlabel("seconds per sample (number: steps; hollow: time not measured, but between two that were)")
+            axes.set_xlabel("seconds per sample\n(number: steps; hollow: between two times that were measured)")
             axes.set_ylabel(label)
             axes.grid(color="0.92")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
