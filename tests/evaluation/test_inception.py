@@ -227,7 +227,7 @@ def test_a_program_in_a_shared_folder_must_be_ones_own(stand_in: Path, tmp_path:
     file.chmod(0o644)
     assert inception().name == INCEPTION
     file.chmod(0o666)
-    with pytest.raises(PermissionError, match=r"must belong to this user or root and be writable by no other, and all users may write it"):
+    with pytest.raises(PermissionError, match=r"must belong to this user or root and not be writable by all, and all users may write it"):
         inception()
     assert inception(file).digest == inception(stand_in).digest  # named, so trusted
     file.chmod(0o644)
