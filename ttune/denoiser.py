@@ -291,6 +291,6 @@ def _shapes(network: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:
-    """The ``rows`` of per-sample conditions, in mappings, lists and tuples too; what has no batch of ``n`` rows is shared by all samples
+    """The ``rows`` of per-sample conditions, in dicts, lists and tuples too; what has no batch of ``n`` rows is shared by all samples
     and stays as it is."""
     return {k: mapped(lambda value: value[rows] if per_sample(value, n) else value, v) for k, v in conditions.items()}
