@@ -101,6 +101,26 @@ def test_an_interrupted_tuning_resumes_and_ends_where_an_uninterrupted_one_ends(
     assert ttune.Schedule.load(broken) == ttune.Schedule.load(whole)
 
 
+def test_a_choice_of_the_sampler_that_is_interrupted_says_what_is_left_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
+    command = [*TINY, "--sampler", "auto", "--steps", "3", "--samples", "4", "--holdout", "4", "--quiet", "--no-guard"]
+    tiny_model.calls = 0
+    main(["tune", "--out", str(whole), *command])
+    total = tiny_model.calls
+    left = f"What was found is in {broken}.checkpoint, {broken}.checkpoint.choice; the same command with --resume"
+    for call, says in ((300, "Nothing had been finished yet"), (total - 5, left)):  # in the choice, and in the tuning
+        tiny_model.calls = 0
+        monkeypatch.setenv("TINY_MODEL_INTERRUPT_AT", str(call))
+        with pytest.raises(SystemExit) as stop:
+            main(["tune", "--out", str(broken), *command])
+        assert stop.value.code == 130
+        assert says in capsys.readouterr().err
+    main(["tune", "--out", str(broken), *command, "--resume"])
+    assert ttune.Schedule.load(broken) == ttune.Schedule.load(whole)
+
+
 @pytest.mark.parametrize("operators", ["genetic", "cma"])
 def test_evolution(operators: str, tmp_path: Path) -> None:
     file = tmp_path / "ttune.json"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ttune.commands.arguments import Method, SamplerOrAuto, Spacing, check_paths, options_of
 from ttune.commands.bundled import bundled_data, bundled_features
 from ttune.commands.device import on_own_device
-from ttune.ranks import RankLost, current
+from ttune.ranks import RankLost, Ranks, current
 
 if TYPE_CHECKING:
     from ttune.schedule import Schedule
@@ -148,7 +149,8 @@ def tune(
         settings = {"samples": samples or 128, "chunk": chunk, "conditions": drawn, "teacher": teacher, "final": final, "seed": seed}
         settings |= {"features": bundled_features(model), "progress": not quiet, "checkpoint": journals[-1]}
         # The first rank chooses for all: on 64 x_T there is little to share.
-        choice = ranks.from_first(lambda: choose_sampler(denoiser, steps, **settings, resume=resume and journals[-1].exists()))
+        with _telling_what_is_left(journals, partial, ranks):
+            choice = ranks.from_first(lambda: choose_sampler(denoiser, steps, **settings, resume=resume and journals[-1].exists()))
         if ranks.first:
             print(choice.summary())
         schedules = list(choice.schedules.values())
@@ -173,7 +175,7 @@ def tune(
         evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, budget=budget, **starts)
         if budget is not None and isinstance(denoiser.network, ttune.Variants):
             schedules = [s.replace(variants=denoiser.network.fitting(len(s.conditioning), budget)) for s in schedules]
-    try:
+    with _telling_what_is_left(journals, partial, ranks):
         results = ttune.tune_budgets(
             denoiser,
             schedules,
@@ -200,11 +202,6 @@ def tune(
             accepted=accepted,
             ranks=ranks,
         )
-    except (KeyboardInterrupt, RankLost) as interrupt:
-        if ranks.first:
-            why = "" if isinstance(interrupt, RankLost) else f"{str(interrupt) or 'Interrupted'}. "
-            print(f"\n{why}{_left_behind(journals, partial)}", file=sys.stderr)
-        raise
     if not ranks.first:
         return
     _save({k: _recorded(result.schedule, choice) for k, result in results.items()}, out)
@@ -246,6 +243,18 @@ def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
 def _recorded(schedule: Schedule, choice: Choice | None) -> Schedule:
     """The schedule with what it cost to choose its sampler, if that was chosen."""
     return schedule if choice is None else schedule.replace(tuned={**schedule.tuned, "choice": choice.cost})
+
+
+@contextmanager
+def _telling_what_is_left(journals: Sequence[Path], partial: Path, ranks: Ranks) -> Iterator[None]:
+    """An interrupt, or a rank that was lost, goes on its way; the first rank says what is on disk."""
+    try:
+        yield
+    except (KeyboardInterrupt, RankLost) as interrupt:
+        if ranks.first:
+            why = "" if isinstance(interrupt, RankLost) else f"{str(interrupt) or 'Interrupted'}. "
+            print(f"\n{why}{_left_behind(journals, partial)}", file=sys.stderr)
+        raise
 
 
 def _left_behind(journals: Sequence[Path], partial: Path) -> str:
