@@ -37,15 +37,16 @@ test: install
 # torch is a build for CUDA. A tree without .git, so that nothing is built anew.
 torches: install
 	for version in $(TORCHES); do \
-		set -e; place=build/torches/$$version; rm -rf $$place/tree; mkdir -p $$place/tree; \
+		set -e; place=build/torches/$$version; rm -rf $$place/tree $$place/report.xml; mkdir -p $$place/tree; \
 		test -x $$place/venv/bin/python || $(PYTHON) -m venv $$place/venv; \
 		$$place/venv/bin/python -m pip --disable-pip-version-check install -q torch==$$version numpy msgspec safetensors tqdm tyro pytest pytest-benchmark \
 			hypothesis "scipy<1.18" ml_dtypes matplotlib pillow cma; \
 		cp -r ttune tests benchmarks csrc CMakeLists.txt README.md pyproject.toml $$place/tree; \
-		(cd $$place/tree && OMP_NUM_THREADS=1 ../venv/bin/python -m pytest -p no:cacheprovider -m "not slow and not huge" -k "not interpreted_kernels" \
+		(cd $$place/tree && OMP_NUM_THREADS=1 ../venv/bin/python -m pytest -p no:cacheprovider -m "not slow and not huge" -k "not interpreted_kernels" --junitxml=../report.xml \
 			tests/kernels tests/samplers tests/tuning/test_endpoint.py tests/tuning/test_backpropagation.py tests/test_numpy.py \
-			$(addprefix tests/test_,$(addsuffix .py,sampling compiled_sampler denoiser guidance frozen_time device_loop concurrency nn))); \
+			$(addprefix tests/test_,$(addsuffix .py,sampling compiled_sampler denoiser guidance frozen_time device_loop concurrency nn))) || true; \
 	done
+	$(BIN)/python -m benchmarks torches $(foreach version,$(TORCHES),$(version)=build/torches/$(version)/report.xml)
 
 bench: install
 	$(BIN)/python -m benchmarks kernels

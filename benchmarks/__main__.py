@@ -18,6 +18,7 @@ BENCHMARKS = (
     "page",
     "scale",
     "throughput",
+    "torches",
     "tuning",
 )
 

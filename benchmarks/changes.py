@@ -11,12 +11,12 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 LEAST = 0.05  # of the median: chosen, since quartiles within one process do not see what differs between two; not measured
-ENOUGH = 15  # rounds: of fewer, quartiles part by chance too often (see throughput), and nothing is called a regression
+ENOUGH = 5  # rounds: of fewer, the extremes part by chance too often (see timing.QUARTILES), and nothing is called a regression
 
 
 @dataclass(frozen=True)
 class Change:
-    """One ratio in both results: medians, and whether the quartiles of the two do not meet."""
+    """One ratio in both results: medians, and whether the spreads of the two do not meet."""
 
     name: str
     before: Mapping[str, float]
@@ -41,8 +41,9 @@ def compare_results(a: str, b: str, name: str) -> int:
     """Print what changed from ``a`` to ``b``: paths of result files, or commits that have ``benchmarks/results/NAME``.
 
     Ratios of times, and of ttune's contestants calls, allocations and bytes. One that the first result has and the second has not (its
-    cell red, skipped or gone) counts as regressed. Returns 1 where one regressed, 2 where the two were measured in unlike ways or
-    are one and the same result, else 0. Seconds are not compared: they are the machine's.
+    cell red or gone) counts as regressed; what the second left out, its eager code being slow or its time over, is named. Returns 1
+    where one regressed, 2 where the two were measured in unlike ways or are one and the same result, else 0. Seconds are not compared:
+    they are the machine's.
     """
     before, after = _read(a, name), _read(b, name)
     if before == after:
@@ -61,16 +62,20 @@ def compare_results(a: str, b: str, name: str) -> int:
     changes = [Change(ratio, old[ratio], new[ratio], enough(ratio)) for ratio in old if ratio in new]
     undecided = sum(not change.decided for change in changes)
     regressed, improved = [c for c in changes if c.regressed], [c for c in changes if c.improved]
-    gone = [ratio for ratio in old if ratio not in new]
+    absent = [ratio for ratio in old if ratio not in new]
+    left_out = {*(cell for cell, _ in after.get("skipped", ())), *after.get("unmeasured", ())}
+    gone = [ratio for ratio in absent if ratio.split(":")[0] not in left_out]
     print(
-        f"{len(changes)} ratios in both: {len(regressed)} regressed, {len(improved)} improved beyond their spread (quartiles, and "
-        f"{LEAST:.0%} of the median); {len(gone)} gone; {undecided} undecided, of fewer than {ENOUGH} rounds"
+        f"{len(changes)} ratios in both: {len(regressed)} regressed, {len(improved)} improved beyond their spread and by more "
+        f"than {LEAST:.0%}; {len(gone)} gone; {len(absent) - len(gone)} left out; {undecided} undecided, of fewer than {ENOUGH} rounds"
     )
     for word, group in (("REGRESSED", regressed), ("improved", improved)):
         for change in group:
             print(f"  {word:9s} {change}")
     for ratio in gone:
         print(f"  GONE      {ratio}")
+    for cell in sorted({ratio.split(":")[0] for ratio in absent} & left_out):
+        print(f"  left out  {cell}")
     for cell, why in after.get("red", ()):
         print(f"  RED       {cell}: {why}")
     if not changes:
@@ -105,16 +110,21 @@ def _read(source: str, name: str) -> dict[str, Any]:
 def _ratios(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Every ratio of a result of ``kernels`` or ``throughput``, by a name that says all about it."""
     for r in result.get("results", ()):
-        place = f"{r['case']}, {'x'.join(map(str, r['shape']))} {r['dtype']}, {r['backend']}"
         for ratio in r["ratios"]:
-            yield f"{place}: {ratio['subject']} / {ratio['rival']}", ratio["value"]
+            yield f"{_kernel(r)}: {ratio['subject']} / {ratio['rival']}", ratio["value"]
     for c in result.get("cells", ()):
         place = _place(c)
         for name, value in c["of_eager"].items():
             if name.startswith("ttune"):  # a rival's change is its own affair
                 yield f"{place}: {name} / eager", value
+                if name in c.get("of_folded", {}):
+                    yield f"{place}: {name} / folded", c["of_folded"][name]
                 for what, counted in _counted(c, name).items():
                     yield f"{place}: {what} of {name}", {"median": counted, "low": counted, "high": counted}
+
+
+def _kernel(result: Mapping[str, Any]) -> str:
+    return f"{result['case']}, {'x'.join(map(str, result['shape']))} {result['dtype']}, {result['backend']}"
 
 
 def _place(cell: Mapping[str, Any]) -> str:
@@ -130,5 +140,8 @@ def _counted(cell: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def _rounds(result: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """By what stands before the colon in a ratio's name."""
+    for r in result.get("results", ()):
+        yield _kernel(r), result.get("effort", {}).get("rounds", ENOUGH)
     for cell in result.get("cells", ()):
         yield _place(cell), cell.get("rounds", ENOUGH)

@@ -36,6 +36,16 @@ def sanitized() -> list[tuple[str, str]]:
     return [(f"{what} ({placed(result)})", f"{result['passed']} passed, {result['failed']} failed, {number} reports of the sanitizers")]
 
 
+def torches() -> list[tuple[str, str]]:
+    return [
+        (
+            f"tests of the operators, the loops and the tuner beside torch {version} ({placed(row)})",
+            f"{row['passed']:,} passed, {row['failed']} failed",
+        )
+        for version, row in _read("torches.json").items()
+    ] or [("`make torches`", "not run")]
+
+
 def fuzzed() -> list[tuple[str, str]]:
     result = _read("fuzz.json")
     if not result:
@@ -88,7 +98,7 @@ def throughput() -> list[str]:
     )
     intro = (
         f"Of one sampling in {STEPS} steps, float32: benchmarks/results/throughput-cpu.json, {placed(result)}. Spreads are quartiles of "
-        "the rounds, of fewer than seven the least and the greatest."
+        "the rounds, of fewer than fifteen the least and the greatest."
     )
     return ["", "## Throughput", "", intro, "", *table(heads, rows)]
 

@@ -1,12 +1,12 @@
 """Memory of a tuning beside that of plain sampling with the same chunk, each in a process of its own.
 
-    python -m benchmarks memory                       # the bundled model, 2M, 3, 5 and 10 steps: a minute or two
+    python -m benchmarks memory                       # the bundled model, 2M, 3, 5, 10 and 20 steps: a minute or two
     python -m benchmarks memory --steps 10 --chunk 16
 
 "peak" is the most memory beyond what the process held before, after a warm-up, as the system counts it; "cached" are the states,
 retained predictions and network outputs that one run of the sampler leaves for the differences or the backward walk. Beyond these a
 tuning should need no more than sampling does. Tuning by backpropagation also holds the activations of a few samples; a plain
-backward pass through the whole loop ("whole graph") holds those of all.
+backward pass through the whole loop ("whole graph") holds those of all. How the peak grows with the steps is fitted, x being the steps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 import ttune
 from benchmarks.apart import apart, peak_bytes
+from benchmarks.growth import Growth
 from benchmarks.machine import command, machine
 from benchmarks.places import is_part, result_path
 from ttune import zoo
@@ -43,7 +44,7 @@ KINDS = ("sampling", "differences", "backpropagation", "whole graph")
 class Args:
     """Peak memory of sampling, and of one iteration of tuning all parameters."""
 
-    steps: tuple[int, ...] = (3, 5, 10)
+    steps: tuple[int, ...] = (3, 5, 10, 20)
     sampler: str = "dpmpp_2m"
     chunk: int = 64
     micro: int | None = None
@@ -70,8 +71,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             ratio = (row["peak"] - row["cached"]) / found["sampling"]["peak"]
             rows.append({"steps": steps, "kind": kind, "ratio": ratio} | row)
             print(f"{steps:5} {kind:16} {row['peak'] / 2**20:9.1f} {row['cached'] / 2**20:11.1f} {ratio:27.2f}", flush=True)
-    write_report(out, report | {"rows": rows})
+    growth = growths(rows)
+    for kind, words in growth.items():
+        print(f"{kind}, MiB by steps x: {words}")
+    write_report(out, report | {"rows": rows, "growth of the peak, MiB, with the steps x": growth})
     print(f"Wrote {out}")
+
+
+def growths(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Kind -> how its peak in MiB grows with the steps, and how far the curve misses; of three numbers of steps at least."""
+    found = {}
+    for kind in KINDS:
+        peaks = [(row["steps"], row["peak"] / 2**20) for row in rows if row["kind"] == kind]
+        if len(peaks) >= 3:
+            growth = Growth.of(*zip(*peaks, strict=True))
+            found[kind] = f"{growth.words} (within {growth.worst:.1%})"
+    return found
 
 
 def _apart(args: Args, kind: str, steps: int) -> dict[str, Any]:

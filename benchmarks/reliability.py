@@ -3,9 +3,11 @@
     python -m benchmarks reliability              # some minutes: runs the tests that count, measures the rest, reads the results of others
     python -m benchmarks reliability --no-tests   # what is measured here alone
     python -m benchmarks reliability --huge-run   # tensors of more than 2^31 elements too: 12 GiB of memory
+    python -m benchmarks reliability --page       # the page anew, from results that are there
 
-`make fuzz`, `make soak`, `make sanitize`, `python -m benchmarks throughput` and `compare` write the results that are read; each is named
-with its own machine and commit. Exit status 1, after the page is written, where a test that is counted fails or does not run.
+`make fuzz`, `make soak`, `make sanitize`, `make torches`, `python -m benchmarks throughput` and `compare` write the results that are
+read; each is named with its own machine and commit. Exit status 1, after the page is written, where a test that is counted fails or does
+not run.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from xml.etree import ElementTree
 import torch
 
 from benchmarks import findings, repeats, rounding
-from benchmarks.machine import machine
-from benchmarks.places import ROOT
+from benchmarks.machine import command, machine
+from benchmarks.places import RESULTS, ROOT, result_path
 from ttune.atomic import write_atomically
 
+PAGE = ROOT / "docs" / "reliability.md"
 # What is counted: what -> arguments of pytest
 TESTS: dict[str, tuple[str, ...]] = {
     "tests that call `torch.library.opcheck`": ("-m", "opcheck", "tests/kernels"),
@@ -51,46 +54,63 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--no-tests", action="store_true", help="count no tests")
+    parser.add_argument("--no-tests", action="store_true", help="count no tests; into build/")
     parser.add_argument("--huge-run", action="store_true", help="run the tests of the largest tensors, too (12 GiB of memory)")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md", help="the page (default: docs/reliability.md)")
+    parser.add_argument("--page", action="store_true", help="measure nothing: the page anew, from the results that there are")
+    parser.add_argument("--out", type=Path, help="the page (default: docs/reliability.md); its figures go into a file .json")
     parser.add_argument("--digests", type=int, metavar="THREADS", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.digests or 1)
     if options.digests:
         print(json.dumps({what: repeats.digest(work()) for what, (work, _) in repeats.works().items()}))
         return
-    about = machine()  # before the minutes in which the tree may change
-    runs = {} if options.no_tests else {what: run_tests(arguments) for what, arguments in TESTS.items()}
-    huge = run_tests(("-m", "huge", "tests/kernels")) if options.huge_run else None
-    text = page(about, runs, huge)
-    write_atomically(options.out, text.encode())
+    out = options.out or (result_path(PAGE.name, quick=True) if options.no_tests else PAGE)
+    figures = RESULTS / "reliability.json" if out == PAGE else out.with_suffix(".json")
+    if options.page and not figures.exists():
+        sys.exit(f"--page needs {figures.name}, which python -m benchmarks reliability writes, and it does not exist")
+    found = json.loads(figures.read_text()) if options.page else measured(tests=not options.no_tests, huge=options.huge_run)
+    if not options.page:
+        write_atomically(figures, (json.dumps(found | {"command": command("reliability", argv)}, indent=1) + "\n").encode())
+    text = page(found)
+    write_atomically(out, text.encode())
     print(text)
-    failed = [what for what, run in (runs | ({"largest tensors": huge} if huge else {})).items() if not run.sound]
-    if failed:
-        sys.exit(f"every counted test must pass, and these did not: {'; '.join(failed)}")
+    if found["failed"]:
+        sys.exit(f"every counted test must pass, and these did not: {'; '.join(found['failed'])}")
 
 
-def page(about: Mapping[str, Any], runs: Mapping[str, Run], huge: Run | None) -> str:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU that torch finds"
-    figures = [
-        *((what, str(run)) for what, run in runs.items()),
-        *largest(huge),
-        *findings.sanitized(),
-        *findings.fuzzed(),
-        *findings.soaked(),
-    ]
+def measured(*, tests: bool, huge: bool) -> dict[str, Any]:
+    """What is measured here: {"machine", "gpu", "tests", "failed", "rounding", "compilation", "repeats"}, of JSON's types."""
+    about = machine()  # before the minutes in which the tree may change
+    runs = {what: run_tests(arguments) for what, arguments in TESTS.items()} if tests else {}
+    largest_run = run_tests(("-m", "huge", "tests/kernels")) if huge else None
+    every = runs | ({"largest tensors": largest_run} if largest_run else {})
+    return {
+        "machine": about,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "tests": [*((what, str(run)) for what, run in runs.items()), *largest(largest_run)],
+        "huge": huge,
+        "failed": [what for what, run in every.items() if not run.sound],
+        "rounding": list(rounding.rounding()),
+        "compilation": list(repeats.compilation()),
+        "repeats": list(repeats.repeats()),
+    }
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """Of :func:`measured`, and of what the results of others say."""
+    about, gpu = found["machine"], found["gpu"] or "no GPU that torch finds"
+    figures = [*found["tests"], *findings.sanitized(), *findings.torches(), *findings.fuzzed(), *findings.soaked()]
     limits = ["no real disk that fills up (a limit on file sizes instead)"]
-    if not torch.cuda.is_available():
+    if not found["gpu"]:
         limits.insert(0, gpu)
-    if huge is None:
+    if not found["huge"]:
         limits.append("no tensors of more than 2^31 elements (`--huge-run`, 12 GiB)")
     return "\n".join(
         [
             "# Reliability",
             "",
             f"Written by `python -m benchmarks reliability`: {findings.placed({'machine': about})}, {about['cores']} cores, {gpu}, "
-            f"torch {about['torch']}. What is not on this page was not measured.",
+            f"torch {about['torch']}. What other commands found stands beside its own machine and commit.",
             "",
             *findings.table(("what", "figure"), figures),
             "",
@@ -99,9 +119,9 @@ def page(about: Mapping[str, Any], runs: Mapping[str, Run], huge: Run | None) ->
             f"The largest error of an element over {len(rounding.SHAPES)} shapes and {rounding.SEEDS} seeds each, in units in the last",
             "place of the largest value. The unit is that of what ttune returns, which for sums and time embeddings of half types is",
             "float32. Exact are fractions; for sines and cosines, long double. Eager is PyTorch code that is written in the dtype of the",
-            "inputs and returns it, as `a * x + b * y`. The errors of both, and no ratio.",
+            "inputs and returns it, as `a * x + b * y`. The last column is ttune's error over eager's.",
             "",
-            *findings.table(("operator", "inputs", "unit of", "ttune", "eager"), rounding.rounding()),
+            *findings.table(("operator", "inputs", "unit of", "ttune", "eager", "ratio"), found["rounding"]),
             "",
             "## Compilation",
             "",
@@ -109,7 +129,7 @@ def page(about: Mapping[str, Any], runs: Mapping[str, Run], huge: Run | None) ->
             "would be counted and not raised. Graphs that each call adds, and graph breaks. `dynamic=False` is the sampler's default,",
             "None torch's.",
             "",
-            *findings.table(("call, in this order", *(f"dynamic={d}: graphs, breaks" for d in (False, None))), repeats.compilation()),
+            *findings.table(("call, in this order", *(f"dynamic={d}: graphs, breaks" for d in (False, None))), found["compilation"]),
             "",
             "## Repeats",
             "",
@@ -117,14 +137,15 @@ def page(about: Mapping[str, Any], runs: Mapping[str, Run], huge: Run | None) ->
             "",
             *findings.table(
                 ("what", "times in this process", "differed", "another process", "another, 2 threads", "another, 4 threads"),
-                repeats.repeats(),
+                found["repeats"],
             ),
             *findings.throughput(),
             *findings.quality(),
             "",
             "## Files and limits",
             "",
-            "JSON and safetensors only, sizes, depths, shapes and values checked before use; pickles are read nowhere but in",
+            "Schedules, checkpoints and weights are JSON and safetensors; images and arrays are .npz, .npy and the formats that",
+            "ttune/evaluation/pictures.py names. Sizes, depths, shapes and values are checked before use. Pickles are read nowhere but in",
             "Inception's and EfficientNet's own weights, with `weights_only=True` or as TorchScript, when asked for. `--model",
             "package.module:factory` imports and runs that module's code. Every file is written beside its place and renamed.",
             "",

@@ -23,13 +23,14 @@ Trial = tuple[list[Tensor], list[Tensor], list[NDArray[Any]]]  # ttune, eager, e
 Draw = Callable[..., Tensor]
 
 
-def rounding() -> list[tuple[str, str, str, str, str]]:
-    """(operator, dtype, dtype of the unit, ttune's error, eager's), the errors in units in the last place of the largest value."""
+def rounding() -> list[tuple[str, str, str, str, str, str]]:
+    """(operator, dtype, dtype of the unit, ttune's error, eager's, their ratio), the errors in units in the last place of the largest
+    value."""
     rows = []
     for name, trial in TRIALS.items():
         for dtype in DTYPES:
             if dtype == torch.float64 and trial is _timestep_embedding and not WIDER:
-                rows.append((name, "float64", "float64", "not measured", "no wider long double here"))
+                rows.append((name, "float64", "float64", "not measured", "no wider long double here", ""))
                 continue
             unit, worst = dtype, (0.0, 0.0)
             for seed in range(SEEDS):
@@ -39,7 +40,7 @@ def rounding() -> list[tuple[str, str, str, str, str]]:
                     unit = ours[0].dtype
                     each = [(units(o, x, unit), units(e, x, unit)) for o, e, x in zip(ours, eager, exact, strict=True)]
                     worst = tuple(map(max, zip(worst, *each, strict=True)))
-            rows.append((name, _name(dtype), _name(unit), *(f"{error:,.2f}" for error in worst)))
+            rows.append((name, _name(dtype), _name(unit), *(f"{error:,.2f}" for error in worst), f"{worst[0] / worst[1]:.2g}"))
     return rows
 
 

@@ -6,6 +6,7 @@ Each is a function of x_T beside the schedule that says where its steps stand: s
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -311,9 +312,10 @@ def _k_diffusion_sampling() -> ModuleType:
 
 
 def _peers(setting: Setting, peer: Path) -> dict[str, Sampling]:
-    """A clone of LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner. The clone's code is imported and run."""
+    """A clone of LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner, or the folder of a package with a copy. Its code is imported and run."""
     known: Mapping[str, Callable[[Setting, ModuleType], Sampling | None]] = {
         "dpm_solver_pytorch.py": _dpm_solver,
+        "dpm_solver.py": _dpm_solver,  # as latent diffusion has it
         "time_tuner.py": _time_tuner,
     }
     here = [name for name in known if (peer / name).is_file()]
@@ -337,8 +339,11 @@ def _dpm_solver(setting: Setting, module: ModuleType) -> Sampling:
     predict = setting.predict()
     # Its model sees (B,) times in [1/N, 1].
     wrapped = lambda x, t: combined(predict(x, (t[0] - 1 / 1000) * 1000))  # noqa: E731
-    solver = module.DPM_Solver(wrapped, noise, algorithm_type="dpmsolver++")
-    order = 1 if setting.sampler == "ddim" else 2
+    newer = "algorithm_type" in inspect.signature(module.DPM_Solver).parameters
+    solver = module.DPM_Solver(wrapped, noise, **({"algorithm_type": "dpmsolver++"} if newer else {"predict_x0": True}))
+    order = 1 if setting.sampler == "ddim" else min(2, setting.steps)
+    if "tqdm" in vars(module):
+        vars(module)["tqdm"] = lambda steps, **_: steps  # a bar would be drawn in the time of every sampling
 
     @torch.no_grad()
     def call(x: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
+from benchmarks.junit import totals
 from benchmarks.machine import command, machine
 from benchmarks.places import RESULTS
 from ttune.atomic import write_atomically
@@ -31,23 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "sanitize.json", help="(default: benchmarks/results/sanitize.json)")
     arguments = parser.parse_args(argv)
     reports = REPORT.findall(arguments.log.read_text(errors="replace"))
-    total = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    found = {"passed": 0, "failed": 0, "skipped": 0}
     if arguments.report.exists():
-        for suite in ElementTree.parse(arguments.report).getroot().iter("testsuite"):
-            total = {name: number + int(suite.get(name, 0)) for name, number in total.items()}
+        found = totals(arguments.report)
     elif not reports:
         reports = ["the process ended without a report of its tests"]
-    failed = total["failures"] + total["errors"]
-    record = {
-        "command": command("sanitizers", argv),
-        "machine": machine(),
-        "passed": total["tests"] - failed - total["skipped"],
-        "failed": failed,
-        "skipped": total["skipped"],
-        "reports": reports,
-    }
+    record = {"command": command("sanitizers", argv), "machine": machine(), **found, "reports": reports}
     write_atomically(arguments.out, (json.dumps(record, indent=1) + "\n").encode())
-    print(f"{record['passed']} passed, {failed} failed, {total['skipped']} skipped, {len(reports)} reports: {arguments.out.name}")
+    print(
+        f"{record['passed']} passed, {record['failed']} failed, {record['skipped']} skipped, {len(reports)} reports: {arguments.out.name}"
+    )
     print(*reports, sep="\n")
-    if reports or failed:
+    if reports or record["failed"]:
         sys.exit(1)

@@ -88,7 +88,8 @@ _SHOWN = ("ttune, cuda", "ttune, triton", "ttune, cpu", "ttune, reference")
 
 @dataclass
 class Spending:
-    """Everything of one run. ``skipped``: (cell, why); ``red``: (cell, what the gate said). ``quality``: what budgets buy."""
+    """Everything of one run. ``skipped``: (cell, why); ``red``: (cell, what the gate said). ``quality``: what budgets buy. ``asked``: the
+    cells that a whole run has."""
 
     machine: dict[str, Any]
     device: str
@@ -97,6 +98,7 @@ class Spending:
     quality: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     red: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     def resumed(self, path: Path) -> Spending:
         """This run with the cells that ``path`` has, red ones among them: of the same code, machine and effort, or ValueError."""
@@ -117,6 +119,11 @@ class Spending:
     def known(self) -> set[str]:
         """The cells that need not be measured: those that were, or were skipped, or red: a red cell is not tried until it is green."""
         return {*map(str, self.cells), *(cell for cell, _ in (*self.skipped, *self.red))}
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """What was asked for, and the run ended before it."""
+        return [cell for cell in self.asked if cell not in self.known]
 
     def without(self, group: Sequence[Setting]) -> list[Setting]:
         """What of ``group`` is to be measured, its cells being forgotten: all budgets take turns in the same rounds, or none. Red and
@@ -162,6 +169,7 @@ class Spending:
         parts += [f"absent   {name}: {why}" for name, why in sorted(absent)]
         parts += [f"skipped  {cell}: {why}" for cell, why in self.skipped]
         parts += [f"RED      {cell}: {why}" for cell, why in self.red]
+        parts += [f"not measured, the run ended before: {cell}" for cell in self.unmeasured]
         return "\n".join(parts)
 
     def write(self, path: Path) -> list[Path]:
@@ -172,12 +180,13 @@ class Spending:
             "device": self.device,
             "effort": self.effort,
             "state": "warm; the first call apart, a compiler's with empty caches",
-            "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds (of fewer than seven, extremes); "
+            "unit": "milliseconds per sampling of the batch, median and quartiles of the rounds (of fewer than fifteen, extremes); "
             "counts per step",
             "cells": [asdict(cell) for cell in self.cells],
             "quality": self.quality,
             "skipped": self.skipped,
             "red": self.red,
+            "unmeasured": self.unmeasured,
         }
         write_atomically(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
         write_atomically(path.with_suffix(".md"), self.markdown().encode())
@@ -193,7 +202,7 @@ class Spending:
             "folded once (torch and the network being warm; where compilers began with empty caches, their work too), stands apart. All "
             "contestants at all budgets of a network, sampler and shape took turns in the same rounds. Times belong to that machine; "
             "'of eager' (code as one writes it) and 'of folded' (its scalars folded by hand) are medians of the rounds' ratios, with "
-            "quartiles, or of fewer than seven rounds the least and the greatest. Calls are "
+            "quartiles, or of fewer than fifteen rounds the least and the greatest. Calls are "
             + ("kernel launches" if self.device == "cuda" else "operator calls; a compiled region is one, whatever it holds")
             + ".",
         ]
@@ -224,6 +233,7 @@ class Spending:
         parts += [f"Absent: {name}: {why}." for name, why in sorted(absent)]
         parts += [f"Red: {cell}: {why}." for cell, why in self.red]
         parts += [f"Skipped: {cell}: {why}." for cell, why in self.skipped]
+        parts += [f"Not measured, the run ended before: {cell}." for cell in self.unmeasured]
         return "\n\n".join(parts) + "\n"
 
     def seconds_per_sample(self) -> dict[tuple[str, int], float]:

@@ -9,15 +9,16 @@ k-diffusion. With the bundled network also what the budget buys: RMSE and Fréch
 First two correctness gates. Every contestant samples a small batch by a network that depends on state, time and condition, and then
 the batch to be timed; both times it must arrive where ttune in float64 does (ttune's own as exactly as plain PyTorch code in that
 dtype). A red gate, no number: of the whole cell where ttune or eager code is wrong, of a rival where it is. Contestants at all budgets
-take turns in one process, warm; "of eager" and "of folded" are medians of the rounds' ratios, with quartiles (of fewer than seven rounds
+take turns in one process, warm; "of eager" and "of folded" are medians of the rounds' ratios, with quartiles (of fewer than fifteen rounds
 with the least and the greatest). Absolute times belong to the machine. Where the network is large all contestants cost the same.
 
 examples:
   python -m benchmarks throughput                                all of it; benchmarks/results/throughput-cpu.json, .md and .png
   python -m benchmarks throughput --resume                       go on where an interrupted run stopped
+  python -m benchmarks throughput --minutes 60                   and stop then; what is not measured is named in the result
   python -m benchmarks throughput --quick                        does it work? within two minutes; no figures to report; into build/
   python -m benchmarks throughput --network none --steps 8       a part; into build/
-  python -m benchmarks throughput --peer ../dpm-solver           with a clone of dpm-solver or time-tuner, whose code is run
+  python -m benchmarks throughput --peer ../dpm-solver           with a copy of dpm-solver or time-tuner, whose code is run
   python -m benchmarks throughput --compare A B                  two result files, or two commits that have one
 """
 
@@ -65,8 +66,7 @@ ON_GPU = {
 COMPILED_AT: dict[str, int | None] = {"none": None, "bundled": 8, "unet-35m": 4}
 COMPILED = ("torch.compile", "ttune, compiled")
 # Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each. Where all budgets of eager code
-# together take longer than SLOW_SECONDS, in fewer. With 15 rounds the quartiles of two samples of one normal distribution part by
-# chance once in 250 times, with 7 once in 24 (simulated); of fewer there are no quartiles.
+# together take longer than SLOW_SECONDS, in fewer.
 FULL, QUICK = Effort(rounds=15, seconds=0.03), Effort(rounds=3, seconds=0.002)
 SLOW_SECONDS, SLOW_ROUNDS = 1.0, 5
 MOST_SECONDS = 3.0  # of one sampling: a cell beyond it would take minutes
@@ -98,10 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     fresh = Spending(machine(device, quick=arguments.quick) | {"command": command("throughput", argv)}, device.type, settings)
     spending = fresh.resumed(output) if arguments.resume else fresh
     gates = Gates(arguments.peer)
+    groups, begin = list(_groups(arguments, device)), time.monotonic()
+    spending.asked = [str(Cell.of(setting)) for group in groups for setting in group]
     try:
-        bar = tqdm(list(_groups(arguments, device)), desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
+        bar = tqdm(groups, desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
         for group in bar:
             bar.set_postfix_str(f"{group[0].workload.name} {group[0].sampler}")
+            if arguments.minutes is not None and time.monotonic() - begin > 60 * arguments.minutes:
+                break
             if all(str(Cell.of(setting)) in spending.known for setting in group):
                 continue
             _measure(spending, spending.without(group), effort, gates, compile=not arguments.no_compile)
@@ -135,7 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU (default: 1)")
     parser.add_argument("--rounds", type=int, default=FULL.rounds, help=f"in which the contestants take turns (default: {FULL.rounds})")
-    parser.add_argument("--peer", type=Path, help="a clone of LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner")
+    parser.add_argument(
+        "--peer",
+        type=Path,
+        help="a folder with dpm_solver_pytorch.py, dpm_solver.py or time_tuner.py: a clone of "
+        "LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner, or of who has a copy",
+    )
+    parser.add_argument("--minutes", type=float, help="begin no group of cells after so long; --resume goes on from there (default: all)")
     parser.add_argument(
         "--no-compile", action="store_true", help="without torch.compile, whose compilers take most of the time of a short run"
     )
@@ -158,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 def _is_part(arguments: argparse.Namespace) -> bool:
     """Whether anything but the whole, as it is measured by default, was asked for."""
     defaults = _parser().parse_args([])
-    besides = ("device", "peer", "resume", "quiet", "output")  # not less than the whole
+    besides = ("device", "peer", "minutes", "resume", "quiet", "output")  # not less than the whole
     return any(value != getattr(defaults, name) for name, value in vars(arguments).items() if name not in besides)
 
 

@@ -16,7 +16,9 @@ from benchmarks.trial import Call
 Contestant = TypeVar("Contestant")
 Key = TypeVar("Key")
 
-QUARTILES = 7  # values, from which on quartiles are given
+# Values, from which on quartiles are given, else extremes. Of two samples of one normal distribution the quartiles part by chance once in
+# 250 times with 15 values, and once in 24 with 7 (simulated); the extremes of five once in 126 (2 of the 252 orders).
+QUARTILES = 15
 
 
 @dataclass(frozen=True)

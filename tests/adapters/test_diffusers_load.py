@@ -239,6 +239,17 @@ def test_a_pickle_is_not_read_for_a_scheduler(tmp_path: Path) -> None:
         ttune.diffusers.load(rewrite(tmp_path, scheduler=["diffusers", "UNet2DModel"]))
 
 
+def test_what_the_hub_gives_is_read_like_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is loaded before it passed the checks of a folder."""
+    models.ddpm(tmp_path)
+    monkeypatch.setattr(diffusers().DiffusionPipeline, "download", lambda name, **_: str(tmp_path))
+    here, hub = (ttune.diffusers.load(name, sample_shape=(3, 8, 8)) for name in (str(tmp_path), "owner/name"))
+    assert hub.identity() == here.identity()
+    rewrite(tmp_path, scheduler=["os", "system"])
+    with pytest.raises(ValueError, match="its code is not run"):
+        ttune.diffusers.load("owner/name")
+
+
 def test_a_class_that_needs_another_package_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.utils import dummy_torch_and_torchsde_objects as dummies
 

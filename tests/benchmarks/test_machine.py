@@ -69,7 +69,7 @@ def test_a_run_is_a_part_if_it_measures_anything_but_the_default() -> None:
 
 
 def test_memory_records_its_command_and_a_part_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_apart", lambda args, kind, steps: {"peak": 200, "cached": 100})
+    monkeypatch.setattr(memory, "_apart", lambda args, kind, steps: {"peak": 200 * steps * 2**20, "cached": 100 * steps * 2**20})
     monkeypatch.setattr(places, "BUILD", tmp_path / "build")
     monkeypatch.setattr(places, "RESULTS", tmp_path / "results")
     memory.main(["--steps", "5"])
@@ -77,8 +77,11 @@ def test_memory_records_its_command_and_a_part_replaces_nothing(tmp_path: Path, 
     report = json.loads((tmp_path / "build" / "memory-cpu.json").read_text())
     assert report["command"] == "python -m benchmarks memory --steps 5"
     assert [row["ratio"] for row in report["rows"]] == [0.5] * len(memory.KINDS)
+    assert report["growth of the peak, MiB, with the steps x"] == {}  # of one point
     memory.main([])
-    assert json.loads((tmp_path / "results" / "memory-cpu.json").read_text())["command"] == "python -m benchmarks memory"
+    report = json.loads((tmp_path / "results" / "memory-cpu.json").read_text())
+    assert report["command"] == "python -m benchmarks memory"
+    assert set(report["growth of the peak, MiB, with the steps x"].values()) == {"~ x^1.00 (within 0.0%)"}
 
 
 def test_a_comparison_records_its_command_and_a_part_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import findings, reliability, repeats, rounding, soak
+from benchmarks import findings, reliability, repeats, rounding, soak, torches
+from benchmarks.places import RESULTS
 from ttune import ops
 
 KERNELS = reliability.ROOT / "tests" / "kernels"
@@ -116,6 +117,19 @@ def test_the_page_has_what_was_measured_and_a_failed_test_is_told_after_it(
     assert isinstance(stop.value.code, str)  # which the interpreter prints, and exits with 1
     assert "| bad ones | 1 failed |" in out.read_text()
     reliability.main(["--out", str(out), "--no-tests"])
+    monkeypatch.setattr(reliability, "measured", None)  # --page measures nothing
+    (results / "torches.json").write_text(json.dumps({"2.11.0": {"passed": 1234, "failed": 0}}))
+    reliability.main(["--out", str(out), "--page"])
+    before, after = set(text.splitlines()), set(out.read_text().splitlines())
+    assert before - after == {"| threads | 1 passed |", "| `make torches` | not run |"}
+    assert len(after - before) == 1
+    assert "1,234 passed, 0 failed" in (after - before).pop()
+    with pytest.raises(SystemExit, match="--page needs other"):
+        reliability.main(["--out", str(tmp_path / "other.md"), "--page"])
+
+
+def test_the_committed_page_is_that_of_the_committed_results() -> None:
+    assert reliability.PAGE.read_text() == reliability.page(json.loads((RESULTS / "reliability.json").read_text()))
 
 
 def test_the_largest_tensors_are_told_with_their_outcome() -> None:
@@ -260,3 +274,21 @@ def test_a_soak_that_nobody_could_place_is_not_begun(
     with pytest.raises(SystemExit):
         soak.main([*few, "--commit", "c0ffee"])
     assert json.loads(out.read_text())["machine"]["commit"] == "c0ffee"
+
+
+def test_releases_of_torch_keep_what_was_found_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, out = tmp_path / "report.xml", tmp_path / "torches.json"
+
+    def record(version: str, tests: int, failures: int) -> None:
+        report.write_text(f'<testsuites><testsuite tests="{tests}" failures="{failures}" errors="0" skipped="2"/></testsuites>')
+        torches.main([f"{version}={report}", "--out", str(out)])
+
+    record("2.11.0", 12, 0)
+    with pytest.raises(SystemExit):
+        record("2.12.0", 12, 1)
+    with pytest.raises(SystemExit):
+        record("2.13.0", 2, 0)  # none ran
+    found = {version: (row["passed"], row["failed"]) for version, row in json.loads(out.read_text()).items()}
+    assert found == {"2.11.0": (10, 0), "2.12.0": (9, 1), "2.13.0": (0, 0)}
+    with pytest.raises(SystemExit, match=r"gone.xml of torch 2.14.1 does not exist"):
+        torches.main([f"2.14.1={tmp_path / 'gone.xml'}", "--out", str(out)])

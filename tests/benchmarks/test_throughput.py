@@ -7,6 +7,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,21 @@ def test_a_clone_takes_part(tmp_path: Path) -> None:
         samplings.samplings(setting, compile=False, peer=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 3), ("dpmpp_2m", 1), ("dpmpp_2m", 4)])
+def test_dpm_solvers_own_code_takes_part(sampler: Any, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The copy in the package stable-diffusion-sdkit, as ``--peer`` of its folder."""
+    package = find_spec("ldm")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("stable-diffusion-sdkit is not installed (--no-deps)")
+    folder = Path(package.submodule_search_locations[0]) / "models" / "diffusion" / "dpm_solver"
+    shape = (2, 1, 4, 4)
+    setting = Setting(workloads.nothing(shape, torch.float32, CPU), sampler, steps, shape, torch.float32, True, CPU)
+    found, _ = samplings.samplings(setting.probe(), compile=False, peer=folder)
+    x_T = torch.randn(setting.probe().shape, generator=torch.Generator().manual_seed(0))
+    throughput.check("dpm_solver", found["dpm_solver"], setting.probe(), x_T, found["eager"].call(x_T))
+    assert not capsys.readouterr().err  # no bars
+
+
 def test_gates_are_red_for_what_a_timed_network_would_not_show() -> None:
     """A state, a time or a condition that is not passed on, and an image that is off by a twentieth."""
     shape = (1, 3, 32, 32)
@@ -168,7 +184,12 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         throughput, "_measure", lambda spending, group, *a, **k: (seen.extend(s.steps for s in group), measure(spending, group, *a, **k))
     )
-    again = measured(tmp_path, *options[:5], "dpmpp_2m", *options[5:], "--resume")
+    both = (*options[:5], "dpmpp_2m", *options[5:], "--resume")
+    ended = measured(tmp_path, *both, "--minutes", "0")
+    assert (ended["cells"], seen) == (first["cells"], [])
+    assert ended["unmeasured"] == [f"none, dpmpp_2m, 1x3x32x32 float32{guided}, 2 steps" for guided in ("", ", guided")]
+    again = measured(tmp_path, *both)
+    assert again["unmeasured"] == []
     assert seen == [2, 2]  # with and without guidance
     assert [c for c in again["cells"] if c["sampler"] == "ddim"] == first["cells"]
     measured(tmp_path, *options[:1], "2", "3", *options[2:], "--resume")
@@ -270,10 +291,40 @@ def test_calls_are_compared_and_few_rounds_decide_nothing(tmp_path: Path, capsys
     assert "4 ratios in both: 2 regressed" in out
     for path in paths:
         content = json.loads(path.read_text())
-        content["cells"][0]["rounds"] = 5
+        content["cells"][0]["rounds"] = 4
         path.write_text(json.dumps(content))
     assert changes.compare_results(*map(str, paths), name="throughput-cpu.json") == 1
     assert "ttune, cpu / eager" not in capsys.readouterr().out
+
+
+def test_what_was_left_out_is_no_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Left out as too slow, or as the time was over; gone without a word it is one."""
+    cell = "none, ddim, 1x3 float32, 4 steps"
+    before, after = result(0.5), result(0.5)
+    after["cells"] = [after["cells"][0] | {"steps": 8}]
+    before["cells"] += copy.deepcopy(after["cells"])
+    for left_out, status in ({"skipped": [[cell, "slow"]]}, 0), ({"unmeasured": [cell]}, 0), ({}, 1):
+        paths = [tmp_path / "a.json", tmp_path / "b.json"]
+        for path, content in zip(paths, (before, after | left_out), strict=True):
+            path.write_text(json.dumps(content))
+        assert changes.compare_results(*map(str, paths), name="throughput-cpu.json") == status
+        assert (f"left out  {cell}" if left_out else f"GONE      {cell}: ttune, cpu / eager") in capsys.readouterr().out
+
+
+def test_kernels_are_compared_by_their_rounds_and_folded_code_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for rounds, regressed in (3, 0), (9, 1):
+        for path, median in zip(paths, (0.5, 0.8), strict=True):
+            ratio = {"subject": "ttune", "rival": "copy", "value": {"median": median, "low": median, "high": median}}
+            kernel = {"case": "clip", "shape": [2], "dtype": "float32", "backend": "cpu", "ratios": [ratio]}
+            path.write_text(json.dumps({"effort": {"rounds": rounds}, "results": [kernel]}))
+        assert changes.compare_results(*map(str, paths), name="kernels-cpu.json") == regressed
+    for path, median in zip(paths, (0.5, 0.8), strict=True):
+        content = result(0.5)
+        content["cells"][0]["of_folded"] = {"ttune, cpu": {"median": median, "low": median, "high": median}}
+        path.write_text(json.dumps(content))
+    assert changes.compare_results(*map(str, paths), name="throughput-cpu.json") == 1
+    assert "REGRESSED none, ddim, 1x3 float32, 4 steps: ttune, cpu / folded: 0.500" in capsys.readouterr().out
 
 
 def test_one_result_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,8 +110,13 @@ def eager(terms: list[Tensor], coeffs: Tensor, step: Tensor | None, clip: float 
         value = row[0] * columns[0]
         for weight, column in zip(row[1:], columns[1:], strict=False):
             value = value + weight * column
-        outputs.append(value.clamp(-clip, clip) if clip is not None and r == 0 else value)
+        outputs.append(clamped(value, clip) if clip is not None and r == 0 else value)
     return outputs
+
+
+def clamped(value: Tensor, clip: float) -> Tensor:
+    """With a gradient of 1 at the very boundary, as ttune's is and torch.clamp's was before 2.14, which has 0 there."""
+    return torch.where((value < -clip) | (value > clip), value.detach().clamp(-clip, clip), value)
 
 
 def error(got: Tensor, wanted: np.ndarray) -> float:

@@ -40,7 +40,7 @@ def linear_update(
             Columns: the N terms in order; with ``clip``, the clamped row 0.
         step: the row block of a table, in [0, K): an int or, to keep one graph for all steps, a 0-d int64 tensor.
         clip: clamp row 0 (the x_0 prediction) to [-clip, clip]. It is returned clamped, and the rows after it may use it;
-            row 0's own coefficient of that column is ignored. NaN stays NaN.
+            row 0's own coefficient of that column is ignored. NaN stays NaN. The gradient at +-clip itself is 1.
 
     Returns R tensors with the strides of ``torch.empty_like(terms[0])``. Arithmetic is float64 for float64 and float32
     otherwise. A zero coefficient still multiplies, so NaN propagates. Without ``clip``, equivalent to:
@@ -82,7 +82,7 @@ def linear_update_(
     device = outs[0].device
     coeffs = _as_coeffs(coeffs, device)
     if torch.is_grad_enabled() and (coeffs.requires_grad or _require_grad(outs) or _require_grad(terms)):
-        raise RuntimeError("linear_update_ must run under torch.no_grad() where an argument requires grad; linear_update is differentiable")
+        raise RuntimeError("outs, terms or coeffs require grad: linear_update_ must run under torch.no_grad(); linear_update is differentiable")
     draw_tensor = None if seeds is None else _as_index("draw", draw, device)
     _LINEAR_UPDATE_(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
     # As every in-place operator of PyTorch: a backward that needs what was here raises and does not use what is here now.
@@ -364,7 +364,7 @@ def _gradients(
         # What reaches D: through its own output with weight 1, through the rows after it with theirs.
         weights = torch.stack([rows.new_ones(()) if r == 0 else rows[r, n] for r in live])
         (grad_clamped,) = linear_update(gradients, weights[None])
-        inside = (prediction >= -clip) & (prediction <= clip)  # torch.clamp's convention: the ends belong
+        inside = (prediction >= -clip) & (prediction <= clip)  # the ends belong to it, as they did to torch.clamp's before 2.14
         dp = torch.where(inside, grad_clamped, torch.zeros_like(grad_clamped))
         gradients = [dp, *(grad for r, grad in zip(live, gradients, strict=True) if r != 0)]
         live = [0, *(r for r in live if r != 0)]

@@ -133,7 +133,7 @@ class _Parts:
             return _of_pipeline(source)
         if Path(source).is_dir():
             return _of_folder(Path(source), dtype, device)
-        return _of_pipeline(_from_hub(str(source), dtype, device))
+        return _of_folder(_from_hub(str(source)), dtype, device)
 
 
 def network_name(components: Mapping[str, Any]) -> str:
@@ -278,10 +278,10 @@ def _foreign(name: str, entry: tuple[str, Any], libraries: Sequence[str]) -> Val
     return ValueError(f"{name} must be a class of {' or '.join(libraries)}, got {entry[1]!r} of {entry[0]!r}; its code is not run")
 
 
-def _from_hub(name: str, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
-    settings = {} if dtype is None else {"torch_dtype": dtype}
+def _from_hub(name: str) -> Path:
+    """A pipeline's folder in the local cache, downloaded if need be. Nothing of it is loaded: it is as foreign as any other folder."""
     try:
-        return DiffusionPipeline.from_pretrained(name, use_safetensors=True, **settings).to(device)
+        return Path(DiffusionPipeline.download(name, use_safetensors=True))
     except Exception as error:  # diffusers, its hub client and the network beneath raise many kinds
         raise OSError(
             f"{name!r} is no folder here, and as a hub id it could not be loaded, which needs a network or a copy in the local cache "

@@ -1,0 +1,41 @@
+"""What `make torches` found, as benchmarks/results/torches.json: tests passed and failed beside each release of torch.
+
+python -m benchmarks torches 2.11.0=REPORT.xml 2.14.1=REPORT.xml      # of each release, pytest's --junitxml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.junit import totals
+from benchmarks.machine import command, machine
+from benchmarks.places import RESULTS
+from ttune.atomic import write_atomically
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit status 1 where a test failed, or none ran. Releases that are not named keep what was found of them before."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks torches", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("reports", nargs="+", metavar="VERSION=REPORT.xml", help="a release and what pytest wrote beside it")
+    parser.add_argument("--out", type=Path, default=RESULTS / "torches.json", help="(default: benchmarks/results/torches.json)")
+    arguments = parser.parse_args(argv)
+    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    about, sound = machine(), True
+    for each in arguments.reports:
+        version, equals, report = each.partition("=")
+        if not equals:
+            parser.error(f"reports must be VERSION=REPORT.xml, got {each!r}")
+        if not Path(report).exists():
+            sys.exit(f"reports: {Path(report).name} of torch {version} does not exist: its tests ended without one")
+        found[version] = {"command": command("torches", argv), "machine": about | {"torch": version}} | totals(Path(report))
+        sound = sound and found[version]["passed"] > 0 and not found[version]["failed"]
+        print("torch {}: {passed} passed, {failed} failed, {skipped} skipped".format(version, **found[version]))
+    write_atomically(arguments.out, (json.dumps(dict(sorted(found.items())), indent=1) + "\n").encode())
+    if not sound:
+        sys.exit(1)
