@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ NOISE = ttune.NoiseSchedule.linear()
 TINY = ["--model", "tests.tiny_model:factory"]
 QUICK = [*TINY, "--steps", "2", "--samples", "4", "--holdout", "4", "--iterations", "1", "--no-search-starts", "--quiet"]
 SAMPLE = ["sample", *TINY, "--steps", "2", "--n", "4", "--out"]
+EVALUATE = ["evaluate", "b.json", *TINY, "--n", "4", "--chunk", "2", "--quiet"]
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +240,63 @@ def test_other_places_that_cannot_be_written_are_found_before_any_work(
     (tmp_path / "file").write_text("not a folder")
     ttune.Schedule.build(NOISE, "ddim", 2).save(tmp_path / "b.json")
     assert f"{command[-1]} cannot be written; name another place" in failure(command)
+    assert tiny_model.calls == 0
+
+
+@pytest.fixture(params=["/proc", "a file system that is read-only"])
+def closed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which nobody can make a file, root neither, whom permissions do not stop."""
+    if request.param == "/proc":
+        if not Path("/proc/self").exists():
+            pytest.skip("no /proc here")
+        return Path("/proc/ttune")
+    folder = tmp_path / "closed"
+    folder.mkdir()
+
+    def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if Path(os.fsdecode(path)).is_relative_to(folder):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+            return function(path, *arguments, **options)
+
+        return call
+
+    for name in ("open", "mkdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tune", *QUICK, "--out"],
+        ["tune", *QUICK, "--out", "a.json", "--checkpoint"],
+        [*SAMPLE],
+        [*EVALUATE, "--out"],
+        [*EVALUATE, "--work"],
+        [*EVALUATE, "--save-images"],
+        [*EVALUATE, "--work", "kept", "--save-images"],
+        ["report", "b.json", *TINY, "--out"],
+        ["compare", *TINY, "--quiet", "--out"],
+        ["export", "--schedule", "b.json", "--out"],
+        ["import", "--values", "sigmas.json", "--noise", "linear", "--sampler", "ddim", "--out"],
+    ],
+    ids=lambda command: f"{command[0]} {command[-1]}{' of a work folder that is kept' * ('kept' in command)}",
+)
+def test_a_folder_in_which_no_file_can_be_made_is_refused_before_any_work(
+    command: list[str], closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ttune.Schedule.build(NOISE, "ddim", 2).save(tmp_path / "b.json")
+    (tmp_path / "sigmas.json").write_text("[10.0, 1.0, 0.1]")
+    if "kept" in command:
+        main([*EVALUATE, "--work", "kept"])
+        assert tiny_model.calls > 0
+        tiny_model.calls = 0
+    said = failure([*command, str(closed / "a.png" if command[0] == "sample" else closed / "a")])
+    assert said.startswith("ttune: [Errno ")
+    assert f": {closed / 'a'}" in said
+    assert said.endswith(" cannot be written; name another place")
     assert tiny_model.calls == 0
 
 

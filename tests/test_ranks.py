@@ -155,6 +155,50 @@ def test_evaluate_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list((tmp_path / "work").rglob("0*.safetensors"))) == 2 * 6
 
 
+def test_a_rank_that_dies_in_an_evaluation_ends_it_and_what_was_kept_is_taken(tmp_path: Path) -> None:
+    """Each of two ranks in its turn, with torchrun, which ends the other, and without, when the other must see it for itself."""
+    file, work = tmp_path / "ddim.json", tmp_path / "work"
+    ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
+    arguments = ["evaluate", str(file), "--model", "tests.tiny_model:factory", "--samples", "12", "--chunk", "1", "--quiet"]
+    together = [*arguments, "--work", str(work), "--out", str(tmp_path / "together.json")]
+    main([*arguments, "--out", str(tmp_path / "alone.json")])
+
+    def dying(rank: int) -> dict[str, str]:
+        """In its third chunk of 130 evaluations; or in its second, after as many to see whether the network is still the same."""
+        return {"TINY_MODEL_INTERRUPT_AT": "320", "TINY_MODEL_SIGNAL": str(int(signal.SIGKILL)), "TINY_MODEL_RANK": str(rank)}
+
+    every = {f"{k:06}" for k in range(12)}
+
+    def kept() -> dict[Path, int]:
+        """When each was written, which must stay as it is."""
+        return {path: path.stat().st_mtime_ns for path in work.glob("d*/0*.safetensors")}
+
+    status, said, error = torchrun(2, together, **dying(1))
+    assert status != 0
+    assert re.search(r"rank\s*: 1 ", error)
+    assert "SIGKILL" in error
+    assert error.count("Traceback (most recent call last)") == 1  # torchrun's own
+    assert re.search(r"With --work, what was finished is kept there|rank 0 waited for the others, and one of them is gone", error)
+    assert not said
+    first = kept()
+    assert len(first) >= 2 * 2  # both chunks of the one that died, of teacher and schedule
+    survivor, dead = finish(start(2, "-m", "ttune", *together, **dying(0)))[::-1]
+    assert dead[0] == -signal.SIGKILL
+    assert survivor[0] == 1
+    assert "ttune: rank 1: rank 1 waited for the others, and one of them is gone or stuck" in survivor[2]
+    assert "With --work, what was finished is kept there and the same command goes on from it" in survivor[2]
+    assert "Traceback" not in survivor[2]
+    second = kept()
+    assert first.items() < second.items()
+    teacher, tuned = ({path.stem for path in second if path.parent.name.startswith(sampler)} for sampler in ("dpmpp_2m", "ddim"))
+    tiny_model.calls = 0
+    main(together)
+    assert tiny_model.calls == 130 + sum(128 + 2 * (k not in tuned) for k in every - (teacher & tuned))
+    assert second.items() < kept().items()
+    alone, shared = (json.loads((tmp_path / f"{name}.json").read_text())["rows"] for name in ("alone", "together"))
+    assert [row | {"seconds": 0} for row in shared] == [row | {"seconds": 0} for row in alone]
+
+
 def test_what_cannot_be_shared_is_refused_and_a_failing_rank_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

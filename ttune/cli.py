@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         # Not world_size(), which may be what failed.
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1" else ""
-        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}")
+        kept = f". {KEPT[command]}" if isinstance(error, RankLost) and command in KEPT else ""
+        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}{kept}")
     except KeyboardInterrupt as interrupt:
         if command in KEPT and os.environ.get("RANK", "0") == "0":
             print(f"\n{str(interrupt) or 'Interrupted'}. {KEPT[command]}", file=sys.stderr)

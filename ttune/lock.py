@@ -10,11 +10,15 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file ``path`` meanwhile; True once it is held, False if another process has it and ``wait`` is not wished."""
+    """Hold the lock file ``path`` meanwhile; True once it is held, False if another process has it and ``wait`` is not wished. OSError
+    names a lock file that cannot be made."""
     import fcntl  # not on Windows, where only what several processes share is missing
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {path} cannot be written; name another place") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

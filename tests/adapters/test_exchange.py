@@ -160,6 +160,7 @@ def test_refusals_of_the_command_line(arguments: list[str], message: str, tmp_pa
         ("{}", ["--noise", "linear", "--sampler", "ddim"], "this must be a list of numbers"),
         ("[1, true]", ["--noise", "linear", "--sampler", "ddim"], "this must be a list of numbers"),
         ("[" * 100000, ["--noise", "linear", "--sampler", "ddim"], "this is no JSON"),
+        (f"[1{'0' * 400}, 2]", ["--noise", "linear", "--sampler", "ddim"], "this must be a list of numbers within the range of float64"),
         ("[3, 2]", ["--sampler", "ddim"], "like or noise must be given"),
         ("[3, 2]", ["--noise", "linear"], "sampler must be given"),
         ("[3, 2]", ["--noise", "linear", "--kind", "t_ratios"], "like must be given for t_ratios"),

@@ -75,8 +75,10 @@ def test_folders_are_read_in_order_with_sizes_mixed_and_grey_as_asked(tmp_path: 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 2, 4, 4), np.float32) + 7, r"floating images must lie in \[-1, 1\], got values up to 7"),
+        (np.zeros((3, 1, 4, 4), np.float32) + 7, r"floating images must lie in \[-1, 1\], got values up to 7"),
         (np.zeros((3, 4, 4), np.float32), r"must hold images \(N, C, H, W\), .* got float32 \(3, 4, 4\)"),
+        (np.zeros((3, 4, 4, 3), np.float32), r"C being 1 or 3, .* got float32 \(3, 4, 4, 3\)"),
+        (np.zeros((3, 1, 0, 4), np.uint8), r"got uint8 \(3, 1, 0, 4\)"),
         (np.zeros((3, 1, 4, 4), np.int64), "got int64"),
         (np.zeros((0, 1, 4, 4), np.uint8), r"got uint8 \(0, 1, 4, 4\)"),
         (np.full((3, 1, 4, 4), np.nan), "reference: must be finite"),

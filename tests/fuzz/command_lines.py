@@ -6,14 +6,18 @@ import contextlib
 import io
 import json
 import os
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 
 from tests.fuzz.corpus import cases
 from tests.fuzz.mutation import as_json
+from tests.fuzz.reference_files import npy, npz, png
 from tests.fuzz.schedule_files import bases
 from tests.fuzz.target import Target, folder
 from ttune import NoiseSchedule, Schedule
@@ -56,6 +60,10 @@ PLACES = (
     "out.txt",
     "bad.json",
 )
+# Of these commands make folders and write into them: never one outside of the fuzzer's own.
+FOLDERS = ("work", "a/b", "good.json", "pictures", "/dev/null/x", "", ".", "\x00")
+REFERENCES = ("pictures", "images.npz", "images.npy", "moments.npz", "bad.json", "nowhere", "work", "", "/dev/null", "\x00")
+FEATURES = ("pixels", "lenet64", "inception", "tests.tiny_model:factory", "tests.tiny_model:nothing", "os:getcwd", "magic", "", ":")
 MODELS = ("tests.tiny_model:factory", "tests.tiny_model:nothing", "os:getcwd", "fashions", "", ":", "a.b:c", "tests.tiny_model:factory ")
 SHORT = tuple(name for name in COMMANDS if name not in ("demo", "compare"))  # without arguments those two work for minutes
 numbers = st.sampled_from(("0", "1", "2", "3", "5", "-1", "0.5", "nan", "inf", "1e3", "9" * 30, "x", ""))
@@ -63,63 +71,116 @@ words = st.sampled_from(WORDS)
 places = st.sampled_from(PLACES)
 seeds = st.sampled_from(("0", "7", "-1", str(2**63 - 2), str(2**63), "9" * 30, "x"))
 samplers = st.sampled_from(("ddim", "euler", "heun", "dpmpp_2m", "unipc", "ddpm", "auto", "magic", ""))
+models = st.sampled_from(MODELS)
+folders = st.sampled_from(FOLDERS)
+few = st.sampled_from(("0", "1", "2", "4", "-1", "x"))  # where a number more costs an evaluation of the teacher, or a tuning
+nothing = st.just(())
+sources = st.sampled_from(("good.json", "short.json", "pictures", "nowhere"))
 spacings = st.sampled_from(("leading", "trailing", "linspace", "quadratic", "log_snr", "karras", "ays", "even"))
 
 # One sample of a small network takes milliseconds; nothing here asks for more than a handful, or for a number that must be refused.
-FLAGS: dict[str, dict[str, st.SearchStrategy[str]]] = {
+# A value of several words is a tuple of them.
+FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
     "sample": {
-        "--out": places, "--schedule": places, "--model": st.sampled_from(MODELS), "--sampler": samplers, "--steps": numbers,
+        "--out": places, "--schedule": places, "--model": models, "--sampler": samplers, "--steps": numbers,
         "--spacing": spacings, "--n": numbers, "--seed": seeds, "--guidance-scale": numbers, "--backend": words, "--columns": numbers,
         "--option": words, "--condition": words,
     },
     "tune": {
-        "--out": places, "--model": st.sampled_from(MODELS), "--sampler": samplers, "--steps": numbers, "--spacing": spacings,
+        "--out": places, "--model": models, "--sampler": samplers, "--steps": numbers, "--spacing": spacings,
         "--method": words, "--t-start": numbers, "--offset": numbers, "--final": st.sampled_from(("zero", "min", "max")),
-        "--samples": st.sampled_from(("0", "1", "2", "4", "-1")), "--holdout": st.sampled_from(("0", "1", "2", "4", "-1")),
-        "--chunk": numbers, "--iterations": st.sampled_from(("0", "1", "-1", "x")), "--seed": seeds, "--checkpoint": places,
-        "--budget": numbers, "--population": numbers, "--residual": words, "--tune": words,
+        "--samples": few, "--holdout": few, "--chunk": numbers, "--iterations": st.sampled_from(("0", "1", "-1", "x")), "--seed": seeds,
+        "--checkpoint": places, "--budget": numbers, "--population": numbers, "--residual": words, "--tune": words,
     },
     "evaluate": {
-        "--model": st.sampled_from(MODELS), "--steps": numbers, "--n": numbers, "--chunk": numbers, "--seed": seeds,
-        "--inception": places, "--guidance-scale": numbers, "--out": places,
+        "--model": models, "--steps": numbers, "--n": numbers, "--chunk": numbers, "--seed": seeds, "--features": st.sampled_from(FEATURES),
+        "--inception": places, "--guidance-scale": numbers, "--out": places, "--reference": st.sampled_from(REFERENCES),
+        "--reference-n": numbers, "--work": folders, "--save-images": folders, "--cache": folders, "--prompts": places,
+        "--metrics": st.sampled_from(("fid", ("fid", "kid"), ("kid", "precision_recall"), ("rmse", "psnr"), (), "magic", ("fid", "fid"))),
+        "--splits": numbers, "--bootstrap": numbers,
     },
-    "analytic": {"--out": places, "--model": st.sampled_from(MODELS), "--steps": st.sampled_from(("0", "1", "-1")), "--samples": numbers},
+    "compare": {
+        "--out": folders, "--model": models, "--samplers": st.one_of(samplers, st.just(("ddim", "ddim")), nothing), "--steps": few,
+        "--methods": st.sampled_from(("magic", "endpoint:iterations=x", "a=b=endpoint", "endpoint:", "@best", "", "../x=endpoint", (),
+                                      "a=endpoint@best:iterations=1", ("endpoint:iterations=0", "endpoint:iterations=1"))),
+        "--curve": st.sampled_from(("0", "2", "3", "4", "-1", "x")), "--references": samplers, "--samples": few, "--holdout": few,
+        "--held-out": few, "--chunk": numbers, "--seed": seeds, "--data": st.sampled_from(MODELS), "--guidance-scale": numbers,
+    },
+    "report": {
+        "--out": st.sampled_from((*PLACES, "x.html", "a/b.html")),
+        "--model": models, "--n": few, "--shown": few, "--chunk": numbers, "--seed": seeds, "--guidance-scale": numbers,
+        "--conditions": st.sampled_from(("tests.tiny_model:no_conditions", *MODELS)),
+    },
+    "analytic": {"--out": places, "--model": models, "--steps": st.sampled_from(("0", "1", "-1")), "--samples": numbers},
+    "export": {
+        "--schedule": places, "--to": st.sampled_from(("timesteps", "sigmas", "t_ratios", "x")), "--steps": numbers, "--out": places,
+        "--scheduler": st.sampled_from(("EulerDiscreteScheduler", "DDIMScheduler", "Scheduler", "logging", "", "\x00")),
+        "--drop-told": st.sampled_from(((), "x")),
+    },
+    "import": {
+        "--values": st.sampled_from((*PLACES, "values.json")), "--out": places, "--kind": st.sampled_from(("timesteps", "t_ratios", "x")),
+        "--sampler": samplers, "--like": places, "--steps": numbers, "--final": st.sampled_from(("zero", "min", "max")),
+        "--noise": st.sampled_from(("scaled_linear", "cosine", "edm", "ve", "flow", "x")),
+        "--noise-option": st.sampled_from((("steps", "9" * 30), ("steps", "0"), ("beta_end", "nan"), ("x", "1"), "", ("beta_start", "x"))),
+        "--option": st.sampled_from((("order", "2"), ("order", "2.0"), ("x", "1"), "", "x")),
+    },
     "info": {},
 }  # fmt: skip
+TINY = ["--model", "tests.tiny_model:factory"]
 REQUIRED = {
-    "sample": ["--model", "tests.tiny_model:factory", "--out", "out.npz", "--n", "2", "--steps", "2"],
-    "tune": ["--model", "tests.tiny_model:factory", "--out", "tuned.json", "--steps", "1", "--samples", "2", "--holdout", "2",
-             "--iterations", "1", "--no-search-starts", "--quiet"],
-    "evaluate": ["good.json", "--model", "tests.tiny_model:factory", "--n", "2", "--no-teacher", "--quiet"],
-    "analytic": ["--model", "tests.tiny_model:factory", "--out", "analytic.json", "--steps", "1", "--samples", "2", "--quiet"],
+    "sample": [*TINY, "--out", "out.npz", "--n", "2", "--steps", "2"],
+    "tune": [*TINY, "--out", "tuned.json", "--steps", "1", "--samples", "2", "--holdout", "2", "--iterations", "1", "--no-search-starts",
+             "--quiet"],
+    "evaluate": ["good.json", *TINY, "--n", "2", "--no-teacher", "--cache", "cache", "--quiet"],
+    "compare": [*TINY, "--out", "compared", "--methods", "endpoint:iterations=1", "--samplers", "ddim", "--steps", "1", "--curve", "3",
+                "--samples", "2", "--holdout", "2", "--held-out", "2", "--quiet"],
+    "report": ["good.json", "--out", "page.html", "--n", "2", "--shown", "1", "--quiet"],
+    "analytic": [*TINY, "--out", "analytic.json", "--steps", "1", "--samples", "2", "--quiet"],
+    "export": ["--schedule", "good.json"],
+    "import": ["--values", "values.json", "--noise", "linear", "--sampler", "euler", "--out", "imported.json"],
     "info": [],
 }  # fmt: skip
+# A sample takes 20 ms, an evaluation 50, a tuning 400, a comparison 2,000.
+OFTEN = ("sample",) * 8 + ("evaluate",) * 6 + ("import", "export", "report", "analytic", "tune", "info") * 2 + ("compare",)
 
 
 @st.composite
 def _lines(draw: st.DrawFn) -> list[str]:
     """A command that would work, with up to three settings after it that may not; or words without sense."""
-    command = draw(st.sampled_from(("sample",) * 5 + ("tune", "evaluate", "evaluate", "analytic", "info")))
+    command = draw(st.sampled_from(OFTEN))
     if not draw(st.integers(0, 11)):
         return draw(st.lists(st.one_of(words, st.sampled_from((*SHORT, "--help", "--out", "--steps"))), max_size=5))
     line = [command, *REQUIRED[command]]
     for _ in range(draw(st.integers(0, 3))):
         if FLAGS[command]:
             flag = draw(st.sampled_from(sorted(FLAGS[command])))
-            line += [flag, draw(FLAGS[command][flag])]
+            value = draw(FLAGS[command][flag])
+            line += [flag, *([value] if isinstance(value, str) else value)]
     if not draw(st.integers(0, 9)):
-        line.insert(draw(st.integers(0, len(line))), draw(words))
+        line.insert(draw(st.integers(0, len(line))), draw(st.one_of(words, sources)))
     return line
 
 
+@cache
+def _files() -> dict[str, bytes]:
+    """A good schedule, one of another noise schedule, one that is none; numbers for import; four real images in every form."""
+    place = folder() / "good.json"
+    Schedule.build(NoiseSchedule.linear(), "ddim", 2).save(place)
+    files = {"good.json": place.read_bytes(), "short.json": as_json(bases()[0]), "bad.json": b"{", "values.json": b"[9.5, 2, 0.5]"}
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), np.uint8)
+    moments = [("mu.npy", npy(np.zeros(64))), ("sigma.npy", npy(np.eye(64)))]
+    files |= {"images.npy": npy(images), "images.npz": npz([("images.npy", npy(images))]), "moments.npz": npz(moments)}
+    return files | {f"pictures/{i}.png": png(image[0]) for i, image in enumerate(images)}
+
+
 def _prepared() -> None:
-    """A folder with a good schedule, one of another noise schedule and one that is none."""
-    os.chdir(folder())
-    if not os.path.exists("good.json"):
-        Schedule.build(NoiseSchedule.linear(), "ddim", 2).save("good.json")
-        with open("short.json", "wb") as short, open("bad.json", "wb") as bad:
-            short.write(as_json(bases()[0]))
-            bad.write(b"{")
+    """In a folder with these files and no others, whatever the line before has written."""
+    place = folder() / "lines"
+    shutil.rmtree(place, ignore_errors=True)
+    (place / "pictures").mkdir(parents=True)
+    for name, data in _files().items():
+        (place / name).write_bytes(data)
+    os.chdir(place)
 
 
 def run(line: list[str]) -> bool:
@@ -152,4 +213,4 @@ def _words(file: Path) -> list[str]:
     return json.loads(file.read_bytes())
 
 
-LINES = Target("command lines", st.deferred(_lines), run, 2, lambda: cases("command_lines", _words))
+LINES = Target("command lines", st.deferred(_lines), run, 5.5, lambda: cases("command_lines", _words))

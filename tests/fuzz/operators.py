@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ NAMES = rf"\b({'|'.join(_ARGUMENTS.split())})\b"
 @dataclass(frozen=True)
 class Call:
     """``name`` of ttune.ops with ``arguments``, in which an :class:`Operand` stands for its tensor; ``aliases`` (i, j, shift): output i is
-    term j, moved by ``shift`` elements."""
+    term j, moved by ``shift`` elements; ``asking``: bit i: tensor i, where its dtype allows that, requires its gradient."""
 
     name: str
     arguments: dict[str, Any]
     aliases: tuple[tuple[int, int, int], ...] = ()
+    asking: int = 0
 
     def made(self) -> dict[str, Any]:
         values = {name: _tensors(value) for name, value in self.arguments.items()}
@@ -37,6 +38,17 @@ class Call:
             if i < len(values["outs"]) and j < len(values["terms"]):
                 values["outs"][i] = _moved(values["terms"][j], shift)
         return values
+
+    @property
+    def smooth(self) -> bool:
+        """Whether no rounding can turn a gradient: no clamp, no kink, and values of a size that no sum of a few overflows with."""
+        operands = [inner for value in self.arguments.values() for inner in _flat(value) if isinstance(inner, Operand)]
+        calm = all(operand.content in ("normal", "zero") for operand in operands)
+        return calm and self.arguments.get("clip") is None and self.arguments.get("kind", "l2") == "l2"
+
+
+def _flat(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _tensors(value: Any) -> Any:
@@ -63,21 +75,57 @@ def check(call: Call) -> bool:
         assert re.search(NAMES, str(native)), f"names no argument: {native}"
         return False
     bounds = BOUNDS[call.name](call.made())
-    for ours, theirs, bound in zip(native, reference, bounds, strict=True):
+    for ours, theirs, bound in zip(native.results, reference.results, bounds, strict=True):
         check_alike(ours, theirs, bound)
+    _check_gradients(call, native.gradients, reference.gradients)
     return True
 
 
-def _outcome(call: Call) -> list[Tensor] | Exception:
-    """The results, or the error."""
+@dataclass(frozen=True)
+class Outcome:
+    """``gradients``: of the tensors that ask for them; None where an operator has none for it."""
+
+    results: list[Tensor]
+    gradients: list[Tensor | None]
+
+
+def _outcome(call: Call) -> Outcome | Exception:
+    """The results and gradients, or the error of the operator; its backward must not have one."""
     values = call.made()
+    asking = _asking(call, values)
     try:
         result = getattr(ops, call.name)(**values)
     except Exception as error:
         return error
-    if call.name == "linear_update_":
-        return values["outs"]
-    return [result] if isinstance(result, Tensor) else list(result)
+    results = values["outs"] if call.name == "linear_update_" else [result] if isinstance(result, Tensor) else list(result)
+    return Outcome([result.detach() for result in results], _gradients(results, asking))
+
+
+def _asking(call: Call, values: dict[str, Any]) -> list[Tensor]:
+    """The tensors of ``values`` that require their gradients, and from now on do."""
+    tensors = [inner for value in values.values() for inner in _flat(value) if isinstance(inner, Tensor)]
+    able = [tensor for i, tensor in enumerate(tensors) if call.asking >> i & 1 and (tensor.is_floating_point() or tensor.is_complex())]
+    return [tensor.requires_grad_() for tensor in able]
+
+
+def _gradients(results: list[Tensor], asking: list[Tensor], absolute: bool = False) -> list[Tensor | None]:
+    """Of the results' sum with weights that are the same on every call; ``absolute``: with their magnitudes."""
+    live = [result for result in results if result.requires_grad]
+    if not live:
+        return [None] * len(asking)
+    generator = torch.Generator().manual_seed(len(live))
+    weights = [torch.randn(result.shape, generator=generator, dtype=torch.float64) for result in live]
+    weights = [(weight.abs() if absolute else weight).to(result.dtype) for weight, result in zip(weights, live, strict=True)]
+    return list(torch.autograd.grad(live, asking, weights, allow_unused=True))
+
+
+def _check_gradients(call: Call, ours: list[Tensor | None], theirs: list[Tensor | None]) -> None:
+    for mine, other, bound, tensor in zip(ours, theirs, _gradient_bounds(call), _asking(call, call.made()), strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None and other is not None:
+            assert mine.shape == tensor.shape
+            assert mine.dtype == tensor.dtype
+            check_alike(mine, other, torch.full_like(mine, torch.nan, dtype=torch.float64) if bound is None else bound)
 
 
 def check_alike(ours: Tensor, theirs: Tensor, bound: Tensor) -> None:
@@ -176,6 +224,37 @@ def _product_bounds(values: dict[str, Any]) -> list[Tensor]:
     return [torch.where(total < torch.finfo(dtype).max / 8, total * (1e-6 if dtype == torch.float32 else 1e-13) + 1e-37, torch.nan)]
 
 
+def _gradient_bounds(call: Call) -> list[Tensor | None]:
+    """By the operators' own derivatives: where all values are positive, and so is every product, the gradient is the sum of the
+    products' magnitudes. None: nothing is asked."""
+    values = call.made()
+    asking = _asking(call, values)
+    if call.name == "embedding_lookup":  # its backward has no kernel
+        return [torch.zeros_like(tensor, dtype=torch.float64) for tensor in asking]
+    if not call.smooth or call.name not in ("linear_update", "trajectory_loss", "inner_products") or not asking:
+        return [None] * len(asking)
+    first = (values.get("terms") or values["a"])[0].dtype
+    magnitudes = {name: _magnitude(value) for name, value in call.made().items()}
+    if "target" in magnitudes:
+        magnitudes["target"] = -magnitudes["target"]  # the loss is of a difference
+    wanted = _asking(call, magnitudes)
+    with ops.use_backend("reference"):
+        result = getattr(ops, call.name)(**magnitudes)
+    found = _gradients([result] if isinstance(result, Tensor) else list(result), wanted, absolute=True)
+    # The results' weights, a loss's slope, that times the weight, and the sum are each rounded to the terms' dtype.
+    roundings = 8 * torch.finfo(first).eps + (1e-12 if first == torch.float64 else 1e-5)
+    tiny = 64 * torch.finfo(first).smallest_normal
+    most = torch.finfo(first).max / 64
+    sizes = [None if gradient is None else gradient.abs() for gradient in found]
+    return [None if size is None else torch.where(size < most, size * roundings + tiny, torch.nan) for size in sizes]
+
+
+def _magnitude(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_magnitude(inner) for inner in value]
+    return value.double().abs() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 BOUNDS: dict[str, Callable[[dict[str, Any]], Sequence[Tensor]]] = {
     "linear_update": _update_bounds,
     "linear_update_": _update_bounds,
@@ -262,11 +341,20 @@ def products(draw: st.DrawFn) -> Call:
     return Call("inner_products", {"a": draw(likes(like, 0 if not draw(st.integers(0, 9)) else 1, 3)), "b": draw(likes(like, 1, 3))})
 
 
+@st.composite
+def _asked(draw: st.DrawFn, calls: st.SearchStrategy[Call]) -> Call:
+    """One in three with gradients."""
+    call = draw(calls)
+    return replace(call, asking=draw(st.integers(1, 255))) if draw(st.integers(0, 2)) == 1 else call
+
+
 def read_call(file: Path) -> Call:
-    """Of the corpus: the arguments by name, a tensor as the fields of its operand, with ``call`` and perhaps ``aliases`` beside them."""
+    """Of the corpus: the arguments by name, a tensor as the fields of its operand, with ``call`` and perhaps ``aliases`` and
+    ``asking`` beside them."""
     arguments = json.loads(file.read_bytes())
+    asking = arguments.pop("asking", 0)
     aliases = tuple((i, j, shift) for i, j, shift in arguments.pop("aliases", ()))
-    return Call(arguments.pop("call"), {name: _read(value) for name, value in arguments.items()}, aliases)
+    return Call(arguments.pop("call"), {name: _read(value) for name, value in arguments.items()}, aliases, asking)
 
 
 def _read(value: Any) -> Any:
@@ -275,7 +363,7 @@ def _read(value: Any) -> Any:
     return [_read(inner) for inner in value] if isinstance(value, list) else value
 
 
-UPDATES = Target("linear_update, linear_update_", updates(), check, 8, lambda: cases("updates", read_call))
-LOSSES = Target("trajectory_loss", losses(), check, 4, lambda: cases("losses", read_call))
-EMBEDDINGS = Target("timestep_embedding, embedding_lookup", embeddings(), check, 4, lambda: cases("embeddings", read_call))
-PRODUCTS = Target("inner_products", products(), check, 2, lambda: cases("products", read_call))
+UPDATES = Target("linear_update, linear_update_", _asked(updates()), check, 8, lambda: cases("updates", read_call))
+LOSSES = Target("trajectory_loss", _asked(losses()), check, 4, lambda: cases("losses", read_call))
+EMBEDDINGS = Target("timestep_embedding, embedding_lookup", _asked(embeddings()), check, 4, lambda: cases("embeddings", read_call))
+PRODUCTS = Target("inner_products", _asked(products()), check, 2, lambda: cases("products", read_call))

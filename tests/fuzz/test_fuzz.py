@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
+from tests.fuzz import operators, schedule_files, tensor_files
 from tests.fuzz import result as result_file
-from tests.fuzz import schedule_files, tensor_files
 from tests.fuzz.__main__ import _shared, main
-from tests.fuzz.corpus import Case
+from tests.fuzz.corpus import Case, cases
 from tests.fuzz.registry import TARGETS
 from tests.fuzz.result import FAULTY, SOUND, STOPPED_SHORT, Result
 from tests.fuzz.runner import CORPUS, Tally, tallies, tally
@@ -147,3 +147,14 @@ def test_the_corpus_comes_first_and_its_faults_are_told(tmp_path: Path) -> None:
     assert f"input: {tmp_path / 'accepted' / 'two'}" in corpus.fault
     assert [(tally.batch, tally.inputs, tally.fault) for tally in drawn] == [(0, 1, "")]
     assert [tally.batch for tally in tallies(target, seed=0, first=3, inputs=1, until=float("inf"))] == [3]
+
+
+def test_a_wrong_gradient_is_a_fault() -> None:
+    for kind in ("updates", "losses", "products", "embeddings"):
+        (call,) = (call for case in cases(kind, operators.read_call, "*gradients.json") if (call := case.read(case.path)).asking)
+        found = operators._outcome(call)
+        assert isinstance(found, operators.Outcome)
+        operators._check_gradients(call, found.gradients, found.gradients)
+        wrong = [None if gradient is None else gradient * 1.001 for gradient in found.gradients]
+        with pytest.raises(AssertionError, match="off by"):
+            operators._check_gradients(call, wrong, found.gradients)

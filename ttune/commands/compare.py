@@ -54,12 +54,12 @@ def compare(
         quiet: No progress bars.
     """
     import ttune
-    from ttune.models import imported, load_model
+    from ttune.models import load_model
 
     check_paths(out=out)
     check_counts(chunk=chunk)
     denoiser = load_model(model, guidance_scale=guidance_scale)
-    clean = bundled_data(model) if data is None and model == "fashion" else None if data is None else imported("data", data)()
+    clean = bundled_data(model) if data is None and model == "fashion" else None if data is None else _data(data)
     features = bundled_features(model)
     comparison = ttune.compare(
         denoiser,
@@ -84,6 +84,21 @@ def compare(
     print(f"Wrote {', '.join(map(str, files))}")
     if comparison.failed:
         raise ValueError(f"{len(comparison.failed)} cells failed (see above); the same command tries them again")
+
+
+def _data(name: str) -> Any:
+    """What the function of this name returns."""
+    import torch
+
+    from ttune.models import imported
+
+    made: Any = imported("data", name)()
+    images = made[0] if isinstance(made, tuple) and len(made) == 2 else made
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(
+            f"data: {name!r} must return a tensor of clean samples (n, ...), or (samples, conditions), got {type(images).__name__}"
+        )
+    return made
 
 
 def _real_statistics(model: str, clean: Any, features: Any) -> Any:

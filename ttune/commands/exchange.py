@@ -36,9 +36,11 @@ def export(
     """
     import ttune
     from ttune.adapters import exchange
-    from ttune.atomic import write_atomically
+    from ttune.atomic import check_writable, write_atomically
 
     check_paths(schedule=schedule, out=out)
+    if out is not None:
+        check_writable(out)
     loaded = ttune.Schedule.load(schedule, steps=steps)
     if scheduler is not None and to != "timesteps":
         raise ValueError(f"scheduler goes with --to timesteps, got --to {to}")
@@ -88,8 +90,10 @@ def import_(
     """
     import ttune
     from ttune.adapters import exchange
+    from ttune.atomic import check_writable
 
     check_paths(values=values, out=out, like=like)
+    check_writable(out)
     if (like is None) == (noise is None):
         raise ValueError(f"like or noise must be given, one of them, got like={like} and noise={noise}")
     numbers = _list(values)
@@ -120,7 +124,10 @@ def _list(path: Path) -> list[float]:
         raise ValueError(f"{path}: this is no JSON ({error})") from None
     if not isinstance(values, list) or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         raise ValueError(f"{path}: this must be a list of numbers")
-    return values
+    try:
+        return [float(v) for v in values]
+    except OverflowError as error:  # a whole number of more than 308 digits
+        raise ValueError(f"{path}: this must be a list of numbers within the range of float64 ({error})") from None
 
 
 def _scheduler(name: str) -> Any:

@@ -164,10 +164,11 @@ def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
         array = array[:, None]
     elif array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
         array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or len(array) == 0 or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
+    shaped = array.ndim == 4 and array.size > 0 and array.shape[1] in (1, 3)
+    if not shaped or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(
-            f"reference: {path} must hold images (N, C, H, W), uint8 or floating in [-1, 1], or uint8 (N, H, W, C) or (N, H, W), "
-            f"got {array.dtype} {array.shape}"
+            f"reference: {path} must hold images (N, C, H, W), C being 1 or 3, uint8 or floating in [-1, 1], or uint8 (N, H, W, C) or "
+            f"(N, H, W), got {array.dtype} {array.shape}"
         )
     if array.dtype != np.uint8:
         first = torch.from_numpy(np.array(array[:1024], np.float32))

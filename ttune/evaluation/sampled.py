@@ -120,14 +120,15 @@ class Samples:
 
     def _prepared(self, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> list[int]:
         """The chunks that some schedule lacks; and what each folder is about, for whoever finds it later."""
+        if self.images is not None:
+            for folder in folders:
+                check_writable(self._image(folder, 0))  # which makes the folder
         points = [self._points_of_kept(k, folders) for k in range(len(folders[0]))]
         for candidate, folder in zip(work, folders, strict=True):
             self._check_same(candidate, folder, points)
             identity = folder.path / "identity.json"
             if not identity.exists():
                 write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
-            if self.images is not None:
-                check_writable(self._image(folder, 0))  # which makes the folder
         return [k for k, made_of in enumerate(points) if not all(self._done(k, folder, made_of) for folder in folders)]
 
     def _points_of_kept(self, k: int, folders: Sequence[ChunkFolder]) -> str:

@@ -82,7 +82,7 @@ def linear_update_(
     device = outs[0].device
     coeffs = _as_coeffs(coeffs, device)
     if torch.is_grad_enabled() and (coeffs.requires_grad or _require_grad(outs) or _require_grad(terms)):
-        raise RuntimeError("outs, terms or coeffs require grad: linear_update_ must run under torch.no_grad(); linear_update is differentiable")
+        raise RuntimeError("outs, terms or coeffs require grad: run linear_update_ under torch.no_grad(); linear_update is differentiable")
     draw_tensor = None if seeds is None else _as_index("draw", draw, device)
     _LINEAR_UPDATE_(outs, terms, coeffs, _as_index("step", step, device), clip, seeds, draw_tensor)
     # As every in-place operator of PyTorch: a backward that needs what was here raises and does not use what is here now.
