@@ -142,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer",
         type=Path,
-        help="a folder with dpm_solver_pytorch.py, dpm_solver.py or time_tuner.py: a clone of "
-        "LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner, or of who has a copy",
+        help="a folder with dpm_solver_pytorch.py, dpm_solver.py or time_tuner.py: a clone of LuChengTHU/dpm-solver or "
+        "THU-LYJ-Lab/time-tuner, or some package's copy",
     )
     parser.add_argument("--minutes", type=float, help="begin no group of cells after so long; --resume goes on from there (default: all)")
     parser.add_argument(
