@@ -39,10 +39,10 @@ def sanitized() -> list[tuple[str, str]]:
 def torches() -> list[tuple[str, str]]:
     return [
         (
-            f"tests of the operators, the loops and the tuner beside torch {version} ({placed(row)})",
+            f"tests of the operators, the loops and the tuner beside torch {row['torch']} ({placed(row)})",
             f"{row['passed']:,} passed, {row['failed']} failed",
         )
-        for version, row in _read("torches.json").items()
+        for row in _read("torches.json").get("results", ())
     ] or [("`make torches`", "not run")]
 
 

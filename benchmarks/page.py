@@ -14,9 +14,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dots import dots
 from ttune.atomic import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
+DOCS = RESULTS.parents[1] / "docs"
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
@@ -38,11 +40,13 @@ TITLES = {
     "memory": "Memory of a tuning",
     "freeze": "Freezing time",
     "evaluation": "What an evaluation costs",
+    "reliability": "What was tried to break it",
     "soak": "Thousands of tunings and samplings in one process",
     "fuzz": "Inputs that nobody means",
     "sanitize": "Kernels under sanitizers",
+    "torches": "Beside other releases of torch",
 }
-MADE = ("fuzz", "sanitize")  # by `make`, and not by `python -m benchmarks`
+MADE = ("fuzz", "sanitize", "torches")  # by `make`, and not by `python -m benchmarks`
 ABOUT = ("cpu", "gpu", "cores", "threads", "commit", "tree", "torch", "triton", "cuda", "diffusers", "python")
 
 
@@ -74,7 +78,9 @@ def section(path: Path) -> str:
     if picture.exists():
         data = base64.b64encode(picture.read_bytes()).decode()
         drawn = f'<p><img alt="{escape(_title(path))}, as a picture" src="data:image/png;base64,{data}"></p>'
-    page = path.with_suffix(".md")
+    if not drawn and any(record.get("ratios") for record in result.get("results", ())):
+        drawn = dots(result["results"])
+    page = DOCS / "reliability.md" if path.name == "reliability.json" else path.with_suffix(".md")
     tables = markdown_tables(page.read_text()) if page.exists() else _tables(result)
     commands = "".join(f"<p><code>{escape(command)}</code></p>" for command in _commands(path, result))
     return f'<h2 id="{escape(path.stem)}">{escape(_title(path))}</h2>{commands}{about}{drawn}{tables}'

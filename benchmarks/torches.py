@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("reports", nargs="+", metavar="VERSION=REPORT.xml", help="a release and what pytest wrote beside it")
     parser.add_argument("--out", type=Path, default=RESULTS / "torches.json", help="(default: benchmarks/results/torches.json)")
     arguments = parser.parse_args(argv)
-    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    before = json.loads(arguments.out.read_text())["results"] if arguments.out.exists() else []
+    found = {row["torch"]: row for row in before}
     about, sound = machine(), True
     for each in arguments.reports:
         version, equals, report = each.partition("=")
@@ -33,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"reports must be VERSION=REPORT.xml, got {each!r}")
         if not Path(report).exists():
             sys.exit(f"reports: {Path(report).name} of torch {version} does not exist: its tests ended without one")
-        found[version] = {"command": command("torches", argv), "machine": about | {"torch": version}} | totals(Path(report))
+        made = {"command": command("torches", argv), "machine": about | {"torch": version}}
+        found[version] = {"torch": version} | totals(Path(report)) | made
         sound = sound and found[version]["passed"] > 0 and not found[version]["failed"]
-        print("torch {}: {passed} passed, {failed} failed, {skipped} skipped".format(version, **found[version]))
-    write_atomically(arguments.out, (json.dumps(dict(sorted(found.items())), indent=1) + "\n").encode())
+        print("torch {torch}: {passed} passed, {failed} failed, {skipped} skipped".format(**found[version]))
+    write_atomically(arguments.out, (json.dumps({"results": [found[version] for version in sorted(found)]}, indent=1) + "\n").encode())
     if not sound:
         sys.exit(1)

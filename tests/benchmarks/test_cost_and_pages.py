@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,24 @@ def test_records_are_drawn_wherever_they_lie(tmp_path: Path) -> None:
     assert "<td>2</td><td>c0ffee2</td>" in sections["freeze-cpu"]
     assert "<td>5</td><td>1</td><td>0</td>" in sections["sanitize"]
     assert "no machine and no commit recorded" in sections["other"]
+
+
+def test_ratios_of_kernels_are_drawn(tmp_path: Path) -> None:
+    def record(dtype: str, median: float, at_most: float | None) -> dict[str, Any]:
+        ratio = {"subject": "ttune", "rival": "a<b", "value": {"median": median, "low": median, "high": median}, "at_most": at_most}
+        return {"case": "clip", "shape": [2, 3], "dtype": dtype, "ratios": [ratio | {"met": at_most is None or median <= at_most}]}
+
+    records = [record("float32", 0.25, 1.0), record("bfloat16", 4.0, 1.0), record("float64", 1.0, None)]
+    (tmp_path / "kernels-cpu.json").write_text(json.dumps({"results": records}))
+    drawn = page.section(tmp_path / "kernels-cpu.json")
+    assert "clip: ttune / a&lt;b" in drawn
+    places = {said: float(x) for x, said in re.findall(r'<circle cx="([\d.]+)".*?<title>(.*?)</title>', drawn)}
+    fast, slow, same = (
+        places[f"{r} at 2x3 {d}"] for r, d in (("0.25", "float32"), ("4.00", "bfloat16, target missed"), ("1.00", "float64"))
+    )
+    assert same - fast == pytest.approx(slow - same, abs=0.2)  # logarithmic
+    assert fast < same
+    assert drawn.count('fill="none"') == 1  # what misses its target
 
 
 def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_page_has_what_was_measured_and_a_failed_test_is_told_after_it(
     assert "| bad ones | 1 failed |" in out.read_text()
     reliability.main(["--out", str(out), "--no-tests"])
     monkeypatch.setattr(reliability, "measured", None)  # --page measures nothing
-    (results / "torches.json").write_text(json.dumps({"2.11.0": {"passed": 1234, "failed": 0}}))
+    (results / "torches.json").write_text(json.dumps({"results": [{"torch": "2.11.0", "passed": 1234, "failed": 0}]}))
     reliability.main(["--out", str(out), "--page"])
     before, after = set(text.splitlines()), set(out.read_text().splitlines())
     assert before - after == {"| threads | 1 passed |", "| `make torches` | not run |"}
@@ -288,7 +288,7 @@ def test_releases_of_torch_keep_what_was_found_beside_them(tmp_path: Path, capsy
         record("2.12.0", 12, 1)
     with pytest.raises(SystemExit):
         record("2.13.0", 2, 0)  # none ran
-    found = {version: (row["passed"], row["failed"]) for version, row in json.loads(out.read_text()).items()}
+    found = {row["torch"]: (row["passed"], row["failed"]) for row in json.loads(out.read_text())["results"]}
     assert found == {"2.11.0": (10, 0), "2.12.0": (9, 1), "2.13.0": (0, 0)}
     with pytest.raises(SystemExit, match=r"gone.xml of torch 2.14.1 does not exist"):
         torches.main([f"2.14.1={tmp_path / 'gone.xml'}", "--out", str(out)])
