@@ -101,7 +101,7 @@ class Told:
 
     def __call__(self, time: Tensor | float | int) -> Tensor:
         """What the network is told where the host says ``time``: a tensor of its shape and device, float64 for float64, else float32
-        (bfloat16 has 126 values in (500, 1000], whole numbers have no fractions). With unmatched="pass" perhaps ``time`` as it is.
+        (bfloat16 has 128 values in (500, 1000], whole numbers have no fractions). With unmatched="pass" perhaps ``time`` as it is.
 
         ValueError naming the evaluation and both times where the host stands elsewhere.
         """
