@@ -251,6 +251,7 @@ class Spending:
             return None
         try:
             from matplotlib.figure import Figure
+            from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
         except ModuleNotFoundError:
             return None
         figure = Figure(figsize=(11, 4.8), dpi=100, facecolor="white", layout="constrained")
@@ -277,6 +278,10 @@ class Spending:
                     axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=COLOURS[i])
             axes.set_xscale("log")
             axes.set_yscale("log")
+            # By default a label for every digit, where the axis is short of two decades: they run into each other.
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("seconds per sample\n(number: steps; hollow: between two times that were measured)")
             axes.set_ylabel(label)
             axes.grid(color="0.92")
