@@ -1,6 +1,6 @@
 """Memory of a tuning beside that of plain sampling with the same chunk, each in a process of its own.
 
-    python -m benchmarks memory                       # the bundled model, 2M, 3, 5, 10 and 20 steps: a minute or two
+    python -m benchmarks memory                       # the bundled model, 2M, 3, 5, 10 and 20 steps: some minutes
     python -m benchmarks memory --steps 10 --chunk 16
 
 "peak" is the most memory beyond what the process held before, after a warm-up, as the system counts it; "cached" are the states,
