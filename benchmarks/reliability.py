@@ -38,7 +38,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "tests that call `torch.library.opcheck`": ("-m", "opcheck", "tests/kernels"),
     "tests that call `gradcheck` or `gradgradcheck` (finite differences)": ("-m", "gradcheck", "tests/kernels"),
     "kill -9 of a tuning, at random moments and at calls that write": ("tests/tuning/test_killed.py",),
-    "kill -9 of an evaluation": ("tests/evaluation/test_evaluate.py::test_kill_9_loses_a_chunk_at_most",),
+    "kill -9 of an evaluation": ("tests/evaluation/test_killed_evaluation.py",),
     "faults: little memory, NaN, full disk, bad places, damaged files, signals, kill -9 of a sampling": ("tests/test_faults.py",),
     "several processes, and one that dies": ("tests/test_ranks.py",),
     "threads, forks, repeats": ("tests/test_concurrency.py",),

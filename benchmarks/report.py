@@ -106,7 +106,7 @@ class Report:
             "machine": self.machine,
             "device": self.device,
             "effort": self.effort,
-            "unit": "microseconds; median and quartiles of the rounds",
+            "unit": "microseconds; median and quartiles of the rounds (of fewer than fifteen, extremes)",
             "results": [_without_empty(asdict(result) | {"ratios": _ratios(result.ratios)}) for result in self.results],
             "skipped": self.skipped,
             "red": self.red,

@@ -18,7 +18,7 @@ from ttune.atomic import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exit status 1 where a test failed, or none ran. Releases that are not named keep what was found of them before."""
+    """Exit status 1, after all is written, where a test failed or none ran. Releases that are not named keep what was found of them."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks torches", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,17 +27,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     before = json.loads(arguments.out.read_text())["results"] if arguments.out.exists() else []
     found = {row["torch"]: row for row in before}
-    about, sound = machine(), True
+    about, unsound = machine(), []
     for each in arguments.reports:
         version, equals, report = each.partition("=")
         if not equals:
             parser.error(f"reports must be VERSION=REPORT.xml, got {each!r}")
         if not Path(report).exists():
-            sys.exit(f"reports: {Path(report).name} of torch {version} does not exist: its tests ended without one")
+            found.pop(version, None)
+            unsound.append(f"{Path(report).name} of torch {version} does not exist: its tests ended without one")
+            continue
         made = {"command": command("torches", argv), "machine": about | {"torch": version}}
         found[version] = {"torch": version} | totals(Path(report)) | made
-        sound = sound and found[version]["passed"] > 0 and not found[version]["failed"]
+        if found[version]["failed"] or not found[version]["passed"]:
+            unsound.append(f"torch {version}: tests must run, and none fail")
         print("torch {torch}: {passed} passed, {failed} failed, {skipped} skipped".format(**found[version]))
-    write_atomically(arguments.out, (json.dumps({"results": [found[version] for version in sorted(found)]}, indent=1) + "\n").encode())
-    if not sound:
-        sys.exit(1)
+    write_atomically(arguments.out, (json.dumps({"results": [*found.values()]}, indent=1) + "\n").encode())
+    if unsound:
+        sys.exit("\n".join(unsound))

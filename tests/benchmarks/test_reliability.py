@@ -290,5 +290,7 @@ def test_releases_of_torch_keep_what_was_found_beside_them(tmp_path: Path, capsy
         record("2.13.0", 2, 0)  # none ran
     found = {row["torch"]: (row["passed"], row["failed"]) for row in json.loads(out.read_text())["results"]}
     assert found == {"2.11.0": (10, 0), "2.12.0": (9, 1), "2.13.0": (0, 0)}
-    with pytest.raises(SystemExit, match=r"gone.xml of torch 2.14.1 does not exist"):
-        torches.main([f"2.14.1={tmp_path / 'gone.xml'}", "--out", str(out)])
+    report.write_text('<testsuites><testsuite tests="9" failures="0" errors="0" skipped="2"/></testsuites>')
+    with pytest.raises(SystemExit, match=r"gone.xml of torch 2.11.0 does not exist"):
+        torches.main([f"2.11.0={tmp_path / 'gone.xml'}", f"2.14.1={report}", "--out", str(out)])
+    assert [row["torch"] for row in json.loads(out.read_text())["results"]] == ["2.12.0", "2.13.0", "2.14.1"]  # the other one is kept

@@ -1,4 +1,4 @@
-"""An evaluation in a process that is killed, which says what it has made and what is on disk: for tests/evaluation/test_evaluate.py."""
+"""An evaluation in a process that is killed, which says what it has made and put on disk: for test_killed_evaluation.py."""
 
 from __future__ import annotations
 

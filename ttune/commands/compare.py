@@ -59,7 +59,7 @@ def compare(
     check_paths(out=out)
     check_counts(chunk=chunk)
     denoiser = load_model(model, guidance_scale=guidance_scale)
-    clean = bundled_data(model) if data is None and model == "fashion" else None if data is None else _data(data)
+    clean = _data(data) if data is not None else bundled_data(model) if model == "fashion" else None
     features = bundled_features(model)
     comparison = ttune.compare(
         denoiser,
