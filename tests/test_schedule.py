@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import ttune
 from ttune import Denoiser, NoiseSchedule, Schedule, sample
 
 NOISE = NoiseSchedule.linear()
@@ -21,6 +22,19 @@ def test_an_untuned_schedule() -> None:
     np.testing.assert_array_equal(schedule.sigmas, NOISE.sigma(schedule.positions))
     assert schedule.positions.dtype == schedule.conditioning.dtype == np.float64
     assert dict(schedule.tuned) == dict(schedule.model) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_learned_numbers_are_read(dtype: torch.dtype) -> None:
+    """Parameters that a gradient is kept of, whole or in a list, as others learn a grid."""
+    grid = torch.nn.Parameter(torch.tensor([992.0, 500.0, -1.0], dtype=dtype))
+    expected = grid.detach().double().numpy()
+    schedule = Schedule.build(NOISE, "ddim", 2, grid)
+    np.testing.assert_array_equal(schedule.positions, expected)
+    assert Schedule.build(NOISE, "ddim", 2, list(grid)) == schedule
+    assert schedule.replace(conditioning=grid[:2]) == schedule
+    np.testing.assert_array_equal(schedule.replace(coefficients=torch.ones(2, 2).requires_grad_()).coefficients, np.ones((2, 2)))
+    assert ttune.exchange.from_timesteps(NOISE, "ddim", grid[:2]) == schedule
 
 
 def test_arrays_are_frozen_copies() -> None:

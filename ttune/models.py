@@ -55,7 +55,7 @@ def load_model(name: str, *, guidance_scale: float | None = None, prompts: Path 
 def _lines(path: Path) -> list[str]:
     """The prompts of a file: its lines that are not empty."""
     try:
-        text = read_bytes(path, PROMPTS_BYTES, "a file of prompts").decode("utf-8")
+        text = read_bytes(path, PROMPTS_BYTES, "a file of prompts").decode("utf-8-sig")  # Notepad begins a file with a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts: {path} must be text in UTF-8, got {error}") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]

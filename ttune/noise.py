@@ -455,6 +455,14 @@ _KINDS: dict[str, Callable[..., NoiseSchedule]] = {
 }
 
 
+def float64_array(values: ArrayLike) -> Float64:
+    """A new float64 array of ``values``: numbers, or tensors, learned ones and those on a GPU too."""
+    if isinstance(values, (list, tuple)):
+        values = [float64_array(v) if hasattr(v, "detach") else v for v in values]
+    tensor: Any = values
+    return np.array(tensor.detach().double().cpu() if hasattr(values, "detach") else values, np.float64)
+
+
 def _times(noise: NoiseSchedule, t: ArrayLike) -> Float64:
     """``t`` as float64, checked against the schedule's range (rounding error at the ends is forgiven)."""
     t = np.asarray(t, np.float64)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ttune.grids import GRIDS, grid
-from ttune.noise import Float64, NoiseSchedule
+from ttune.noise import Float64, NoiseSchedule, float64_array
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
 from ttune.samplers.correction import MAX_DEPTH, corrected
 from ttune.shift import Shift
@@ -277,7 +277,7 @@ def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
 
 def _checked_coefficients(values: ArrayLike, evaluations: int) -> Float64:
     try:
-        array = np.array(values, np.float64)
+        array = float64_array(values)
     except (TypeError, ValueError):
         raise ValueError(f"coefficients must be a table of numbers, got {values!r}") from None
     if array.ndim != 2 or array.shape[0] != evaluations or not 2 <= array.shape[1] <= 2 + MAX_DEPTH:
@@ -318,7 +318,7 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:
 
 def _numbers(value: Any) -> int | float | tuple[float, ...] | None:
     """A finite number, or a tuple of them; None for anything else."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) or hasattr(value, "detach"):
         value = value.tolist()  # a plain number, if it has no dimension
     if isinstance(value, (list, tuple)):
         numbers = tuple(_numbers(v) for v in value)
@@ -330,7 +330,7 @@ def _numbers(value: Any) -> int | float | tuple[float, ...] | None:
 
 def _frozen(name: str, values: ArrayLike) -> Float64:
     try:
-        array = np.array(values, np.float64)
+        array = float64_array(values)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a sequence of numbers, got {values!r}") from None
     if array.ndim != 1:

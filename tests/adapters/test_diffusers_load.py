@@ -17,7 +17,7 @@ from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import assert_same, flux_pipeline, noise, sd3_pipeline, sd_pipeline
 from tests.hosts import diffusers
 from ttune.evaluation.decoded import decoder_identity, decoder_modules
-from ttune.models import load_model
+from ttune.models import _lines, load_model
 
 SCHEDULES = {
     "linear": ("DDPM", {}),
@@ -276,6 +276,18 @@ def test_a_broken_configuration_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"num_train_timesteps": "many"}')
     with pytest.raises(ValueError, match=r"its scheduler could not be loaded \("):
         ttune.diffusers.load(tmp_path)
+
+
+def test_a_file_of_prompts_from_notepad(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("\ufeffa cat\r\n\r\n  a dog \r\n".encode())
+    assert _lines(tmp_path / "prompts.txt") == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_wrapper_is_in_the_networks_own_mode(training: bool) -> None:
+    from ttune.adapters.diffusers.network import HostNetwork
+
+    assert HostNetwork(models.unet_2d().train(training)).training == training
 
 
 def saved_sd(folder: Path) -> Path:

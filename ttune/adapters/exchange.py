@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ttune.noise import Float64, Flow, NoiseSchedule
+from ttune.noise import Float64, Flow, NoiseSchedule, float64_array
 from ttune.schedule import Schedule
 
 _EXACT = 1e-5  # relative: schedulers keep their lists in float32
@@ -132,7 +132,7 @@ def _ended(noise: NoiseSchedule, times: Float64, final: str) -> Float64:
 
 
 def _numbers(name: str, values: Sequence[float]) -> Float64:
-    array = np.asarray(values, np.float64)
+    array = float64_array(values)
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
         raise ValueError(f"{name} must be a list of finite numbers, got {array.tolist()}")
     return array

@@ -193,7 +193,7 @@ def _told_modules(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], check_guidance: bool) -> None:
-    noise = noise_of(settings)
+    noise = noise_of(pipeline.scheduler)
     if not _same_noise(noise, schedule.noise):
         raise ValueError(
             f"schedule: it was made for the noise schedule {describe(schedule.noise)}, the pipeline's scheduler says {describe(noise)}"

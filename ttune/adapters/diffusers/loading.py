@@ -76,7 +76,7 @@ def load(
     draw = drawn_conditions(host.family.names(config), conditions, config)
     return Denoiser(
         host,
-        noise_of(settings, tokens=_tokens(host, config, shape)),
+        noise_of(parts.scheduler, tokens=_tokens(host, config, shape)),
         prediction_type_of(settings),
         guidance=_guidance(guidance_scale, null, config),
         clip_epsilon=clip_epsilon,

@@ -129,6 +129,7 @@ class HostNetwork(nn.Module):
         self.family = family_of(model)
         self.unit = 1.0 if self.family.normalised else unit
         self.whole = bool(getattr(original(model), "config", {}).get("time_embedding_type") == "learned")
+        self.training = model.training  # a wrapper has no mode of its own
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
         model: Any = original(self.model)
