@@ -30,8 +30,21 @@ set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 
-string(REGEX REPLACE "-(real|virtual)" "" NAMES "${CMAKE_CUDA_ARCHITECTURES}")
-list(TRANSFORM NAMES PREPEND "sm_")
+# What a GPU is held against: sm_90 is machine code, compute_90 is PTX. In CMake's words "90-real" is the one, "90-virtual" the other,
+# "90" both.
+set(NAMES "")
+foreach(ARCHITECTURE IN LISTS CMAKE_CUDA_ARCHITECTURES)
+  string(REGEX REPLACE "-(real|virtual)$" "" NUMBER "${ARCHITECTURE}")
+  if(NOT NUMBER MATCHES "^[0-9]+[a-z]?$")
+    message(FATAL_ERROR "TTUNE_CUDA_ARCHITECTURES must be numbers such as 80-real;90, got ${ARCHITECTURE}")
+  endif()
+  if(NOT ARCHITECTURE MATCHES "-virtual$")
+    list(APPEND NAMES "sm_${NUMBER}")
+  endif()
+  if(NOT ARCHITECTURE MATCHES "-real$")
+    list(APPEND NAMES "compute_${NUMBER}")
+  endif()
+endforeach()
 list(JOIN NAMES ", " NAMES)
 
 # No torch headers here: with them a file takes 80 s or does not compile.

@@ -110,3 +110,40 @@ def test_a_library_that_does_not_load_is_visible_not_fatal(tmp_path: Path, monke
     finally:
         monkeypatch.undo()
         backend.load_native()  # what stands in for the missing module gives its place back
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 9), True),
+        ("sm_86", (8, 0), False),
+        ("sm_90", (10, 0), False),  # machine code alone, as CMake's "90-real" gives
+        ("sm_90, compute_90", (10, 0), True),
+        ("sm_80, sm_90, sm_100, compute_100", (12, 0), True),
+        ("sm_80, sm_90, sm_100, compute_100", (7, 5), False),
+        ("compute_80", (9, 0), True),
+        ("sm_90a, compute_90a", (9, 0), True),
+        ("sm_90a, compute_90a", (10, 0), False),
+        ("sm_100f", (10, 0), True),
+    ],
+)
+def test_a_gpu_without_code_in_the_native_module_goes_to_triton(
+    built: str, here: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    errors = {name: reason for name, reason in backend._LOAD_ERRORS.items() if name != "_ops_cuda"}
+    monkeypatch.setattr(backend, "_LOAD_ERRORS", errors)
+    monkeypatch.setattr(backend, "_describe_native", lambda *_: built)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=0: here)
+    try:
+        backend._leave_unknown_gpus()
+        assert (("linear_update", "CUDA") in backend._CHOICE._kernels) is not runs
+        reason = ops.backends()["cuda"]["reason"]
+        assert reason == "" if runs else f"built for {built}, GPU 0 is sm_{here[0]}{here[1]}" in reason
+    finally:
+        monkeypatch.undo()
+        backend._CHOICE.renew()

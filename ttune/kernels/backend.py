@@ -57,6 +57,9 @@ def load_native() -> None:
     for key in ("CPU", "CUDA"):
         _NATIVE[key] = [name for name in _REFERENCES if has_kernel(f"ttune::{name}", key)]
     _CHOICE.switch(None)
+    if "_ops_cuda" not in _LOAD_ERRORS:
+        # Asking for the GPU now would start CUDA in every process that imports ttune, before it may fork.
+        torch.cuda._lazy_call(_leave_unknown_gpus)
 
 
 _NOT_BUILT = {
@@ -91,9 +94,28 @@ def _why_not_cuda() -> str:
     if reason := _LOAD_ERRORS.get("_ops_cuda", "") or _why_no_device():
         return reason
     built = _describe_native("_ops_cuda", "ttune_cuda_architectures")
-    here = torch.cuda.get_device_capability()
-    oldest = min(int(name.removeprefix("sm_")) for name in built.split(", "))  # newer ones compile the PTX of the newest
-    return f"built for {built}, this GPU is sm_{here[0]}{here[1]}" if here[0] * 10 + here[1] < oldest else ""
+    for device in range(torch.cuda.device_count()):
+        here = torch.cuda.get_device_capability(device)
+        if not any(_runs_on(code, here) for code in built.split(", ")):
+            return f"built for {built}, GPU {device} is sm_{here[0]}{here[1]}: set TTUNE_CUDA_ARCHITECTURES and install again"
+    return ""
+
+
+def _runs_on(code: str, here: tuple[int, int]) -> bool:
+    """Whether a GPU of capability ``here`` runs ``code``: "sm_90" is machine code, for its own major version from its minor on;
+    "compute_90" is PTX, which later GPUs compile. A letter behind it ("sm_90a") binds either to that very GPU."""
+    kind, _, number = code.partition("_")
+    if not number[-1].isdigit():
+        return divmod(int(number[:-1]), 10) == here
+    major, minor = divmod(int(number), 10)
+    return here >= (major, minor) and (kind == "compute" or here[0] == major)
+
+
+def _leave_unknown_gpus() -> None:
+    """Once CUDA has started: a module without code for a GPU of this machine leaves them to the next backend."""
+    if reason := _why_not_cuda():
+        _LOAD_ERRORS["_ops_cuda"] = reason
+        _CHOICE.renew()
 
 
 def _why_no_device() -> str:
@@ -223,6 +245,11 @@ class _Choice:
         with self._lock:
             self._entered = [entry for entry in self._entered if entry.token is not token]
             self._switch_to_latest()
+
+    def renew(self) -> None:
+        """The same choice, where what there is to choose from has changed."""
+        with self._lock:
+            self.switch(self.name)
 
     def before_fork(self) -> None:
         """No other thread is at work here while the process is copied."""

@@ -7,6 +7,7 @@ must have, is :func:`_rows` below.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -228,31 +229,49 @@ def _check(
 
 def _check_alike(lists: Sequence[tuple[str, Sequence[Tensor] | Tensor]], first_name: str, first: Tensor) -> None:
     """All of one shape, dtype (one of ours) and device."""
-    if first.dtype not in _DTYPES:
-        raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {first.dtype}")
+    shape, dtype, device = first.shape, first.dtype, first.device
+    if dtype not in _DTYPES:
+        raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {dtype}")
     for list_name, tensors in lists:
         for i, tensor in enumerate([tensors] if isinstance(tensors, Tensor) else tensors):
+            if tensor.shape == shape and tensor.dtype == dtype and tensor.device == device:
+                continue
             name = list_name if isinstance(tensors, Tensor) else f"{list_name}[{i}]"
-            if tensor.shape != first.shape:
-                raise ValueError(f"{name} must have the shape of {first_name}[0], {tuple(first.shape)}, got {tuple(tensor.shape)}")
-            if tensor.dtype != first.dtype:
-                raise ValueError(f"{name} must have the dtype of {first_name}[0], {first.dtype}, got {tensor.dtype}")
-            if tensor.device != first.device:
-                raise ValueError(f"{name} must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
+            if tensor.shape != shape:
+                raise ValueError(f"{name} must have the shape of {first_name}[0], {tuple(shape)}, got {tuple(tensor.shape)}")
+            if tensor.dtype != dtype:
+                raise ValueError(f"{name} must have the dtype of {first_name}[0], {dtype}, got {tensor.dtype}")
+            raise ValueError(f"{name} must be on the device of {first_name}[0], {device}, got {tensor.device}")
 
 
 def _check_overlap(outs: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
-    """Outputs overlap neither themselves nor each other, and a term only if they are the same view."""
+    """Outputs overlap neither themselves nor each other, and a term only if they are the same view. All are of one shape and dtype."""
+    shape, item = outs[0].shape, outs[0].element_size()
+    ranges = []  # of addresses, one per tensor
+    for tensor in (*outs, *terms):
+        begin = tensor.data_ptr()
+        ranges.append((begin, begin + _extent(shape, tensor.stride())[0] * item))
     for i, out in enumerate(outs):
-        if out.numel() and not _nested(_steps(out)):
-            raise ValueError(f"outs[{i}] must not overlap itself, got strides {out.stride()} for shape {tuple(out.shape)}")
-        for j, other in enumerate(outs[:i]):
-            if _touch(out, other):
+        if not _extent(shape, out.stride())[1]:
+            raise ValueError(f"outs[{i}] must not overlap itself, got strides {out.stride()} for shape {tuple(shape)}")
+        begin, end = ranges[i]
+        for j, (first, last) in enumerate(ranges):
+            if j < i and first < end and begin < last and _touch(out, outs[j]):
                 raise ValueError(f"outs[{i}] must not overlap outs[{j}], got views of the same memory")
-        for j, term in enumerate(terms):
-            same = out.data_ptr() == term.data_ptr() and _same_strides(out, term)
-            if not same and _touch(out, term):
-                raise ValueError(f"outs[{i}] must be terms[{j}] itself or not overlap it, got a partial overlap")
+            if j >= len(outs) and first < end and begin < last:
+                term = terms[j - len(outs)]
+                if not (begin == first and _same_strides(out, term)) and _touch(out, term):
+                    raise ValueError(f"outs[{i}] must be terms[{j - len(outs)}] itself or not overlap it, got a partial overlap")
+
+
+# A loop asks of the same few layouts at every step; without the memory this takes half of what a launch by Triton costs the host.
+@lru_cache(maxsize=256)
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, bool]:
+    """How many elements of memory a view spans, and whether each of its indices has an element of its own."""
+    if 0 in shape:
+        return 0, True
+    steps = sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size > 1)
+    return 1 + sum(stride * (size - 1) for stride, size in steps), _nested(steps[::-1])
 
 
 def _steps(tensor: Tensor) -> list[tuple[int, int]]:
@@ -275,20 +294,14 @@ def _nested(steps: list[tuple[int, int]]) -> bool:
 
 
 def _touch(a: Tensor, b: Tensor) -> bool:
-    """Whether two views share an element. Exact for views with the same strides (two halves of the channels lie
-    interleaved and do not touch); views with others count as touching where their ranges meet."""
-    if a.numel() == 0:
-        return False
-    a_steps, b_steps, item = _steps(a), _steps(b), a.element_size()
-    shift = b.data_ptr() - a.data_ptr()
-    a_bytes, b_bytes = (item * (1 + sum(stride * (size - 1) for stride, size in steps)) for steps in (a_steps, b_steps))
-    if shift >= a_bytes or -shift >= b_bytes:
-        return False
-    if not _same_strides(a, b) or not _nested(a_steps) or shift % item:
+    """Whether two views whose ranges meet share an element. Exact for views with the same strides (two halves of the channels lie
+    interleaved and do not touch); views with others count as touching."""
+    item, shift = a.element_size(), b.data_ptr() - a.data_ptr()
+    if not _same_strides(a, b) or not _extent(a.shape, a.stride())[1] or shift % item:
         return True
     # Is the shift a difference of two indices? With nested strides each digit has at most two candidates.
     remainders = {abs(shift) // item}
-    for stride, size in a_steps:
+    for stride, size in _steps(a):
         remainders = {rest - digit * stride for rest in remainders for digit in (rest // stride, rest // stride + 1) if abs(digit) < size}
     return 0 in remainders
 

@@ -20,5 +20,5 @@ def in_step(tensors: Sequence[Tensor], row_major: bool = False) -> bool:
 
 def dense(tensor: Tensor) -> bool:
     """Whether the elements fill a range of memory, each once, in whatever order."""
-    steps = spec._steps(tensor)
-    return 1 + sum(stride * (size - 1) for stride, size in steps) == tensor.numel() and spec._nested(steps)
+    span, distinct = spec._extent(tensor.shape, tensor.stride())
+    return span == tensor.numel() and distinct
