@@ -24,6 +24,7 @@ def compare(
     chunk: int = 64,
     data: str | None = None,
     guidance_scale: float | None = None,
+    prompts: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
@@ -49,16 +50,17 @@ def compare(
         held_out: x_T that the figures are measured on.
         chunk: Samples in one network call.
         data: package.module:factory that returns clean samples (n, ...), for the methods that need them (the bundled model has its own).
-        guidance_scale: Classifier-free guidance of the bundled model.
+        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
+        prompts: A file with one prompt a line, for a text-conditional diffusers model; seed i has line i modulo their number.
         seed: Of the tuning x_T.
         quiet: No progress bars.
     """
     import ttune
     from ttune.models import load_model
 
-    check_paths(out=out)
+    check_paths(out=out, prompts=prompts)
     check_counts(chunk=chunk)
-    denoiser = load_model(model, guidance_scale=guidance_scale)
+    denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
     clean = _data(data) if data is not None else bundled_data(model) if model == "fashion" else None
     features = bundled_features(model)
     comparison = ttune.compare(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ttune.denoiser import Denoiser, select
 from ttune.evaluation.fid import RatioInterval, paired_interval
 from ttune.noise import Float64
+from ttune.report.pictures import shown_of
 from ttune.report.rivals import roles, untuned_curves
 from ttune.report.sources import Entry
 from ttune.sampling import check_fits, sample
@@ -34,7 +35,7 @@ TEACHER = "teacher"
 class Run:
     """A schedule on all x_T. ``errors`` (n,): mean squared distance to the teacher; ``seconds``, ``evaluations``: of one sample.
 
-    ``shown`` (m, ...): its first few samples, on the CPU.
+    ``shown`` (m, ...): its first few samples, on the CPU; decoded, where the denoiser knows how.
     """
 
     role: str
@@ -74,6 +75,7 @@ class Measured:
     setting: str
     runs: Mapping[str, Sequence[Run]] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+    decoded: bool = False  # what is shown is what the denoiser's decode made of the samples
 
     def run(self, entry: str, role: str) -> Run | None:
         return next((run for run in self.runs.get(entry, ()) if run.role == role), None)
@@ -118,7 +120,7 @@ def measure(
     }
     threads = torch.get_num_threads()
     setting = f"{x_T.device.type}, {threads} thread{'s' if threads > 1 else ''}, batches of {min(chunk, n)}, torch {torch.__version__}"
-    return Measured(n, seed, setting, runs, curves)
+    return Measured(n, seed, setting, runs, curves, decoded=denoiser.decode is not None)
 
 
 @dataclass
@@ -150,7 +152,7 @@ class _Clock:
         key = (schedule, best.schedule)
         if key not in self.done:
             x, seconds, evaluations = self._timed(schedule, f"{name}, {role}")
-            self.done[key] = Run(role, schedule, squared_errors(x, target), seconds, evaluations, x[: self.shown].cpu())
+            self.done[key] = Run(role, schedule, squared_errors(x, target), seconds, evaluations, self._shown(x))
         return replace(self.done[key], role=role)
 
     def _target(self, entry: Entry) -> tuple[Tensor, Run]:
@@ -159,8 +161,11 @@ class _Clock:
         assert isinstance(source, Schedule)
         if source not in self.targets:
             x, seconds, evaluations = self._timed(source, TEACHER)
-            self.targets[source] = (x, Run(TEACHER, source, np.zeros(len(x)), seconds, evaluations, x[: self.shown].cpu()))
+            self.targets[source] = (x, Run(TEACHER, source, np.zeros(len(x)), seconds, evaluations, self._shown(x)))
         return self.targets[source]
+
+    def _shown(self, x: Tensor) -> Tensor:
+        return shown_of(self.denoiser, x[: self.shown])
 
     def _timed(self, schedule: Schedule, bar: str) -> tuple[Tensor, float, float]:
         """(x_0, seconds a sample, evaluations a sample)."""

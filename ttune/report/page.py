@@ -151,7 +151,7 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
     title = "Samples from the same noise"
     if measured is None:
         return Section(title, missing=[f"No samples: {why_not}."])
-    reason = why_no_pictures(tuple(measured.runs[entries[0].name][0].shown.shape[1:]))
+    reason = why_no_pictures(tuple(measured.runs[entries[0].name][0].shown.shape[1:]), decoded=measured.decoded)
     if reason is not None:
         return Section(title, missing=[f"No pictures: {reason}. The figures below are of these samples all the same."])
     groups = []
@@ -167,8 +167,9 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
         if row:
             groups.append((entry.name, row))
             files.picture(f"samples-{i}", [(f"{entry.name}: {run.role}", run.shown) for run in measured.runs[entry.name]])
-    said = "Each column began with the same noise. The teacher is 2M with many steps: the nearer to it, the better."
-    return Section(title, words=[said], pictures=groups, missing=[] if groups else ["No samples were to be shown."])
+    said = ["Each column began with the same noise. The teacher is 2M with many steps: the nearer to it, the better."]
+    said += ["The samples are latents, shown decoded. The RMSE is that of the latents."] if measured.decoded else []
+    return Section(title, words=said, pictures=groups, missing=[] if groups else ["No samples were to be shown."])
 
 
 def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, files: _Files) -> Section:

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ttune.evaluation.features import to_uint8
 
+if TYPE_CHECKING:
+    from ttune.denoiser import Denoiser
+
 _GAP = 2  # pixels between two samples
 _LARGEST = 160  # pixels: eight in a row still fit a screen, and a page of several budgets a mail
 
 
-def why_no_pictures(shape: tuple[int, ...]) -> str | None:
-    """Why samples of this shape (without the batch) are no pictures; None if they are."""
+@torch.no_grad()
+def shown_of(denoiser: Denoiser, x: Tensor) -> Tensor:
+    """What a page shows of the samples ``x`` (n, ...), on the CPU: decoded where the denoiser knows how, else as they are."""
+    if denoiser.decode is None or len(x) == 0:
+        return x.cpu()
+    return denoiser.decode(x).float().cpu()
+
+
+def why_no_pictures(shape: tuple[int, ...], *, decoded: bool = False) -> str | None:
+    """Why samples of this shape (without the batch) cannot be shown as pictures; None if they can.
+
+    ``decoded``: whether this is the shape that the denoiser's ``decode`` returned.
+    """
     if len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 0:
         return None
-    return f"samples of shape {shape} are no pictures of 1 or 3 channels, (C, H, W)"
+    rule = "no pictures of 1 or 3 channels, (C, H, W)"
+    if decoded:
+        return f"decoded samples of shape {shape} are {rule}"
+    hint = "; video is not shown" if len(shape) == 4 else "; for latents give the denoiser a decode" if len(shape) == 3 else ""
+    return f"samples of shape {shape} are {rule}{hint}"
 
 
 def strip(images: Tensor) -> tuple[bytes, int, int]:
