@@ -77,3 +77,40 @@ def edm_sampler(
             ahead = x + (u - t) * (slope + (ahead - net(ahead, u, class_labels).double()) / u) / 2
         x = ahead
     return x
+
+
+def ablation_sampler(
+    net: Any, latents: Tensor, class_labels: Tensor | None = None, *, num_steps: int, solver: str = "heun", schedule: str = "linear",
+    scaling: str = "none",
+) -> Tensor:  # fmt: skip
+    """Algorithm 1 of the paper, for other sigma(t) and s(t) than the paper's own: dx/dt of its eq. 4, on round_sigma's grid."""
+    beta_d, beta_min = 19.9, 0.1
+    sigma = {
+        "linear": lambda t: t,
+        "ve": lambda t: t.sqrt(),
+        "vp": lambda t: (torch.exp(0.5 * beta_d * t**2 + beta_min * t) - 1).sqrt(),
+    }[schedule]
+    time_of = {
+        "linear": lambda s: s,
+        "ve": lambda s: s**2,
+        "vp": lambda s: ((beta_min**2 + 2 * beta_d * (s**2 + 1).log()).sqrt() - beta_min) / beta_d,
+    }[schedule]
+    scale = (lambda t: 1 / (1 + sigma(t) ** 2).sqrt()) if scaling == "vp" else torch.ones_like
+
+    def slope(x: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = t.detach().requires_grad_()
+            log_sigma, log_scale = sigma(at).log(), scale(at).log()
+            (d_sigma,) = torch.autograd.grad(log_sigma, at)
+            (d_scale,) = torch.autograd.grad(log_scale, at, allow_unused=True) if log_scale.requires_grad else (torch.zeros_like(at),)
+        D = net(x / scale(t), sigma(t), class_labels).double()
+        return (d_sigma + d_scale) * x - d_sigma * scale(t) * D
+
+    grid = net.round_sigma(torch.linspace(80.0, 0.002, num_steps, dtype=torch.float64))
+    times = torch.cat([time_of(grid), torch.zeros(1, dtype=torch.float64)])
+    x = latents.double() * sigma(times[0]) * scale(times[0])
+    for i, (t, u) in enumerate(itertools.pairwise(times)):
+        here = slope(x, t)
+        ahead = x + (u - t) * here
+        x = ahead if solver == "euler" or i == num_steps - 1 else x + (u - t) * (here + slope(ahead, u)) / 2
+    return x

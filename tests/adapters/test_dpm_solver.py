@@ -64,6 +64,102 @@ def test_other_numbers_of_steps_and_continuous_time() -> None:
         torch.testing.assert_close(theirs, mine, rtol=1e-6, atol=1e-6)
 
 
+def sample_both(schedule: Any, denoiser: Any, network: Small, ns: Any, solver: dict[str, Any], wrapper: dict[str, Any], **call: Any) -> Any:
+    """(the host's sample, ours); ``call`` replaces arguments of the host's ``sample``."""
+    arguments = ttune.dpm_solver.arguments(schedule, ns) | call
+    told = ttune.dpm_solver.wrap(network, ns, schedule)
+    made = dpm.DPM_Solver(dpm.model_wrapper(told, ns, **wrapper), ns, **{"predict_x0": True, **solver})
+    network.heard.clear()
+    with ttune.dpm_solver.apply(made, schedule):
+        theirs = made.sample(X_T, **arguments)
+    return theirs, ttune.sample(denoiser, schedule, X_T)
+
+
+@pytest.mark.parametrize("final", ["zero", "min"])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize(("sampler", "predict_x0", "options"), CASES[:3], ids=[case[0] for case in CASES[:3]])
+def test_the_solver_type_is_that_of_the_schedule(
+    sampler: str, predict_x0: bool, options: dict[str, Any], solver_type: str, final: str
+) -> None:
+    ns, network = discrete(), Small(scale=1000)
+    denoiser = ttune.dpm_solver.denoiser(network, ns)
+    schedule = tuned(denoiser.noise, sampler, 6, final=final, options={**options, "solver_type": solver_type})
+    theirs, mine = sample_both(schedule, denoiser, network, ns, {"predict_x0": predict_x0}, {})
+    torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [6, 9, 10, 12, 14, 15])
+def test_a_lower_final_order_is_the_same_in_all_versions_or_refused(steps: int) -> None:
+    ns, network = discrete(), Small(scale=1000)
+    denoiser = ttune.dpm_solver.denoiser(network, ns)
+    schedule = tuned(denoiser.noise, "dpmpp_2m", steps, final="min", lower_order_final=True)
+    if steps >= 10:  # the newest version of the host keeps its order there, older ones do from 15 on
+        with pytest.raises(ValueError, match=r"lowers its order otherwise from 10 steps on .* build one with lower_order_final=False"):
+            ttune.dpm_solver.arguments(schedule, ns)
+        schedule = schedule.replace(lower_order_final=False)
+    theirs, mine = sample_both(schedule, denoiser, network, ns, {}, {})
+    torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        ({"order": 3}, "order must be 2"),
+        ({"method": "singlestep"}, "method must be multistep"),
+        ({"solver_type": "taylor"}, "solver_type must be dpm_solver"),
+        ({"denoise_to_zero": False}, "denoise_to_zero must be True"),
+        ({"lower_order_final": True}, "lower_order_final must be False"),
+        ({"t_end": 0.3}, r"t_end must be 0\.01\d+, .* got 0\.3"),
+        ({"t_end": None}, "t_end must be"),
+        ({"t_start": 0.7}, "t_start must be 1"),
+    ],
+)
+def test_other_arguments_are_refused_before_the_first_call(call: dict[str, Any], match: str) -> None:
+    ns, network = discrete(), Small(scale=1000)
+    denoiser = ttune.dpm_solver.denoiser(network, ns)
+    schedule = tuned(denoiser.noise, "dpmpp_2m", 5)
+    with pytest.raises(ValueError, match=match):
+        sample_both(schedule, denoiser, network, ns, {}, {}, **call)
+    assert network.heard == []
+    for harmless in ({"t_start": None}, {"skip_type": "logSNR"}):
+        theirs, mine = sample_both(schedule, denoiser, network, ns, {}, {}, **harmless)
+        torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "solver", "wrapper", "settings", "match"),
+    [
+        ("dpmpp_2m", {"predict_x0": False}, {}, {}, r"algorithm_type='dpmsolver\+\+', in older versions predict_x0=True"),
+        ("dpm_solver_multistep", {}, {}, {}, "algorithm_type='dpmsolver', in older versions predict_x0=False"),
+        ("dpmpp_2m", {"thresholding": True}, {}, {}, "must correct x_0 as the schedule's denoiser did"),
+        ("dpmpp_2m", {}, {}, {"clip_sample": 1.0}, r"must correct x_0 as .* \(clip_sample=1\.0"),
+        ("dpm_solver_multistep", {"predict_x0": False}, {}, {"clip_sample": 1.0}, "only algorithm_type='dpmsolver"),
+        ("dpmpp_2m", {}, {"model_type": "v"}, {}, "prediction_type 'epsilon', this solver has 'v_prediction'"),
+        ("dpmpp_2m", {}, {}, {"guidance": ttune.ClassifierFree(3.0, {"cond": 0})}, r"guidance_scale 3\.0, this solver has None"),
+    ],
+)
+def test_a_solver_that_steps_otherwise_is_refused(
+    sampler: str, solver: dict[str, Any], wrapper: dict[str, Any], settings: dict[str, Any], match: str
+) -> None:
+    ns, network = discrete(), Small(scale=1000)
+    denoiser = ttune.dpm_solver.denoiser(network, ns, **settings)
+    schedule = tuned(denoiser.noise, sampler, 5).replace(model=denoiser.identity())
+    with pytest.raises(ValueError, match=match):
+        sample_both(schedule, denoiser, network, ns, solver, wrapper)
+    assert network.heard == []
+
+
+def test_dynamic_thresholding_is_ours() -> None:
+    ns, network = discrete(), Small(scale=1000)
+    denoiser = ttune.dpm_solver.denoiser(network, ns, threshold=ttune.DynamicThreshold(0.995))
+    schedule = tuned(denoiser.noise, "dpmpp_2m", 5).replace(model=denoiser.identity())
+    theirs, mine = sample_both(schedule, denoiser, network, ns, {"thresholding": True}, {})
+    torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
+    assert (mine - ttune.sample(ttune.dpm_solver.denoiser(network, ns), schedule.replace(model={}), X_T)).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="must correct x_0 as"):
+        sample_both(schedule, denoiser, network, ns, {"thresholding": True, "max_val": 2.0}, {})
+
+
 def test_guidance_by_the_host_and_float32() -> None:
     torch.set_default_dtype(torch.float32)
     ns, network = discrete(), Small(scale=1000, dtype=torch.float32)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ttune
-from tests.adapters.edm_convention import EDMPrecond, VEPrecond, edm_sampler
+from tests.adapters.edm_convention import EDMPrecond, VEPrecond, ablation_sampler, edm_sampler
 from tests.adapters.small import noise_like, tuned
 from ttune import NoiseSchedule
 
@@ -42,6 +42,73 @@ def test_its_own_sampler_gives_the_samples_of_our_loop(precond: type[EDMPrecond]
     assert not net.model._forward_pre_hooks
     assert "round_sigma" not in net.__dict__
     assert not any(name.startswith("_ttune") for name in net.__dict__)
+
+
+@pytest.mark.parametrize("t_start", [80.0, 50.0])
+def test_the_start_is_ours(t_start: float) -> None:
+    net = EDMPrecond()
+    denoiser = ttune.edm.denoiser(net)
+    schedule = tuned(NOISE, "heun", 4, "log_snr", t_start=t_start)
+    x_T = ttune.initial_noise(NOISE, (2, 6, 6), seeds=range(3)).double()
+    with ttune.edm.apply(net, schedule):
+        theirs = edm_sampler(net, ttune.edm.start(schedule, x_T), LABELS, num_steps=4)
+    torch.testing.assert_close(theirs, ttune.sample(denoiser, schedule, x_T, conditions={"class_labels": LABELS}), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_ablation_sampler_is_ours_with_the_papers_own_schedule(solver: str) -> None:
+    net = EDMPrecond()
+    schedule = tuned(NOISE, solver, 5)
+    latents = ttune.edm.start(schedule, 80 * UNIT)
+    with ttune.edm.apply(net, schedule):
+        theirs = ablation_sampler(net, latents, num_steps=5, solver=solver)
+    torch.testing.assert_close(theirs, ttune.sample(ttune.edm.denoiser(net), schedule, 80 * UNIT), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "solver", "schedule", "scaling"),
+    [
+        *(
+            (solver, solver, *other)
+            for solver in ("euler", "heun")
+            for other in (("vp", "none"), ("ve", "none"), ("linear", "vp"), ("vp", "vp"))
+        ),
+        ("dpmpp_2m", "euler", "linear", "none"),
+        ("lms", "euler", "linear", "none"),
+    ],
+)
+@pytest.mark.parametrize("steps", [4, 40])
+def test_samplers_that_step_otherwise_are_found_out(sampler: str, solver: str, schedule: str, scaling: str, steps: int) -> None:
+    net = EDMPrecond()
+    tuned_one = tuned(NOISE, sampler, steps, "karras", share=0.0)
+    latents = ttune.edm.start(tuned_one, 80 * UNIT)
+    with (
+        ttune.edm.apply(net, tuned_one),
+        pytest.raises(ValueError, match=f"must step as the schedule's '{sampler}' does, got another state"),
+    ):
+        ablation_sampler(net, latents, num_steps=steps, solver=solver, schedule=schedule, scaling=scaling)
+    assert len(net.model.small.heard) <= 2 if sampler == solver else len(net.model.small.heard) <= 3
+
+
+def test_states_that_are_changed_on_purpose() -> None:
+    net = EDMPrecond()
+    schedule = tuned(NOISE, "euler", 4)
+
+    def pulled(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:  # guidance around the net
+        return net(x, sigma, labels) + 0.1
+
+    pulled.round_sigma = lambda sigma: net.round_sigma(sigma)  # type: ignore[attr-defined]
+    with ttune.edm.apply(net, schedule), pytest.raises(ValueError, match=r"check_steps=False"):
+        ablation_sampler(pulled, UNIT, num_steps=4, solver="euler")
+    with ttune.edm.apply(net, schedule, check_steps=False):
+        assert ablation_sampler(pulled, UNIT, num_steps=4, solver="euler").isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [{"clip_sample": 1.0}, {"prediction_type": "epsilon"}, {"threshold": "a function"}])
+def test_settings_that_its_sampler_does_not_have_are_refused(settings: dict[str, object]) -> None:
+    schedule = tuned(NOISE, "heun", 4).replace(model=settings)
+    with pytest.raises(ValueError, match=rf"schedule was tuned with {next(iter(settings))} .*, EDM's sampler has"):
+        ttune.edm.apply(EDMPrecond(), schedule)
 
 
 def test_only_the_noise_argument_changes() -> None:

@@ -89,6 +89,69 @@ def test_a_classifier_is_given_the_position() -> None:
     np.testing.assert_allclose(seen, schedule.positions[:-1], rtol=1e-6)
 
 
+TARGET = 0.5
+
+
+def pull(x: Tensor, t: Tensor, **_: Any) -> Tensor:
+    """The gradient of :func:`log_prob`."""
+    return -2.0 * (x - TARGET)
+
+
+def log_prob(x: Tensor, t: Tensor, **_: Any) -> Tensor:
+    return -(x - TARGET).square().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("mean", ["EPSILON", "START_X"])
+def test_a_cond_fn_guides_as_our_classifier(mean: str, clip: bool, remembers: bool) -> None:
+    model, whole = Small(scale=1000), diffusion(mean=mean)
+    denoiser = ttune.guided_diffusion.denoiser(model, whole, clip_denoised=clip, guidance=ttune.Classifier(log_prob))
+    schedule = tuned(denoiser.noise, "ddim", 5, t_start=950.0)
+    if remembers:
+        schedule = schedule.replace(model=denoiser.identity())
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule)
+    theirs = sampled(spaced, model, "ddim_sample_loop", cond_fn=pull, clip_denoised=clip)
+    close(ttune.sample(denoiser, schedule, X_T, conditions=LABELS), theirs)  # while the schedule is applied
+    if remembers:
+        with pytest.raises(ValueError, match=r"cond_fn must be given, .* was tuned with a ttune\.Classifier"):
+            sampled(spaced, model, "ddim_sample_loop", clip_denoised=clip)
+
+
+def test_guidance_that_no_schedule_was_tuned_with_is_refused() -> None:
+    model, whole = Small(scale=1000), diffusion()
+    plain = ttune.guided_diffusion.denoiser(model, whole)
+    for sampler, loop, more, match in (
+        ("ddpm", "p_sample_loop", {"cond_fn": pull}, r"cond_fn must be None in p_sample_loop, which adds variance \* gradient"),
+        ("ddim", "ddim_sample_loop", {"cond_fn": pull, "cond_fn_with_grad": True}, "cond_fn_with_grad must be False"),
+        ("ddim", "ddim_sample_loop", {"denoised_fn": lambda x: x / 2}, "denoised_fn must be None"),
+        ("ddpm", "p_sample_loop", {"denoised_fn": lambda x: x / 2}, "denoised_fn must be None"),
+    ):
+        spaced = ttune.guided_diffusion.apply(model, whole, tuned(plain.noise, sampler, 3))
+        model.heard.clear()
+        with pytest.raises(ValueError, match=match):
+            sampled(spaced, model, loop, **more)
+        assert model.heard == []
+        ttune.guided_diffusion.remove(model)
+    schedule = tuned(plain.noise, "ddim", 3).replace(model=plain.identity())
+    spaced = ttune.guided_diffusion.apply(model, whole, schedule)
+    with pytest.raises(ValueError, match=r"cond_fn must be None, .* tuned without a ttune\.Classifier"):
+        sampled(spaced, model, "ddim_sample_loop", cond_fn=pull)
+    ttune.guided_diffusion.remove(model)
+    with pytest.raises(ValueError, match="schedule was tuned with prediction_type 'epsilon', this diffusion has 'sample'"):
+        ttune.guided_diffusion.apply(model, diffusion(mean="START_X"), schedule)
+    with pytest.raises(ValueError, match="got PREVIOUS_X"):
+        ttune.guided_diffusion.apply(model, diffusion(mean="PREVIOUS_X"), tuned(plain.noise, "ddim", 3))
+
+
+def test_the_message_names_the_schedule_that_is_applied() -> None:
+    model, whole = Small(scale=1000), diffusion()
+    ttune.guided_diffusion.apply(model, whole, tuned(ttune.guided_diffusion.noise(whole), "ddim", 4))
+    match = r"a schedule for 'ddim' is applied to this Small: .* take it out by ttune\.guided_diffusion\.remove\(model\)"
+    with pytest.raises(ValueError, match=match):
+        whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     model, whole = Small(scale=1000), diffusion()
     noise = ttune.guided_diffusion.noise(whole)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from ttune.adapters.told import Told
+from ttune.schedule import Schedule
 
 _MARK = "_ttune_applied"  # in the host's own __dict__, so that it lives and is copied with the host and is no global state
 
@@ -21,6 +24,7 @@ class Applied:
 
     def __init__(self, host: Any, told: Told, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
         self.host, self.told, self._undo, self._marked = host, told, list(undo), (host, *shared)
+        self.paused = False  # while the host's network is called as a denoiser
         for each in self._marked:
             each.__dict__[_MARK] = self
 
@@ -53,6 +57,52 @@ def remove(host: Any) -> None:
     if applied is None:
         raise ValueError(f"no schedule is applied to this {type(host).__name__}")
     applied.remove()
+
+
+def is_paused(host: Any) -> bool:
+    """Whether the schedule in ``host``, if there is one, is to leave this call alone."""
+    applied = getattr(host, "__dict__", {}).get(_MARK)
+    return applied is not None and applied.paused
+
+
+@contextlib.contextmanager
+def paused(host: Any) -> Iterator[None]:
+    """The schedule in ``host``, if there is one, leaves calls alone: a denoiser of the same network names its own times."""
+    applied = getattr(host, "__dict__", {}).get(_MARK)
+    if applied is None or applied.paused:
+        yield
+        return
+    applied.paused = True
+    try:
+        yield
+    finally:
+        applied.paused = False
+
+
+def refuse_settings(schedule: Schedule, host: str, **settings: Any) -> None:
+    """ValueError where ``schedule`` remembers a setting of its denoiser (:meth:`ttune.Denoiser.identity`) that ``host`` has otherwise.
+    A schedule that was not tuned remembers none."""
+    for name, value in settings.items():
+        if name in schedule.model and schedule.model[name] != value:
+            raise ValueError(f"schedule was tuned with {name} {schedule.model[name]!r}, {host} has {value!r}; tune one with that")
+
+
+class Checked:
+    """A function of the host's that takes no other arguments than ``required``, where it has arguments of these names."""
+
+    def __init__(self, original: Callable[..., Any], required: Mapping[str, Any], source: str) -> None:
+        self.original, self.required, self.source = original, required, source
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(self.original).bind(*args, **kwargs)
+        given.apply_defaults()
+        self.check(given.arguments)
+        return self.original(*args, **kwargs)
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        for name, value in self.required.items():
+            if name in given and given[name] != value:
+                raise ValueError(f"{name} must be {value}, as in {self.source}, got {given[name]}")
 
 
 def overriding(host: Any, name: str, value: Any) -> Callable[[], None]:

@@ -10,7 +10,8 @@ The network is told before ``model_wrapper``, so that the conversions that this 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,20 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ttune.adapters.applied import Applied, overriding, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, overriding, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
 from ttune.schedule import Schedule
+from ttune.threshold import DynamicThreshold
 
 __all__ = ["apply", "arguments", "denoiser", "noise", "remove", "wrap"]
 
 _PREDICTIONS = {"noise": "epsilon", "x_start": "sample", "v": "v_prediction", "score": "score"}  # of model_type
 # ttune's sampler -> its order; None where that is an option of the schedule's
 _ORDERS = {"ddim": 1, "dpm_solver_1": 1, "dpmpp_2m": 2, "dpmpp_3m": 3, "dpm_solver_multistep": None}
+# From so many steps on some versions of the host ignore lower_order_final (the newest; older ones from 15 on).
+_KEEPS_ORDER = 10
 
 
 def noise(noise_schedule: Any) -> NoiseSchedule:
@@ -82,10 +86,15 @@ def wrap(
 def apply(solver: Any, schedule: Schedule) -> Applied:
     """Make ``solver`` step on the positions of ``schedule``; give its ``sample`` the :func:`arguments`.
 
-    Undone by ``remove(solver)``, or at the end of a ``with`` block.
+    Undone by ``remove(solver)``, or at the end of a ``with`` block. ValueError for a solver that steps otherwise than the schedule's
+    (``algorithm_type`` or ``predict_x0``, thresholding, correctors; of a ``model_wrapper`` the model's type and the guidance scale, where
+    the schedule remembers its model) and, when sampling, for other arguments than those.
     """
     refuse_twice(solver)
     _check_noise(schedule, solver.noise_schedule)
+    _check_algorithm(solver, schedule)
+    _check_correctors(solver, schedule)
+    _check_wrapper(solver, schedule)
     times = _continuous(schedule.noise, _stepped(schedule))
 
     def get_time_steps(skip_type: str, t_T: float, t_0: float, N: int, device: Any) -> Tensor:
@@ -93,15 +102,38 @@ def apply(solver: Any, schedule: Schedule) -> Applied:
             raise ValueError(f"steps must be {len(times) - 1}, as in ttune.dpm_solver.arguments of the schedule that is applied, got {N}")
         return torch.tensor(times, dtype=torch.get_default_dtype(), device=device)
 
-    return Applied(solver, Told.of(schedule), [overriding(solver, "get_time_steps", get_time_steps)])
+    undo = [overriding(solver, "get_time_steps", get_time_steps), overriding(solver, "sample", _Sample(solver, schedule))]
+    return Applied(solver, Told.of(schedule), undo)
+
+
+class _Sample(Checked):
+    """``solver.sample`` that takes nothing but the :func:`arguments` of the schedule; ``skip_type`` has no say on its positions."""
+
+    def __init__(self, solver: Any, schedule: Schedule) -> None:
+        required = arguments(schedule, solver.noise_schedule)
+        self.ends = {"t_start": required.pop("t_start"), "t_end": required.pop("t_end")}
+        self.default_end = 1.0 / float(solver.noise_schedule.total_N)
+        if required["order"] == 1:  # nothing to lower, and one formula
+            required.pop("lower_order_final")
+        else:
+            required.setdefault("solver_type", inspect.signature(solver.sample).parameters["solver_type"].default)
+        super().__init__(solver.sample, required, "ttune.dpm_solver.arguments of the schedule that is applied")
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        super().check(given)
+        for name, value in self.ends.items():
+            # The host's own start is replaced like every position; its own end is where it denoises to zero from.
+            got = value if given[name] is None and name == "t_start" else self.default_end if given[name] is None else given[name]
+            if not np.isclose(float(got), value, rtol=1e-5, atol=1e-9):
+                raise ValueError(f"{name} must be {value:.9g}, as in {self.source}, got {given[name]}")
 
 
 def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
     """What ``DPM_Solver.sample`` must be given for ``schedule``: steps, ends, order, method.
 
-    A schedule that ends clean is one step less and ``denoise_to_zero``. The solver itself must be of the schedule's kind
-    (``algorithm_type="dpmsolver++"``, once ``predict_x0=True``, for dpmpp_2m and dpmpp_3m; "dpmsolver" for dpm_solver_multistep).
-    ValueError for a sampler that it does not have.
+    A schedule that ends clean is one step less and ``denoise_to_zero``. ``solver_type`` "heun" is the host's "taylor". The solver itself
+    must be of the schedule's kind (``algorithm_type="dpmsolver++"``, once ``predict_x0=True``, for dpmpp_2m and dpmpp_3m; "dpmsolver"
+    for dpm_solver_multistep), which :func:`apply` checks. ValueError for a sampler that it does not have.
     """
     _check_noise(schedule, noise_schedule)
     if schedule.sampler not in _ORDERS:
@@ -114,11 +146,12 @@ def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
             f"schedule must have at least {order + schedule.steps - steps} steps for a solver of order {order}, got {schedule.steps}"
         )
     clean = steps < schedule.steps
-    if schedule.lower_order_final and (steps >= 15 or (clean and order > 2)):
+    if schedule.lower_order_final and (steps >= _KEEPS_ORDER or (clean and order > 2)):
         raise ValueError(
-            f"schedule: with lower_order_final this solver lowers its order otherwise from 15 steps on, or before a clean end, got "
-            f"{schedule.steps} steps of order {order}; build one with lower_order_final=False"
+            f"schedule: with lower_order_final this solver lowers its order otherwise from {_KEEPS_ORDER} steps on (older versions from 15 "
+            f"on), or before a clean end, got {schedule.steps} steps of order {order}; build one with lower_order_final=False"
         )
+    heun = schedule.options.get("solver_type", "midpoint") == "heun"
     ends = _continuous(schedule.noise, positions[[0, -1]])
     return {
         "steps": steps,
@@ -129,7 +162,78 @@ def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
         "denoise_to_zero": clean,
         # The step to the clean end, which is of first order, is not one of the solver's own.
         "lower_order_final": schedule.lower_order_final and not clean,
+        # Versions differ in the other name, their default.
+        **({"solver_type": "taylor"} if heun else {}),
     }
+
+
+def _check_algorithm(solver: Any, schedule: Schedule) -> None:
+    """ValueError where ``solver`` integrates the other prediction; of first order both are one."""
+    if schedule.sampler not in _ORDERS or _ORDERS[schedule.sampler] == 1 or schedule.options.get("order") == 1:
+        return
+    named = _algorithm(solver)
+    wanted = "dpmsolver" if schedule.sampler == "dpm_solver_multistep" else "dpmsolver++"
+    if named != wanted:
+        older = f", in older versions predict_x0={wanted == 'dpmsolver++'}"
+        raise ValueError(
+            f"solver must be made with algorithm_type={wanted!r}{older}, for a schedule of {schedule.sampler!r}, got {named!r}"
+        )
+
+
+def _algorithm(solver: Any) -> str:
+    return getattr(solver, "algorithm_type", "dpmsolver++" if getattr(solver, "predict_x0", False) else "dpmsolver")
+
+
+def _check_correctors(solver: Any, schedule: Schedule) -> None:
+    """ValueError where ``solver`` changes its predictions or states otherwise than the schedule's denoiser did."""
+    if getattr(solver, "correcting_xt_fn", None) is not None:
+        raise ValueError("solver: correcting_xt_fn must be None, a schedule has no place for one")
+    clip, threshold = schedule.model.get("clip_sample"), schedule.model.get("threshold")
+    corrector = getattr(solver, "correcting_x0_fn", None)
+    corrects = clip is not None or threshold is not None or corrector is not None or getattr(solver, "thresholding", False)
+    if corrects and _algorithm(solver) != "dpmsolver++":
+        raise ValueError("solver: only algorithm_type='dpmsolver++' corrects x_0 at every step, got 'dpmsolver'")
+    if getattr(solver, "thresholding", False):  # older versions
+        mine = _threshold(0.995, solver.max_val)
+    elif corrector is None:
+        mine = None
+    elif getattr(corrector, "__func__", None) is getattr(type(solver), "dynamic_thresholding_fn", corrector):
+        mine = _threshold(solver.dynamic_thresholding_ratio, solver.thresholding_max_val)
+    else:
+        if clip is None and threshold is None:
+            raise ValueError("solver: correcting_x0_fn must be None, as the schedule was not tuned with clip_sample or a threshold")
+        return  # a function: the same one is the caller's to choose
+    if threshold != mine or clip is not None:
+        tuned = f"clip_sample={clip}, threshold={threshold}"
+        raise ValueError(f"solver must correct x_0 as the schedule's denoiser did ({tuned}), by its correcting_x0_fn, got {mine}")
+
+
+def _threshold(ratio: float, largest: float) -> str:
+    return repr(DynamicThreshold(float(ratio))) if largest == 1 else f"dynamic thresholding from {largest:g} on"
+
+
+def _check_wrapper(solver: Any, schedule: Schedule) -> None:
+    """ValueError where a ``model_wrapper`` reads or guides the network otherwise than the schedule's denoiser did."""
+    wrapped = _variables(solver.model)
+    wrapped = _variables(wrapped.get("model_fn", solver.model))
+    kind = _variables(wrapped.get("noise_pred_fn")).get("model_type")
+    if kind is None:
+        return  # not made by model_wrapper: nothing is known of it
+    guidance, scale = wrapped.get("guidance_type"), wrapped.get("guidance_scale")
+    guided = guidance == "classifier" or (guidance == "classifier-free" and wrapped.get("unconditional_condition") is not None)
+    scale = float(scale) if guided and scale is not None else None
+    remembered = schedule.model.get("guidance_scale")
+    settings = {"prediction_type": _PREDICTIONS[kind], "guidance_interval": None, "guidance_rescale": None}
+    settings["guidance"] = "classifier" if guidance == "classifier" else None
+    if (remembered or 1.0) != (scale or 1.0) or guidance == "classifier":
+        settings["guidance_scale"] = scale
+    refuse_settings(schedule, "this solver", **settings)
+
+
+def _variables(function: Any) -> dict[str, Any]:
+    """What ``function`` has kept of the function that made it, by name."""
+    names, cells = getattr(getattr(function, "__code__", None), "co_freevars", ()), getattr(function, "__closure__", None) or ()
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
 
 
 def _stepped(schedule: Schedule) -> Float64:

@@ -1,6 +1,7 @@
 """NVlabs' EDM (Karras et al. 2022, arXiv 2206.00364): its preconditioned networks as denoisers, a tuned schedule in its own sampler.
 
     denoiser = ttune.edm.denoiser(net)                          # tune this
+    latents = ttune.edm.start(schedule, x_T)
     with ttune.edm.apply(net, schedule):
         images = edm_sampler(net, latents, class_labels, num_steps=schedule.steps)
 
@@ -17,14 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, overriding, refuse_twice, remove
+from ttune.adapters.applied import Applied, overriding, refuse_settings, refuse_twice, remove
 from ttune.adapters.positioned import Positioned
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
+from ttune.samplers.tableau import Row
 from ttune.schedule import Schedule
 
-__all__ = ["apply", "denoiser", "remove"]
+__all__ = ["apply", "denoiser", "remove", "start"]
+
+# Relative to the largest element: a step rounds by 1e-7 in float32 and 1e-2 in half types. Another schedule is 1e-4 off at 50 steps.
+_SAME_STATE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 
 
 def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.0, **settings: Any) -> Denoiser:
@@ -40,24 +45,37 @@ def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.
     return Denoiser(Positioned([_Preconditioned(net)]), NoiseSchedule.edm(low, high), "sample", **settings)
 
 
-def apply(net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Applied:
+def start(schedule: Schedule, x_T: Tensor) -> Tensor:
+    """The ``latents`` (B, ...) of EDM's samplers, which multiply them by their first sigma, for a state ``x_T`` (B, ...) at the largest
+    time as in :func:`ttune.sample` (:func:`ttune.initial_noise` makes one)."""
+    return x_T * (schedule.noise.start_scale(schedule.positions[0]) / float(schedule.sigmas[0]))
+
+
+def apply(
+    net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise", check_steps: bool = True
+) -> Applied:
     """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` tell its network what the schedule says.
 
     EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the positions of
-    the schedule (``num_steps`` must be ``schedule.steps``, a schedule that ends clean, with ``edm_heun`` or ``heun``; ``euler`` and
-    others for ``ablation_sampler`` likewise). Undone by :func:`remove`, or at the end of a ``with`` block.
+    the schedule (``num_steps`` must be ``schedule.steps``, a schedule that ends clean, with ``edm_heun`` or ``heun``, or ``euler`` for
+    ``ablation_sampler(solver="euler")``). Give it :func:`start` for its latents. Undone by :func:`remove`, or at the end of a ``with``
+    block.
     A deep copy of ``net`` has the schedule too, and an evaluation number of its own. ValueError for a schedule whose times are not sigma,
-    or where one is applied already; when sampling, for a net that knows a table of sigmas only.
+    or where one is applied already; when sampling, for a net that knows a table of sigmas only, and for a sampler that steps otherwise
+    than the schedule's (another solver, ``ablation_sampler`` with another ``schedule`` or ``scaling`` than "linear" and "none").
+    ``check_steps``: False where what you put around ``net`` (guidance, masks) changes the states on purpose. Fresh noise (churn) cannot
+    be checked: there ``S_noise`` is yours to give.
     """
     _checked(net)
     refuse_twice(net)
+    refuse_settings(schedule, "EDM's sampler", prediction_type="sample", clip_sample=None, threshold=None)
     if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.positions):
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
     told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
-    telling = _Telling(net, told)
+    telling = _Telling(net, told, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
     undo = [
         net.register_forward_pre_hook(telling, with_kwargs=True).remove,
-        net.register_forward_hook(telling.forget, always_call=True).remove,
+        net.register_forward_hook(telling.after, always_call=True).remove,
         telling.replaced.hook(),
     ]
     if hasattr(net, "round_sigma"):
@@ -68,8 +86,8 @@ def apply(net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | Non
 class _Telling:
     """Tells ``net`` in front of each call. An object, since a closure would still mean the original in a deep copy of the net."""
 
-    def __init__(self, net: nn.Module, told: Told) -> None:
-        self.net, self.told, self.replaced, self.hears = net, told, _Replaced(net), _Hearing(net)
+    def __init__(self, net: nn.Module, told: Told, states: _States | None) -> None:
+        self.net, self.told, self.states, self.replaced, self.hears = net, told, states, _Replaced(net), _Hearing(net)
 
     def __call__(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if net is not self.net:
@@ -85,10 +103,53 @@ class _Telling:
             own = {k: v for k, v in arguments.items() if k not in ("x", "sigma")} | dict(
                 zip(("class_labels", "force_fp32"), args[2:], strict=False)
             )
+            if self.states is not None:
+                self.states.arrive(self.told.index, arguments["x"])
             self.replaced.noise = self.hears(arguments["x"], tau, own)
 
-    def forget(self, *_: Any) -> None:
+    def after(self, _net: nn.Module, _args: Any, output: Any) -> None:
+        if self.states is not None and self.replaced.noise is not None and isinstance(output, Tensor):
+            self.states.leave(self.told.index, output)
         self.replaced.noise = None  # net.model may be called by others
+
+
+class _States:
+    """The states that a schedule's own sampler makes of what ``net`` returned: another sampler is found out at the second evaluation,
+    though it calls at the same sigmas. Not where fresh noise comes in."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        tableau = schedule.tableau()
+        self.sampler, self.stages = schedule.sampler, () if tableau.stochastic else tableau.stages
+        self.registers: dict[str, Tensor] = {}  # what the sampler retained
+        self.x: Tensor | None = None  # at the evaluation that is under way
+        self.ahead: Tensor | None = None  # at the next
+
+    def arrive(self, index: int, x: Tensor) -> None:
+        """The host is at ``x`` (B, ...), evaluation ``index``. ValueError where the schedule's sampler is not."""
+        ahead, self.x, self.ahead = self.ahead, x.detach(), None
+        if index == 0:
+            self.registers = {}
+        elif ahead is not None and ahead.shape == x.shape:
+            off = float((x.detach() - ahead).abs().max() / ahead.abs().max())
+            if not off <= _SAME_STATE.get(x.dtype, 1e-5):
+                raise ValueError(
+                    f"sampler must step as the schedule's {self.sampler!r} does, got another state at evaluation {index} ({off:.1e} off); "
+                    f"ablation_sampler needs schedule='linear', scaling='none' and the schedule's solver. Where guidance or a mask changes "
+                    f"the states on purpose: ttune.edm.apply(net, schedule, check_steps=False)"
+                )
+
+    def leave(self, index: int, D: Tensor) -> None:
+        """``D`` (B, ...) is what ``net`` returned at evaluation ``index``."""
+        if self.x is None or index >= len(self.stages) or D.shape != self.x.shape:
+            return
+        stage, D = self.stages[index], D.detach().to(self.x.dtype)
+        known = {"x": self.x, "D": D, "eps": (self.x - D) / stage.sigma, **self.registers}
+        self.ahead = _row(stage.update, known)
+        self.registers = {name: _row(row, known) for name, row in stage.retain.items()}
+
+
+def _row(row: Row, known: dict[str, Tensor]) -> Tensor:
+    return torch.stack([weight * known[name] for name, weight in row.items()]).sum(0)
 
 
 class _Positions:

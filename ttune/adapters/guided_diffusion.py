@@ -11,15 +11,16 @@ between the schedule's positions, fractional ones too, and tells the model what 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, is_paused, paused, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
@@ -64,9 +65,13 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
     """A diffusion of the host's own class on the positions of ``schedule``; ``model`` is told what the schedule says.
 
     For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
-    A ``cond_fn`` is given the position. Until :func:`remove` (model); other diffusions that meet this model meanwhile raise.
-    The diffusion raises ValueError where it is sampled otherwise than the schedule was tuned: by another loop, with another ``eta`` or,
-    where the schedule remembers its model, another ``clip_denoised``.
+    A ``cond_fn`` is given the position. It guides as :class:`ttune.Classifier` does: with ``clip_denoised`` the guided x_0 prediction
+    is clamped, where the host itself guides the clamped one and does not clamp again. Until :func:`remove` (model); other diffusions
+    that meet this model meanwhile raise.
+    The diffusion raises ValueError where it is sampled otherwise than the schedule was tuned: by another loop, with another ``eta``, with a
+    ``denoised_fn`` or, where the schedule remembers its model, another ``clip_denoised``, or a ``cond_fn`` where there was no classifier
+    (and the other way round). ``p_sample_loop`` adds variance * gradient to its mean, which no schedule of ttune's was tuned with, and
+    ``cond_fn_with_grad`` differentiates through the network: both raise.
     """
     refuse_twice(model)
     if not isinstance(model, nn.Module):
@@ -78,6 +83,7 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
     if schedule.steps < 2:
         raise ValueError(f"schedule must have at least 2 steps, as the tables of guided-diffusion do, got {schedule.steps}")
     _check_variance(schedule, diffusion)
+    refuse_settings(schedule, "this diffusion", prediction_type=_prediction(diffusion))
     required = _required(schedule)
     _check_noise(schedule, noise(diffusion))
     scale = _scale(diffusion)
@@ -89,17 +95,27 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
         unit="the model's time",
         calls_per_evaluation=calls_per_evaluation,
         unmatched=unmatched,
+        hint=f"a schedule for {schedule.sampler!r} is applied to this {type(model).__name__}: sample by the diffusion that apply returned, "
+        f"or take it out by ttune.guided_diffusion.remove(model)",
     )
-    _guard(spaced, schedule.sampler, required)
+    _guard(spaced, schedule, required)
+    Applied(model, told, [model.register_forward_pre_hook(_Telling(told), with_kwargs=True).remove])
+    return spaced
 
-    def tell(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+
+class _Telling:
+    """Tells the model in front of each call. An object, so that a deep copy of the model has an evaluation number of its own."""
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if is_paused(model):
+            return None
         name = next((name for name in _NAMES if name in kwargs), None)
         if name is not None:
-            return args, {**kwargs, name: told(kwargs[name])}
-        return (args[0], told(args[1]), *args[2:]), kwargs
-
-    Applied(model, told, [model.register_forward_pre_hook(tell, with_kwargs=True).remove])
-    return spaced
+            return args, {**kwargs, name: self.told(kwargs[name])}
+        return (args[0], self.told(args[1]), *args[2:]), kwargs
 
 
 def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
@@ -118,7 +134,10 @@ def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
 
 def _required(schedule: Schedule) -> dict[str, Any]:
     """What the arguments of the host's steps must be for ``schedule``."""
+    refuse_settings(schedule, "guided-diffusion", guidance_interval=None, guidance_rescale=None)
     required: dict[str, Any] = {"eta": schedule.eta} if schedule.sampler == "ddim" else {}
+    if "threshold" not in schedule.model:  # else the threshold is the host's denoised_fn
+        required["denoised_fn"] = None
     if "clip_sample" in schedule.model:
         clip = schedule.model["clip_sample"]
         if clip not in _CLIPS:
@@ -139,27 +158,72 @@ def _check_variance(schedule: Schedule, diffusion: Any) -> None:
         raise ValueError(f"schedule: its variance must be {_VARIANCES[theirs]!r}, for the diffusion's {theirs}, got {mine!r}")
 
 
-def _guard(spaced: Any, sampler: str, required: Mapping[str, Any]) -> None:
+def _guard(spaced: Any, schedule: Schedule, required: Mapping[str, Any]) -> None:
     """Have the steps of ``spaced`` refuse what is not ``required``, and those of other samplers everything."""
+    conditioned = _Conditioned(spaced) if hasattr(spaced, "condition_score") else None
     for name in (*(name for names in _STEPS.values() for name in names), *_OTHER_STEPS):
         if hasattr(spaced, name):
-            step = _Step(getattr(spaced, name), required) if name in _STEPS[sampler] else _OtherStep(name, sampler)
+            mine = name in _STEPS[schedule.sampler]
+            step = _Step(getattr(spaced, name), required, schedule, conditioned) if mine else _OtherStep(name, schedule.sampler)
             setattr(spaced, name, step)
+    if conditioned is not None:
+        spaced.condition_score = conditioned
 
 
-class _Step:
+class _Step(Checked):
     """A step of the host's, with the arguments that the schedule was tuned for."""
 
-    def __init__(self, original: Callable[..., Any], required: Mapping[str, Any]) -> None:
-        self.original, self.required, self.signature = original, required, inspect.signature(original)
+    def __init__(self, original: Any, required: Mapping[str, Any], schedule: Schedule, conditioned: _Conditioned | None) -> None:
+        super().__init__(original, required, "the schedule that is applied to this model")
+        self.schedule, self.conditioned = schedule, conditioned
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self.signature.bind(*args, **kwargs)
+        given = inspect.signature(self.original).bind(*args, **kwargs)
         given.apply_defaults()
-        for name, value in self.required.items():
-            if given.arguments[name] != value:
-                raise ValueError(f"{name} must be {value}, as in the schedule that is applied to this model, got {given.arguments[name]}")
-        return self.original(*args, **kwargs)
+        self.check(given.arguments)
+        guided = given.arguments.get("cond_fn") is not None
+        self._check_guidance(guided)
+        if not guided or self.conditioned is None or not given.arguments["clip_denoised"]:
+            return self.original(*given.args, **given.kwargs)
+        given.arguments["clip_denoised"] = False
+        with self.conditioned.clamping():
+            return self.original(*given.args, **given.kwargs)
+
+    def _check_guidance(self, guided: bool) -> None:
+        if self.schedule.model and guided != (self.schedule.model.get("guidance") == "classifier"):
+            raise ValueError(
+                f"cond_fn must be {'None' if guided else 'given'}, as the schedule that is applied to this model was tuned "
+                f"with{'out' if guided else ''} a ttune.Classifier"
+            )
+        if guided and self.schedule.sampler == "ddpm":
+            raise ValueError(
+                "cond_fn must be None in p_sample_loop, which adds variance * gradient to its mean, unlike ttune.Classifier, "
+                "got one; use a schedule of 'ddim' in ddim_sample_loop"
+            )
+        if guided and self.original.__name__.endswith("_with_grad"):
+            raise ValueError("cond_fn_with_grad must be False: ttune.Classifier does not differentiate through the network, got True")
+
+
+class _Conditioned:
+    """``condition_score`` of the host's that clamps the guided prediction, within :meth:`clamping`."""
+
+    def __init__(self, spaced: Any) -> None:
+        self.spaced, self.original, self.clamps = spaced, spaced.condition_score, False
+
+    @contextlib.contextmanager
+    def clamping(self) -> Iterator[None]:
+        self.clamps = True
+        try:
+            yield
+        finally:
+            self.clamps = False
+
+    def __call__(self, cond_fn: Any, p_mean_var: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        out = self.original(cond_fn, p_mean_var, x, t, *args, **kwargs)
+        if self.clamps:
+            out["pred_xstart"] = out["pred_xstart"].clamp(-1, 1)
+            out["mean"] = self.spaced.q_posterior_mean_variance(x_start=out["pred_xstart"], x_t=x, t=t)[0]
+        return out
 
 
 class _OtherStep:
@@ -183,7 +247,8 @@ class _Scaled(nn.Module):
         self.model, self.scale = model, scale
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
-        return self.model(x, tau if self.scale == 1 else tau * self.scale, **conditions)
+        with paused(self.model):
+            return self.model(x, tau if self.scale == 1 else tau * self.scale, **conditions)
 
 
 def _scale(diffusion: Any) -> float:

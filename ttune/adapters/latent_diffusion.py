@@ -1,6 +1,6 @@
-"""CompVis' latent diffusion and its kin (Stable Diffusion's first code): ``model.apply_model(x, t, c)`` beside a ``DDIMSampler``.
+"""CompVis' latent diffusion and its kin (Stable Diffusion's first code): ``model.apply_model(x, t, cond)`` beside a ``DDIMSampler``.
 
-    denoiser = ttune.latent_diffusion.denoiser(model, guidance=ttune.ClassifierFree(7.5, {"c": uc}))      # tune this
+    denoiser = ttune.latent_diffusion.denoiser(model, guidance=ttune.ClassifierFree(7.5, {"cond": uc}))      # tune this
     with ttune.latent_diffusion.apply(sampler, schedule):
         guidance = {"unconditional_guidance_scale": 7.5, "unconditional_conditioning": uc}
         latents, _ = sampler.sample(schedule.steps, batch, shape, c, x_T=x_T, **guidance)
@@ -10,13 +10,14 @@ Its ``PLMSSampler`` takes schedules of ``pndm`` likewise; its ``DPMSolverSampler
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, overriding, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, is_paused, overriding, paused, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
@@ -26,6 +27,10 @@ __all__ = ["apply", "denoiser", "noise", "remove"]
 
 _PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 _SAMPLERS = {"DDIMSampler": "ddim", "PLMSSampler": "pndm"}
+_STEPS = {"ddim": "p_sample_ddim", "pndm": "p_sample_plms"}  # the host's step, which reads all settings of its ``sample``
+_CONDITION = ("cond", "c")  # what hosts call the one condition of ``apply_model``; here it is passed by position
+# What changes the host's step and has no place in a schedule.
+_PLAIN = {"quantize_denoised": False, "temperature": 1.0, "noise_dropout": 0.0, "score_corrector": None, "dynamic_threshold": None}
 
 
 def noise(model: Any) -> NoiseSchedule:
@@ -34,9 +39,11 @@ def noise(model: Any) -> NoiseSchedule:
 
 
 def denoiser(model: nn.Module, **settings: Any) -> Denoiser:
-    """A :class:`ttune.Denoiser` of ``model`` in its latent space, with the condition ``c`` (a tensor); ``settings`` go to it.
+    """A :class:`ttune.Denoiser` of ``model`` in its latent space; ``settings`` go to it.
 
-    The shape of a latent is the model's own, where it says ``channels`` and ``image_size``.
+    Its condition is ``cond`` (or ``c``, the older name), handed to ``apply_model`` by position: a tensor, or what else the model takes
+    (a list, a dict of ``c_crossattn`` and ``c_concat``). A model without conditions gets None. The shape of a latent is the model's
+    own, where it says ``channels`` and ``image_size``.
     """
     kind = getattr(model, "parameterization", "eps")
     if kind not in _PREDICTIONS:
@@ -49,8 +56,12 @@ def denoiser(model: nn.Module, **settings: Any) -> Denoiser:
 def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Applied:
     """Make ``sampler.sample(S, ...)`` run on the positions of ``schedule`` and tell the model what the schedule says.
 
-    ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises. For "v" models positions must be whole: the host
-    looks their alphas up by index. One sampler of a model at a time. Undone by ``remove(sampler)``, or at the end of a ``with`` block.
+    ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises; so do settings that make another step of it
+    (``temperature``, ``noise_dropout``, ``quantize_x0``, ``score_corrector``, ``dynamic_threshold``) and, where the schedule remembers
+    its model, another guidance scale. Image-to-image (``make_schedule``, ``stochastic_encode``, ``decode`` with its ``t_start``) runs
+    the last ``t_start`` steps. For "v" models positions must be whole: the host looks their alphas up by index; a sampler that takes the
+    model's output for epsilon, whatever the model predicts, raises here. One sampler of a model at a time. Undone by
+    ``remove(sampler)``, or at the end of a ``with`` block.
     """
     model, kind = sampler.model, type(sampler).__name__
     refuse_twice(sampler)
@@ -58,33 +69,95 @@ def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None 
     expected = next((_SAMPLERS[base.__name__] for base in type(sampler).__mro__ if base.__name__ in _SAMPLERS), None)
     if expected is None:
         raise TypeError(f"sampler must be a {' or '.join(_SAMPLERS)} of latent diffusion, got {kind}")
+    _check_steps(schedule, expected, kind)
+    _check_prediction(schedule, sampler, expected)
+    _check_noise(schedule, noise(model))
+    required = _PLAIN | _guidance(schedule, kind)
+
+    def told(schedule: Schedule) -> Told:
+        # Its times are whole numbers on their way to the model; alphas are the schedule's own.
+        hint = f"a schedule for {schedule.sampler!r} is applied to this {kind}: ttune.latent_diffusion.remove(sampler) takes it out"
+        named = {"calls_per_evaluation": calls_per_evaluation, "unmatched": unmatched, "hint": hint}
+        return Told.of(schedule, np.floor, unit="the sampler's time", **named)
+
+    telling = _Telling(model, told(schedule))
+    step = Checked(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
+    undo = [
+        overriding(sampler, "make_schedule", _Positions(sampler, schedule)),
+        overriding(sampler, _STEPS[expected], step),
+        overriding(model, "apply_model", telling),
+    ]
+    if hasattr(sampler, "decode"):  # DDIM's alone
+        parts = [told(schedule.part(first)) for first in reversed(range(schedule.steps))]
+        undo.append(overriding(sampler, "decode", _Decoding(sampler.decode, telling, parts)))
+    return Applied(sampler, telling.told, undo, shared=[model])
+
+
+def _check_steps(schedule: Schedule, expected: str, kind: str) -> None:
     if schedule.sampler != expected:
         raise ValueError(f"schedule must be for {expected!r}, the solver of {kind}, got {schedule.sampler!r}")
     if schedule.options.get("gammas"):
         raise ValueError(f"schedule must do without gammas, which {kind} does not have, got {schedule.options['gammas']!r}")
-    if model.parameterization == "v" and (schedule.positions % 1 != 0).any():
+    clean = schedule.positions[-1] == schedule.noise.t_clean
+    if expected == "pndm" and clean and schedule.steps > 1 and not schedule.options.get("full_order_to_clean"):
+        raise ValueError(
+            f"schedule: {kind} keeps its order on the way to the clean image; build one with options={{'full_order_to_clean': True}}"
+        )
+
+
+def _check_prediction(schedule: Schedule, sampler: Any, expected: str) -> None:
+    """ValueError where the host's step would read the model's output otherwise than the denoiser of :func:`denoiser` does."""
+    kind, name = sampler.model.parameterization, type(sampler).__name__
+    refuse_settings(schedule, name, prediction_type=_PREDICTIONS.get(kind, kind), clip_sample=None, threshold=None)
+    if kind == "eps":
+        return
+    # Of the host's samplers only newer DDIMSamplers convert v, and none x0.
+    step = inspect.unwrap(getattr(type(sampler), _STEPS[expected]))
+    if kind != "v" or "predict_eps_from_z_and_v" not in step.__code__.co_names:
+        raise ValueError(f"model: parameterization must be 'eps' for this {name}, which takes every output for epsilon, got {kind!r}")
+    if (schedule.positions % 1 != 0).any():
         raise ValueError(
             "schedule: positions must be whole for a model that predicts v, whose alphas this host looks up by index; "
             "use schedule.with_integer_times()"
         )
-    _check_noise(schedule, noise(model))
-    # Its times are whole numbers on their way to the model; alphas are the schedule's own.
-    told = Told.of(schedule, np.floor, unit="the sampler's time", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
-    undo = [
-        overriding(sampler, "make_schedule", _Positions(sampler, schedule)),
-        overriding(model, "apply_model", _Telling(model.apply_model, told)),
-    ]
-    return Applied(sampler, told, undo, shared=[model])
+
+
+def _guidance(schedule: Schedule, kind: str) -> dict[str, Any]:
+    """The host's guidance scale, where ``schedule`` remembers one."""
+    refuse_settings(schedule, kind, guidance_interval=None, guidance_rescale=None, guidance=None)
+    if "guidance_scale" not in schedule.model:
+        return {}
+    scale = schedule.model["guidance_scale"]
+    if scale is not None and not isinstance(scale, (int, float)):
+        raise ValueError(f"schedule was tuned with a guidance scale that changes on the way, {kind} has one number, got {scale!r}")
+    return {"unconditional_guidance_scale": 1.0 if scale is None else float(scale)}
 
 
 class _Telling:
     """``model.apply_model`` that is told. An object, since the bound method in it is copied with the model and a closure's is not."""
 
-    def __init__(self, original: Any, told: Told) -> None:
-        self.original, self.told = original, told
+    def __init__(self, model: Any, told: Told) -> None:
+        self.model, self.original, self.told = model, model.apply_model, told
 
     def __call__(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.original(x, self.told(t), *args, **kwargs)
+        return self.original(x, t if is_paused(self.model) else self.told(t), *args, **kwargs)
+
+
+class _Decoding:
+    """``sampler.decode``, image-to-image: the last ``t_start`` steps."""
+
+    def __init__(self, original: Any, telling: _Telling, told: list[Told]) -> None:
+        self.original, self.telling, self.told = original, telling, told
+
+    def __call__(self, x_latent: Tensor, cond: Any, t_start: int, *args: Any, **kwargs: Any) -> Any:
+        if not 1 <= t_start <= len(self.told):
+            raise ValueError(f"t_start must lie in [1, {len(self.told)}], the steps of the schedule that is applied, got {t_start}")
+        whole, self.telling.told = self.telling.told, self.told[int(t_start) - 1]
+        self.telling.told.reset()
+        try:
+            return self.original(x_latent, cond, int(t_start), *args, **kwargs)
+        finally:
+            self.telling.told = whole
 
 
 class _Positions:
@@ -113,7 +186,12 @@ class _Applied(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
-        return self.model.apply_model(x, tau, **conditions)  # pyright: ignore[reportCallIssue]
+        named = [name for name in _CONDITION if name in conditions]
+        if len(named) > 1:
+            raise ValueError(f"conditions must have one of {list(_CONDITION)}, two names of the same, got both")
+        cond = conditions.pop(named[0]) if named else None
+        with paused(self.model):
+            return self.model.apply_model(x, tau, cond, **conditions)  # pyright: ignore[reportCallIssue]
 
 
 def _check_noise(schedule: Schedule, trained: NoiseSchedule) -> None:

@@ -32,7 +32,7 @@ class Told:
     ``calls_per_evaluation`` times at each (2 where classifier-free guidance is two calls; None: as often as it likes, where no two
     neighbouring evaluations stand at the same time). A run that begins again, with the first time, starts anew. ``unmatched``: what
     happens where the host stands elsewhere: "raise", or "pass" the time through untouched. ``unit`` names what the host says, ``slack``
-    is what it may round by, in that unit, beyond its dtype.
+    is what it may round by, in that unit, beyond its dtype. ``hint`` ends the error: what to do in this host.
 
     A call reads the time from its device: one synchronisation. Not for several threads at once.
     """
@@ -46,6 +46,7 @@ class Told:
         unmatched: str = "raise",
         unit: str = "time",
         slack: float = 0.0,
+        hint: str = "",
     ) -> None:
         self.stands, self.told = _times("stands", stands), _times("told", told)
         if len(self.stands) != len(self.told) or len(self.stands) == 0:
@@ -55,7 +56,7 @@ class Told:
         if unmatched not in ("raise", "pass"):
             raise ValueError(f"unmatched must be 'raise' or 'pass', got {unmatched!r}")
         self.calls_per_evaluation, self.unmatched, self.unit = calls_per_evaluation, unmatched, unit
-        self._slack = slack
+        self._slack, self._hint = slack, hint
         gaps = np.abs(np.diff(self.stands))
         # Near zero a relative tolerance is none; nothing smaller than the steps themselves has to be told apart.
         self._floor = float(gaps[gaps > 0].min()) if (gaps > 0).any() else 0.0
@@ -71,6 +72,7 @@ class Told:
         slack: float = 0.0,
         calls_per_evaluation: int | None = 1,
         unmatched: str = "raise",
+        hint: str = "",
     ) -> Told:
         """For a host whose own sampler runs on the positions of ``schedule``. ``stands`` turns its times into what the host says,
         ``told`` into what the network hears; both are the schedule's own unless given.
@@ -92,6 +94,7 @@ class Told:
             unmatched=unmatched,
             unit=unit,
             slack=slack,
+            hint=hint,
         )
 
     def reset(self) -> None:
@@ -155,7 +158,8 @@ class Told:
             expected = f"{self.unit} must be {self.stands[0]:.9g}, the first, after all {len(self.stands)} evaluations"
         whole = not given.is_floating_point() and (self.stands % 1 != 0).any()
         hint = "; this host keeps whole times only: use schedule.with_integer_times()" if whole else ""
-        return f"{expected}, got {got}{hint}; the sampler must run on the schedule's own positions ({_listed(self.stands)})"
+        host = f"; {self._hint}" if self._hint else ""
+        return f"{expected}, got {got}{hint}; the sampler must run on the schedule's own positions ({_listed(self.stands)}){host}"
 
 
 def _times(name: str, values: ArrayLike) -> Float64:
