@@ -1,10 +1,12 @@
-"""The nodes for ComfyUI, in a stand-in for the parts of it that they touch (tests/adapters/comfy_stand_in.py), with k-diffusion's own
-samplers, from which ComfyUI's are descended."""
+"""The nodes for ComfyUI, in a stand-in for the parts of it that they touch (tests/adapters/comfy_stand_in.py). Every sampling is compared
+with ``ttune.sample`` of the same network."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import ttune
 from tests.adapters import comfy_stand_in as stand_in
-from tests.adapters.k_diffusion_modules import modules
 from tests.adapters.small import Small, noise_like, tuned
 from ttune import NoiseSchedule
+from ttune.adapters.positioned import Positioned
 
 ROOT = Path(__file__).parent.parent.parent
-VP = NoiseSchedule.scaled_linear()
-X_T, Y = noise_like(3, 2, 6, 6), torch.tensor([1, 2, 3])
+VP, ZERO, FLOW, EDM = (
+    NoiseSchedule.scaled_linear(),
+    NoiseSchedule.scaled_linear().zero_terminal_snr(),
+    NoiseSchedule.flow(),
+    NoiseSchedule.edm(),
+)
+X_T, LATENT, Y = noise_like(3, 2, 6, 6), noise_like(6, 2, 6, 6)[3:], torch.tensor([1, 2, 3])
+EMPTY = torch.zeros_like(X_T)
+CFG = 3.0
 
 
 @pytest.fixture
@@ -31,100 +41,527 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield importlib.import_module("comfyui").NODE_CLASS_MAPPINGS
 
 
-def discrete() -> stand_in.Patcher:
-    levels = VP.sigma(np.arange(1000.0)) / VP.alpha(np.arange(1000.0))
-    return stand_in.Patcher(stand_in.Model(Small(scale=1000), stand_in.Discrete(torch.from_numpy(levels))))
+def table(noise: NoiseSchedule) -> Tensor:
+    alpha = np.maximum(noise.alpha(np.arange(1000.0)), 4.8973451890853435e-08**0.5)  # ComfyUI's least alpha
+    return torch.from_numpy((1 - alpha**2) ** 0.5 / alpha)
 
 
-def sampled(
-    patcher: stand_in.Patcher, function: str, x: torch.Tensor, sigmas: torch.Tensor, together: Any = lambda i: True
-) -> torch.Tensor:
-    return stand_in.Guider(patcher, Y, 3.0, together).sample(getattr(modules()[0], function), x, sigmas)
+def host(kind: str) -> stand_in.Patcher:
+    sampling = {
+        "eps": lambda: stand_in.model_sampling(stand_in.ModelSamplingDiscrete, stand_in.EPS, table(VP)),
+        "v": lambda: stand_in.model_sampling(stand_in.ModelSamplingDiscrete, stand_in.V_PREDICTION, table(VP)),
+        "zero": lambda: stand_in.model_sampling(stand_in.ModelSamplingDiscrete, stand_in.V_PREDICTION, table(ZERO)),
+        "flow": lambda: stand_in.model_sampling(stand_in.ModelSamplingDiscreteFlow, stand_in.CONST),
+        "edm": lambda: stand_in.model_sampling(stand_in.ModelSamplingContinuousEDM, stand_in.V_PREDICTION, 0.002, 120.0),
+    }[kind]()
+    return stand_in.Patcher(stand_in.Model(Small(scale=1.0 if kind == "edm" else 1000.0), sampling))
 
 
-@pytest.mark.parametrize(("sampler", "function"), [("euler", "sample_euler"), ("heun", "sample_heun"), ("dpmpp_2m", "sample_dpmpp_2m")])
+NOISES = {"eps": VP, "v": VP, "zero": ZERO, "flow": FLOW, "edm": EDM}
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "zero": "v_prediction", "flow": "flow_prediction", "edm": "sample"}
+
+
+def preconditioned(network: Any) -> Positioned:
+    """D of a network that predicts v, told log(sigma) / 4, as ComfyUI's continuous EDM models are."""
+
+    def D(x: Tensor, tau: Tensor, *, position: float, y: Tensor) -> Tensor:
+        scale = (position**2 + 1) ** 0.5
+        return x / scale**2 - network(x / scale, 0.25 * tau.log(), y) * (position / scale)
+
+    return Positioned([D])
+
+
+def ours(kind: str, patcher: stand_in.Patcher, schedule: ttune.Schedule, x: Tensor = X_T, scale: Any = CFG, **options: Any) -> Tensor:
+    """The same network in ttune's own loop."""
+    network, settings = patcher.model.network, {k: options.pop(k) for k in ("clip_sample", "clip_epsilon") if k in options}
+    if kind == "edm":
+        called: Any = preconditioned(network)
+    else:
+        called = (lambda x, t, y: network(x, 1000 * t, y)) if kind == "flow" else (lambda x, t, y: network(x, t, y))
+    guidance = None if scale is None else ttune.ClassifierFree(scale, {"y": 0})
+    denoiser = ttune.Denoiser(called, NOISES[kind], PREDICTIONS[kind], guidance=guidance, **settings)
+    if kind == "edm" and not options.get("from_state"):
+        x = x * EDM.sigma_max
+    return ttune.sample(denoiser, schedule.replace(model={}), x, conditions={"y": Y}, **options)
+
+
+def theirs(
+    nodes: Any,
+    patcher: Any,
+    schedule: ttune.Schedule,
+    noise: Tensor = X_T,
+    *,
+    sampler: Any = None,
+    sigmas: Any = None,
+    latent: Any = None,
+    **run: Any,
+) -> Tensor:
+    """Through the nodes, as SamplerCustom runs them."""
+    sampler = nodes["TtuneScheduleSampler"]().sampler(schedule)[0] if sampler is None else sampler
+    sigmas = nodes["TtuneScheduleSigmas"]().sigmas(schedule)[0] if sigmas is None else sigmas
+    guider = run.pop("guider", None) or stand_in.CFGGuider(patcher, Y, run.pop("cfg", CFG), run.pop("together", lambda i: True))
+    return guider.sample(noise, EMPTY if latent is None else latent, sampler, sigmas.double(), **run)
+
+
+def own(name: str) -> Any:
+    return sys.modules["comfy.samplers"].sampler_object(name)
+
+
+def applied(nodes: Any, patcher: stand_in.Patcher, schedule: ttune.Schedule) -> stand_in.Patcher:
+    return nodes["TtuneApplySchedule"]().apply(patcher, schedule)[0]
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float(((a - b).abs().max() / b.abs().max()).detach())
+
+
+CLOSE = 1e-5  # sigmas are float32 in ComfyUI
+
+
+# ---- ttune's own sampler -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "dpm_solver_3", "unipc", "ddpm", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("kind", ["eps", "v", "flow", "edm"])
+def test_the_sampler_is_ttunes_own_loop(nodes: Any, kind: str, sampler: str) -> None:
+    patcher, seeds = host(kind), importlib.import_module("comfyui.sampler").seeds_of
+    schedule = tuned(NOISES[kind], sampler, 4, t_start=0.8 * NOISES[kind].t_max)
+    drawn = seeds(11, 3) if schedule.tableau().stochastic else None
+    assert relative(theirs(nodes, patcher, schedule, seed=11), ours(kind, patcher, schedule, seeds=drawn)) < CLOSE
+
+
 @pytest.mark.parametrize("together", [lambda i: True, lambda i: False, lambda i: i % 2 == 0], ids=["together", "apart", "in turn"])
-def test_a_graph_samples_as_our_own_loop(nodes: Any, tmp_path: Path, sampler: str, function: str, together: Any) -> None:
-    patcher = discrete()
-    schedule = tuned(VP, sampler, 4, t_start=900.0)
-    schedule.save(tmp_path / "ttune.json")
-    loaded, summary = nodes["TtuneLoadSchedule"]().load(str(tmp_path / "ttune.json"))
-    assert sampler in summary
-    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(loaded)
-    assert sigmas.dtype == torch.float32
-    assert nodes["TtuneScheduleSampler"]().sampler(loaded) == (("sampler", sampler),)
-    (model,) = nodes["TtuneApplySchedule"]().apply(patcher, loaded)
+def test_however_the_conditionings_are_called(nodes: Any, together: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "heun", 4)
+    assert relative(theirs(nodes, patcher, schedule, together=together), ours("eps", patcher, schedule)) < CLOSE
 
+
+def test_zero_terminal_snr_starts_where_alpha_is_zero(nodes: Any) -> None:
+    for sampler in ("ddim", "dpmpp_2m"):
+        patcher, schedule = host("zero"), tuned(ZERO, sampler, 4, "trailing")
+        assert schedule.alphas[0] == 0
+        assert relative(theirs(nodes, patcher, schedule), ours("zero", patcher, schedule)) < CLOSE
+    epsilon = stand_in.Patcher(
+        patcher.model, {"model_sampling": stand_in.model_sampling(stand_in.ModelSamplingDiscrete, stand_in.EPS, table(ZERO))}
+    )
+    with pytest.raises(ValueError, match="must predict 'v_prediction' or 'sample', this one 'epsilon'"):
+        theirs(nodes, epsilon, schedule)
+
+
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_image_to_image_and_two_stages(nodes: Any, kind: str) -> None:
+    patcher, schedule = host(kind), tuned(NOISES[kind], "dpmpp_2m", 4, t_start=0.9 * NOISES[kind].t_max)
+    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    for part, low in ((schedule, sigmas), (schedule.part(2), sigmas[2:])):
+        state = float(part.alphas[0]) * LATENT + float(part.sigmas[0]) * X_T
+        assert (
+            relative(theirs(nodes, patcher, schedule, sigmas=low, latent=LATENT), ours(kind, patcher, part, state, from_state=True)) < CLOSE
+        )
+    half = theirs(nodes, patcher, schedule, sigmas=sigmas[:3])
+    whole = theirs(nodes, patcher, schedule, EMPTY, sigmas=sigmas[2:], latent=half)
+    first = ours(kind, patcher, schedule.part(0, 2))
+    assert relative(whole, ours(kind, patcher, schedule.part(2), first, from_state=True)) < CLOSE
+    # An empty latent in the middle is an image like any other.
+    part = schedule.part(2)
+    gray = theirs(nodes, patcher, schedule, sigmas=sigmas[2:])
+    assert relative(gray, ours(kind, patcher, part, float(part.sigmas[0]) * X_T, from_state=True)) < CLOSE
+
+
+def test_a_mask_protects_and_its_noise_is_the_hosts(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4)
+    mask = torch.ones(1, 1, 6, 6, dtype=X_T.dtype)
+    mask[..., 3:] = 0
     network = patcher.model.network
-    denoiser = ttune.Denoiser(lambda x, t, y: network(x, t, y), VP, guidance=ttune.ClassifierFree(3.0, {"y": 0}))
-    mine = ttune.sample(denoiser, schedule, X_T, conditions={"y": Y})
-    start = ttune.k_diffusion.start(schedule, X_T)
-    before = sampled(patcher, function, start, sigmas.double(), together)
-    theirs = sampled(model, function, start, sigmas.double(), together)
-    assert (mine - theirs).abs().max() / mine.abs().max() < 1e-5  # sigmas are float32 there
-    assert torch.equal(sampled(model, function, start, sigmas.double(), together), theirs)
-    # Without the node the network hears the nearest whole times, as ever, and bit for bit what it heard before.
-    network.heard.clear()
-    assert torch.equal(sampled(patcher, function, start, sigmas.double(), together), before)
-    assert all(t % 1 == 0 for t in network.heard)
-    assert not torch.allclose(before, theirs, atol=1e-3)
-    assert type(patcher.model.model_sampling) is stand_in.Discrete
+    base = ttune.Denoiser(lambda x, t, y: network(x, t, y), VP, guidance=ttune.ClassifierFree(CFG, {"y": 0}))
+
+    def masked(x: Tensor, tau: Tensor, *, position: float, y: Tensor) -> Tensor:
+        noised = float(VP.alpha(position)) * LATENT + float(VP.sigma(position)) * X_T
+        return mask * base(mask * x + (1 - mask) * noised, position, tau, y=y) + (1 - mask) * LATENT
+
+    expected = ttune.Denoiser(Positioned([masked]), VP, "sample")
+    state = float(schedule.alphas[0]) * LATENT + float(schedule.sigmas[0]) * X_T
+    mine = ttune.sample(expected, schedule, state, conditions={"y": Y}, from_state=True)
+    made = theirs(nodes, patcher, schedule, latent=LATENT, mask=mask)
+    assert relative(made, mine) < CLOSE
+    assert torch.equal(made[..., 3:], LATENT[..., 3:].expand_as(made[..., 3:]))
+
+
+def test_what_a_schedule_says_beside_its_times(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4)
+    coefficients = 0.02 * np.cos(np.arange(12.0)).reshape(4, 3)
+    coefficients[0, 2] = 0
+    corrected = schedule.replace(coefficients=coefficients, conditioning=schedule.conditioning)
+    assert relative(theirs(nodes, patcher, corrected), ours("eps", patcher, corrected)) < CLOSE
+    shifted = schedule.replace(shift=ttune.Shift(100.0, 50.0), conditioning=schedule.conditioning)
+    assert relative(theirs(nodes, patcher, shifted), ours("eps", patcher, shifted)) < CLOSE
+    for how in ("recompute", "keep"):
+        clipped = tuned(VP, "ddim", 4).replace(model={"clip_sample": 1.0, "clip_epsilon": how})
+        assert relative(theirs(nodes, patcher, clipped), ours("eps", patcher, clipped, clip_sample=1.0, clip_epsilon=how)) < CLOSE
+    scales, guider = [2.0, 3.0, 4.0, 1.5], stand_in.CFGGuider(patcher, Y, 7.0)
+    each = schedule.replace(model={"guidance_scale": scales})
+    assert relative(theirs(nodes, patcher, each, guider=guider), ours("eps", patcher, each, scale=scales)) < CLOSE
+    assert guider.cfg == 7.0
+
+
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_a_sample_that_ends_at_the_smallest_time(nodes: Any, kind: str) -> None:
+    patcher, schedule = host(kind), tuned(NOISES[kind], "euler", 4, "linspace", final="min")
+    assert relative(theirs(nodes, patcher, schedule), ours(kind, patcher, schedule)) < CLOSE
+
+
+def test_noise_is_of_the_workflows_seed(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "ddpm", 3)
+    made = theirs(nodes, patcher, schedule, seed=2**64 - 1)
+    assert torch.equal(made, theirs(nodes, patcher, schedule, seed=2**64 - 1))
+    assert not torch.allclose(made, theirs(nodes, patcher, schedule, seed=1))
+    seeds_of = importlib.import_module("comfyui.sampler").seeds_of
+    assert torch.equal(seeds_of(4, 9)[:3], seeds_of(4, 3))
+    assert not set(seeds_of(4, 9).tolist()) & set(seeds_of(5, 9).tolist())
+
+
+def test_progress_preview_and_interruption(nodes: Any) -> None:
+    patcher, schedule, shown = host("eps"), tuned(VP, "heun", 3), []
+    theirs(nodes, patcher, schedule, callback=lambda step, D, x, total: shown.append((step, tuple(D.shape), total)))
+    assert [step for step, *_ in shown] == [0, 1, 1, 2, 2]
+    assert all(shape == tuple(X_T.shape) and total == 3 for _, shape, total in shown)
+
+    def interrupt(step: int, *_: Any) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    guider, before = stand_in.CFGGuider(patcher, Y, CFG), dict(patcher.model.model_sampling.__dict__)
+    with pytest.raises(KeyboardInterrupt):
+        theirs(nodes, patcher, schedule, guider=guider, callback=interrupt)
+    assert patcher.model.model_sampling.__dict__ == before
+    assert guider.cfg == CFG
+    assert relative(theirs(nodes, patcher, schedule), ours("eps", patcher, schedule)) < CLOSE
+
+
+def test_memory_that_runs_out_is_comfyuis_business(nodes: Any) -> None:
+    class Full(stand_in.CFGGuider):
+        def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):  # no halves, which would have the conditionings of the first rows
+        theirs(nodes, host("eps"), tuned(VP, "euler", 3), guider=Full(host("eps"), Y, CFG))
+
+
+def test_sigmas_of_no_step_and_of_another_schedule(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4)
+    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    assert torch.equal(theirs(nodes, patcher, schedule, EMPTY, sigmas=sigmas[-1:], latent=LATENT), LATENT)
+    for wrong in (sigmas.flip(0), sigmas[::2], sigmas * 1.001, torch.tensor([10.0, 3.0, 1.0, 0.0])):
+        for model, sampler in ((patcher, None), (applied(nodes, patcher, schedule), own("dpmpp_2m"))):
+            with pytest.raises(ValueError, match=r"sigmas must be the schedule's.*connect 'ttune: sigmas of schedule'"):
+                theirs(nodes, model, schedule, sigmas=wrong, sampler=sampler)
+    heun = tuned(VP, "heun", 4)
+    with pytest.raises(ValueError, match="steps 2 to 4 of 4 only: part is defined for samplers with one evaluation a step"):
+        theirs(nodes, patcher, heun, sigmas=nodes["TtuneScheduleSigmas"]().sigmas(heun)[0][2:])
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"variants": (1, 0, 0, 0)}, "variants of the network"),
+        ({"model": {"threshold": "DynamicThreshold(...)"}}, "a threshold"),
+        ({"model": {"switch_at": [500.0]}}, "several networks"),
+        ({"sampler": "ddpm", "options": {"variance": "learned_range"}}, "a learned variance"),
+    ],
+)
+def test_what_only_ttune_can_run_is_refused_at_the_node(nodes: Any, change: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=f"schedule must do without {what}.*use ttune.sample"):
+        nodes["TtuneScheduleSampler"]().sampler(tuned(VP, "ddim", 4).replace(**change))
+
+
+# ---- ComfyUI's own samplers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("eps", "euler"),
+        ("eps", "ddim"),
+        ("eps", "heun"),
+        ("eps", "kdpm_2"),
+        ("eps", "dpmpp_2m"),
+        ("v", "heun"),
+        ("flow", "euler"),
+        ("flow", "heun"),
+        ("edm", "dpmpp_2m"),
+    ],
+)
+@pytest.mark.parametrize("share", [1.0, 0.9])  # from the largest time, and from below it
+def test_comfyuis_samplers_with_a_schedule(nodes: Any, kind: str, sampler: str, share: float) -> None:
+    patcher, schedule = host(kind), tuned(NOISES[kind], sampler, 4, "linspace", t_start=share * NOISES[kind].t_max)
+    name = {"kdpm_2": "dpm_2"}.get(sampler, sampler)
+    before = theirs(nodes, patcher, schedule, sampler=own(name))
+    model = applied(nodes, patcher, schedule)
+    made = theirs(nodes, model, schedule, sampler=own(name))
+    assert relative(made, ours(kind, patcher, schedule)) < CLOSE
+    # Without the node everything is as ever, bit for bit.
+    assert torch.equal(theirs(nodes, patcher, schedule, sampler=own(name)), before)
+    assert not torch.allclose(before, made, atol=1e-3)
     assert "timestep" not in patcher.model.model_sampling.__dict__
-
-
-def test_flow_models(nodes: Any) -> None:
-    noise, network = NoiseSchedule.flow(), Small(scale=1000)
-    patcher = stand_in.Patcher(stand_in.Model(network, stand_in.Flow()))
-    schedule = tuned(noise, "euler", 4, "linspace")
-    (model,) = nodes["TtuneApplySchedule"]().apply(patcher, schedule)
-    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
-    guidance = ttune.ClassifierFree(3.0, {"y": 0})
-    denoiser = ttune.Denoiser(lambda x, t, y: network(x, 1000 * t, y), noise, "flow_prediction", guidance=guidance)
-    mine = ttune.sample(denoiser, schedule, X_T, conditions={"y": Y})
-    theirs = sampled(model, "sample_euler", X_T, sigmas.double())
-    assert (mine - theirs).abs().max() / mine.abs().max() < 1e-5
-
-
-def test_the_patch_is_of_the_clone_and_asks_the_original_between_evaluations(nodes: Any) -> None:
-    patcher, schedule = discrete(), tuned(VP, "euler", 4)
-    (model,) = nodes["TtuneApplySchedule"]().apply(patcher, schedule)
-    assert not patcher.patches
     assert not patcher.wrappers
-    patched = model.get_model_object("model_sampling")
-    sigma = torch.tensor([3.3], dtype=torch.float64)
-    assert torch.equal(patched.timestep(sigma), patcher.model.model_sampling.timestep(sigma))
-    assert isinstance(patched, stand_in.Discrete)
 
 
-def test_what_does_not_fit_is_refused(nodes: Any) -> None:
-    patcher, schedule = discrete(), tuned(VP, "euler", 4)
-    (model,) = nodes["TtuneApplySchedule"]().apply(patcher, schedule)
-    with pytest.raises(ValueError, match="sigma must be"):
-        sampled(model, "sample_euler", X_T, torch.tensor([10.0, 3.0, 1.0, 0.0], dtype=torch.float64))
-    assert type(patcher.model.model_sampling) is stand_in.Discrete
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_comfyuis_samplers_on_a_part_and_from_an_image(nodes: Any, kind: str) -> None:
+    patcher, schedule = host(kind), tuned(NOISES[kind], "euler", 4, t_start=0.9 * NOISES[kind].t_max)
+    model, (sigmas,), part = applied(nodes, patcher, schedule), nodes["TtuneScheduleSigmas"]().sigmas(schedule), schedule.part(2)
+    state = float(part.alphas[0]) * LATENT + float(part.sigmas[0]) * X_T
+    made = theirs(nodes, model, schedule, sampler=own("euler"), sigmas=sigmas[2:], latent=LATENT)
+    assert relative(made, ours(kind, patcher, part, state, from_state=True)) < CLOSE
+    half = theirs(nodes, model, schedule, sampler=own("euler"), sigmas=sigmas[:3])
+    whole = theirs(nodes, model, schedule, EMPTY, sampler=own("euler"), sigmas=sigmas[2:], latent=half)
+    assert relative(whole, ours(kind, patcher, schedule)) < CLOSE  # Euler's halves are the whole
+
+
+@pytest.mark.parametrize(
+    ("schedule", "what"),
+    [
+        (lambda: tuned(FLOW, "dpmpp_2m", 4, "linspace"), "dpmpp_2m on a flow model, where ComfyUI's is another solver"),
+        (lambda: tuned(FLOW, "kdpm_2", 4, "linspace"), "kdpm_2 on a flow model"),
+        (lambda: tuned(ZERO, "ddim", 4, "trailing"), "a start at alpha = 0"),
+        (lambda: tuned(VP, "euler", 4, final="min"), "an end at the smallest trained time"),
+        (lambda: tuned(FLOW, "euler", 4, "linspace", final="min"), "an end at the smallest trained time"),
+        (lambda: tuned(VP, "ddim", 4, eta=1.0), "options, eta or lower_order_final"),
+        (lambda: tuned(VP, "dpmpp_2m", 4).replace(coefficients=np.zeros((4, 3))), "tuned coefficients"),
+        (lambda: tuned(VP, "euler", 4).replace(shift=ttune.Shift(100.0, 50.0)), "which needs the state"),
+        (lambda: tuned(VP, "euler", 4).replace(model={"clip_sample": 1.0}), "clip_sample"),
+        (lambda: tuned(VP, "euler", 4).replace(model={"threshold": "DynamicThreshold(...)"}), "a threshold"),
+        (lambda: tuned(VP, "euler", 4).replace(model={"guidance_scale": [1.0, 2.0, 3.0, 4.0]}), "a guidance scale per evaluation"),
+    ],
+)
+def test_what_comfyuis_samplers_do_otherwise_is_refused_at_the_node(nodes: Any, schedule: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=f"schedule must do without .*{what}.*use 'ttune: sampler of schedule'"):
+        applied(nodes, host("flow"), schedule())
+
+
+def test_another_sampler_than_the_schedules_is_refused(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4)
+    model = applied(nodes, patcher, schedule)
+    for name in ("dpmpp_2m", "lcm"):
+        with pytest.raises(ValueError, match=f"sampler must be euler, the schedule is for 'euler', got {name}"):
+            theirs(nodes, model, schedule, sampler=own(name))
+    assert not patcher.model.network.heard
+    churned = stand_in.KSAMPLER(own("euler").sampler_function, {"s_churn": 1.0, "s_noise": 1.0})
+    with pytest.raises(ValueError, match=r"sampler must be plain euler, got the options \{'s_churn': 1.0\}"):
+        theirs(nodes, model, schedule, sampler=churned)
+    plain = stand_in.KSAMPLER(own("euler").sampler_function, {"s_churn": 0.0, "s_noise": 1.0})
+    assert relative(theirs(nodes, model, schedule, sampler=plain), ours("eps", patcher, schedule)) < CLOSE
+    with pytest.raises(ValueError, match="to run in ComfyUI's samplers, got 'deis'; use 'ttune: sampler of schedule'"):
+        applied(nodes, patcher, tuned(VP, "deis", 4))
+
+
+def test_both_nodes_in_one_workflow(nodes: Any) -> None:
+    """As workflows of earlier versions have them: the sampler node was ComfyUI's own sampler then."""
+    patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4, t_start=800.0)
+    model = applied(nodes, patcher, schedule)
+    assert torch.equal(theirs(nodes, model, schedule), theirs(nodes, patcher, schedule))
+    with pytest.raises(ValueError, match="sampler and model must have the same schedule"):
+        theirs(nodes, model, tuned(VP, "dpmpp_2m", 3))
+    with pytest.raises(ValueError, match="model must have one schedule, got one that has a schedule already"):
+        applied(nodes, model, schedule)
+
+
+def test_caches_of_other_nodes_and_conditionings_that_begin_later(nodes: Any) -> None:
+    schedule = tuned(VP, "euler", 5)
+    for model_of in (lambda p: (p, None), lambda p: (applied(nodes, p, schedule), own("euler"))):
+        patcher, last = host("eps"), {}
+
+        def cached(executor: Any, x: Tensor, sigma: Tensor, *rest: Any, last: dict[str, Any] = last) -> Tensor:
+            last["calls"] = last.get("calls", 0) + 1
+            if last["calls"] in (2, 3):
+                return last["D"]
+            last["D"] = executor(x, sigma, *rest)
+            return last["D"]
+
+        patcher.add_wrapper_with_key("predict_noise", "cache", cached)
+        model, sampler = model_of(patcher)
+        theirs(nodes, model, schedule, sampler=sampler)
+        assert last["calls"] == 5
+        np.testing.assert_allclose(patcher.model.network.heard, schedule.conditioning[[0, 3, 4]], rtol=1e-6)
+
+        class Later(stand_in.CFGGuider):
+            def predict_noise(self, x: Tensor, sigma: Tensor, *rest: Any) -> Tensor:
+                return torch.zeros_like(x) if float(sigma[0]) > 5 else super().predict_noise(x, sigma, *rest)
+
+        patcher = host("eps")
+        model, sampler = model_of(patcher)
+        assert torch.isfinite(theirs(nodes, model, schedule, sampler=sampler, guider=Later(model, Y, 1.0))).all()
+        assert 0 < len(patcher.model.network.heard) < 5
+
+
+def test_the_time_is_the_models_own_between_evaluations(nodes: Any) -> None:
+    patcher, schedule, asked = host("eps"), tuned(VP, "euler", 3), []
+    sampling = patcher.model.model_sampling
+    mask = torch.ones(1, 1, 6, 6, dtype=X_T.dtype)
+    original = type(sampling).timestep
+    sampling.__class__ = type("Watched", (type(sampling),), {"timestep": lambda self, s: asked.append(original(self, s)) or asked[-1]})
+    for model, sampler in ((patcher, None), (applied(nodes, patcher, schedule), own("euler"))):
+        asked.clear()
+        theirs(nodes, model, schedule, sampler=sampler, mask=mask, latent=LATENT)
+        times = [int(t[0]) for t in asked[1:]]  # after the check of the model
+        np.testing.assert_array_equal(times, np.round(schedule.positions[:-1]))
+
+
+def test_a_node_behind_that_replaces_model_sampling(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4)
+    model = applied(nodes, patcher, schedule)
+    model.add_object_patch("model_sampling", stand_in.model_sampling(stand_in.ModelSamplingDiscrete, stand_in.EPS, table(VP)))
+    assert relative(theirs(nodes, model, schedule, sampler=own("euler")), ours("eps", patcher, schedule)) < CLOSE
+    other = stand_in.model_sampling(stand_in.ModelSamplingDiscrete, stand_in.EPS, table(NoiseSchedule.linear()))
+    model.add_object_patch("model_sampling", other)
     with pytest.raises(ValueError, match="schedule must have the model's noise"):
-        nodes["TtuneApplySchedule"]().apply(patcher, tuned(NoiseSchedule.linear(), "euler", 4))
-    with pytest.raises(ValueError, match=r"schedule is for flow times, which this model \(largest sigma 14"):
-        nodes["TtuneApplySchedule"]().apply(patcher, tuned(NoiseSchedule.flow(), "euler", 4, "linspace"))
-    with pytest.raises(ValueError, match="to have a sampler here, got 'deis'"):
-        nodes["TtuneScheduleSampler"]().sampler(tuned(VP, "deis", 4))
+        theirs(nodes, model, schedule, sampler=own("euler"))
 
 
-def test_a_node_behind_that_replaces_model_sampling_is_noticed(nodes: Any) -> None:
-    patcher, schedule = discrete(), tuned(VP, "euler", 4)
-    (model,) = nodes["TtuneApplySchedule"]().apply(patcher, schedule)
-    model.add_object_patch("model_sampling", stand_in.Discrete(patcher.model.model_sampling.sigmas))
-    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
-    with pytest.raises(ValueError, match="another node replaced model_sampling after this one"):
-        sampled(model, "sample_euler", ttune.k_diffusion.start(schedule, X_T), sigmas.double())
+@pytest.mark.parametrize("without", [("PREDICT_NOISE",), ("SAMPLER_SAMPLE",)])
+def test_other_versions(nodes: Any, without: tuple[str, ...]) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4)
+    with stand_in.comfy(without):
+        assert relative(theirs(nodes, patcher, schedule), ours("eps", patcher, schedule)) < CLOSE
+        if "SAMPLER_SAMPLE" in without:
+            with pytest.raises(RuntimeError, match=r"need ComfyUI 0\.3\.52 .*update ComfyUI"):
+                applied(nodes, patcher, schedule)
+        else:
+            made = theirs(nodes, applied(nodes, patcher, schedule), schedule, sampler=own("euler"))
+            assert relative(made, ours("eps", patcher, schedule)) < CLOSE
+
+
+# ---- what does not fit -------------------------------------------------------------------------------------
+
+
+def of(times: type, prediction: type, *args: Any) -> Any:
+    return lambda: stand_in.Patcher(stand_in.Model(Small(), stand_in.model_sampling(times, prediction, *args)))
+
+
+class Cosmos(stand_in.EPS):
+    def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
+        return x / (1 + sigma.reshape(-1, 1, 1, 1))
+
+
+class Distilled(stand_in.ModelSamplingDiscrete):
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return super().timestep(sigma) * 20 + 19
+
+
+class Cascade(stand_in.ModelSamplingDiscrete):
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return sigma.atan()
+
+
+@pytest.mark.parametrize(
+    ("patcher", "schedule", "message"),
+    [
+        (lambda: host("eps"), lambda: tuned(NoiseSchedule.linear(), "euler", 4), "schedule must have the model's noise"),
+        (lambda: host("eps"), lambda: tuned(FLOW, "euler", 4, "linspace"), "schedule is for flow times, which this model .* does not have"),
+        (lambda: host("eps"), lambda: tuned(EDM, "euler", 4), "schedule is for edm times, which this model"),
+        (lambda: host("flow"), lambda: tuned(EDM, "euler", 4), "schedule is for edm times, which this model"),
+        (lambda: host("flow"), lambda: tuned(VP, "euler", 4), "schedule is for discrete times, which this model"),
+        (of(stand_in.ModelSamplingDiscrete, stand_in.EPS, table(VP)[::20]), lambda: tuned(VP, "euler", 4), "a model of 50 training steps"),
+        (of(Distilled, stand_in.EPS, table(VP)), lambda: tuned(VP, "euler", 4), "model must number its times from 0 to 999"),
+        (of(Cascade, stand_in.EPS, table(VP)), lambda: tuned(EDM, "euler", 4), "schedule is for edm times, which this model"),
+        (of(stand_in.ModelSamplingContinuousEDM, Cosmos, 0.002, 80.0), lambda: tuned(EDM, "euler", 4), "schedule is for edm times"),
+        (
+            of(stand_in.ModelSamplingContinuousEDM, stand_in.V_PREDICTION, 0.002, 14.0),
+            lambda: tuned(EDM, "euler", 4),
+            "schedule's sigmas must lie in the model's range, 0.002 to 14, got .* to 80",
+        ),
+    ],
+)
+def test_another_model_is_refused_before_its_network_runs(nodes: Any, patcher: Any, schedule: Any, message: str) -> None:
+    made = patcher()
+    with pytest.raises(ValueError, match=message):
+        theirs(nodes, made, schedule())
+    with pytest.raises(ValueError, match=message):
+        applied(nodes, made, schedule())
+    assert not made.model.network.heard
+
+
+class Other(stand_in.CFGGuider):
+    """A guider with a rule of its own, as DualCFGGuider has."""
+
+    def predict_noise(self, *args: Any) -> Tensor:
+        return super().predict_noise(*args)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"prediction_type": "v_prediction"}, "predicts 'v_prediction', this one predicts 'epsilon'"),
+        ({"guidance_scale": 7.5}, "cfg must be 7.5, the guidance scale that the schedule was tuned at, got 3"),
+        ({"guidance_scale": None}, "cfg must be 1,"),
+        ({"guidance_scale": 3.0, "guidance_rescale": 0.7}, "tuned with guidance_rescale 0.7"),
+        ({"guidance_scale": 3.0, "guidance": "classifier"}, "tuned with guidance 'classifier'"),
+        ({"guidance_scale": "a function: scale"}, "guidance_scale a function: scale, which a workflow does not have"),
+    ],
+)
+def test_what_the_schedule_was_tuned_for_is_compared(nodes: Any, tmp_path: Path, model: dict[str, Any], message: str) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4).replace(model=model)
+    with pytest.raises(ValueError, match=message):
+        theirs(nodes, patcher, schedule)
+    with pytest.raises(ValueError, match=message):
+        theirs(nodes, applied(nodes, patcher, schedule), schedule, sampler=own("euler"))
+    assert not patcher.model.network.heard
+    schedule.save(tmp_path / "ttune.json")
+    anyway, _ = nodes["TtuneLoadSchedule"]().load(str(tmp_path / "ttune.json"), check_model=False)
+    assert relative(theirs(nodes, patcher, anyway), ours("eps", patcher, anyway)) < CLOSE
+
+
+def test_what_fits_and_guiders_of_another_rule(nodes: Any) -> None:
+    patcher, schedule = (
+        host("eps"),
+        tuned(VP, "euler", 4).replace(model={"prediction_type": "epsilon", "guidance_scale": 3.001, "name": "x"}),
+    )
+    assert relative(theirs(nodes, patcher, schedule), ours("eps", patcher, schedule)) < CLOSE  # cfg has two decimals
+    with pytest.raises(ValueError, match="this workflow guides by Other; use SamplerCustom, CFGGuider or BasicGuider"):
+        theirs(nodes, patcher, schedule, guider=Other(patcher, Y, CFG))
+    untuned = schedule.replace(model={})
+    assert relative(theirs(nodes, patcher, untuned, guider=Other(patcher, Y, CFG)), ours("eps", patcher, untuned)) < CLOSE
+
+
+# ---- nodes -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_looked_at_when_the_prompt_is_queued(nodes: Any, tmp_path: Path) -> None:
+    load, path = nodes["TtuneLoadSchedule"], tmp_path / "ttune.json"
+    assert "missing.json" in load.VALIDATE_INPUTS(str(tmp_path / "missing.json"), 0)
+    path.write_text("{}")
+    assert isinstance(load.VALIDATE_INPUTS(str(path), 0), str)
+    schedule = tuned(VP, "euler", 4)
+    schedule.save(path)
+    assert load.VALIDATE_INPUTS(str(path), 0) is True
+    assert "steps" in load.VALIDATE_INPUTS(str(path), 7)
+    assert load.VALIDATE_INPUTS(None, 0) is True  # another node says it, later
+    assert "this is a folder" in load.VALIDATE_INPUTS(str(tmp_path), 0)
+    loaded, summary = load().load(str(path))
+    assert loaded == schedule
+    assert "euler" in summary
+    assert nodes["TtuneScheduleSigmas"]().sigmas(loaded)[0].dtype == torch.float32
 
 
 def test_every_node_says_what_comfyui_asks(nodes: Any) -> None:
+    assert set(nodes) == {"TtuneLoadSchedule", "TtuneScheduleSigmas", "TtuneScheduleSampler", "TtuneApplySchedule"}  # saved workflows
     for node in nodes.values():
         assert callable(getattr(node, node.FUNCTION))
         assert isinstance(node.RETURN_TYPES, tuple)
         assert node.CATEGORY
+        assert node.DESCRIPTION
         assert "required" in node.INPUT_TYPES()
+
+
+def test_the_check_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("comfyui_check", ROOT / "integrations" / "comfyui" / "check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check = sys.modules["comfyui_check"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    assert check.report(("equal", lambda: (X_T, X_T)))
+    assert not check.report(("one percent", lambda: (X_T, 1.01 * X_T)))
+    assert not check.report(("broken", lambda: 1 / 0))
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["pass", "FAIL", "FAIL"]
 
 
 def test_the_package_imports_nothing_of_it() -> None:

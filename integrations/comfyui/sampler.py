@@ -1,0 +1,148 @@
+"""ttune's own loop as a SAMPLER of ComfyUI: its guider, with masks and conditionings, is the network that predicts x_0.
+
+Start, solver, coefficients, order and noise are the schedule's, so that every sampler of ttune works on every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import ttune
+from ttune.adapters.positioned import Positioned
+from ttune.batches import Batches
+from ttune.noise import EDM, DiscreteVP, Flow
+
+from .host import alphas, check_guidance, check_model, levels, part_of, prediction_type
+from .timed import TimedGuider, overriding
+
+T = TypeVar("T")
+
+
+class ScheduleFunction:
+    """The ``sampler_function`` of a ``comfy.samplers.KSAMPLER``. ValueError for a schedule that only ``ttune.sample`` can run."""
+
+    __name__ = "sample_ttune"
+
+    def __init__(self, schedule: ttune.Schedule) -> None:
+        for what, is_there in {
+            "variants of the network": bool(schedule.variants),
+            "several networks": "switch_at" in schedule.model,
+            "a threshold": schedule.model.get("threshold") is not None,
+            "a learned variance": any(stage.log_variance is not None for stage in schedule.tableau().stages),
+            f"{schedule.noise.to_dict()['kind']} times": not isinstance(schedule.noise, (DiscreteVP, Flow, EDM)),
+        }.items():
+            if is_there:
+                raise ValueError(f"schedule must do without {what}, which no model of ComfyUI has; use ttune.sample for this one")
+        self.schedule = schedule
+
+    @torch.no_grad()
+    def __call__(
+        self, model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: bool | None = None
+    ) -> Tensor:
+        """``model`` is ComfyUI's, with the noise and the latent of this run; ``x``, its own start from them, is not ours."""
+        if len(sigmas) < 2:
+            return x
+        guider, extra_args = model.inner_model, dict(extra_args or {})
+        host = guider.inner_model.model_sampling
+        schedule = part_of(self.schedule, sigmas)
+        check_model(host, schedule)
+        check_guidance(guider, schedule, extra_args.get("model_options"))
+        cfg = getattr(guider, "cfg", None)
+        with tqdm(total=schedule.steps, disable=disable) as bar:
+            network = Evaluations(model, schedule, extra_args, callback, bar)
+            model.inner_model = timed = TimedGuider(guider, network.time)
+            try:
+                with overriding(host, timestep=timed.timestep, calculate_denoised=network.denoised):
+                    end = _sampled(network, schedule, start(schedule, model.noise, model.latent_image), extra_args.get("seed"))
+            finally:
+                model.inner_model, guider.cfg = guider, cfg
+        return _handed_over(schedule, end)
+
+
+class Evaluations:
+    """``network(x, tau, position=)`` of a :class:`ttune.Denoiser`: the prediction of x_0 by ComfyUI's model, in its own units."""
+
+    def __init__(self, model: Any, schedule: ttune.Schedule, extra_args: dict[str, Any], callback: Any, bar: Any) -> None:
+        self.model, self.schedule, self.extra_args, self.callback, self.bar = model, schedule, extra_args, callback, bar
+        self.guider = model.inner_model
+        host = self.guider.inner_model.model_sampling
+        self.model_timestep, self.model_denoised, self.prediction = host.timestep, host.calculate_denoised, prediction_type(host)
+        self.number, self.tau, self.without_signal = 0, None, False
+
+    def __call__(self, x: Tensor, tau: Tensor, *, position: float) -> Tensor:
+        noise, scales = self.schedule.noise, self.schedule.model.get("guidance_scale")
+        if isinstance(scales, (list, tuple)):
+            self.guider.cfg = scales[self.schedule.first + self.number]
+        self.tau, self.without_signal = tau, float(noise.alpha(position)) == 0 and not isinstance(noise, Flow)
+        x_host = x / float(alphas(noise, position))
+        D = self.model(x_host, x.new_full(x.shape[:1], float(levels(noise, position))), **self.extra_args)
+        self.number += 1
+        self._show(position, D, x_host)
+        return D
+
+    def time(self, _sigma: Tensor) -> Tensor:
+        """What this evaluation passes to the network: the index of discrete models, else what the model makes of a sigma."""
+        assert self.tau is not None
+        return self.tau if self.schedule.noise.discrete_steps is not None else self.model_timestep(self.tau)
+
+    def denoised(self, sigma: Tensor, output: Tensor, x: Tensor) -> Tensor:
+        """The model's prediction of x_0. Where alpha = 0, ComfyUI's formulas have a large number for an infinite sigma."""
+        if not self.without_signal:
+            return self.model_denoised(sigma, output, x)
+        return -output if self.prediction == "v_prediction" else output
+
+    def _show(self, position: float, D: Tensor, x_host: Tensor) -> None:
+        """Preview, progress, and interruption, which ComfyUI raises from there."""
+        step = min(int(np.count_nonzero(self.schedule.positions >= position)) - 1, self.schedule.steps - 1)
+        self.bar.update(step + 1 - self.bar.n)
+        if self.callback is not None:
+            sigma = float(levels(self.schedule.noise, position))
+            self.callback({"x": x_host, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": D})
+
+
+def start(schedule: ttune.Schedule, noise: Tensor, latent: Tensor | None) -> Tensor:
+    """The state (B, ...) at the first position: x_T as for ``ttune.sample`` where an empty latent is sampled from the beginning,
+    else ``latent`` with noise of that position. ``noise``: standard normal, or 0 where the latent is a state already."""
+    alpha, sigma = float(schedule.alphas[0]), float(schedule.sigmas[0])
+    if schedule.first == 0 and (latent is None or not latent.any()):
+        return noise * (1.0 if isinstance(schedule.noise, DiscreteVP) else sigma)
+    # ComfyUI hands a state over as x / alpha, of flow models too.
+    return sigma * noise + (0.0 if latent is None else alpha * latent)
+
+
+def seeds_of(seed: int | None, count: int) -> Tensor | None:
+    """(count,) int64 for the noise of stochastic samplers from a workflow's seed; the first ones are the same for any count."""
+    if seed is None:
+        return None
+    return torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def _sampled(network: Evaluations, schedule: ttune.Schedule, state: Tensor, seed: int | None) -> Tensor:
+    model = schedule.model
+    clip = {"clip_sample": model.get("clip_sample"), "clip_epsilon": model.get("clip_epsilon", "recompute")}
+    denoiser = ttune.Denoiser(Positioned([network]), schedule.noise, "sample", **clip)
+    denoiser.call_batches = _Whole("one call of ComfyUI's model")
+    # check_model and check_guidance have compared what the schedule remembers.
+    return ttune.sample(denoiser, schedule.replace(model={}), state, seeds=seeds_of(seed, len(state)), from_state=True)
+
+
+class _Whole(Batches):
+    """Never in parts: the conditionings are those of the whole batch, which ComfyUI divides by rules of its own."""
+
+    def through(self, call: Callable[[slice | None], T], n: int, join: Callable[..., T]) -> T:
+        return call(None)
+
+
+def _handed_over(schedule: ttune.Schedule, x: Tensor) -> Tensor:
+    """What ``KSAMPLER`` makes a latent of, which for flow models divides by alpha: a sample as ``ttune.sample`` returns it, or, where
+    the run ends in the middle, the state as ComfyUI's samplers hand it over."""
+    alpha, is_sample = float(schedule.alphas[-1]), schedule.positions[-1] <= schedule.noise.t_min
+    if isinstance(schedule.noise, Flow):
+        return x * alpha if is_sample else x
+    return x if is_sample else x / alpha
