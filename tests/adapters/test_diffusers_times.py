@@ -11,7 +11,7 @@ import torch
 
 import ttune
 from tests.adapters import diffusers_models as models
-from tests.adapters.test_diffusers import noise, run
+from tests.adapters.test_diffusers import noise, run, sd3_call, sd3_pipeline
 from tests.hosts import diffusers
 
 POSITIONS = (950.5, 700.25, 400.75, 150.5, -1.0)
@@ -163,3 +163,74 @@ def test_a_network_with_a_table_of_times_is_told_whole_ones(tmp_path: Path) -> N
     ttune.diffusers.apply(pipeline, schedule.with_integer_times())
     ours = ttune.sample(denoiser, schedule.with_integer_times(), noise(2, 1, 8, 8))
     torch.testing.assert_close(run(pipeline, 4, noise(2, 1, 8, 8)), ours, rtol=1e-5, atol=1e-5 * float(ours.abs().max()))
+
+
+def sd3_with(folder: Path, **settings: Any) -> tuple[Any, list[float]]:
+    """Stable Diffusion 3 with a scheduler of these settings, and what its network is told."""
+    pipeline = sd3_pipeline(folder)
+    pipeline.scheduler = diffusers().FlowMatchEulerDiscreteScheduler(**settings)
+    heard: list[float] = []
+    pipeline.transformer.time_text_embed.time_proj.register_forward_pre_hook(lambda module, args: heard.append(float(args[0][0])))
+    return pipeline, heard
+
+
+FLOWS = (
+    {"shift": 3.0},
+    {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
+    {"use_dynamic_shifting": True, "time_shift_type": "linear", "base_shift": 1.5, "max_shift": 2.15},
+)
+
+
+@pytest.mark.parametrize("settings", FLOWS, ids=str)
+def test_a_flow_scheduler_with_a_shift_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
+    pipeline, heard = sd3_with(tmp_path, **settings)
+    scheduler = pipeline.scheduler
+    noise_schedule = ttune.diffusers.noise_of(scheduler)
+    schedule = ttune.Schedule.build(noise_schedule, "euler", 6, [1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0])
+    schedule = schedule.replace(conditioning=0.95 * schedule.conditioning)
+    ttune.diffusers.apply(pipeline, schedule)
+    replaced = sd3_call(pipeline, 6)
+    heard.clear()
+    ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
+    assert pipeline.scheduler is scheduler
+    kept = sd3_call(pipeline, 6)
+    assert heard == pytest.approx((1000 * schedule.conditioning).tolist(), rel=1e-6)
+    torch.testing.assert_close(kept, replaced, rtol=1e-4, atol=1e-5 * float(replaced.abs().max()))
+    np.testing.assert_allclose(scheduler.sigmas, schedule.positions, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"shift_terminal": 0.05}, {"use_karras_sigmas": True}], ids=str)
+def test_a_flow_scheduler_that_bends_what_it_is_given_is_not_kept(settings: dict[str, Any], tmp_path: Path) -> None:
+    pipeline, _ = sd3_with(tmp_path, **settings)
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, [1.0, 0.8, 0.5, 0.2, 0.0])
+    with pytest.raises(ValueError, match="keep_scheduler: FlowMatchEulerDiscreteScheduler does not stand at the schedule's times"):
+        ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2s", "kdpm_2"])
+def test_the_noise_levels_are_listed_one_per_evaluation(sampler: str) -> None:
+    """Pipelines read ``scheduler.sigmas[i]`` at the i-th of ``timesteps`` (Wan); of Heun's it is the list that diffusers' own has."""
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), sampler, 4, "linspace")
+    made = ttune.diffusers.TunedScheduler.of([schedule], diffusers().FlowMatchEulerDiscreteScheduler(), {})
+    made.set_timesteps(4)
+    assert len(made.sigmas) == len(made.timesteps) + 1
+    np.testing.assert_allclose(1000 * made.sigmas[:-1], made.timesteps, rtol=1e-6)
+    if sampler == "heun":
+        own = diffusers().FlowMatchHeunDiscreteScheduler()
+        own.set_timesteps(4)
+        assert [float(s) for s in own.sigmas].count(float(own.sigmas[1])) == 2
+        assert len(own.sigmas) == len(made.sigmas)
+
+
+def test_lists_of_a_schedule_are_its_own_with_and_without_the_end() -> None:
+    noise = ttune.NoiseSchedule.linear()
+    schedules = [ttune.Schedule.build(noise, "euler", k, "linspace") for k in (10, 11)]
+    made = ttune.diffusers.TunedScheduler.of(schedules, scheduler("EulerDiscrete"), {})
+    for schedule in schedules:
+        for given in (schedule.sigmas, schedule.sigmas[:-1]):
+            made.set_timesteps(sigmas=given.tolist())
+            assert made.num_inference_steps == schedule.steps
+        made.set_timesteps(timesteps=schedule.positions[:-1].tolist())
+        assert made.num_inference_steps == schedule.steps
+    with pytest.raises(ValueError, match="sigmas must be the schedule's own"):
+        made.set_timesteps(sigmas=np.linspace(0.9, 0.01, 10).tolist())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from ttune.noise import Float64, Flow, NoiseSchedule, float64_array
 from ttune.schedule import Schedule
 
 _EXACT = 1e-5  # relative: schedulers keep their lists in float32
+_BETWEEN = 0.01  # relative, of a noise level between whole times: .006 was measured between the first two of Stable Diffusion's
+_NO_SIGNAL = 4000.0  # a noise level from which on schedulers write any large number for infinity (zero terminal SNR)
 
 
 def sigmas(schedule: Schedule, *, drop_told: bool = False) -> list[float]:
@@ -43,21 +47,28 @@ def timesteps(schedule: Schedule, *, drop_told: bool = False, train_steps: int =
     return (schedule.positions[:-1] * (train_steps if isinstance(schedule.noise, Flow) else 1)).tolist()
 
 
-def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False) -> dict[str, list[float]]:
-    """What to give to ``scheduler.set_timesteps`` of diffusers, or to a pipeline, for the positions of ``schedule``: {"timesteps": [...]}.
+def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, mu: float | None = None) -> dict[str, list[float]]:
+    """What to give to ``scheduler.set_timesteps`` of diffusers, or to a pipeline, for the positions of ``schedule``: {"timesteps": [...]};
+    {"sigmas": [...]} for a flow scheduler that shifts what it is given (Stable Diffusion 3): there the shift is taken off first.
 
-    It is tried on a copy of ``scheduler``: ValueError, naming the scheduler, where that takes no timesteps (DDIM, PNDM, UniPC, DEIS, …) or
-    changes them (DPMSolverMultistep and Singlestep, DDPM, LCM and TCD truncate fractions); whole positions, of
-    ``schedule.with_integer_times()``, those do take. Which solver the scheduler is, nobody checks.
+    It is tried on a copy of ``scheduler``, configured as it is, and the noise levels of its steps are compared with the schedule's.
+    ValueError, naming the scheduler, where it takes no timesteps (DDIM, PNDM, DEIS, …), changes them (DPMSolverMultistep and Singlestep,
+    DDPM, LCM and TCD truncate fractions; whole positions, of ``schedule.with_integer_times()``, those do take), or steps elsewhere than
+    its timesteps say (Karras sigmas, ``shift_terminal``, ``final_sigmas_type="sigma_min"``, …). ``mu`` is the shift of a scheduler with
+    ``use_dynamic_shifting``, as its pipeline computes it from the image's size. A scheduler with other betas than the model's is a
+    UserWarning. Which solver the scheduler is, is not checked.
     """
     name = type(scheduler).__name__
-    config = getattr(scheduler, "config", {})
-    steps = getattr(config, "num_train_timesteps", 1000)
+    steps = getattr(getattr(scheduler, "config", {}), "num_train_timesteps", 1000)
     wanted = timesteps(schedule, drop_told=drop_told, train_steps=steps)
-    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+    accepted = inspect.signature(scheduler.set_timesteps).parameters
+    if "timesteps" not in accepted:
         raise ValueError(f"scheduler: {name} takes no timesteps of others; use ttune.diffusers.apply")
-    trial = copy.deepcopy(scheduler)
-    trial.set_timesteps(timesteps=wanted)
+    if isinstance(schedule.noise, Flow) and "sigmas" in accepted and _shift(scheduler, mu) != 1:
+        return set_sigmas(scheduler, schedule, drop_told=drop_told, **({} if mu is None else {"mu": mu}))
+    trial = _tried(scheduler, {"timesteps": wanted} | ({} if mu is None else {"mu": mu}))
+    if isinstance(trial, str):
+        raise ValueError(f"scheduler: {name} refuses these timesteps: {trial}; use ttune.diffusers.apply")
     # Heun's and its like list a time once per evaluation.
     kept = list(dict.fromkeys(float(t) for t in trial.timesteps))
     changed = [(w, k) for w, k in zip(wanted, kept, strict=False) if abs(w - k) > _EXACT * max(1.0, abs(w))]
@@ -68,6 +79,9 @@ def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False
         if truncates:
             what, cure = "truncates", "schedule.with_integer_times() gives whole ones, ttune.diffusers.apply keeps them"
         raise ValueError(f"scheduler: {name} {what} times, {told}; {cure}")
+    reason = elsewhere(trial, schedule)
+    if reason:
+        raise ValueError(f"scheduler: {name} keeps these times and steps elsewhere: {reason}; use ttune.diffusers.apply")
     return {"timesteps": wanted}
 
 
@@ -83,21 +97,86 @@ def set_sigmas(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, *
         raise ValueError(f"schedule must end clean (final='zero'), as schedulers that are given sigmas do, got sigma {wanted[-1]:g}")
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
         raise ValueError(f"scheduler: {name} takes no sigmas of others; use ttune.diffusers.apply")
-    shift = getattr(getattr(scheduler, "config", None), "shift", 1.0) or 1.0
+    shift = _shift(scheduler, own.get("mu"))
     unshifted = [s / (shift - (shift - 1) * s) for s in wanted[:-1]]
-    refused: list[str] = []
+    reasons: list[str] = []
     for given in (wanted[:-1], wanted, unshifted):
-        trial = copy.deepcopy(scheduler)
-        try:
-            trial.set_timesteps(sigmas=given, **own)
-        except (ValueError, TypeError) as error:
-            refused.append(str(error))
-            continue
-        kept = [float(s) for s in trial.sigmas]
-        if len(kept) == len(wanted) and np.allclose(kept, wanted, rtol=_EXACT, atol=_EXACT * 0.1):
+        trial = _tried(scheduler, {"sigmas": given} | own)
+        reason = trial if isinstance(trial, str) else elsewhere(trial, schedule, exact=True)
+        if not reason:
             return {"sigmas": given}
-    why = f" ({refused[0]})" if refused else ""
-    raise ValueError(f"scheduler: {name} does not stand on the sigmas that it is given{why}; use ttune.diffusers.apply")
+        reasons.append(reason)
+    why = next((reason for reason in reasons if reason), "")
+    raise ValueError(f"scheduler: {name} does not stand on the sigmas that it is given ({why}); use ttune.diffusers.apply")
+
+
+def _shift(scheduler: Any, mu: float | None) -> float:
+    """The shift that a flow scheduler puts on what it is given."""
+    config = getattr(scheduler, "config", {})
+    if config.get("use_dynamic_shifting"):
+        if mu is None:
+            raise ValueError(
+                f"mu must be given: {type(scheduler).__name__} has use_dynamic_shifting, its shift depends on the size of the image "
+                f"(calculate_shift of its pipeline); or use ttune.diffusers.apply"
+            )
+        return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+    return float(config.get("shift") or config.get("flow_shift") or 1.0)
+
+
+def _tried(scheduler: Any, arguments: dict[str, Any]) -> Any:
+    """A copy of ``scheduler`` after ``set_timesteps``, or why it refused."""
+    trial = copy.deepcopy(scheduler)
+    try:
+        trial.set_timesteps(**arguments)
+    except (ValueError, TypeError, IndexError, AssertionError) as error:
+        return str(error)
+    return trial
+
+
+def elsewhere(trial: Any, schedule: Schedule, *, exact: bool = False) -> str | None:
+    """Where the steps of ``trial`` (after ``set_timesteps``) are, if not on the noise levels of ``schedule``; None if they are.
+
+    Levels are sigma / alpha (sigma of flow models), after each other and at the end. ``exact``: given as sigmas; given as times,
+    schedulers interpolate between whole ones on a straight line of sigma / alpha, where ttune has one of log alpha.
+    """
+    flow = isinstance(schedule.noise, Flow)
+    listed = getattr(trial, "sigmas", None)
+    if listed is not None:
+        levels = np.asarray([float(s) for s in listed])
+        levels = levels[np.append(True, np.diff(levels) != 0)]  # Heun's has one per evaluation
+    elif not hasattr(trial, "alphas_cumprod"):
+        return "it has neither sigmas nor alphas_cumprod to be compared"
+    else:
+        kept = np.asarray(trial.alphas_cumprod, np.float64)[[int(t) for t in trial.timesteps]]
+        end = float(getattr(trial, "final_alpha_cumprod", 1.0))
+        levels = np.sqrt((1 - np.append(kept, end)) / np.maximum(np.append(kept, end), 1e-300))
+    noise = schedule.noise if exact or flow or not hasattr(trial, "alphas_cumprod") else _noise_of(trial, schedule)
+    with np.errstate(divide="ignore"):
+        wanted = noise.sigma(schedule.positions) / (1.0 if flow else noise.alpha(schedule.positions))
+    if len(levels) != len(wanted):
+        return f"{len(levels) - 1} steps instead of {len(wanted) - 1}"
+    slack = _EXACT if exact or flow else _BETWEEN
+    off = np.abs(levels - wanted) > slack * np.maximum(wanted, 0.1 if exact else 0.0) + 1e-6
+    off &= np.minimum(levels, wanted) < _NO_SIGNAL
+    if not off.any():
+        return None
+    i = int(np.argmax(off))
+    where = f"step {i} begins" if i < len(levels) - 1 else "the last step ends"
+    return f"{where} at the noise level {levels[i]:.4g} instead of {wanted[i]:.4g}"
+
+
+def _noise_of(scheduler: Any, schedule: Schedule) -> NoiseSchedule:
+    """The scheduler's own noise schedule; a UserWarning where it is not the model's."""
+    noise = NoiseSchedule.from_alphas_cumprod(np.asarray(scheduler.alphas_cumprod, np.float64))
+    mine, theirs = noise.sigma(schedule.positions), schedule.sigmas
+    if (np.abs(mine - theirs) > 1e-3 * theirs + 1e-6).any():
+        i = int(np.argmax(np.abs(mine - theirs)))
+        warnings.warn(
+            f"scheduler: {type(scheduler).__name__} has other betas than the model of the schedule (sigma {mine[i]:.4g} instead of "
+            f"{theirs[i]:.4g} at time {schedule.positions[i]:g}): give it the beta_schedule, beta_start and beta_end of the model",
+            stacklevel=4,
+        )
+    return noise
 
 
 def from_timesteps(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from ttune.commands.arguments import Sampler, check_paths, options_of
+
+if TYPE_CHECKING:
+    from ttune.schedule import Schedule
+
+CONFIG = "scheduler_config.json"
+MAX_CONFIG_BYTES = 2**24  # with trained betas: some 20 bytes a training step
 
 Kind = Literal["timesteps", "sigmas", "t_ratios"]
 
@@ -16,12 +25,14 @@ def export(
     to: Kind = "sigmas",
     steps: int | None = None,
     scheduler: str | None = None,
+    model: Path | None = None,
+    mu: float | None = None,
     drop_told: bool = False,
     out: Path | None = None,
 ) -> None:
     """Write a schedule as the list of numbers that another tool takes: a JSON list.
 
-    Example: ttune export --schedule ttune.json --to timesteps --scheduler EulerDiscreteScheduler --drop-told
+    Example: ttune export --schedule ttune.json --to timesteps --model path/to/pipeline --drop-told
 
     A list of positions cannot say what the network is told; --drop-told gives that up, ttune.diffusers.apply and its like keep it.
 
@@ -29,8 +40,10 @@ def export(
         schedule: A ttune.json.
         to: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or TimeTuner's t_ratios (told time / position).
         steps: Of a file of several schedules, which.
-        scheduler: With --to timesteps: a scheduler class of diffusers, which is asked whether it keeps these times; one that truncates
-            them is an error.
+        scheduler: With --to timesteps: a scheduler class of diffusers, in its default settings and with the model's betas, which is asked
+            whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error.
+        model: A folder of a diffusers pipeline, or of its scheduler: the scheduler as it is configured there is asked.
+        mu: The shift of a scheduler with use_dynamic_shifting, as its pipeline computes it.
         drop_told: Give up what the network is told.
         out: The file to write; by default the list is printed.
     """
@@ -38,20 +51,31 @@ def export(
     from ttune.adapters import exchange
     from ttune.atomic import check_writable, write_atomically
 
-    check_paths(schedule=schedule, out=out)
+    check_paths(schedule=schedule, model=model, out=out)
     if out is not None:
         check_writable(out)
     loaded = ttune.Schedule.load(schedule, steps=steps)
     if scheduler is not None and to != "timesteps":
         raise ValueError(f"scheduler goes with --to timesteps, got --to {to}")
+    if model is not None and (to == "t_ratios" or scheduler is not None):
+        raise ValueError(f"model goes with --to timesteps or sigmas, and without scheduler, got --to {to} --scheduler {scheduler}")
+    host = _configured(model) if model is not None else _default(scheduler, loaded) if scheduler is not None else None
     if to == "t_ratios":
         values = ttune.timetuner_ratios(loaded).tolist()
     elif to == "sigmas":
-        values = exchange.sigmas(loaded, drop_told=drop_told)
-    elif scheduler is None:
+        own = {} if mu is None else {"mu": mu}
+        values = (
+            exchange.sigmas(loaded, drop_told=drop_told)
+            if host is None
+            else exchange.set_sigmas(host, loaded, drop_told=drop_told, **own)["sigmas"]
+        )
+    elif host is None:
         values = exchange.timesteps(loaded, drop_told=drop_told)
     else:
-        values = exchange.set_timesteps(_scheduler(scheduler), loaded, drop_told=drop_told)["timesteps"]
+        made = exchange.set_timesteps(host, loaded, drop_told=drop_told, mu=mu)
+        if "timesteps" not in made:
+            raise ValueError(f"scheduler: {type(host).__name__} shifts what it is given, timesteps too; use --to sigmas with --model")
+        values = made["timesteps"]
     text = json.dumps(values)
     if out is None:
         print(text)
@@ -130,10 +154,33 @@ def _list(path: Path) -> list[float]:
         raise ValueError(f"{path}: this must be a list of numbers within the range of float64 ({error})") from None
 
 
-def _scheduler(name: str) -> Any:
+def _class(name: Any) -> Any:
     import diffusers
 
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     if kind is None:
         raise ValueError(f"scheduler must be a scheduler class of diffusers, e.g. EulerDiscreteScheduler, got {name!r}")
-    return kind()
+    return kind
+
+
+def _default(name: str, schedule: Schedule) -> Any:
+    """In its default settings, with the betas of the schedule's model."""
+    kind = _class(name)
+    alphas = getattr(schedule.noise, "alphas_cumprod", None)
+    if alphas is None or "trained_betas" not in inspect.signature(kind).parameters:
+        return kind()
+    return kind(trained_betas=(1 - alphas / np.append(1.0, alphas[:-1])).tolist(), num_train_timesteps=len(alphas))
+
+
+def _configured(folder: Path) -> Any:
+    """The scheduler of a pipeline's folder, or of one of its own, as it is configured there."""
+    from ttune.reading import read_bytes
+
+    path = next((p for p in (folder / "scheduler" / CONFIG, folder / CONFIG) if p.exists()), None)
+    if path is None:
+        raise ValueError(f"model must be a folder with a {CONFIG}, or with a scheduler that has one, got {folder}")
+    try:
+        config = json.loads(read_bytes(path, MAX_CONFIG_BYTES, "a scheduler's configuration"))
+        return _class(config["_class_name"]).from_config(config)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: this is no configuration of a scheduler of diffusers ({error})") from None

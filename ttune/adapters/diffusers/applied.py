@@ -13,10 +13,11 @@ import numpy as np
 from torch import nn
 
 from ttune.adapters.diffusers.clock import Clock
-from ttune.adapters.diffusers.ear import Ear, ears_of, time_argument
+from ttune.adapters.diffusers.ear import TIME_NAMES, Ear, ears_of, time_argument
 from ttune.adapters.diffusers.kept import Kept
 from ttune.adapters.diffusers.loading import NETWORKS
 from ttune.adapters.diffusers.network import learns_variance, original
+from ttune.adapters.diffusers.pipeline_calls import check_calls
 from ttune.adapters.diffusers.run import check_host_can
 from ttune.adapters.diffusers.scheduler import TunedScheduler
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of
@@ -65,9 +66,11 @@ def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool 
     Guidance is the pipeline's. A schedule tuned at one scale is refused at another where the pipeline's can be seen (it has
     ``do_classifier_free_guidance``), unless ``check_guidance`` is False.
 
-    Raises ValueError for a schedule of another model, noise schedule or prediction type, or with what a pipeline cannot do.
+    Raises ValueError for a schedule of another model, noise schedule or prediction type, or with what a pipeline cannot do; and, naming
+    the pipeline, for one that samples in a way of its own (consistency models, cascades, …: docs/support.md has a list).
     """
     schedules = _schedules(pipeline, schedule)
+    check_calls(pipeline)
     settings = config_of(pipeline.scheduler)
     for one in schedules:
         check_host_can(one)
@@ -188,20 +191,30 @@ def _schedules(pipeline: Any, given: Given | None) -> list[Schedule]:
 
 
 def _told_modules(pipeline: Any) -> dict[str, nn.Module]:
-    """The components that are told a time: the network, and what goes beside it (ControlNets)."""
-    return {name: module for name, module in pipeline.components.items() if time_argument(module) is not None}
+    """The components that are told a time of the pipeline's scheduler: the network, a second one, what goes beside it (ControlNets).
+    Not those of another scheduler: StableUnCLIP's ``prior`` has its ``prior_scheduler``."""
+    others = tuple(name.removesuffix("scheduler") for name in pipeline.components if name.endswith("_scheduler"))
+    return {
+        name: module
+        for name, module in pipeline.components.items()
+        if time_argument(module) is not None and not (others and f"{name}_".startswith(others))
+    }
 
 
 def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], check_guidance: bool) -> None:
-    noise = noise_of(pipeline.scheduler)
+    try:
+        noise = noise_of(pipeline.scheduler)
+    except ValueError as error:
+        raise ValueError(f"pipeline: {type(pipeline).__name__} cannot take a schedule: {error}") from None
     if not _same_noise(noise, schedule.noise):
         raise ValueError(
             f"schedule: it was made for the noise schedule {describe(schedule.noise)}, the pipeline's scheduler says {describe(noise)}"
         )
-    network = next((pipeline.components[name] for name in NETWORKS if pipeline.components.get(name) is not None), None)
-    if network is None or time_argument(network) is None:
+    network: Any = next((module for name, module in _told_modules(pipeline).items() if name.startswith(NETWORKS)), None)
+    if network is None:
         raise ValueError(
-            f"pipeline must have a network named {' or '.join(NETWORKS)} that is told a timestep, got {sorted(pipeline.components)}"
+            f"pipeline must have a network named {' or '.join(NETWORKS)} with an argument {' or '.join(TIME_NAMES)}, got "
+            f"{type(pipeline).__name__} with {sorted(pipeline.components)}"
         )
     mine = Denoiser(original(network), noise, prediction_type_of(settings), learned_variance=learns_variance(network.config))
     differences = mine.differences({k: v for k, v in schedule.model.items() if k not in _NOT_THE_NETWORK})

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ttune.adapters.diffusers.clock import Clock
+from ttune.adapters.diffusers.clock import Clock, Convention
 from ttune.adapters.diffusers.network import asked_by_ttune, original
 
-TIME_NAMES = ("timestep", "timesteps")
+TIME_NAMES = ("timestep", "timesteps", "t")
 
 
 def time_argument(module: Any) -> tuple[str, int] | None:
@@ -29,6 +29,8 @@ class Ear:
 
     ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object. Calls by
     a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
+
+    It counts on the host, so torch.compile must not trace it. Of a compiled module PyTorch calls the hooks outside of the graph.
     """
 
     def __init__(self, module: nn.Module, clock: Callable[[], Clock], start_scale: Callable[[], float], listening: Callable[[int], None]):
@@ -37,22 +39,27 @@ class Ear:
         self.name, self.place = found
         self.first = next(iter(inspect.signature(original(module).forward).parameters))
         self.clock, self.start_scale, self.listening = clock, start_scale, listening
+        self.convention: Convention | None = None
         # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
         self.handle: RemovableHandle = module.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
 
+    @torch.compiler.disable(reason="ttune.diffusers.apply counts evaluations on the host")
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if asked_by_ttune():
             return None
         given = _argument(args, kwargs, self.name, self.place)
         x = _argument(args, kwargs, self.first, 0)
-        if given is None or not isinstance(x, torch.Tensor):
+        parts = x if isinstance(x, list) else [x]  # Z-Image has one tensor per sample
+        if given is None or not parts or not all(isinstance(part, torch.Tensor) for part in parts):
             raise ValueError(f"{self.name} must be given to {type(module).__name__}, got {given!r}")
         clock = self.clock()
-        told = clock.tell(given, x.device)
+        told, self.convention = clock.tell(given, parts[0].device, self.convention)
         assert clock.index is not None
         self.listening(clock.index)
+        changed: dict[tuple[str, int], Any] = {(self.name, self.place): told}
         scale = self.start_scale()
-        changed = {(self.name, self.place): told} | ({(self.first, 0): x * scale} if scale != 1 else {})
+        if scale != 1:
+            changed[self.first, 0] = [part * scale for part in parts] if isinstance(x, list) else x * scale
         return _replaced(args, kwargs, changed)
 
 

@@ -11,7 +11,9 @@ import torch
 
 from ttune.adapters.diffusers.clock import Clock
 from ttune.adapters.diffusers.run import Run
-from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, time_unit
+from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, shift_of, time_unit
+from ttune.adapters.exchange import elsewhere
+from ttune.noise import Flow
 from ttune.prediction import data_row
 from ttune.schedule import Schedule
 
@@ -39,8 +41,11 @@ class Kept:
         divisor = float(scheduler.config.get("num_train_timesteps", 1000))
         run = Run(schedule, {"prediction_type": prediction_type_of(settings)} | bounds, unit, divisor, whole)
         self.clock: Clock = run.clock
-        self.arguments = _arguments_for(scheduler, schedule, self.clock.stands)
-        _check_same_steps(scheduler, schedule, self.arguments, run)
+        # A dynamic shift is known when the pipeline says it (mu), and taken off then: whichever it is, the steps are the same.
+        mu = {"mu": 0.5} if settings.get("use_dynamic_shifting") else {}
+        arguments = _arguments_for(scheduler, schedule, self.clock.stands, mu)
+        self.given: str | None = next(iter(arguments), None)
+        _check_same_steps(scheduler, schedule, arguments | mu, run)
         self.clock.begin(None)
 
     def install(self) -> None:
@@ -62,10 +67,17 @@ class Kept:
                 f"num_inference_steps must be {self.schedule.steps}, which the schedule was tuned for, got {num_inference_steps}; "
                 f"tune one for {num_inference_steps}"
             )
-        if self.arguments:
-            theirs(*args, **{**kwargs, **self.arguments})
-        else:
+        if {"timesteps", "sigmas"} <= kwargs.keys():
+            raise ValueError(
+                "keep_scheduler: this pipeline passes its network other times than its scheduler's noise levels; let apply replace the "
+                "scheduler"
+            )
+        if self.given is None:
             theirs(num_inference_steps, *args, **kwargs)
+        else:
+            others = {name: value for name, value in kwargs.items() if name not in ("timesteps", "sigmas")}
+            mu = {"mu": kwargs["mu"]} if kwargs.get("mu") is not None else {}
+            theirs(*args, **others, **_arguments_for(self.scheduler, self.schedule, self.clock.stands, mu))
         if not _same(self.scheduler.timesteps, self.clock.stands):
             raise ValueError(f"timesteps must be the schedule's own, {self.clock.stands.tolist()}, got {self.scheduler.timesteps.tolist()}")
         self.clock.begin(None)
@@ -90,27 +102,27 @@ def _fresh(scheduler: Any) -> Any:
     return type(scheduler).from_config(scheduler.config)
 
 
-def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray) -> dict[str, Any]:
-    """With what ``set_timesteps`` has to be called to stand at the schedule's times; {} for the number of steps alone."""
-    name = type(scheduler).__name__
-    probe = _fresh(scheduler)
-    probe.set_timesteps(schedule.steps)
-    if _same(probe.timesteps, stands):
+def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray, mu: dict[str, float]) -> dict[str, Any]:
+    """With what ``set_timesteps`` has to be called, beside ``mu``, to stand at the schedule's times; {} for the number of steps alone."""
+    name, settings = type(scheduler).__name__, config_of(scheduler)
+    own, shift = _fresh(scheduler), shift_of(settings, mu.get("mu"))
+    own.set_timesteps(schedule.steps, **mu)
+    if not mu and _stands(own, schedule, stands):
         return {}
-    own, accepted = probe.timesteps.tolist(), inspect.signature(probe.set_timesteps).parameters
-    reasons = [f"its grid of {schedule.steps} steps is {own} and it takes no timesteps"]
-    starts = schedule.positions[:-1] * time_unit(config_of(scheduler))  # of steps: Heun's repeats what lies between by itself
-    for argument, values in (("timesteps", starts.tolist()), ("timesteps", stands.tolist()), ("sigmas", schedule.sigmas[:-1].tolist())):
-        if argument not in accepted:
-            continue
+    accepted = inspect.signature(own.set_timesteps).parameters
+    reasons = [f"its grid of {schedule.steps} steps is {own.timesteps.tolist()} and it takes no timesteps"]
+    starts = schedule.positions[:-1] * time_unit(settings)  # of steps: Heun's repeats what lies between by itself
+    sigmas = schedule.sigmas[:-1]
+    lists = {"timesteps": (starts, stands), "sigmas": (sigmas, sigmas / (shift - (shift - 1) * sigmas))}
+    for argument, values in ((name, one) for name, given in lists.items() for one in given if name in accepted):
         probe = _fresh(scheduler)
         try:
-            probe.set_timesteps(**{argument: values})
+            probe.set_timesteps(**{argument: values.tolist()}, **mu)
         except ValueError as error:
             reasons.append(f"it refuses them: {error}")
             continue
-        if _same(probe.timesteps, stands):
-            return {argument: values}
+        if _stands(probe, schedule, stands):
+            return {argument: values.tolist()}
         truncated = not probe.timesteps.is_floating_point() and (stands % 1 != 0).any()
         reasons.append(f"it {'cuts them to whole times' if truncated else 'makes of them'}: {probe.timesteps.tolist()}")
     why = reasons[min(1, len(reasons) - 1)]
@@ -119,8 +131,15 @@ def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray) -> di
     )
 
 
+def _stands(probe: Any, schedule: Schedule, stands: np.ndarray) -> bool:
+    """At the schedule's times, and a flow scheduler at its noise levels too: given times, it shifts the levels alone."""
+    return _same(probe.timesteps, stands) and (
+        not isinstance(schedule.noise, Flow) or not hasattr(probe, "sigmas") or elsewhere(probe, schedule) is None
+    )
+
+
 def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, Any], run: Run) -> None:
-    """One run of both on the same made-up outputs, which must end at the same state.
+    """One run of both on the same made-up outputs, which must end at the same state. ``arguments``: of ``set_timesteps``, ``mu`` too.
 
     The outputs are those of Gaussian data of variance 1, disturbed: so all states are of order 1, and small steps show.
     """

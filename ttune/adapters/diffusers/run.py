@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ttune.adapters.diffusers.clock import Clock
 from ttune.denoiser import Denoiser
+from ttune.noise import Float64
 from ttune.plan import Plan
 from ttune.schedule import Schedule
 
@@ -18,11 +19,21 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 class Run:
     """From ``set_timesteps`` on. ``bounds``: prediction_type, clip_sample, clip_epsilon, threshold of a denoiser; ``unit``: what the
-    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`Clock`."""
+    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`Clock`; ``unshifted``: of a flow model that is passed
+    its times without the shift of the noise levels (CogView4), which it takes off."""
 
-    def __init__(self, schedule: Schedule, bounds: dict[str, Any], unit: float, divisor: float, whole: bool) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        bounds: dict[str, Any],
+        unit: float,
+        divisor: float,
+        whole: bool,
+        unshifted: Callable[[Float64], Float64] = lambda times: times,
+    ) -> None:
         self.schedule, self.bounds = schedule, bounds
-        self.clock = Clock(schedule.tableau().times * unit, schedule.conditioning * unit, divisor, whole=whole)
+        stands, told = (unshifted(times) * unit for times in (schedule.tableau().times, schedule.conditioning))
+        self.clock = Clock(stands, told, divisor, whole=whole)
         self.from_image = False  # the run begins from a noised image, not from pure noise
         self.first: int | None = None  # the evaluation that it begins at, once that is known
         self._registers: dict[str, Tensor] = {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ttune import schedule_file
 from ttune.adapters.diffusers.run import Generators, Run, check_host_can
-from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, prediction_type_of, time_unit
+from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, prediction_type_of, shift_of, time_unit
 from ttune.noise import DiscreteVP
 from ttune.schedule import Schedule
 from ttune.threshold import DynamicThreshold
@@ -112,26 +113,39 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         sigmas: Sequence[float] | Tensor | None = None,
         mu: float | None = None,
     ) -> None:
-        """A run begins. ``timesteps`` and ``sigmas`` must be the schedule's own (or the plain even grid that flow pipelines pass by
-        default); ``mu`` (the shift of even grids) has nothing left to do. ValueError naming both numbers for steps not tuned for.
+        """A run begins. ``timesteps`` and ``sigmas`` must be the schedule's own, or the even grid that flow pipelines pass by default.
+        ``mu``, the shift of even grids, moves no step; where a pipeline passes both lists (CogView4, GLM-Image), its network is passed
+        times without that shift. ValueError naming both numbers for steps not tuned for.
 
         The timesteps stay on the CPU whatever ``device`` is: they are held against the evaluation's, which must not wait for a GPU.
         """
         steps = num_inference_steps
-        if steps is None and sigmas is not None:
-            steps = len(sigmas)
-        if steps is None and timesteps is not None:
-            steps = next((k for k, s in self.schedules.items() if len(s.conditioning) == len(timesteps)), len(timesteps))
         if steps is None:
-            raise ValueError("num_inference_steps must be given, got None")
+            steps = self._steps_of(timesteps, sigmas)
         if steps not in self.schedules:
             tuned = " or ".join(map(str, self.schedules))
             raise ValueError(f"num_inference_steps must be {tuned}, which this schedule was tuned for, got {steps}; tune one for {steps}")
-        self._begin(self.schedules[steps])
-        if timesteps is not None:
+        schedule = self.schedules[steps]
+        both = timesteps is not None and sigmas is not None
+        self._begin(schedule, shift_of(self.config["ttune_base"], mu) if both else 1.0)
+        default = _even(sigmas, steps) if both else sigmas is not None and _close(sigmas, torch.linspace(1.0, 1 / steps, steps))
+        if sigmas is not None and not default:
+            _check_own("sigmas", sigmas, torch.from_numpy(schedule.sigmas), self.sigmas)
+        if timesteps is not None and not (both and _even(torch.as_tensor(timesteps) / self._unit, steps)):
             _check_own("timesteps", timesteps, self.timesteps)
-        if sigmas is not None and not _close(sigmas, torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64)):
-            _check_own("sigmas", sigmas, self.sigmas)
+
+    def _steps_of(self, timesteps: Any, sigmas: Any) -> int:
+        """The number of steps that a list means: of the schedule whose own it is (a list of sigmas may have the last one, which is no
+        step), else its length."""
+        for steps, schedule in self.schedules.items():
+            if sigmas is not None and _own(sigmas, torch.from_numpy(schedule.sigmas)):
+                return steps
+            if sigmas is None and timesteps is not None and len(timesteps) == len(schedule.conditioning):
+                return steps
+        given = timesteps if sigmas is None else sigmas
+        if given is None:
+            raise ValueError("num_inference_steps must be given, got None")
+        return len(given)
 
     @property
     def order(self) -> int:
@@ -149,8 +163,9 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def sigmas(self) -> Tensor:
-        """(n_positions,) of the state's noise."""
-        return torch.from_numpy(self._running().schedule.sigmas).float()
+        """(n_evaluations + 1,) the state's noise at each of ``timesteps`` and at the end, as of diffusers' Heun."""
+        schedule = self._running().schedule
+        return torch.from_numpy(np.append(schedule.noise.sigma(schedule.tableau().times), schedule.sigmas[-1])).float()
 
     @property
     def step_index(self) -> int | None:
@@ -220,14 +235,15 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
 
-    def _begin(self, schedule: Schedule) -> None:
-        self.run = self._new_run(schedule)
+    def _begin(self, schedule: Schedule, shift: float = 1.0) -> None:
+        self.run = self._new_run(schedule, shift)
         self.timesteps = torch.from_numpy(self.run.clock.stands).float()
         if isinstance(schedule.noise, DiscreteVP):
             self.alphas_cumprod = torch.tensor(schedule.noise.alphas_cumprod, dtype=torch.float32)
 
-    def _new_run(self, schedule: Schedule) -> Run:
-        return Run(schedule, self._bounds, self._unit, float(self.config.num_train_timesteps), self.config.ttune_whole)
+    def _new_run(self, schedule: Schedule, shift: float = 1.0) -> Run:
+        steps, whole = float(self.config.num_train_timesteps), self.config.ttune_whole
+        return Run(schedule, self._bounds, self._unit, steps, whole, lambda t: t / (shift - (shift - 1) * t))
 
     def _running(self) -> Run:
         if self.run is None:
@@ -240,9 +256,23 @@ def _close(given: Any, own: Tensor) -> bool:
     return values.shape == own.shape and bool(((values - own.double()).abs() <= 1e-5 * own.double().abs().clamp(min=1e-3)).all())
 
 
-def _check_own(name: str, given: Any, own: Tensor) -> None:
-    if not (_close(given, own) or _close(given, own[:-1])):
-        raise ValueError(f"{name} must be the schedule's own, {own.tolist()}, or not be given, got {torch.as_tensor(given).tolist()}")
+def _own(given: Any, *lists: Tensor) -> bool:
+    """Whether ``given`` is one of ``lists``, or one without its end."""
+    return any(_close(given, own) or _close(given, own[:-1]) for own in lists)
+
+
+def _check_own(name: str, given: Any, *lists: Tensor) -> None:
+    if not _own(given, *lists):
+        raise ValueError(f"{name} must be the schedule's own, {lists[0].tolist()}, or not be given, got {torch.as_tensor(given).tolist()}")
+
+
+def _even(sigmas: Any, steps: int) -> bool:
+    """Whether these are even steps from 1, cut to thousandths: what pipelines pass beside even timesteps where a user gives none."""
+    values = torch.as_tensor(sigmas).double().cpu().reshape(-1)
+    if len(values) != steps or abs(float(values[0]) - 1) > 1e-5:
+        return False
+    even = torch.linspace(1.0, float(values[-1]), steps, dtype=torch.float64)
+    return bool(((values - even).abs() <= 1e-3).all()) and float(values[-1]) <= 1 / steps + 1e-3
 
 
 __all__ = ["TunedScheduler", "TunedSchedulerOutput"]

@@ -96,13 +96,20 @@ def bounds_of(config: Config) -> dict[str, Any]:
     return {"clip_sample": float(config.get("clip_sample_range", 1.0))} if config.get("clip_sample") else {}
 
 
+def shift_of(config: Config, mu: float | None = None) -> float:
+    """The shift s of a flow scheduler's grid, t -> s t / (1 + (s - 1) t): its fixed one, or what ``mu`` makes of a dynamic one."""
+    if not config.get("use_dynamic_shifting") or mu is None:
+        return float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0)
+    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+
+
 def _flow(config: Config, tokens: int | None) -> NoiseSchedule:
     if config.get("invert_sigmas"):
         raise ValueError("scheduler: invert_sigmas=True runs time the other way, which ttune does not read")
     if config.get("scale_factors"):
         raise ValueError(f"scheduler: scale_factors={config['scale_factors']} makes states of several sizes, which a schedule does not do")
     if not config.get("use_dynamic_shifting") or tokens is None:
-        return NoiseSchedule.flow(float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0))
+        return NoiseSchedule.flow(shift_of(config))
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     mu = config["base_shift"] + (config["max_shift"] - config["base_shift"]) * (tokens - low) / (high - low)
-    return NoiseSchedule.flow(math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu)
+    return NoiseSchedule.flow(shift_of(config, mu))
