@@ -294,7 +294,7 @@ def test_differences_name_what_differs() -> None:
         (Denoiser(layer, NOISE, name="a"), "clip_sample is None"),
         (Denoiser(layer, NOISE, name="a", clip_sample=1.0, clip_epsilon="keep"), "clip_epsilon is 'keep'"),
         (Denoiser(layer, NOISE, name="a", clip_sample=1.0, guidance=ClassifierFree(2.0, {})), "guidance_scale is 2.0"),
-        (Denoiser(nn.Linear(2, 3), NOISE, name="a", clip_sample=1.0), "parameter_shapes is"),
+        (Denoiser(nn.Linear(2, 3), NOISE, name="a", clip_sample=1.0), "parameter_shapes is another"),
     ):
         (difference,) = other.differences(remembered)
         schedule = Schedule.build(NOISE, "ddim", 2).replace(model=remembered)

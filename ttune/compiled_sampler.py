@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.folding import START_DRAW, uniform_block
 from ttune.guidance import Classifier
 from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
-from ttune.sampling import check_fits, seed_tensor, start_state
+from ttune.sampling import as_schedule, check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
 from ttune.shifting import Shifting
 
@@ -43,6 +44,7 @@ class CompiledSampler:
 
     Args:
         denoiser, schedule: as for :func:`ttune.sample`; the schedule must fit the denoiser.
+        check_model: refuse a schedule that was tuned for another model, as :func:`ttune.sample` does.
         compile: compile the step (network, guidance and update) with torch.compile; one graph serves all steps.
         cuda_graph: capture all steps in one CUDA graph per shape of the inputs and replay it: a call copies its inputs,
             launches the graph once and copies the result. Needs CUDA tensors, and a network that can be captured. Not run
@@ -57,8 +59,18 @@ class CompiledSampler:
         x_0 = sampler(x_T, conditions={"class_label": labels})
     """
 
-    def __init__(self, denoiser: Denoiser, schedule: Schedule, *, compile: bool = True, cuda_graph: bool = False, **options: Any) -> None:
-        check_fits(denoiser, schedule)
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: Schedule | str | PathLike[str],
+        *,
+        compile: bool = True,
+        cuda_graph: bool = False,
+        check_model: bool = True,
+        **options: Any,
+    ) -> None:
+        schedule = as_schedule(schedule)
+        check_fits(denoiser, schedule, check_model=check_model)
         if compile and isinstance(denoiser.guidance, Classifier):
             raise ValueError("compile must be False for a denoiser with Classifier guidance: torch.compile cannot trace its gradient")
         self.denoiser = denoiser

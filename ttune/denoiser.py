@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +12,14 @@ from torch import Tensor
 
 from ttune.batches import Batches
 from ttune.guidance import Classifier, ClassifierFree, Guidance
+from ttune.identity import architecture, digest_of_weights, earlier_architectures, other_weights, signature
 from ttune.nested import mapped, per_sample
 from ttune.noise import NoiseSchedule
 from ttune.prediction import PREDICTION_TYPES, data_row
 from ttune.samplers.points import Point
 from ttune.stitched import Stitched
 from ttune.variants import Variants
+from ttune.warned import warn
 
 Network = Callable[..., Tensor]
 Conditions = Mapping[str, Any]
@@ -202,6 +203,13 @@ class Denoiser:
 
     def identity(self) -> dict[str, Any]:
         """What a tuned schedule remembers of the denoiser it belongs to (see :meth:`differences`)."""
+        modules = self.modules()
+        network = {"parameter_shapes": architecture(modules)} if modules else {}
+        weights = signature(modules) if modules else None
+        return self._settings() | network | ({} if weights is None else {"weights": weights})
+
+    def _settings(self) -> dict[str, Any]:
+        """The part of :meth:`identity` that is not the network's weights."""
         identity: dict[str, Any] = {
             "prediction_type": self.prediction_type,
             "guidance_scale": None,
@@ -221,10 +229,6 @@ class Denoiser:
             identity["variants"] = len(self.network.networks)
         if self.name:
             identity["name"] = self.name
-        modules = self.modules()
-        if modules:
-            shapes = sorted(shape for module in modules for shape in _shapes(module))
-            identity["parameter_shapes"] = hashlib.sha256(repr(shapes).encode()).hexdigest()
         return identity
 
     def modules(self) -> list[torch.nn.Module]:
@@ -234,20 +238,42 @@ class Denoiser:
         return [getattr(n, "_orig_mod", n) for n in networks if isinstance(n, torch.nn.Module)]
 
     def weights_digest(self) -> str | None:
-        """A digest of the weights themselves, cheap even for large networks: of every parameter's sum; None for a plain function."""
+        """A digest of the weights themselves, adapters included, cheap even for large networks; None for a plain function."""
         return digest_of_weights(self.modules())
 
     def differences(self, remembered: Mapping[str, Any]) -> list[str]:
-        """What this denoiser and a remembered :meth:`identity` both state, and state differently."""
-        mine = self.identity()
+        """What this denoiser and a remembered :meth:`identity` both state, and state differently; but for the weights, which may be
+        others (:meth:`has_other_weights`)."""
+        mine, modules = self._settings(), self.modules()
         if not remembered:
             return []
         both = {k for k in remembered if k in mine} | {k for k in _SWITCHED if k in mine or k in remembered}
-        return [
+        found = [
             f"{k} is {mine.get(k)!r}, the schedule was tuned for {remembered.get(k)!r}"
             for k in sorted(both)
             if mine.get(k) != remembered.get(k)
         ]
+        shapes = remembered.get("parameter_shapes")
+        if modules and shapes is not None and shapes != architecture(modules) and shapes not in earlier_architectures(modules):
+            found.append("parameter_shapes is another: this network's parameters have other shapes, it is another architecture")
+        return found
+
+    def check_model(self, remembered: Mapping[str, Any], subject: str = "schedule: it") -> None:
+        """ValueError if a remembered :meth:`identity` is that of another denoiser. A UserWarning, once for each, if the network is the
+        same and its weights are others, beyond what rounding to another dtype changes."""
+        differences = self.differences(remembered)
+        if differences:
+            raise ValueError(f"{subject} was tuned for another denoiser: {'; '.join(differences)}. {_advice(self, remembered)}")
+        theirs = remembered.get("weights")
+        seen = self.__dict__.setdefault("_weights_compared", [])
+        if theirs is None or theirs in seen:
+            return
+        seen.append(theirs)
+        if other_weights(signature(self.modules()), theirs):
+            warn(
+                f"{subject} was tuned for a network of the same architecture with other weights: tuned for another checkpoint? Tune a "
+                f"schedule for this one, or silence this with check_model=False (--no-check-model)"
+            )
 
     def _anywhere(self) -> Evaluation:
         """An evaluation of which nobody said where it stands."""
@@ -276,18 +302,18 @@ class Denoiser:
         return output if output.dtype == x.dtype else output.to(x.dtype)
 
 
-def digest_of_weights(modules: Sequence[torch.nn.Module]) -> str | None:
-    """Of every parameter's and buffer's sum; None without modules."""
-    if not modules:
-        return None
-    sums = [value.detach().double().sum().item() for module in modules for value in module.state_dict().values()]
-    return hashlib.sha256(repr(sums).encode()).hexdigest()
-
-
-def _shapes(network: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    # A network with frozen time (ttune.freeze_time) is still the one that it was.
-    unfrozen = getattr(network, "unfrozen_shapes", None)
-    return [(k, tuple(v.shape)) for k, v in network.state_dict().items()] if unfrozen is None else unfrozen
+def _advice(denoiser: Denoiser, remembered: Mapping[str, Any]) -> str:
+    """What to type where a schedule belongs to another denoiser."""
+    scale, mine = remembered.get("guidance_scale"), denoiser._settings().get("guidance_scale")
+    guidance = ""
+    if isinstance(scale, (int, float)) and mine != scale:
+        guidance = f" and --guidance-scale {scale:g} (in Python: guidance=ttune.ClassifierFree({scale:g}, null))"
+    elif scale is None and mine is not None:
+        guidance = " without --guidance-scale (in Python: guidance=None)"
+    return (
+        f"Pass --model{guidance} as it was tuned, or tune a schedule for this model; "
+        f"check_model=False (--no-check-model) goes on all the same"
+    )
 
 
 def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:

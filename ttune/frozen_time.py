@@ -20,6 +20,7 @@ from ttune.freezing.dependence import same_bits
 from ttune.freezing.observation import Runs, Target, neighbours, tensors_of
 from ttune.freezing.report import FreezeReport, make_report, spared
 from ttune.freezing.rows import Clock, Rows
+from ttune.identity import shapes_of
 from ttune.schedule import Schedule
 
 _KEEP = ("memory", "offload", "release")
@@ -71,10 +72,10 @@ class FrozenTime(nn.Module):
 
     def _put(self, rows: Mapping[nn.Module, Rows]) -> None:
         (module,) = self._module
-        # ttune.Denoiser knows a network by its shapes.
+        # A schedule knows a network by its shapes (ttune.identity).
         for holder in (module, self.network):
             if isinstance(holder, nn.Module):
-                holder.__dict__["unfrozen_shapes"] = shapes = _shapes(holder)
+                holder.__dict__["unfrozen_shapes"] = shapes = shapes_of(holder)
                 if holder is self.network:
                     self.__dict__["unfrozen_shapes"] = shapes
         for parent in list(module.modules()):
@@ -224,7 +225,3 @@ def _verify(target: Target, runs: Runs, frozen: FrozenTime, t: float, expected: 
             f"the frozen network must return the same bits as before, its output differs by up to {difference:.3g} (is the network random, "
             "or does it keep a state from call to call?); all is undone. verify=False accepts it"
         )
-
-
-def _shapes(network: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    return sorted((k, tuple(v.shape)) for k, v in network.state_dict().items())

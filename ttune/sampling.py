@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ttune.schedule import Schedule
 
 def sample(
     denoiser: Denoiser,
-    schedule: Schedule,
+    schedule: Schedule | str | PathLike[str],
     x_T: Tensor,
     *,
     conditions: Mapping[str, Any] | None = None,
@@ -31,8 +32,11 @@ def sample(
     callback: Callback | None = None,
     conditioning: Tensor | None = None,
     from_state: bool = False,
+    check_model: bool = True,
 ) -> Tensor:
     """Sample from ``x_T`` (B, ...), the state at the largest time, and return x_0 (B, ...) in the same dtype.
+
+    ``schedule`` may be the path of a ttune.json, which is then read at every call.
 
     ``conditions`` go to the network as keyword arguments. ``seeds`` (B,) int64 make the noise of stochastic
     samplers, the same for any batch size and device; without them they are drawn from torch's generator.
@@ -43,21 +47,32 @@ def sample(
     or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
-    Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser.
+    Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser; the latter is not looked at with
+    ``check_model=False``. Warns (UserWarning) of other weights than it was tuned for.
     """
+    schedule = as_schedule(schedule)
     if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
         raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
     stochastic = schedule.tableau().stochastic
     context = ops.use_backend(backend) if backend is not None else nullcontext()
     with torch.no_grad(), context:
-        plan = fitting_plan(denoiser, schedule, x_T.device)
+        plan = fitting_plan(denoiser, schedule, x_T.device, check_model=check_model)
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
         told = _told(conditioning, schedule, x_T, denoiser.integer_time)
         return plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
 
 
-def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device) -> Plan:
+def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
+    """A schedule as it is, or that of a file. TypeError for anything else."""
+    if isinstance(given, (str, PathLike)):
+        return Schedule.load(given)
+    if not isinstance(given, Schedule):
+        raise TypeError(f"schedule must be a ttune.Schedule or the path of a ttune.json, got {type(given).__name__}")
+    return given
+
+
+def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device, *, check_model: bool = True) -> Plan:
     """The plan of ``schedule`` for ``denoiser``, once it is checked that they fit: the last one again, where nothing changed.
 
     Checking and folding cost as much as all else that a step of a small image costs beside its network. Not remembered where a
@@ -67,13 +82,13 @@ def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device) -
     guidance = denoiser.guidance
     frozen = guidance is None or (type(guidance) in (ClassifierFree, Classifier) and not callable(guidance.scale))
     if not frozen or torch.compiler.is_compiling():
-        check_fits(denoiser, schedule)
+        check_fits(denoiser, schedule, check_model=check_model)
         return Plan.make(denoiser, schedule, device)
-    key = (schedule, device, *(getattr(denoiser, name) for name in _SETTINGS))
+    key = (schedule, device, check_model, *(getattr(denoiser, name) for name in _SETTINGS))
     last = denoiser.__dict__.get("_last_plan")
     if last is not None and all(a is b or (isinstance(a, _PLAIN) and a == b) for a, b in zip(last[0], key, strict=True)):
         return last[1]
-    check_fits(denoiser, schedule)
+    check_fits(denoiser, schedule, check_model=check_model)
     plan = Plan.make(denoiser, schedule, device)
     denoiser.__dict__["_last_plan"] = (key, plan)
     return plan
@@ -125,13 +140,13 @@ def initial_noise(
     return unit * float(noise.sigma(noise.t_max)) if noise.start_scale(noise.t_min) != 1.0 else unit
 
 
-def check_fits(denoiser: Denoiser, schedule: Schedule) -> None:
-    """ValueError if ``schedule`` does not belong to ``denoiser``; never a silent substitute."""
+def check_fits(denoiser: Denoiser, schedule: Schedule, *, check_model: bool = True) -> None:
+    """ValueError if ``schedule`` does not belong to ``denoiser``; never a silent substitute. Without ``check_model`` it may have been
+    tuned for another one. Warns of other weights (:meth:`ttune.Denoiser.check_model`)."""
     if denoiser.noise != schedule.noise:
         raise ValueError("schedule: its noise schedule is not the denoiser's; build or tune one on denoiser.noise")
-    differences = denoiser.differences(schedule.model)
-    if differences:
-        raise ValueError(f"schedule: it was tuned for another denoiser: {'; '.join(differences)}")
+    if check_model:
+        denoiser.check_model(schedule.model)
     for variant in set(schedule.variants):
         denoiser.network_at(float(schedule.positions[0]), variant)  # ValueError if there is none
     if denoiser.integer_time and (np.mod(schedule.conditioning, 1.0) != 0).any():

@@ -15,6 +15,7 @@ class SkippedLayers(nn.Module):
 
     def __init__(self, network: nn.Module, skipped: tuple[str, ...]) -> None:
         super().__init__()
+        self.training = False  # its own flag means nothing, the network has one
         self.network = network
         self.skipped = skipped
 
@@ -28,6 +29,7 @@ class Passed(nn.Module):
 
     def __init__(self, name: str, block: nn.Module) -> None:
         super().__init__()
+        self.training = False
         self.name = name
         self._wraps = False  # whether the block returns its tensor as the only member of a tuple
         self._unseen: tuple[nn.Module, ...] = (block,)  # in a tuple, lest its weights be counted

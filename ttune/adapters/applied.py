@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from torch import nn
+
 from ttune.adapters.told import Told
+from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
 
 _MARK = "_ttune_applied"  # in the host's own __dict__, so that it lives and is copied with the host and is no global state
@@ -49,6 +52,14 @@ def refuse_twice(host: Any) -> None:
     """ValueError where a schedule is at work already: two would be told one after the other."""
     if _MARK in getattr(host, "__dict__", {}):
         raise ValueError(f"a schedule is applied to this {type(host).__name__} already; remove it first")
+
+
+def refuse_other_network(network: Any, schedule: Schedule, *, check_model: bool = True) -> None:
+    """ValueError where ``schedule`` was tuned for a network of another architecture, a UserWarning for other weights; nothing where
+    ``network`` is no module, the schedule remembers none, or ``check_model`` is False."""
+    if check_model and isinstance(network, nn.Module):
+        remembered = {name: schedule.model[name] for name in ("parameter_shapes", "weights") if name in schedule.model}
+        Denoiser(network, schedule.noise).check_model(remembered)
 
 
 def remove(host: Any) -> None:

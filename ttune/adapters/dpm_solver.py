@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ttune.adapters.applied import Applied, Checked, overriding, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
+from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 from ttune.threshold import DynamicThreshold
 
@@ -59,12 +61,16 @@ def denoiser(network: Callable[..., Tensor], noise_schedule: Any, model_type: st
 def wrap(
     network: Callable[..., Tensor],
     noise_schedule: Any,
-    schedule: Schedule,
+    schedule: Schedule | str | PathLike[str],
     *,
     calls_per_evaluation: int | None = 1,
     unmatched: str = "raise",
+    check_model: bool = True,
 ) -> Callable[..., Tensor]:
-    """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for :class:`ttune.adapters.told.Told`."""
+    """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for :class:`ttune.adapters.told.Told`. A schedule of
+    another network is refused, unless ``check_model`` is False."""
+    schedule = as_schedule(schedule)
+    refuse_other_network(network, schedule, check_model=check_model)
     _check_noise(schedule, noise_schedule)
     scale = _scale(noise_schedule)
     told = Told.of(
@@ -83,18 +89,21 @@ def wrap(
     return tell
 
 
-def apply(solver: Any, schedule: Schedule) -> Applied:
+def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model: bool = True) -> Applied:
     """Make ``solver`` step on the positions of ``schedule``; give its ``sample`` the :func:`arguments`.
 
     Undone by ``remove(solver)``, or at the end of a ``with`` block. ValueError for a solver that steps otherwise than the schedule's
     (``algorithm_type`` or ``predict_x0``, thresholding, correctors; of a ``model_wrapper`` the model's type and the guidance scale, where
-    the schedule remembers its model) and, when sampling, for other arguments than those.
+    the schedule remembers its model) and, when sampling, for other arguments than those. A schedule of another network is refused
+    where the solver's model is a module, unless ``check_model`` is False.
     """
+    schedule = as_schedule(schedule)
     refuse_twice(solver)
     _check_noise(schedule, solver.noise_schedule)
     _check_algorithm(solver, schedule)
     _check_correctors(solver, schedule)
     _check_wrapper(solver, schedule)
+    refuse_other_network(getattr(solver, "model", None), schedule, check_model=check_model)
     times = _continuous(schedule.noise, _stepped(schedule))
 
     def get_time_steps(skip_type: str, t_T: float, t_0: float, N: int, device: Any) -> Tensor:

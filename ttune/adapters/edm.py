@@ -12,18 +12,20 @@ continuous in sigma: not iDDPM's, a whole number of a table, which would take th
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, overriding, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import Applied, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.positioned import Positioned
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
 from ttune.samplers.tableau import Row
+from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "remove", "start"]
@@ -52,7 +54,13 @@ def start(schedule: Schedule, x_T: Tensor) -> Tensor:
 
 
 def apply(
-    net: nn.Module, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise", check_steps: bool = True
+    net: nn.Module,
+    schedule: Schedule | str | PathLike[str],
+    *,
+    calls_per_evaluation: int | None = 1,
+    unmatched: str = "raise",
+    check_steps: bool = True,
+    check_model: bool = True,
 ) -> Applied:
     """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` tell its network what the schedule says.
 
@@ -64,13 +72,16 @@ def apply(
     or where one is applied already; when sampling, for a net that knows a table of sigmas only, and for a sampler that steps otherwise
     than the schedule's (another solver, ``ablation_sampler`` with another ``schedule`` or ``scaling`` than "linear" and "none").
     ``check_steps``: False where what you put around ``net`` (guidance, masks) changes the states on purpose. Fresh noise (churn) cannot
-    be checked: there ``S_noise`` is yours to give.
+    be checked: there ``S_noise`` is yours to give. A schedule of another network is refused, unless
+    ``check_model`` is False.
     """
+    schedule = as_schedule(schedule)
     _checked(net)
     refuse_twice(net)
     refuse_settings(schedule, "EDM's sampler", prediction_type="sample", clip_sample=None, threshold=None)
     if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.positions):
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
+    refuse_other_network(net, schedule, check_model=check_model)
     told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
     telling = _Telling(net, told, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
     undo = [
@@ -174,6 +185,7 @@ class _Preconditioned(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        self.training = False  # its own flag means nothing, the net has one
         self.net = net
         self.hears = _Hearing(net)
 

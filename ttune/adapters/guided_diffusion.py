@@ -14,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, Checked, is_paused, paused, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, is_paused, paused, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
+from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
@@ -61,7 +63,15 @@ def denoiser(model: nn.Module, diffusion: Any, *, clip_denoised: bool = True, **
     return Denoiser(_Scaled(model, _scale(diffusion)), noise(diffusion), _prediction(diffusion), **settings)
 
 
-def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Any:
+def apply(
+    model: nn.Module,
+    diffusion: Any,
+    schedule: Schedule | str | PathLike[str],
+    *,
+    calls_per_evaluation: int | None = 1,
+    unmatched: str = "raise",
+    check_model: bool = True,
+) -> Any:
     """A diffusion of the host's own class on the positions of ``schedule``; ``model`` is told what the schedule says.
 
     For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
@@ -71,8 +81,10 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
     The diffusion raises ValueError where it is sampled otherwise than the schedule was tuned: by another loop, with another ``eta``, with a
     ``denoised_fn`` or, where the schedule remembers its model, another ``clip_denoised``, or a ``cond_fn`` where there was no classifier
     (and the other way round). ``p_sample_loop`` adds variance * gradient to its mean, which no schedule of ttune's was tuned with, and
-    ``cond_fn_with_grad`` differentiates through the network: both raise.
+    ``cond_fn_with_grad`` differentiates through the network: both raise. A schedule of another network is refused, unless
+    ``check_model`` is False.
     """
+    schedule = as_schedule(schedule)
     refuse_twice(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in one")
@@ -82,6 +94,7 @@ def apply(model: nn.Module, diffusion: Any, schedule: Schedule, *, calls_per_eva
         raise ValueError(f"schedule must end clean (final='zero'), as guided-diffusion's samplers do, got {schedule.positions[-1]:g}")
     if schedule.steps < 2:
         raise ValueError(f"schedule must have at least 2 steps, as the tables of guided-diffusion do, got {schedule.steps}")
+    refuse_other_network(model, schedule, check_model=check_model)
     _check_variance(schedule, diffusion)
     refuse_settings(schedule, "this diffusion", prediction_type=_prediction(diffusion))
     required = _required(schedule)
@@ -244,6 +257,7 @@ class _Scaled(nn.Module):
 
     def __init__(self, model: nn.Module, scale: float) -> None:
         super().__init__()
+        self.training = False  # its own flag means nothing, the model has one
         self.model, self.scale = model, scale
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:

@@ -12,16 +12,19 @@ with the network's own time. The scalings stay at the position, and ``inner_mode
 from __future__ import annotations
 
 import copy
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ttune.adapters.applied import refuse_other_network
 from ttune.adapters.positioned import Positioned
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
+from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 # Relative, of the noise levels of a model and of the schedule's own: tables of float32 differ by 1e-6, other betas by percents.
@@ -43,18 +46,27 @@ def start(schedule: Schedule, x_T: Tensor) -> Tensor:
     return x_T * (schedule.noise.start_scale(schedule.positions[0]) / float(schedule.alphas[0]))
 
 
-def wrap(model: Any, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Wrapped:
+def wrap(
+    model: Any,
+    schedule: Schedule | str | PathLike[str],
+    *,
+    calls_per_evaluation: int | None = 1,
+    unmatched: str = "raise",
+    check_model: bool = True,
+) -> Wrapped:
     """``model`` (any of k-diffusion's wrappers with an ``inner_model``) for its samplers, the network told what ``schedule`` says.
 
     ``model`` itself is not touched; the rest is as for :class:`ttune.adapters.told.Told`. Give the sampler :func:`sigmas`.
-    ValueError if the noise levels of the model are not the schedule's.
+    ValueError if the noise levels of the model are not the schedule's, or, unless ``check_model`` is False, its network is another.
     """
+    schedule = as_schedule(schedule)
     if not hasattr(model, "inner_model"):
         raise TypeError(f"model must be one of k-diffusion's wrappers, with an inner_model, got {type(model).__name__}")
     if hasattr(model, "sigmas"):
         _check_noise(model, schedule.noise)
     elif hasattr(model, "sigma_to_t"):
         raise ValueError(f"model must be told an index or sigma, as ttune's schedules are; {type(model).__name__} has a time of its own")
+    refuse_other_network(model, schedule, check_model=check_model)
     rho = lambda t: schedule.noise.sigma(t) / schedule.noise.alpha(t)  # noqa: E731
     return Wrapped(model, Told.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched))
 
@@ -106,6 +118,7 @@ class _Prediction(nn.Module):
 
     def __init__(self, model: Any, method: str) -> None:
         super().__init__()
+        self.training = False  # its own flag means nothing, the model has one
         self.model, self.method = model, method
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
@@ -117,6 +130,7 @@ class _Preconditioned(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        self.training = False
         self.model = model
 
     def forward(self, x: Tensor, tau: Tensor, *, position: float, **conditions: Any) -> Tensor:

@@ -11,16 +11,28 @@ Its ``PLMSSampler`` takes schedules of ``pndm`` likewise; its ``DPMSolverSampler
 from __future__ import annotations
 
 import inspect
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, Checked, is_paused, overriding, paused, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import (
+    Applied,
+    Checked,
+    is_paused,
+    overriding,
+    paused,
+    refuse_other_network,
+    refuse_settings,
+    refuse_twice,
+    remove,
+)
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
+from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
@@ -53,7 +65,14 @@ def denoiser(model: nn.Module, **settings: Any) -> Denoiser:
     return Denoiser(_Applied(model), noise(model), _PREDICTIONS[kind], **settings)
 
 
-def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None = 1, unmatched: str = "raise") -> Applied:
+def apply(
+    sampler: Any,
+    schedule: Schedule | str | PathLike[str],
+    *,
+    calls_per_evaluation: int | None = 1,
+    unmatched: str = "raise",
+    check_model: bool = True,
+) -> Applied:
     """Make ``sampler.sample(S, ...)`` run on the positions of ``schedule`` and tell the model what the schedule says.
 
     ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises; so do settings that make another step of it
@@ -61,8 +80,10 @@ def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None 
     its model, another guidance scale. Image-to-image (``make_schedule``, ``stochastic_encode``, ``decode`` with its ``t_start``) runs
     the last ``t_start`` steps. For "v" models positions must be whole: the host looks their alphas up by index; a sampler that takes the
     model's output for epsilon, whatever the model predicts, raises here. One sampler of a model at a time. Undone by
-    ``remove(sampler)``, or at the end of a ``with`` block.
+    ``remove(sampler)``, or at the end of a ``with`` block. A schedule of another network is refused, unless
+    ``check_model`` is False.
     """
+    schedule = as_schedule(schedule)
     model, kind = sampler.model, type(sampler).__name__
     refuse_twice(sampler)
     refuse_twice(model)  # by another sampler of it
@@ -72,6 +93,7 @@ def apply(sampler: Any, schedule: Schedule, *, calls_per_evaluation: int | None 
     _check_steps(schedule, expected, kind)
     _check_prediction(schedule, sampler, expected)
     _check_noise(schedule, noise(model))
+    refuse_other_network(model, schedule, check_model=check_model)
     required = _PLAIN | _guidance(schedule, kind)
 
     def told(schedule: Schedule) -> Told:
@@ -183,6 +205,7 @@ class _Positions:
 class _Applied(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.training = False  # its own flag means nothing, the model has one
         self.model = model
 
     def forward(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Denoiser, digest_of_weights
+from ttune.denoiser import Denoiser
+from ttune.identity import digest_of_weights
 
 LATENTS = "latents"
 

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Registers = Mapping[str, Array]
 Seeds = Array | Sequence[int]
 
-_NAMES = ("name", "parameter_shapes")  # of the model that a schedule was tuned for: they say nothing about the rows
+_NAMES = ("name", "parameter_shapes", "weights")  # of the model that a schedule was tuned for: they say nothing about the rows
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def provenance(entry: Entry) -> Table:
         "sampler": f"{schedule.sampler}{f', eta {schedule.eta:g}' if schedule.eta else ''}{_pairs(schedule.options, ', ')}",
         "noise schedule": describe(schedule.noise),
         "model": str(model.get("name", NONE)),
-        "model's settings": _pairs({k: v for k, v in model.items() if k not in ("name", "parameter_shapes")}) or NONE,
+        "model's settings": _pairs({k: v for k, v in model.items() if k not in ("name", "parameter_shapes", "weights")}) or NONE,
         "shapes of its parameters (SHA-256)": str(model.get("parameter_shapes", NONE)),
         "method": " ".join([record.method or NONE, *(["of", *record.changes] if record.changes else [])]),
         "seed": NONE if record.seed is None else f"{record.seed}, {record.samples} tuning x_T",

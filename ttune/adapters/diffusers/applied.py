@@ -53,7 +53,9 @@ class _Applied:
 _applied: WeakKeyDictionary[Any, _Applied] = WeakKeyDictionary()
 
 
-def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool = False, check_guidance: bool = True) -> None:
+def apply(
+    pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool = False, check_guidance: bool = True, check_model: bool = True
+) -> None:
     """Make an unmodified diffusers ``pipeline`` sample with a tuned schedule: ``pipeline(..., num_inference_steps=schedule.steps)``.
 
     Its scheduler is replaced by a :class:`TunedScheduler`, and its raw networks (unet or transformer, ControlNets) are told the tuned
@@ -66,15 +68,16 @@ def apply(pipeline: Any, schedule: Given | None = None, *, keep_scheduler: bool 
     Guidance is the pipeline's. A schedule tuned at one scale is refused at another where the pipeline's can be seen (it has
     ``do_classifier_free_guidance``), unless ``check_guidance`` is False.
 
-    Raises ValueError for a schedule of another model, noise schedule or prediction type, or with what a pipeline cannot do; and, naming
-    the pipeline, for one that samples in a way of its own (consistency models, cascades, …: docs/support.md has a list).
+    Raises ValueError for a schedule of another model (unless ``check_model`` is False), noise schedule or prediction type, or with what
+    a pipeline cannot do; and, naming the pipeline, for one that samples in a way of its own (consistency models, cascades, …:
+    docs/support.md has a list). Warns of other weights than the schedule was tuned for; wrappers, LoRA and other adapters do not count.
     """
     schedules = _schedules(pipeline, schedule)
     check_calls(pipeline)
     settings = config_of(pipeline.scheduler)
     for one in schedules:
         check_host_can(one)
-        _check_fits(pipeline, one, settings, check_guidance)
+        _check_fits(pipeline, one, settings, check_guidance, check_model)
     bounds = _bounds(schedules, settings)
     whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
     if whole and any((np.mod(one.conditioning, 1.0) != 0).any() for one in schedules):
@@ -201,7 +204,7 @@ def _told_modules(pipeline: Any) -> dict[str, nn.Module]:
     }
 
 
-def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], check_guidance: bool) -> None:
+def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], check_guidance: bool, check_model: bool) -> None:
     try:
         noise = noise_of(pipeline.scheduler)
     except ValueError as error:
@@ -216,10 +219,14 @@ def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], 
             f"pipeline must have a network named {' or '.join(NETWORKS)} with an argument {' or '.join(TIME_NAMES)}, got "
             f"{type(pipeline).__name__} with {sorted(pipeline.components)}"
         )
+    if getattr(network, "config", None) is None:
+        raise ValueError(
+            f"pipeline: its network is wrapped in {type(network).__name__}, which hides the config that the pipeline itself reads, so "
+            f"that it cannot run; give the pipeline the network without the wrapper, apply the schedule, and one pipeline to each device"
+        )
     mine = Denoiser(original(network), noise, prediction_type_of(settings), learned_variance=learns_variance(network.config))
-    differences = mine.differences({k: v for k, v in schedule.model.items() if k not in _NOT_THE_NETWORK})
-    if differences:
-        raise ValueError(f"schedule: it was tuned for another model: {'; '.join(differences)}")
+    if check_model:
+        mine.check_model({k: v for k, v in schedule.model.items() if k not in _NOT_THE_NETWORK})
     if check_guidance and (schedule.model.get("guidance_interval") or isinstance(schedule.model.get("guidance_scale"), (list, str))):
         raise ValueError(
             f"schedule: it was tuned with guidance that changes from step to step ({schedule.model.get('guidance_scale')}, interval "

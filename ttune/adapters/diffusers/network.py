@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 Conditions = dict[str, Any]
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 _asked = threading.local()
 
@@ -100,8 +102,12 @@ FAMILIES = {
 
 
 def original(model: nn.Module) -> nn.Module:
-    """The module itself, where torch.compile wrapped it."""
-    return getattr(model, "_orig_mod", model)
+    """The module itself, where torch.compile, DataParallel or an average of weights wrapped it."""
+    while True:
+        inner = model._modules.get("_orig_mod") or (model.module if isinstance(model, _WRAPPERS) else None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def family_of(model: nn.Module) -> Family:
@@ -125,6 +131,7 @@ class HostNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, unit: float = 1.0) -> None:
         super().__init__()
+        self.training = False  # its own flag means nothing, the model has one
         self.model = model
         self.family = family_of(model)
         self.unit = 1.0 if self.family.normalised else unit
