@@ -24,7 +24,16 @@ SAMPLERS: list[tuple[str, str, dict[str, Any]]] = [
     ("kdpm_2", "sample_dpm_2", {}),
     ("dpmpp_2m", "sample_dpmpp_2m", {}),
     ("dpmpp_2s", "sample_dpmpp_2s_ancestral", {"eta": 0.0}),
+    ("ddim", "sample_euler", {}),
+    ("euler", "sample_euler_ancestral", {"eta": 0.0}),
+    ("kdpm_2", "sample_dpm_2_ancestral", {"eta": 0.0}),
+    ("edm_heun", "sample_heun", {}),
+    ("lms", "sample_lms", {"order": 4}),
+    ("dpmpp_2m", "sample_dpmpp_2m_sde", {"eta": 0.0, "noise_sampler": lambda *_: 0.0}),
+    ("dpmpp_3m", "sample_dpmpp_3m_sde", {"eta": 0.0, "noise_sampler": lambda *_: 0.0}),
 ]
+# Options that a schedule needs to be stepped as k-diffusion does.
+OPTIONS: dict[str, dict[str, Any]] = {"lms": {"full_order_to_clean": True}, "dpmpp_3m": {"solver_type": "heun"}, "dpmpp_2s": {"eta": 0.0}}
 
 
 def bars(kind: type[nn.Module], network: Any, quantize: bool = False) -> Any:
@@ -39,7 +48,7 @@ def test_discrete_models_sample_as_in_our_own_loop(kind: str, sampler: str, func
     network = Small(scale=1000)
     model = bars(getattr(external, kind), network, quantize)
     denoiser = ttune.k_diffusion.denoiser(model, noise=VP)
-    schedule = tuned(VP, sampler, 4, t_start=900.0)
+    schedule = tuned(VP, sampler, 4, t_start=900.0, options=OPTIONS.get(sampler, {}))
     mine = ttune.sample(denoiser, schedule, X_T)
     network.heard.clear()
     sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
@@ -106,6 +115,166 @@ def test_guidance_in_two_calls() -> None:
     sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
     theirs = sampling.sample_dpmpp_2m(guided, ttune.k_diffusion.start(schedule, X_T), sigmas, extra_args={"y": labels})
     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+STOCHASTIC: list[tuple[str, str, dict[str, Any]]] = [
+    ("euler_ancestral", "sample_euler_ancestral", {"eta": 0.7, "s_noise": 1.1}),
+    ("ddpm", "sample_euler_ancestral", {"eta": 1.0}),
+    ("dpmpp_2m_sde", "sample_dpmpp_2m_sde", {"eta": 0.6, "s_noise": 1.1, "solver_type": "heun"}),
+    ("dpmpp_3m_sde", "sample_dpmpp_3m_sde", {"eta": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("sampler", "function", "options"), STOCHASTIC, ids=[row[0] for row in STOCHASTIC])
+def test_samplers_with_fresh_noise(sampler: str, function: str, options: dict[str, Any]) -> None:
+    sampling, external, _ = modules()
+    model = bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000))
+    schedule, seeds = tuned(VP, sampler, 4, options={} if sampler == "ddpm" else options), torch.arange(3)
+    mine = ttune.sample(ttune.k_diffusion.denoiser(model, noise=VP), schedule, X_T, seeds=seeds)
+    draws = iter(range(9))
+    theirs = getattr(sampling, function)(
+        ttune.k_diffusion.wrap(model, schedule),
+        ttune.k_diffusion.start(schedule, X_T),
+        ttune.k_diffusion.sigmas(schedule, torch.float64),
+        noise_sampler=lambda *_: ttune.ops.philox_normal((2, 6, 6), seeds, draw=next(draws), dtype=torch.float64),
+        **options,
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+OTHERWISE: list[tuple[str, dict[str, Any], str, dict[str, Any], str]] = [
+    ("dpmpp_2m", {}, "sample_euler", {}, "must be sample_dpmpp_2m or sample_dpmpp_2m_sde, for a schedule of 'dpmpp_2m', got sample_euler"),
+    ("euler", {}, "sample_dpmpp_2m", {}, "sampler must be sample_euler or sample_euler_ancestral, .* got sample_dpmpp_2m"),
+    ("euler", {}, "sample_lms", {}, "got sample_lms"),
+    ("kdpm_2", {}, "sample_dpmpp_2s_ancestral", {"eta": 0.0}, "sampler must be sample_dpm_2 or sample_dpm_2_ancestral"),
+    ("euler", {}, "sample_euler_ancestral", {}, r"eta of sample_euler_ancestral must be 0\.0, as in the schedule, got 1\.0"),
+    ("ddim", {"eta": 0.5}, "sample_euler", {}, r"eta of sample_euler must be 0\.5, as in the schedule, got none"),
+    ("lms", {"options": {"full_order_to_clean": True}}, "sample_lms", {"order": 2}, "order of sample_lms must be 4, .* got 2"),
+    ("heun", {}, "sample_heun", {"s_churn": 2.0}, "sigma must be"),
+    ("dpmpp_2m_sde", {}, "sample_dpmpp_2m_sde", {"solver_type": "heun"}, "solver_type of sample_dpmpp_2m_sde must be midpoint"),
+    ("dpmpp_2m_sde", {}, "sample_dpmpp_2m_sde", {"s_noise": 1.1}, r"s_noise of sample_dpmpp_2m_sde must be 1\.0"),
+    ("dpmpp_2s", {"options": {"eta": 0.0}}, "sample_dpmpp_2s_ancestral", {}, r"eta of sample_dpmpp_2s_ancestral must be 0\.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sampler", "build", "function", "options", "match"), OTHERWISE)
+def test_another_function_is_refused_before_the_first_call(
+    sampler: str, build: dict[str, Any], function: str, options: dict[str, Any], match: str
+) -> None:
+    sampling, external, _ = modules()
+    network = Small(scale=1000)
+    schedule = tuned(VP, sampler, 4, **build)
+    wrapped = ttune.k_diffusion.wrap(bars(external.DiscreteEpsDDPMDenoiser, network), schedule)
+    if function.endswith("_sde"):
+        options = {**options, "noise_sampler": lambda *_: torch.zeros_like(X_T)}
+    with pytest.raises(ValueError, match=match):
+        getattr(sampling, function)(wrapped, X_T, ttune.k_diffusion.sigmas(schedule, torch.float64), **options)
+    assert network.heard == []
+
+
+@pytest.mark.parametrize(
+    ("sampler", "build", "match"),
+    [
+        ("lms", {}, r"k-diffusion steps 'lms' with options={'full_order_to_clean': True}"),
+        ("dpmpp_2m", {"options": {"solver_type": "heun"}}, r"k-diffusion steps 'dpmpp_2m' with options={'solver_type': 'midpoint'}"),
+        ("dpmpp_2m", {"lower_order_final": True, "final": "min"}, "lower_order_final=False, got"),
+        ("dpmpp_3m", {}, r"k-diffusion steps 'dpmpp_3m' with options={'solver_type': 'heun'}"),
+        ("ddim", {"options": {"gammas": (0.9,) * 4}}, "k-diffusion steps 'ddim'"),
+        ("unipc", {}, "which k-diffusion's functions step as ttune does, got 'unipc'"),
+    ],
+)
+def test_schedules_that_none_of_its_functions_steps_are_refused(sampler: str, build: dict[str, Any], match: str) -> None:
+    _, external, _ = modules()
+    with pytest.raises(ValueError, match=match):
+        ttune.k_diffusion.wrap(bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000)), tuned(VP, sampler, 4, **build))
+
+
+class CFGDenoiser(nn.Module):
+    """Guidance as web UIs write it: around the wrapper, in one call of twice the batch or in two."""
+
+    def __init__(self, model: Any, batched: bool) -> None:
+        super().__init__()
+        self.inner_model, self.batched = model, batched
+
+    def forward(self, x: Tensor, sigma: Tensor, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
+        if self.batched:
+            both = self.inner_model(torch.cat([x, x]), torch.cat([sigma, sigma]), y=torch.cat([uncond, cond]))
+            without, with_ = both.chunk(2)
+        else:
+            without, with_ = self.inner_model(x, sigma, y=uncond), self.inner_model(x, sigma, y=cond)
+        return without + scale * (with_ - without)
+
+
+class Forwarding(CFGDenoiser):
+    """Hands on what it does not have itself, as some of them do."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner_model"), name)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "preconditioned"])
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("guided", [CFGDenoiser, Forwarding])
+def test_guidance_around_the_wrapper_in_either_order(guided: type[CFGDenoiser], batched: bool, kind: str) -> None:
+    sampling, external, layers = modules()
+    if kind == "discrete":
+        noise, model = VP, bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000))
+        settings: dict[str, Any] = {"noise": VP}
+    else:
+        noise, model = EDM, layers.Denoiser(Small(scale=80), sigma_data=0.5)
+        settings = {"sigma_min": 0.02, "sigma_max": 80.0}
+    labels, null = torch.tensor([1, 2, 3]), torch.zeros(3, dtype=torch.long)
+    denoiser = ttune.k_diffusion.denoiser(model, guidance=ttune.ClassifierFree(3.0, {"y": 0}), **settings)
+    schedule, x_T = tuned(noise, "heun", 4, t_start=0.9 * noise.t_max), noise.sigma(noise.t_max) * X_T
+    mine = ttune.sample(denoiser, schedule, x_T, conditions={"y": labels})
+    calls = 1 if batched else 2
+    for wrapped in (
+        ttune.k_diffusion.wrap(guided(model, batched), schedule),
+        guided(ttune.k_diffusion.wrap(model, schedule, calls_per_evaluation=calls), batched),
+    ):
+        theirs = sampling.sample_heun(
+            wrapped,
+            ttune.k_diffusion.start(schedule, x_T),
+            ttune.k_diffusion.sigmas(schedule, torch.float64),
+            extra_args={"uncond": null, "cond": labels, "scale": 3.0},
+        )
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+class Hiding(CFGDenoiser):
+    """Reaches the wrapper by another name."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, batched=False)
+        self.kept = model
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
+        return self.kept(x, sigma)
+
+
+def test_models_that_are_no_wrappers_are_refused() -> None:
+    _, external, layers = modules()
+    model, precond = bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000)), layers.Denoiser(Small(scale=80), sigma_data=0.5)
+    schedule = tuned(VP, "euler", 3)
+    for refused in (CFGDenoiser(Small(), False), Forwarding(Small(), False), ttune.k_diffusion.wrap(model, schedule)):
+        with pytest.raises(TypeError, match=r"wrappers \(get_eps, get_v or get_scalings\) or a guided model around one"):
+            ttune.k_diffusion.wrap(refused, schedule)
+    for refused in (CFGDenoiser(model, False), Forwarding(model, False), CFGDenoiser(precond, True)):
+        with pytest.raises(TypeError, match="of a guided model around one, give the wrapper"):
+            ttune.k_diffusion.denoiser(refused, sigma_min=0.02, sigma_max=80.0)
+    with pytest.raises(ValueError, match=r"must have sigma for its time \(NoiseSchedule.edm\), as the Denoiser has, got DiscreteVP"):
+        ttune.k_diffusion.wrap(precond, schedule)
+    with pytest.raises(ValueError, match="must have sigma for its time"):
+        ttune.k_diffusion.denoiser(precond, noise=VP)
+    with pytest.raises(ValueError, match="a Hiding that reaches the network by another name"):
+        ttune.k_diffusion.wrap(Hiding(model), schedule)(X_T, torch.full((3,), float(ttune.k_diffusion.sigmas(schedule)[0])))
+    for change in ({"prediction_type": "sample"}, {"clip_sample": 1.0}, {"threshold": "a function"}):
+        with pytest.raises(ValueError, match=rf"schedule was tuned with {next(iter(change))} .*, DiscreteEpsDDPMDenoiser has"):
+            ttune.k_diffusion.wrap(model, schedule.replace(model=change))
+        ttune.k_diffusion.wrap(model, schedule.replace(model=change), check_model=False)
 
 
 class CompVis(nn.Module):

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
+from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 _MARK = "_ttune_applied"  # in the host's own __dict__, so that it lives and is copied with the host and is no global state
@@ -52,6 +54,12 @@ def refuse_twice(host: Any) -> None:
     """ValueError where a schedule is at work already: two would be told one after the other."""
     if _MARK in getattr(host, "__dict__", {}):
         raise ValueError(f"a schedule is applied to this {type(host).__name__} already; remove it first")
+
+
+def opened(schedule: Schedule | str | PathLike[str], check_model: bool) -> Schedule:
+    """``schedule``, or the one in a file; without what it remembers of its model where ``check_model`` is False."""
+    schedule = as_schedule(schedule)
+    return schedule if check_model else schedule.replace(model={})
 
 
 def refuse_other_network(network: Any, schedule: Schedule, *, check_model: bool = True) -> None:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ttune.adapters.applied import Applied, Checked, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
@@ -97,7 +97,7 @@ def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model:
     the schedule remembers its model) and, when sampling, for other arguments than those. A schedule of another network is refused
     where the solver's model is a module, unless ``check_model`` is False.
     """
-    schedule = as_schedule(schedule)
+    schedule = opened(schedule, check_model)
     refuse_twice(solver)
     _check_noise(schedule, solver.noise_schedule)
     _check_algorithm(solver, schedule)

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import Applied, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.positioned import Positioned
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
 from ttune.samplers.tableau import Row
-from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "remove", "start"]
@@ -75,7 +74,7 @@ def apply(
     be checked: there ``S_noise`` is yours to give. A schedule of another network is refused, unless
     ``check_model`` is False.
     """
-    schedule = as_schedule(schedule)
+    schedule = opened(schedule, check_model)
     _checked(net)
     refuse_twice(net)
     refuse_settings(schedule, "EDM's sampler", prediction_type="sample", clip_sample=None, threshold=None)

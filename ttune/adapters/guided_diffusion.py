@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, Checked, is_paused, paused, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.applied import Applied, Checked, is_paused, opened, paused, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
-from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
@@ -84,7 +83,7 @@ def apply(
     ``cond_fn_with_grad`` differentiates through the network: both raise. A schedule of another network is refused, unless
     ``check_model`` is False.
     """
-    schedule = as_schedule(schedule)
+    schedule = opened(schedule, check_model)
     refuse_twice(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in one")

@@ -12,23 +12,51 @@ with the network's own time. The scalings stay at the position, and ``inner_mode
 from __future__ import annotations
 
 import copy
+import inspect
+import sys
 from os import PathLike
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import refuse_other_network
+from ttune.adapters.applied import opened, refuse_other_network, refuse_settings
 from ttune.adapters.positioned import Positioned
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import Float64, NoiseSchedule
-from ttune.sampling import as_schedule
+from ttune.samplers import SAMPLERS
 from ttune.schedule import Schedule
 
 # Relative, of the noise levels of a model and of the schedule's own: tables of float32 differ by 1e-6, other betas by percents.
 _SAME_NOISE = 1e-3
+# k-diffusion's functions, and the samplers of ttune that step as they do with the arguments that the schedule asks for.
+FUNCTIONS = {
+    "sample_euler": ("euler", "ddim", "dpm_solver_1"),
+    "sample_euler_ancestral": ("euler_ancestral", "euler", "ddim", "ddpm"),
+    "sample_heun": ("heun", "edm_heun"),
+    "sample_dpm_2": ("kdpm_2",),
+    "sample_dpm_2_ancestral": ("kdpm_2",),
+    "sample_lms": ("lms",),
+    "sample_dpmpp_2s_ancestral": ("dpmpp_2s",),
+    "sample_dpmpp_sde": ("dpmpp_sde",),
+    "sample_dpmpp_2m": ("dpmpp_2m",),
+    "sample_dpmpp_2m_sde": ("dpmpp_2m_sde", "dpmpp_2m"),
+    "sample_dpmpp_3m_sde": ("dpmpp_3m_sde", "dpmpp_3m"),
+}
+_TWICE = ("sample_heun", "sample_dpm_2", "sample_dpm_2_ancestral", "sample_dpmpp_2s_ancestral", "sample_dpmpp_sde")  # evaluations a step
+# How those functions always step, where ttune's sampler has an option.
+_FIXED: dict[str, dict[str, Any]] = {
+    "lms": {"full_order_to_clean": True},
+    "dpmpp_2m": {"solver_type": "midpoint"},
+    "dpmpp_3m": {"solver_type": "heun"},
+    "dpmpp_2s": {"r": 0.5, "inner": "log_snr"},
+    "heun": {"derivative": "noise"},
+    "ddim": {"gammas": ()},
+    "ddpm": {"variance": "fixed_small", "gammas": ()},
+}
 
 
 def sigmas(schedule: Schedule, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
@@ -46,6 +74,10 @@ def start(schedule: Schedule, x_T: Tensor) -> Tensor:
     return x_T * (schedule.noise.start_scale(schedule.positions[0]) / float(schedule.alphas[0]))
 
 
+# What a function without the argument does.
+_WITHOUT = {"eta": 0.0, "s_churn": 0.0}
+
+
 def wrap(
     model: Any,
     schedule: Schedule | str | PathLike[str],
@@ -54,37 +86,97 @@ def wrap(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Wrapped:
-    """``model`` (any of k-diffusion's wrappers with an ``inner_model``) for its samplers, the network told what ``schedule`` says.
+    """``model`` (any of k-diffusion's wrappers, or a guided model around one) for its samplers, the network told what ``schedule`` says.
 
-    ``model`` itself is not touched; the rest is as for :class:`ttune.adapters.told.Told`. Give the sampler :func:`sigmas`.
-    ValueError if the noise levels of the model are not the schedule's, or, unless ``check_model`` is False, its network is another.
+    ``model`` is a discrete wrapper (``get_eps`` or ``get_v``), a preconditioned one (``get_scalings``), or an object that calls one by
+    its ``inner_model``, as the CFGDenoisers of web UIs do: however often that calls it, one call of it is one evaluation. ``model``
+    itself is not touched; the rest is as for :class:`ttune.adapters.told.Told`. Give the sampler :func:`sigmas`.
+    ValueError if the noise levels of the model are not the schedule's, for a sampler or options that no function of k-diffusion has
+    (:data:`FUNCTIONS`), and, before the first call of the network, in another function than the schedule's or one with other arguments.
+    Unless ``check_model`` is False also if its network or what it predicts is another.
     """
-    schedule = as_schedule(schedule)
-    if not hasattr(model, "inner_model"):
-        raise TypeError(f"model must be one of k-diffusion's wrappers, with an inner_model, got {type(model).__name__}")
-    if hasattr(model, "sigmas"):
-        _check_noise(model, schedule.noise)
-    elif hasattr(model, "sigma_to_t"):
-        raise ValueError(f"model must be told an index or sigma, as ttune's schedules are; {type(model).__name__} has a time of its own")
-    refuse_other_network(model, schedule, check_model=check_model)
+    schedule = opened(schedule, check_model)
+    wrapper = _wrapper(model)
+    if _is_discrete(wrapper):
+        _check_noise(wrapper, schedule.noise)
+    else:
+        _check_sigma(wrapper, schedule.noise)
+    refuse_other_network(wrapper, schedule, check_model=check_model)
+    refuse_settings(schedule, type(wrapper).__name__, prediction_type=_prediction(wrapper), clip_sample=None, threshold=None)
     rho = lambda t: schedule.noise.sigma(t) / schedule.noise.alpha(t)  # noqa: E731
-    return Wrapped(model, Told.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched))
+    told = Told.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
+    _check_steps(schedule)
+    return Wrapped(model, told, wrapper, schedule)
 
 
 class Wrapped:
     """See :func:`wrap`. Other attributes are the model's own."""
 
-    def __init__(self, model: Any, told: Told) -> None:
-        self.model, self.told = model, told
+    def __init__(self, model: Any, told: Told, wrapper: Any, schedule: Schedule) -> None:
+        self.model, self.told, self.wrapper, self.schedule = model, told, wrapper, schedule
 
-    def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tau = self.told(sigma)
         if tau is sigma:  # unmatched="pass"
-            return self.model(x, sigma, **kwargs)
-        return _with_inner(self.model, _Inner(self.model.inner_model, tau))(x, sigma, **kwargs)
+            return self.model(x, sigma, *args, **kwargs)
+        if self.told.index == 0:
+            _check_function(sys._getframe(1), self.schedule)
+        inner = _Inner(self.wrapper.inner_model, tau)
+        denoised = _with_innermost(self.model, self.wrapper, inner)(x, sigma, *args, **kwargs)
+        if not inner.called:
+            raise ValueError(
+                f"model must call its inner_model, got a {type(self.model).__name__} that reaches the network by another name; "
+                f"wrap the {type(self.wrapper).__name__} and put the rest around it"
+            )
+        return denoised
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["model"], name)
+
+
+def _check_steps(schedule: Schedule) -> None:
+    """ValueError where no function of k-diffusion steps as ``schedule`` does."""
+    known = sorted({name for names in FUNCTIONS.values() for name in names})
+    if schedule.sampler not in known:
+        raise ValueError(f"schedule must be for one of {known}, which k-diffusion's functions step as ttune does, got {schedule.sampler!r}")
+    fixed = _FIXED.get(schedule.sampler, {})
+    as_they_do = schedule.replace(options={**schedule.options, **fixed}, lower_order_final=False)
+    if as_they_do.tableau().stages != schedule.tableau().stages:
+        raise ValueError(
+            f"schedule: k-diffusion steps {schedule.sampler!r} with options={fixed} and lower_order_final=False, got "
+            f"options={dict(schedule.options)} and lower_order_final={schedule.lower_order_final}, another step; build one with those"
+        )
+
+
+def _check_function(frame: FrameType | None, schedule: Schedule) -> None:
+    """ValueError where the function of k-diffusion that is at work is not the schedule's, or has other arguments.
+
+    Nobody hands them over: a sampler calls its model with a state and a sigma. So the callers are looked at, once a run.
+    """
+    while frame is not None and frame.f_code.co_name not in FUNCTIONS:
+        frame = frame.f_back
+    if frame is None:  # a sampler of the user's own
+        return
+    name, given = frame.f_code.co_name, frame.f_locals
+    if (name in _TWICE) != (len(schedule.conditioning) > schedule.steps):
+        return  # the second evaluation is at another sigma
+    if schedule.sampler not in FUNCTIONS[name]:
+        theirs = [function for function, samplers in FUNCTIONS.items() if schedule.sampler in samplers]
+        raise ValueError(f"sampler must be {' or '.join(theirs)}, for a schedule of {schedule.sampler!r}, got {name}")
+    for argument, value in _arguments(schedule).items():
+        if given.get(argument, _WITHOUT.get(argument, value)) != value:
+            raise ValueError(f"{argument} of {name} must be {value}, as in the schedule, got {given.get(argument, 'none')}")
+
+
+def _arguments(schedule: Schedule) -> dict[str, Any]:
+    """What the functions of k-diffusion must be given for ``schedule``, where they have an argument of that name."""
+    parameters = inspect.signature(SAMPLERS[schedule.sampler]).parameters.values()
+    own = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty} | dict(schedule.options)
+    own["eta"] = {"ddim": schedule.eta, "ddpm": 1.0}.get(schedule.sampler, own.get("eta", 0.0))
+    own.setdefault("s_churn", 0.0)
+    if own["eta"] == 0 and own["s_churn"] == 0:
+        own.pop("s_noise", None)  # of no noise
+    return {name: own[name] for name in ("eta", "s_churn", "s_noise", "order", "r", "solver_type") if name in own}
 
 
 def denoiser(
@@ -96,17 +188,20 @@ def denoiser(
     indices, ``noise`` is made of the model's own sigmas unless given. Preconditioned models (``K.layers.Denoiser``, or any
     ``inner_model(x, sigma)`` with ``get_scalings``): times are sigma, between ``sigma_min`` and ``sigma_max``, which must be given.
     """
-    if hasattr(model, "sigmas"):
+    if not _is_discrete(model) and not _is_preconditioned(model):
+        raise TypeError(
+            f"model must be one of k-diffusion's discrete (get_eps, get_v) or preconditioned wrappers (get_scalings), got "
+            f"{type(model).__name__}; of a guided model around one, give the wrapper, and guidance=ttune.ClassifierFree(...)"
+        )
+    if _is_discrete(model):
         if noise is None:
             noise = NoiseSchedule.from_alphas_cumprod(1 / (1 + _sigmas(model) ** 2))
         _check_noise(model, noise)
-        kind = "epsilon" if hasattr(model, "get_eps") else "v_prediction" if hasattr(model, "get_v") else None
-        if kind is None:
-            raise TypeError(f"model must have get_eps or get_v, as k-diffusion's discrete wrappers do, got {type(model).__name__}")
+        kind = _prediction(model)
         return Denoiser(_Prediction(model, "get_eps" if kind == "epsilon" else "get_v"), noise, kind, **settings)
-    if not hasattr(model, "inner_model") or hasattr(model, "sigma_to_t"):
-        raise TypeError(f"model must be one of k-diffusion's discrete or preconditioned wrappers, got {type(model).__name__}")
-    if noise is None:
+    if noise is not None:
+        _check_sigma(model, noise)
+    else:
         if sigma_min is None or sigma_max is None:
             raise ValueError(f"sigma_min and sigma_max must be given for {type(model).__name__}, got {sigma_min} and {sigma_max}")
         noise = NoiseSchedule.edm(sigma_min, sigma_max)
@@ -141,19 +236,66 @@ class _Inner:
     """The inner model, told ``tau`` in whatever way it is called (CompVis models by ``apply_model``)."""
 
     def __init__(self, network: Any, tau: Tensor) -> None:
-        self._network, self._tau = network, tau
+        self._network, self._tau, self.called = network, tau, False
 
     def __call__(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._network(x, self._tau, *args, **kwargs)
+        return self._network(x, self._told(t), *args, **kwargs)
 
     def apply_model(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._network.apply_model(x, self._tau, *args, **kwargs)
+        return self._network.apply_model(x, self._told(t), *args, **kwargs)
+
+    def _told(self, t: Tensor) -> Tensor:
+        self.called = True
+        # Guidance in one call doubles the batch on its way here; one time is told to all of it.
+        return self._tau if t.shape == self._tau.shape or self._tau.numel() == 0 else self._tau.reshape(-1)[:1].expand(t.shape)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_network"], name)
 
 
-def _with_inner(model: Any, inner: _Inner) -> Any:
+def _with_innermost(model: Any, wrapper: Any, inner: _Inner) -> Any:
+    """``model`` with ``inner`` in the place of the network of the ``wrapper`` in it."""
+    return _with_inner(model, inner if model is wrapper else _with_innermost(model.inner_model, wrapper, inner))
+
+
+def _wrapper(model: Any) -> Any:
+    """The wrapper of k-diffusion's that ``model`` is, or has inside. By their classes: guided models often hand on every attribute."""
+    inside = model
+    while not _is_discrete(inside) and not _is_preconditioned(inside):
+        if hasattr(type(inside), "get_scalings") and hasattr(type(inside), "sigma_to_t"):
+            raise ValueError(
+                f"model must be told an index or sigma, as ttune's schedules are; {type(inside).__name__} has a time of its own"
+            )
+        if not hasattr(inside, "inner_model") or isinstance(inside, Wrapped):
+            raise TypeError(
+                f"model must be one of k-diffusion's wrappers (get_eps, get_v or get_scalings) or a guided model around one, with an "
+                f"inner_model, got {type(model).__name__}"
+            )
+        inside = inside.inner_model
+    return inside
+
+
+def _is_discrete(model: Any) -> bool:
+    return hasattr(model, "sigmas") and (hasattr(type(model), "get_eps") or hasattr(type(model), "get_v"))
+
+
+def _is_preconditioned(model: Any) -> bool:
+    return hasattr(type(model), "get_scalings") and not hasattr(type(model), "sigma_to_t") and hasattr(model, "inner_model")
+
+
+def _prediction(wrapper: Any) -> str:
+    return "sample" if not _is_discrete(wrapper) else "epsilon" if hasattr(type(wrapper), "get_eps") else "v_prediction"
+
+
+def _check_sigma(model: Any, noise: NoiseSchedule) -> None:
+    times = np.linspace(noise.t_min, noise.t_max, 5)
+    if not np.array_equal(noise.sigma(times), times) or (noise.alpha(times) != 1).any():
+        raise ValueError(
+            f"schedule must have sigma for its time (NoiseSchedule.edm), as the {type(model).__name__} has, got {type(noise).__name__}"
+        )
+
+
+def _with_inner(model: Any, inner: Any) -> Any:
     """A shallow copy of ``model`` with another inner model: the original never changes, so nothing has to be put back."""
     shell = copy.copy(model)
     if isinstance(model, nn.Module):

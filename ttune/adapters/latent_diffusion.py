@@ -22,6 +22,7 @@ from ttune.adapters.applied import (
     Applied,
     Checked,
     is_paused,
+    opened,
     overriding,
     paused,
     refuse_other_network,
@@ -32,7 +33,6 @@ from ttune.adapters.applied import (
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
-from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
@@ -83,7 +83,7 @@ def apply(
     ``remove(sampler)``, or at the end of a ``with`` block. A schedule of another network is refused, unless
     ``check_model`` is False.
     """
-    schedule = as_schedule(schedule)
+    schedule = opened(schedule, check_model)
     model, kind = sampler.model, type(sampler).__name__
     refuse_twice(sampler)
     refuse_twice(model)  # by another sampler of it
