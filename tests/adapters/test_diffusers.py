@@ -144,6 +144,10 @@ def flux_call(pipeline: Any, steps: int, **more: Any) -> Tensor:
     ).images  # fmt: skip
 
 
+def flux_load(source: Any) -> ttune.Denoiser:
+    return ttune.diffusers.load(source, height=16, width=16)
+
+
 HOSTS = {
     "DDPM": Host(models.ddpm, ddpm_call, ttune.diffusers.load, (2, 1, 8, 8)),
     "DDIM": Host(lambda folder: models.ddpm(folder, "DDIMPipeline"), ddpm_call, ttune.diffusers.load, (2, 1, 8, 8)),
@@ -156,9 +160,7 @@ HOSTS = {
     ),
     "StableDiffusion": Host(sd_pipeline, sd_call, sd_load, (2, 4, 8, 8), lambda: {"encoder_hidden_states": TEXT["prompt_embeds"]}),
     "StableDiffusion3": Host(sd3_pipeline, sd3_call, sd3_load, (2, 4, 8, 8), pooled_conditions),
-    "Flux": Host(
-        flux_pipeline, flux_call, ttune.diffusers.load, (2, 16, 16), lambda: pooled_conditions() | {"guidance": torch.full((2,), 3.5)}
-    ),
+    "Flux": Host(flux_pipeline, flux_call, flux_load, (2, 16, 16), lambda: pooled_conditions() | {"guidance": torch.full((2,), 3.5)}),
 }
 
 
@@ -424,7 +426,7 @@ def test_guidance_other_than_the_tuned_is_refused(tmp_path: Path) -> None:
 
 def test_true_guidance_of_two_calls_a_step(tmp_path: Path) -> None:
     pipeline = flux_pipeline(tmp_path)
-    denoiser = ttune.diffusers.load(pipeline)
+    denoiser = flux_load(pipeline)
     schedule = schedule_for(denoiser)
     ttune.diffusers.apply(pipeline, schedule)
     theirs = flux_call(pipeline, 4, true_cfg_scale=2.0, **NULL, **NULL_POOLED)

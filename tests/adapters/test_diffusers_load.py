@@ -107,19 +107,22 @@ def test_a_latent_model_makes_pictures(tmp_path: Path) -> None:
     next(iter(decoder_modules(denoiser)[0].parameters())).data += 1  # the VAE's weights tell decoders apart
     assert known != decoder_identity(denoiser)
     for make, rows in ((sd3_pipeline, noise(2, 4, 8, 8)), (flux_pipeline, noise(2, 16, 16))):
-        decode = ttune.diffusers.load(make(tmp_path / make.__name__)).decode
+        decode = ttune.diffusers.load(make(tmp_path / make.__name__), height=16, width=16).decode
         assert decode is not None
         assert decode(rows).shape == (2, 3, 16, 16)
 
 
 def test_flux_rows_are_unpacked_as_its_pipeline_does(tmp_path: Path) -> None:
-    from ttune.adapters.diffusers.picture import unpacked
+    from ttune.adapters.diffusers.patches import unpacked
 
     pytest.importorskip("transformers")
     rows = noise(2, 16, 16)
-    assert torch.equal(unpacked(rows), diffusers().FluxPipeline._unpack_latents(rows, 16, 16, 2))
-    with pytest.raises(ValueError, match="square"):
-        unpacked(noise(2, 12, 16))
+    for height, width in ((4, 4), (2, 8), (16, 1)):
+        theirs = diffusers().FluxPipeline._unpack_latents(rows, 4 * height, 4 * width, 2)
+        assert torch.equal(unpacked(rows, (height, width)), theirs)
+    for grid in (None, (3, 4)):
+        with pytest.raises(ValueError, match=r"x has 16 patches, and .*: load it with height and width"):
+            unpacked(rows, grid)
 
 
 def tiny_clip(projection: bool = False) -> tuple[Any, Any]:
@@ -281,13 +284,6 @@ def test_a_broken_configuration_is_told_in_words(tmp_path: Path) -> None:
 def test_a_file_of_prompts_from_notepad(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_bytes("\ufeffa cat\r\n\r\n  a dog \r\n".encode())
     assert _lines(tmp_path / "prompts.txt") == ["a cat", "a dog"]
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_wrapper_is_in_the_networks_own_mode(training: bool) -> None:
-    from ttune.adapters.diffusers.network import HostNetwork
-
-    assert HostNetwork(models.unet_2d().train(training)).training == training
 
 
 def saved_sd(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ttune.adapters.diffusers.clock import Clock
 from ttune.adapters.diffusers.ear import TIME_NAMES, Ear, ears_of, time_argument
+from ttune.adapters.diffusers.guidance import check_pipeline_guides_alike
 from ttune.adapters.diffusers.kept import Kept
 from ttune.adapters.diffusers.loading import NETWORKS
 from ttune.adapters.diffusers.network import learns_variance, original
@@ -267,19 +268,10 @@ def _listener(weak: ReferenceType[Any], schedules: list[Schedule], check_guidanc
 
     def listening(index: int) -> None:
         pipeline = weak()
-        if not check_guidance or pipeline is None or not hasattr(pipeline, "do_classifier_free_guidance"):
+        if not check_guidance or pipeline is None:
             return
         steps = getattr(pipeline.scheduler, "num_inference_steps", None)
         schedule = next((one for one in schedules if one.steps == steps), schedules[0])
-        if "guidance_scale" not in schedule.model:
-            return
-        wanted = schedule.model["guidance_scale"] or 1.0
-        has = float(pipeline.guidance_scale) if pipeline.do_classifier_free_guidance else 1.0
-        rescale, has_rescale = schedule.model.get("guidance_rescale") or 0.0, getattr(pipeline, "guidance_rescale", 0.0)
-        if has != wanted or has_rescale != rescale:
-            raise ValueError(
-                f"guidance_scale must be {wanted:g} (guidance_rescale {rescale:g}), which the schedule was tuned for, got {has:g} "
-                f"({has_rescale:g}); tune one for that, or apply(..., check_guidance=False)"
-            )
+        check_pipeline_guides_alike(pipeline, schedule.model)
 
     return listening

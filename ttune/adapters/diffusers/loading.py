@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor
 
-from ttune.adapters.diffusers.conditions import drawn_conditions, encoded
-from ttune.adapters.diffusers.network import FAMILIES, HostNetwork, learns_variance, original, sample_shape_of
+from ttune.adapters.diffusers.conditions import check_said_once, drawn_conditions, encoded, null_of_images
+from ttune.adapters.diffusers.guidance import GuidanceInput, doubles, guidance_of
+from ttune.adapters.diffusers.network import FAMILIES, HostNetwork, learns_variance, original
 from ttune.adapters.diffusers.picture import Decoder
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of, time_unit
-from ttune.denoiser import ClassifierFree, Denoiser
+from ttune.adapters.diffusers.sizes import size_of
+from ttune.denoiser import Denoiser
 from ttune.reading import read_bytes
 
 NETWORKS = ("unet", "transformer")  # what pipelines call the network that denoises
+VAES = ("vae", "vqvae", "movq", "vqgan", "first_stage")  # and what decodes its samples
+VARIANT = re.compile(r"diffusion_pytorch_model\.([A-Za-z]\w*)(?:-\d+-of-\d+)?\.safetensors")
 Source = str | PathLike[str] | Any
-FLUX_SIDE = 64  # patches of a 1024 x 1024 image, its pipeline's default
 INDEX_BYTES = 2**20  # of a model_index.json, which has some 600
 SHARDS_BYTES = 2**26  # of a list of which weight is in which file, which has some 100 a weight
 # Besides diffusers and transformers, what the components are of that are not loaded: safety checkers have their pipeline's name.
@@ -38,11 +44,14 @@ def load(
     guidance_scale: float | None = None,
     prompts: Sequence[str] | None = None,
     negative_prompt: str | None = None,
-    conditions: Mapping[str, Tensor] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     sample_shape: Sequence[int] | None = None,
+    height: int | None = None,
+    width: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    variant: str | None = None,
     clip_epsilon: str = "recompute",
 ) -> Denoiser:
     """A :class:`ttune.Denoiser` of ``source``: a pipeline, a local folder that one was saved to, or a hub id (which needs a network).
@@ -50,56 +59,58 @@ def load(
     The network is the pipeline's ``unet`` or ``transformer`` itself, in evaluation mode; noise schedule, prediction type and clipping
     are what its scheduler's configuration says (``clip_epsilon`` as in Denoiser; "keep" is diffusers' default for DDIM). From a folder
     only the network is loaded, from safetensors, and no code of the folder's runs; the VAE when a picture is made (``denoiser.decode``),
-    text encoders while ``prompts`` are encoded. ``dtype`` and ``device`` are where a folder's weights go; a pipeline's stay.
+    text encoders while ``prompts`` are encoded. ``dtype``, ``device`` and ``variant`` ("fp16": by default the one that is there, if there
+    are no weights without) are of a folder's weights; a pipeline's stay.
 
-    Conditions of sample i are entry seed_i modulo n: of ``prompts`` (n texts, encoded by the pipeline's own ``encode_prompt``), or of
-    ``conditions`` (name -> (n, ...), under the names of the network's arguments: ``encoder_hidden_states``, ``pooled_projections``,
-    ``text_embeds``, ``time_ids``, ``class_labels``, ``guidance``). A class-conditional network has its classes without being told.
-    ``guidance_scale``: classifier-free guidance; the null condition is ``negative_prompt`` (by default the pipeline's own: none), for a
-    DiT its null class, else ``null``. ``sample_shape``: of one sample in the network's own layout (Flux: (patches, channels)), by
-    default the size that the network was made for.
+    Conditions of sample i are entry seed_i modulo n: of ``prompts`` (n texts, encoded by the pipeline's own ``encode_prompt``), and of
+    ``conditions`` (name -> (n, ...) or (1, ...), lists and dicts of such too, under the names of the network's arguments:
+    ``encoder_hidden_states``, ``pooled_projections``, ``text_embeds``, ``time_ids``, ``class_labels``, ``image_embeds``). What prompts do
+    not say is given beside them. ``extra_channels`` (n, C', height, width): what a network sees beside the sample's channels
+    (inpainting: mask, then latents of the masked image; a depth map). Classes that are not given are drawn from the seed.
+    ``guidance_scale`` means what the pipeline means by it: classifier-free guidance above 1, none at 1 and below, 0 included; for a network
+    that was distilled with it (Flux, LCM) its input, by default the pipeline's own. The null condition is ``negative_prompt`` (by default
+    the pipeline's own: none), for a DiT its null class, else ``null``. ``height``, ``width``: of an image in pixels; or ``sample_shape``:
+    of one sample in the network's own layout (Flux: (patches, channels) of a square image); by default the size that the network was
+    made for.
 
     Raises ValueError or OSError naming what is missing or not read: the class of the network, the scheduler, a folder without
-    model_index.json, weights that are no safetensors.
+    model_index.json, weights that are no safetensors, sizes that are no multiple of the VAE's pixels.
     """
-    parts = _Parts.of(source, dtype, device)
+    parts = _Parts.of(source, dtype, device, variant)
     network = parts.network.eval()
     config: Any = getattr(original(network), "config", {})
     settings = config_of(parts.scheduler)
     host = HostNetwork(network, time_unit(settings))
-    shape = tuple(sample_shape) if sample_shape is not None else _default_shape(host, config)
+    shape, host.grid = size_of(host, config, parts.pixels, sample_shape, height, width)
     if prompts is not None:
-        if conditions is not None:
-            raise ValueError("prompts and conditions cannot both be given: the prompts become the conditions")
-        conditions, encoded_null = encoded(parts.with_text(), prompts, negative_prompt, guidance_scale, shape)
-        null = encoded_null if null is None else null
-    draw = drawn_conditions(host.family.names(config), conditions, config)
+        check_said_once(conditions)
+        guided = doubles(guidance_scale, config, parts.kind)
+        prompted, encoded_null = encoded(parts.with_text(), prompts, negative_prompt, guided, _image_size(shape, parts.pixels))
+        conditions = prompted | dict(conditions or {})
+        null = encoded_null if null is None or encoded_null is None else {**encoded_null, **null}
+    guidance = guidance_of(guidance_scale, null_of_images(conditions or {}, null), host.names(), config, parts.kind, parts.default_scale)
+    host.guidance = guidance.scale if isinstance(guidance, GuidanceInput) else None
     return Denoiser(
         host,
-        noise_of(parts.scheduler, tokens=_tokens(host, config, shape)),
+        noise_of(parts.scheduler, tokens=_tokens(config, shape)),
         prediction_type_of(settings),
-        guidance=_guidance(guidance_scale, null, config),
+        guidance=guidance,
         clip_epsilon=clip_epsilon,
         integer_time=host.whole,
         name=type(original(network)).__name__,
         sample_shape=shape,
-        draw_conditions=draw,
+        draw_conditions=drawn_conditions(host.names(), conditions, config, host.family.shared),
         learned_variance=learns_variance(config),
-        decode=Decoder(parts.vae, _patches(host, shape)) if parts.has_vae else None,
+        decode=parts.decoder(host),
         **bounds_of(settings),
     )
 
 
-def _default_shape(host: HostNetwork, config: Any) -> tuple[int, ...] | None:
-    return (FLUX_SIDE**2, config["in_channels"]) if host.family.normalised else sample_shape_of(config)
+def _image_size(shape: tuple[int, ...] | None, pixels: int) -> tuple[int, int] | None:
+    return None if shape is None or len(shape) < 3 else (shape[-2] * pixels, shape[-1] * pixels)
 
 
-def _patches(host: HostNetwork, shape: tuple[int, ...] | None) -> bool:
-    """Whether a sample is a row of 2 x 2 patches (Flux)."""
-    return host.family.normalised and shape is not None and len(shape) == 2
-
-
-def _tokens(host: HostNetwork, config: Any, shape: tuple[int, ...] | None) -> int | None:
+def _tokens(config: Any, shape: tuple[int, ...] | None) -> int | None:
     """Patches of a sample, which the shift of some flow models depends on."""
     if shape is None:
         return None
@@ -109,31 +120,44 @@ def _tokens(host: HostNetwork, config: Any, shape: tuple[int, ...] | None) -> in
     return (shape[-2] // patch) * (shape[-1] // patch)
 
 
-def _guidance(scale: float | None, null: Mapping[str, Any] | None, config: Any) -> ClassifierFree | None:
-    if scale is None:
-        return None
-    if null is None and config.get("num_embeds_ada_norm") is not None and config.get("caption_channels") is None:
-        null = {"class_labels": config["num_embeds_ada_norm"]}  # DiT's class for none
-    if null is None:
-        raise ValueError(f"null must say what the condition of the unguided half is, for guidance_scale={scale:g}; or give prompts")
-    return ClassifierFree(scale, null)
-
-
+@dataclass(frozen=True)
 class _Parts:
-    """The components of a pipeline that a denoiser is made of."""
+    """The components of a pipeline that a denoiser is made of. ``kind``: the pipeline's class; ``vae_name``: what it calls its VAE."""
 
-    def __init__(
-        self, network: torch.nn.Module, scheduler: Any, vae: Callable[[], Any], has_vae: bool, with_text: Callable[[], Any]
-    ) -> None:
-        self.network, self.scheduler, self.vae, self.has_vae, self.with_text = network, scheduler, vae, has_vae, with_text
+    network: torch.nn.Module
+    scheduler: Any
+    kind: str
+    vae_name: str | None
+    vae: Callable[[], Any]
+    vae_config: Mapping[str, Any]
+    with_text: Callable[[], Any]
 
     @staticmethod
-    def of(source: Source, dtype: torch.dtype | None, device: torch.device | str | None) -> _Parts:
+    def of(source: Source, dtype: torch.dtype | None, device: torch.device | str | None, variant: str | None) -> _Parts:
         if not isinstance(source, (str, PathLike)):
             return _of_pipeline(source)
-        if Path(source).is_dir():
-            return _of_folder(Path(source), dtype, device)
-        return _of_folder(_from_hub(str(source)), dtype, device)
+        folder = Path(source) if Path(source).is_dir() else _from_hub(str(source), variant)
+        return _of_folder(folder, dtype, device, variant)
+
+    @property
+    def pixels(self) -> int:
+        """Of an image, along one side of a latent."""
+        return pixels_of(self.vae_config) if self.vae_name is not None else 1
+
+    @property
+    def default_scale(self) -> float | None:
+        """The guidance scale of the pipeline's own signature."""
+        kind = getattr(diffusers, self.kind, None)
+        parameters = inspect.signature(kind.__call__).parameters if isinstance(kind, type) else {}
+        default = parameters["guidance_scale"].default if "guidance_scale" in parameters else None
+        return float(default) if isinstance(default, (int, float)) else None
+
+    def decoder(self, host: HostNetwork) -> Decoder | None:
+        return None if self.vae_name is None else Decoder(self.vae, host.family.patches, host.grid, self.vae_name)
+
+
+def pixels_of(vae_config: Mapping[str, Any]) -> int:
+    return 2 ** (len(vae_config.get("block_out_channels") or (1,) * 4) - 1)
 
 
 def network_name(components: Mapping[str, Any]) -> str:
@@ -149,16 +173,21 @@ def _of_pipeline(pipeline: Any) -> _Parts:
     components = getattr(pipeline, "components", None)
     if not isinstance(components, Mapping) or components.get("scheduler") is None:
         raise TypeError(f"source must be a folder, a hub id or a diffusers pipeline with a scheduler, got {type(pipeline).__name__}")
-    vae = components.get("vae")
-    return _Parts(components[network_name(components)], components["scheduler"], lambda: vae, vae is not None, lambda: pipeline)
+    name = next((name for name in VAES if components.get(name) is not None), None)
+    vae = None if name is None else components[name]
+    config = getattr(vae, "config", {})
+    network = components[network_name(components)]
+    return _Parts(network, components["scheduler"], type(pipeline).__name__, name, lambda: vae, config, lambda: pipeline)
 
 
-def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | str | None) -> _Parts:
+def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | str | None, variant: str | None) -> _Parts:
     read = _read_index(folder)
     index = _components(folder, read)
     name = network_name(index)
     family_of_named(index[name])
-    settings = {} if dtype is None else {"torch_dtype": dtype}
+    vae_name = next((vae for vae in VAES if vae in index), None)
+    variant = variant or _only_variant(folder / name)
+    settings = {"variant": variant} | ({} if dtype is None else {"torch_dtype": dtype})
     memory = {"low_cpu_mem_usage": find_spec("accelerate") is not None}  # its default warns where it cannot have its way
 
     def component(name: str, base: type, **more: Any) -> Any:
@@ -170,19 +199,30 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | s
         return component(name, ModelMixin, use_safetensors=True, **memory, **settings).requires_grad_(False).to(device)
 
     def with_text() -> Any:
-        absent = {other: None for other in index if other in (name, "vae", "safety_checker", "feature_extractor", "image_encoder")}
+        absent = {other: None for other in index if other in (name, vae_name, "safety_checker", "feature_extractor", "image_encoder")}
         given = absent | {name: network, "scheduler": scheduler}
         _check_encoders(folder, index, given)
         kind = _class("_class_name", ("diffusers", read.get("_class_name")), DiffusionPipeline)
         with _in_words(folder, "pipeline"):
             pipeline = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **settings, **given).to(device)
-            if "vae" in index:  # by which it counts pixels, whether it is loaded or not
-                config = _class("vae", index["vae"], ModelMixin).load_config(folder, subfolder="vae")
-                pipeline.vae_scale_factor = 2 ** (len(config.get("block_out_channels", (1,) * 4)) - 1)
+            if vae_name is not None:  # by which it counts pixels, whether it is loaded or not
+                pipeline.vae_scale_factor = pixels_of(vae_config)
         return pipeline
 
+    vae_config: Any = {}
+    if vae_name is not None:
+        with _in_words(folder, vae_name):
+            vae_config = _class(vae_name, index[vae_name], ModelMixin).load_config(folder, subfolder=vae_name, local_files_only=True)
     network, scheduler = weights(name), component("scheduler", SchedulerMixin)
-    return _Parts(network, scheduler, lambda: weights("vae"), "vae" in index, with_text)
+    return _Parts(network, scheduler, str(read.get("_class_name")), vae_name, lambda: weights(str(vae_name)), vae_config, with_text)
+
+
+def _only_variant(folder: Path) -> str | None:
+    """The variant that a component was saved in, where there is but one and no weights without."""
+    found = {path.name for path in folder.glob("diffusion_pytorch_model*.safetensors")}
+    variants = {match[1] for name in found if (match := VARIANT.fullmatch(name))}
+    plain = [name for name in found if not VARIANT.fullmatch(name)]
+    return next(iter(variants)) if len(variants) == 1 and not plain else None
 
 
 @contextmanager
@@ -278,10 +318,10 @@ def _foreign(name: str, entry: tuple[str, Any], libraries: Sequence[str]) -> Val
     return ValueError(f"{name} must be a class of {' or '.join(libraries)}, got {entry[1]!r} of {entry[0]!r}; its code is not run")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, variant: str | None) -> Path:
     """A pipeline's folder in the local cache, downloaded if need be. Nothing of it is loaded: it is as foreign as any other folder."""
     try:
-        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+        return Path(DiffusionPipeline.download(name, use_safetensors=True, **({} if variant is None else {"variant": variant})))
     except Exception as error:  # diffusers, its hub client and the network beneath raise many kinds
         raise OSError(
             f"{name!r} is no folder here, and as a hub id it could not be loaded, which needs a network or a copy in the local cache "

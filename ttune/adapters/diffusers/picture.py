@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttune.adapters.diffusers.patches import Grid, unpacked
 from ttune.batches import Batches
 
 
@@ -16,11 +17,14 @@ from ttune.batches import Batches
 class Decoder:
     """``decoder(samples)``: latents (B, ...) to pictures (B, 3, H, W) in [-1, 1], by the model's VAE, loaded at the first call.
 
-    ``patches``: the samples are rows (B, patches, channels) of 2 x 2 patches of a square image (Flux).
+    ``patches``: the samples are rows (B, patches, channels) of 2 x 2 patches of an image (Flux), in the ``grid`` of rows and columns.
+    ``name``: what the pipeline calls the VAE, since it scales latents for one and not for another.
     """
 
     vae: Callable[[], Any]
     patches: bool = False
+    grid: Grid | None = None
+    name: str = "vae"
     batch: int = 4  # a VAE's activations are large; where these are too many, fewer from then on
     batches: Batches = field(
         default_factory=lambda: Batches("one call of the VAE", smaller="a smaller batch of the decoder"),
@@ -34,14 +38,17 @@ class Decoder:
         vae = self._loaded()
         if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
             vae.to(torch.float32)  # its activations overflow in half precision (SDXL)
-        latents = unscaled(unpacked(samples) if self.patches else samples, vae.config)
+        latents = unpacked(samples, self.grid) if self.patches else samples
+        latents = latents if self.name == "movq" else unscaled(latents, vae.config)
         chunks = latents.to(vae.device, vae.dtype).split(self.batch)
         pictures = torch.cat([self._decoded(vae, chunk) for chunk in chunks])
         return pictures.to(samples.dtype).clamp(-1, 1)
 
     def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        options = {"force_not_quantize": True} if self.name == "movq" else {}
+
         def decode(rows: slice | None) -> Tensor:
-            return vae.decode(latents if rows is None else latents[rows], return_dict=False)[0]
+            return vae.decode(latents if rows is None else latents[rows], return_dict=False, **options)[0]
 
         return self.batches.through(decode, len(latents), lambda parts: torch.cat(list(parts)))
 
@@ -64,13 +71,3 @@ def unscaled(latents: Tensor, config: Any) -> Tensor:
     shape = (1, len(mean), *(1 for _ in latents.shape[2:]))
     mean, std = (torch.tensor(values, dtype=latents.dtype, device=latents.device).reshape(shape) for values in (mean, std))
     return latents * std / config.scaling_factor + mean
-
-
-def unpacked(rows: Tensor) -> Tensor:
-    """(B, (side / 2)^2, 4 C) patches to (B, C, side, side)."""
-    batch, count, channels = rows.shape
-    side = round(count**0.5)
-    if side * side != count:
-        raise ValueError(f"samples must be the patches of a square image to be decoded, got {count} patches")
-    grid = rows.reshape(batch, side, side, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(batch, channels // 4, 2 * side, 2 * side)
