@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map_only
+
+from ttune.warned import warn
 
 Conditions = dict[str, Any]
 Draw = Callable[[Tensor], Conditions]
@@ -80,7 +81,7 @@ def encoded(
         raise ValueError(f"prompts: {type(pipeline).__name__} has no encode_prompt; encode them yourself and give conditions")
     kind = _kind(pipeline)
     if negative_prompt is not None and not guided:
-        warnings.warn("negative_prompt is not used without guidance above 1, as in the pipeline", UserWarning, stacklevel=3)
+        warn("negative_prompt is not used without a guidance_scale above 1, as in the pipeline")
     wanted: dict[str, Any] = {"prompt": texts, "device": pipeline._execution_device, "num_images_per_prompt": 1}
     wanted |= {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": guided}
     wanted |= {"negative_prompt": None if negative_prompt is None else [negative_prompt] * len(texts)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ttune.denoiser import ClassifierFree
@@ -64,12 +65,17 @@ def doubles(scale: float | None, config: Any, pipeline: str = "") -> bool:
 
 
 def guidance_of(
-    scale: float | None, null: Mapping[str, Any] | None, names: tuple[str, ...], config: Any, pipeline: str, default: float | None
+    scale: float | None,
+    conditions: Mapping[str, Any],
+    null: Mapping[str, Any] | None,
+    names: tuple[str, ...],
+    config: Any,
+    pipeline: str,
+    default: float | None,
 ) -> Guidance | None:
     """The guidance of a denoiser: what the class ``pipeline`` makes of ``scale``. ``default``: its own scale, where it has one."""
     if is_input(config):
-        usual = next(value for name, value in _DEFAULTS.items() if config.get(name))
-        return GuidanceInput(float(scale if scale is not None else default if default is not None else usual))
+        return _input(scale, conditions, config, default)
     if not doubles(scale, config, pipeline):
         return None
     assert scale is not None
@@ -89,6 +95,18 @@ def guidance_of(
     if names:
         raise ValueError(f"null must say what the condition of the unguided half is, for guidance_scale={scale:g}")
     raise ValueError(f"guidance_scale={scale:g} is for models with conditions, and this network has none; leave it out (--guidance-scale)")
+
+
+def _input(scale: float | None, conditions: Mapping[str, Any], config: Any, default: float | None) -> GuidanceInput | None:
+    """None where the conditions have it, and not the same for all samples."""
+    given = [name for name in ("guidance", "timestep_cond") if name in conditions]
+    if given and scale is not None:
+        raise ValueError(f"guidance_scale and conditions[{given[0]!r}] say the same; give one of them, got {scale:g} and a tensor")
+    if given:
+        values = torch.as_tensor(conditions[given[0]]).unique()
+        return GuidanceInput(float(values)) if given == ["guidance"] and len(values) == 1 else None
+    usual = next(value for name, value in _DEFAULTS.items() if config.get(name))
+    return GuidanceInput(float(scale if scale is not None else default if default is not None else usual))
 
 
 def check_pipeline_guides_alike(pipeline: Any, model: Mapping[str, Any]) -> None:

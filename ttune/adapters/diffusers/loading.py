@@ -88,7 +88,9 @@ def load(
         prompted, encoded_null = encoded(parts.with_text(), prompts, negative_prompt, guided, _image_size(shape, parts.pixels))
         conditions = prompted | dict(conditions or {})
         null = encoded_null if null is None or encoded_null is None else {**encoded_null, **null}
-    guidance = guidance_of(guidance_scale, null_of_images(conditions or {}, null), host.names(), config, parts.kind, parts.default_scale)
+    given = conditions or {}
+    null = null_of_images(given, null)
+    guidance = guidance_of(guidance_scale, given, null, host.names(), config, parts.kind, parts.default_scale)
     host.guidance = guidance.scale if isinstance(guidance, GuidanceInput) else None
     return Denoiser(
         host,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from ttune.adapters.diffusers.network import HostNetwork, sample_shape_of
 from ttune.adapters.diffusers.patches import Grid
+from ttune.warned import warn
 
 FLUX_SIDE = 64  # patches of a 1024 x 1024 image, its pipeline's default
 Shape = tuple[int, ...]
@@ -35,11 +35,9 @@ def size_of(
     side = math.isqrt(count)
     if side * side != count:
         return tuple(sample_shape), None
-    warnings.warn(
+    warn(
         f"sample_shape: {count} patches are taken for a square image of {side} x {side} patches; height={2 * side * pixels} and "
-        f"width={2 * side * pixels} say so, and other sizes",
-        UserWarning,
-        stacklevel=3,
+        f"width={2 * side * pixels} say so, and other sizes"
     )
     return tuple(sample_shape), (side, side)
 
