@@ -23,12 +23,14 @@ INSTEAD = "use 'ttune: sampler of schedule', which runs it as ttune.sample does"
 
 
 class Applied:
-    """A wrapper around ``sampler.sample`` (``WrappersMP.SAMPLER_SAMPLE``). ValueError for a schedule that ComfyUI's samplers
-    would run otherwise than ``ttune.sample`` does."""
+    """A wrapper around ``sampler.sample`` (``WrappersMP.SAMPLER_SAMPLE``), which knows model, guidance, sampler and sigmas before the first
+    evaluation. ValueError where they would make anything else of the schedule than ``ttune.sample`` does.
+
+    In workflows of earlier versions this model meets 'ttune: sampler of schedule', which needs nothing of it.
+    """
 
     def __init__(self, schedule: ttune.Schedule) -> None:
-        check_schedule(schedule)
-        self.schedule = schedule
+        self.schedule = ScheduleFunction(schedule).schedule
 
     def __call__(self, executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, *args: Any, **kwargs: Any) -> Any:
         sampler, host = executor.class_obj, guider.inner_model.model_sampling
@@ -36,11 +38,12 @@ class Applied:
         check_guidance(guider, self.schedule, extra_args.get("model_options"))
         function = getattr(sampler, "sampler_function", None)
         if isinstance(function, ScheduleFunction):
-            if function.schedule != self.schedule:
+            if function.schedule != self.schedule or function.schedule.model != self.schedule.model:
                 raise ValueError(
                     "sampler and model must have the same schedule, got two: with 'ttune: sampler of schedule' the model needs none"
                 )
             return executor(guider, sigmas, extra_args, *args, **kwargs)
+        check_schedule(self.schedule)
         check_sampler(sampler, self.schedule)
         if len(sigmas) < 2:
             return executor(guider, sigmas, extra_args, *args, **kwargs)
@@ -78,7 +81,6 @@ def check_schedule(schedule: ttune.Schedule) -> None:
     plain, noise, model = schedule.replace(options={}, eta=0.0, lower_order_final=False), schedule.noise, schedule.model
     ends_low = noise.t_clean < schedule.positions[-1] <= noise.t_min and schedule.alphas[-1] != 1
     for what, is_there in {
-        "variants of the network": bool(schedule.variants),
         f"{schedule.shift}, which needs the state": schedule.shift is not None,
         "tuned coefficients": schedule.coefficients is not None,
         "options, eta or lower_order_final, which change its steps": plain.tableau() != schedule.tableau()
@@ -88,7 +90,6 @@ def check_schedule(schedule: ttune.Schedule) -> None:
         "a start at alpha = 0": not isinstance(noise, Flow) and schedule.alphas[0] == 0,
         "an end at the smallest trained time (final='min')": ends_low,
         "clip_sample": model.get("clip_sample") is not None,
-        "a threshold": model.get("threshold") is not None,
         "a guidance scale per evaluation": isinstance(model.get("guidance_scale"), (list, tuple)),
     }.items():
         if is_there:

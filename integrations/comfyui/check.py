@@ -1,6 +1,6 @@
 """Runs the nodes in a real ComfyUI and compares what they sample with ``ttune.sample``.
 
-    python integrations/comfyui/check.py FOLDER [--checkpoint FILE] [--no-server]
+    python integrations/comfyui/check.py FOLDER [--checkpoint FILE] [--only WORDS] [--no-server]
 
 FOLDER is a ComfyUI (main.py is there), run by a Python that has its requirements and ttune. Tiny networks of ComfyUI's own classes with
 random weights are made on the spot; ``--checkpoint`` takes an SD 1.5 checkpoint instead of the first of them. Everything runs on the CPU.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -268,7 +269,8 @@ def flux(schnell: bool = False) -> Model:
 
 # ---- cases -------------------------------------------------------------------------------------------------
 
-Case = tuple[str, Callable[[], tuple[Tensor, Tensor]]]  # what ComfyUI made, and what ttune.sample made
+# What ComfyUI made and what ttune.sample made, or where a refusal is due the function that is to raise it.
+Case = tuple[str, Callable[[], tuple[Tensor, Tensor]]] | tuple[str, Callable[[], Any], str]
 
 
 def cases(checkpoint: Path) -> Iterator[Case]:
@@ -284,7 +286,9 @@ def cases(checkpoint: Path) -> Iterator[Case]:
     yield from every_sampler(models)
     yield from starts_and_parts(sd, models["SD3"])
     yield from settings(sd, v_prediction(sd, True))
+    yield "a ControlNet's times", control_net(sd)
     yield from host_samplers(models)
+    yield from refusals(models)
 
 
 def start_of(model: Model, noise: Tensor) -> Tensor:
@@ -371,14 +375,14 @@ def settings(sd: Model, zero_snr: Model) -> Iterator[Case]:
 
     def coefficients() -> tuple[Tensor, Tensor]:
         schedule = tuned(VP, "dpmpp_2m", 4)
-        schedule = schedule.replace(
-            coefficients=0.02 * np.random.default_rng(0).standard_normal((4, 3)), conditioning=schedule.conditioning
-        )
+        corrections = 0.02 * np.cos(np.arange(12.0)).reshape(4, 3)
+        corrections[0, 2] = 0  # there is no prediction before the first
+        schedule = schedule.replace(coefficients=corrections, conditioning=schedule.conditioning)
         return sd.theirs(schedule, noise), sd.ours(schedule, noise)
 
     def clipped() -> tuple[Tensor, Tensor]:
-        schedule = tuned(VP, "ddim", 4).replace(model={"prediction_type": "epsilon", "guidance_scale": CFG, "clip_sample": 10.0})
-        return sd.theirs(schedule, noise), sd.ours(schedule, noise, clip_sample=10.0)
+        schedule = tuned(VP, "ddim", 4).replace(model={"prediction_type": "epsilon", "guidance_scale": CFG, "clip_sample": 30.0})
+        return sd.theirs(schedule, noise), sd.ours(schedule, noise, clip_sample=30.0)
 
     def scales() -> tuple[Tensor, Tensor]:
         each = [2.0, 3.0, 4.0, 1.5]
@@ -415,6 +419,80 @@ def host_samplers(models: dict[str, Model]) -> Iterator[Case]:
                     return model.theirs(schedule, noise, model=patcher, sampler=own), model.ours(schedule, start_of(model, noise))
 
                 yield f"ComfyUI's {sampler}, {name}{'' if start is None else ', from .8 T'}", run
+
+
+def control_net(sd: Model) -> Callable[[], tuple[Tensor, Tensor]]:
+    from comfy.controlnet import ControlNet
+
+    class Recording(torch.nn.Module):
+        dtype = torch.float32
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: list[Tensor] = []
+
+        def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> dict[str, list[Tensor]]:
+            self.heard.append(timesteps)
+            return {"output": []}
+
+    def run() -> tuple[Tensor, Tensor]:
+        from comfy.sample import sample_custom
+
+        nodes, schedule, noise, network = node_classes(), tuned(VP, "heun", 4), normal(3, 1, *sd.shape), Recording()
+        control = ControlNet(network, load_device=torch.device("cpu")).set_cond_hint(normal(1, 1, 3, 64, 64))
+        conditioning = [[sd.drawn(1)["c"], {"control": control, "control_apply_to_uncond": True}]]
+        sampler, sigmas = nodes["TtuneScheduleSampler"]().sampler(schedule)[0], nodes["TtuneScheduleSigmas"]().sigmas(schedule)[0]
+        latent = torch.zeros_like(noise)
+        sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, conditioning, conditioning, latent, disable_pbar=True, seed=5)
+        return torch.cat(network.heard), torch.tensor(schedule.conditioning, dtype=torch.float32)
+
+    return run
+
+
+def refusals(models: dict[str, Model]) -> Iterator[Case]:
+    import comfy.samplers
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete, ModelSamplingStableCascade
+
+    sd, apply = models["SD 1.5"], lambda *given: node_classes()["TtuneApplySchedule"]().apply(*given)[0]
+    schedule, noise, edm_schedule = tuned(VP, "euler", 4), normal(3, 1, *sd.shape), tuned(EDM(), "euler", 4, "karras")
+    remembering = lambda **model: schedule.replace(model=model)  # noqa: E731
+    patched = lambda node, *given: Model(node().patch(sd.patcher, *given)[0], VP, None, sd.shape)  # noqa: E731
+    for kind, given in ({"sampling": "lcm"}, "a model of 50"), ({"sampling": "img_to_img"}, "does not have"):
+        yield (
+            f"refused: ModelSamplingDiscrete, {kind['sampling']}",
+            lambda k=kind: patched(ModelSamplingDiscrete, k["sampling"], False).theirs(schedule, noise),
+            given,
+        )
+    narrow = patched(ModelSamplingContinuousEDM, "v_prediction", 14.0, 0.002)
+    yield "refused: sigmas beyond an EDM model's", lambda: narrow.theirs(edm_schedule, noise), "in the model's range"
+    cosmos = patched(ModelSamplingContinuousEDM, "cosmos_rflow", 80.0, 0.002)
+    yield "refused: cosmos_rflow", lambda: cosmos.theirs(edm_schedule, noise), "does not have"
+    cascade = patched(ModelSamplingStableCascade, 2.0)
+    yield "refused: StableCascade", lambda: cascade.theirs(edm_schedule, noise), "does not have"
+    yield "refused: another prediction type", lambda: sd.theirs(remembering(prediction_type="v_prediction"), noise), "predicts 'epsilon'"
+    yield "refused: another cfg", lambda: sd.theirs(remembering(guidance_scale=7.5), noise), "cfg must be 7.5"
+    yield "refused: a linear noise schedule", lambda: sd.theirs(tuned(ttune.NoiseSchedule.linear(), "euler", 4), noise), "model's noise"
+    sigmas = comfy.samplers.calculate_sigmas(sd.patcher.get_model_object("model_sampling"), "karras", 4)
+    yield "refused: sigmas of a scheduler", lambda: sd.theirs(schedule, noise, sigmas=sigmas), "connect 'ttune: sigmas of schedule'"
+    own = apply(sd.patcher, schedule)
+    for name in ("dpmpp_2m", "uni_pc", "euler_ancestral", "lcm", "dpm_fast"):
+        sampler = comfy.samplers.sampler_object(name)
+        yield f"refused: {name} for euler", lambda s=sampler: sd.theirs(schedule, noise, model=own, sampler=s), "sampler must be euler"
+    sd3 = models["SD3"]
+    for ours, name in (("dpmpp_2m", "dpmpp_2m"), ("kdpm_2", "dpm_2")):
+        flow, sampler = tuned(FLOW, ours, 4), comfy.samplers.sampler_object(name)
+        yield (
+            f"refused: ComfyUI's {name} on SD3",
+            lambda f=flow, s=sampler: sd3.theirs(f, normal(3, 1, 16, 8, 8), model=apply(sd3.patcher, f), sampler=s),
+            "is another solver",
+        )
+    clipped, euler = remembering(clip_sample=1.0), comfy.samplers.sampler_object("euler")
+    yield (
+        "refused: clip_sample in ComfyUI's samplers",
+        lambda: sd.theirs(clipped, noise, model=apply(sd.patcher, clipped), sampler=euler),
+        "without clip_sample",
+    )
+    yield "refused: a second schedule", lambda: apply(own, schedule), "must have one schedule"
 
 
 # ---- the server --------------------------------------------------------------------------------------------
@@ -459,8 +537,11 @@ class Server:
 
     def ask(self, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.address + path, data=data), timeout=60) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.address + path, data=data), timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:  # a prompt that the server refuses to queue
+            raise ValueError(error.read().decode()) from None
 
     def ready(self, seconds: float = 180) -> None:
         end = time.monotonic() + seconds
@@ -542,18 +623,23 @@ def through_the_server(folder: Path, checkpoint: Path, port: int) -> Iterator[Ca
                     return sd.patcher.model.process_latent_in(made), sd.ours(schedule, noise, seeds=seeds)
 
                 yield f"POST /prompt, {sampler}", run
+            yield "refused: POST /prompt, no such file", lambda: server.run(workflow(base / "missing.json")), "No such file"
         finally:
             server.stop()
 
 
 def report(case: Case) -> bool:
-    name, run = case
+    name, run, *refusal = case
+    passed, shown = False, "accepted"
     try:
-        theirs, ours = run()
-        difference = float((theirs - ours).abs().max() / ours.abs().max())
-        passed, shown = difference < CLOSE, f"{difference:.1e}"
+        made = run()
+        if not refusal:
+            theirs, ours = made
+            difference = float((theirs - ours).abs().max() / ours.abs().max())
+            passed, shown = difference < CLOSE, f"{difference:.1e}"
     except Exception as error:
-        passed, shown = False, f"{type(error).__name__}: {error}"
+        passed = bool(refusal) and isinstance(error, ValueError) and refusal[0] in str(error)
+        shown = "refused" if passed else f"{type(error).__name__}: {error}"
     print(f"{name:44} {shown:>10}  {'pass' if passed else 'FAIL'}", flush=True)
     return passed
 
@@ -562,6 +648,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of a ComfyUI: main.py is there")
     parser.add_argument("--checkpoint", type=Path, help="an SD 1.5 checkpoint instead of a tiny one with random weights")
+    parser.add_argument("--only", default="", metavar="WORDS", help="the cases with these words in their names")
     parser.add_argument("--no-server", action="store_true", help="in process only")
     parser.add_argument("--port", type=int, default=8299, help="of the server")
     arguments = parser.parse_args()
@@ -577,9 +664,10 @@ def main() -> int:
         if checkpoint is None:
             checkpoint = Path(name) / "tiny.safetensors"
             write_checkpoint(checkpoint)
-        results = [report(case) for case in cases(checkpoint)]
+        results = [report(case) for case in cases(checkpoint) if arguments.only in case[0]]
         if not arguments.no_server:
-            results += [report(case) for case in through_the_server(folder, checkpoint, arguments.port)]
+            made = through_the_server(folder, checkpoint, arguments.port)
+            results += [report(case) for case in made if arguments.only in case[0]]
     print(f"{sum(results)} of {len(results)} cases within {CLOSE:g}")
     return 0 if all(results) else 1
 

@@ -111,12 +111,14 @@ def check_guidance(guider: Any, schedule: ttune.Schedule, model_options: Any = N
 
     if "guidance_scale" not in schedule.model:
         return
-    scale = schedule.model["guidance_scale"]
-    for name in ("guidance", "guidance_interval", "guidance_rescale"):
-        if schedule.model.get(name):
-            raise ValueError(
-                f"schedule was tuned with {name} {schedule.model[name]!r}, which a workflow does not show; set it up, {ANYWAY}"
-            )
+    scale, kind = schedule.model["guidance_scale"], schedule.model.get("guidance")
+    hidden = {name: schedule.model[name] for name in ("guidance", "guidance_interval", "guidance_rescale") if schedule.model.get(name)}
+    if kind == "input":
+        _check_guidance_input(guider, scale)
+        del hidden["guidance"]
+        scale = None  # beside it there is no other
+    for name, value in hidden.items():
+        raise ValueError(f"schedule was tuned with {name} {value!r}, which a workflow does not show; set it up, {ANYWAY}")
     if isinstance(scale, str):
         raise ValueError(f"schedule was tuned with guidance_scale {scale}, which a workflow does not have; use ttune.sample")
     if type(guider).predict_noise is not CFGGuider.predict_noise:
@@ -131,6 +133,16 @@ def check_guidance(guider: Any, schedule: ttune.Schedule, model_options: Any = N
     if changed:
         warnings.warn(
             f"another node changes the guidance ({', '.join(changed)}): the schedule was tuned without that", UserWarning, stacklevel=2
+        )
+
+
+def _check_guidance_input(guider: Any, scale: float) -> None:
+    """Of networks that get the scale as an input, as Flux does, it is part of the conditioning (FluxGuidance)."""
+    given = [conditioning.get("guidance") for conditioning in getattr(guider, "conds", {}).get("positive", [])]
+    if not given or any(value is None or not abs(value - scale) <= SAME_CFG for value in given):
+        raise ValueError(
+            f"guidance of the conditioning must be {scale:g}, which the schedule was tuned at, got {given}; "
+            f"set it by FluxGuidance, {ANYWAY}"
         )
 
 

@@ -46,6 +46,8 @@ class ScheduleFunction:
         self, model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: bool | None = None
     ) -> Tensor:
         """``model`` is ComfyUI's, with the noise and the latent of this run; ``x``, its own start from them, is not ours."""
+        if not hasattr(model, "noise") or not hasattr(model, "latent_image"):
+            raise ValueError("sampler must be run by ComfyUI itself, got one within another node's; connect it to SamplerCustom directly")
         if len(sigmas) < 2:
             return x
         guider, extra_args = model.inner_model, dict(extra_args or {})
@@ -53,7 +55,7 @@ class ScheduleFunction:
         schedule = part_of(self.schedule, sigmas)
         check_model(host, schedule)
         check_guidance(guider, schedule, extra_args.get("model_options"))
-        cfg = getattr(guider, "cfg", None)
+        cfg = {"cfg": guider.cfg} if hasattr(guider, "cfg") else {}
         with tqdm(total=schedule.steps, disable=disable) as bar:
             network = Evaluations(model, schedule, extra_args, callback, bar)
             model.inner_model = timed = TimedGuider(guider, network.time)
@@ -61,7 +63,8 @@ class ScheduleFunction:
                 with overriding(host, timestep=timed.timestep, calculate_denoised=network.denoised):
                     end = _sampled(network, schedule, start(schedule, model.noise, model.latent_image), extra_args.get("seed"))
             finally:
-                model.inner_model, guider.cfg = guider, cfg
+                model.inner_model = guider
+                vars(guider).update(cfg)
         return _handed_over(schedule, end)
 
 

@@ -269,8 +269,10 @@ def test_sigmas_of_no_step_and_of_another_schedule(nodes: Any) -> None:
     ],
 )
 def test_what_only_ttune_can_run_is_refused_at_the_node(nodes: Any, change: dict[str, Any], what: str) -> None:
-    with pytest.raises(ValueError, match=f"schedule must do without {what}.*use ttune.sample"):
-        nodes["TtuneScheduleSampler"]().sampler(tuned(VP, "ddim", 4).replace(**change))
+    schedule = tuned(VP, "ddim", 4).replace(**change)
+    for node in (nodes["TtuneScheduleSampler"]().sampler, lambda s: applied(nodes, host("eps"), s)):
+        with pytest.raises(ValueError, match=f"schedule must do without {what}.*use ttune.sample"):
+            node(schedule)
 
 
 # ---- ComfyUI's own samplers --------------------------------------------------------------------------------
@@ -318,24 +320,27 @@ def test_comfyuis_samplers_on_a_part_and_from_an_image(nodes: Any, kind: str) ->
 
 
 @pytest.mark.parametrize(
-    ("schedule", "what"),
+    ("kind", "schedule", "what"),
     [
-        (lambda: tuned(FLOW, "dpmpp_2m", 4, "linspace"), "dpmpp_2m on a flow model, where ComfyUI's is another solver"),
-        (lambda: tuned(FLOW, "kdpm_2", 4, "linspace"), "kdpm_2 on a flow model"),
-        (lambda: tuned(ZERO, "ddim", 4, "trailing"), "a start at alpha = 0"),
-        (lambda: tuned(VP, "euler", 4, final="min"), "an end at the smallest trained time"),
-        (lambda: tuned(FLOW, "euler", 4, "linspace", final="min"), "an end at the smallest trained time"),
-        (lambda: tuned(VP, "ddim", 4, eta=1.0), "options, eta or lower_order_final"),
-        (lambda: tuned(VP, "dpmpp_2m", 4).replace(coefficients=np.zeros((4, 3))), "tuned coefficients"),
-        (lambda: tuned(VP, "euler", 4).replace(shift=ttune.Shift(100.0, 50.0)), "which needs the state"),
-        (lambda: tuned(VP, "euler", 4).replace(model={"clip_sample": 1.0}), "clip_sample"),
-        (lambda: tuned(VP, "euler", 4).replace(model={"threshold": "DynamicThreshold(...)"}), "a threshold"),
-        (lambda: tuned(VP, "euler", 4).replace(model={"guidance_scale": [1.0, 2.0, 3.0, 4.0]}), "a guidance scale per evaluation"),
+        ("flow", lambda: tuned(FLOW, "dpmpp_2m", 4, "linspace"), "dpmpp_2m on a flow model, where ComfyUI's is another solver"),
+        ("flow", lambda: tuned(FLOW, "kdpm_2", 4, "linspace"), "kdpm_2 on a flow model"),
+        ("zero", lambda: tuned(ZERO, "ddim", 4, "trailing"), "a start at alpha = 0"),
+        ("eps", lambda: tuned(VP, "euler", 4, final="min"), "an end at the smallest trained time"),
+        ("flow", lambda: tuned(FLOW, "euler", 4, "linspace", final="min"), "an end at the smallest trained time"),
+        ("eps", lambda: tuned(VP, "ddim", 4, eta=1.0), "options, eta or lower_order_final"),
+        ("eps", lambda: tuned(VP, "dpmpp_2m", 4).replace(coefficients=np.zeros((4, 3))), "tuned coefficients"),
+        ("eps", lambda: tuned(VP, "euler", 4).replace(shift=ttune.Shift(100.0, 50.0)), "which needs the state"),
+        ("eps", lambda: tuned(VP, "euler", 4).replace(model={"clip_sample": 1.0}), "clip_sample"),
+        ("eps", lambda: tuned(VP, "euler", 4).replace(model={"guidance_scale": [1.0, 2.0, 3.0, 4.0]}), "a guidance scale per evaluation"),
     ],
 )
-def test_what_comfyuis_samplers_do_otherwise_is_refused_at_the_node(nodes: Any, schedule: Any, what: str) -> None:
+def test_what_comfyuis_samplers_do_otherwise_is_refused(nodes: Any, kind: str, schedule: Any, what: str) -> None:
+    patcher, made = host(kind), schedule()
+    model = applied(nodes, patcher, made)
     with pytest.raises(ValueError, match=f"schedule must do without .*{what}.*use 'ttune: sampler of schedule'"):
-        applied(nodes, host("flow"), schedule())
+        theirs(nodes, model, made, sampler=own({"kdpm_2": "dpm_2"}.get(made.sampler, made.sampler)))
+    assert not patcher.model.network.heard
+    assert torch.isfinite(theirs(nodes, model, made)).all()  # ttune's own sampler can
 
 
 def test_another_sampler_than_the_schedules_is_refused(nodes: Any) -> None:
@@ -350,8 +355,9 @@ def test_another_sampler_than_the_schedules_is_refused(nodes: Any) -> None:
         theirs(nodes, model, schedule, sampler=churned)
     plain = stand_in.KSAMPLER(own("euler").sampler_function, {"s_churn": 0.0, "s_noise": 1.0})
     assert relative(theirs(nodes, model, schedule, sampler=plain), ours("eps", patcher, schedule)) < CLOSE
+    deis = tuned(VP, "deis", 4)
     with pytest.raises(ValueError, match="to run in ComfyUI's samplers, got 'deis'; use 'ttune: sampler of schedule'"):
-        applied(nodes, patcher, tuned(VP, "deis", 4))
+        theirs(nodes, applied(nodes, patcher, deis), deis, sampler=own("euler"))
 
 
 def test_both_nodes_in_one_workflow(nodes: Any) -> None:
@@ -359,8 +365,9 @@ def test_both_nodes_in_one_workflow(nodes: Any) -> None:
     patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4, t_start=800.0)
     model = applied(nodes, patcher, schedule)
     assert torch.equal(theirs(nodes, model, schedule), theirs(nodes, patcher, schedule))
-    with pytest.raises(ValueError, match="sampler and model must have the same schedule"):
-        theirs(nodes, model, tuned(VP, "dpmpp_2m", 3))
+    for other in (tuned(VP, "dpmpp_2m", 3), schedule.replace(model={"clip_sample": 1.0})):
+        with pytest.raises(ValueError, match="sampler and model must have the same schedule"):
+            theirs(nodes, model, other)
     with pytest.raises(ValueError, match="model must have one schedule, got one that has a schedule already"):
         applied(nodes, model, schedule)
 
@@ -522,6 +529,36 @@ def test_what_fits_and_guiders_of_another_rule(nodes: Any) -> None:
     assert relative(theirs(nodes, patcher, untuned, guider=Other(patcher, Y, CFG)), ours("eps", patcher, untuned)) < CLOSE
 
 
+def test_guidance_that_is_an_input_of_the_network(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4).replace(model={"guidance_scale": 3.5, "guidance": "input"})
+    for conditionings, passes in (([{"guidance": 3.5}], True), ([{"guidance": 4.0}], False), ([{}], False), ([], False)):
+        guider = stand_in.CFGGuider(patcher, Y, 1.0)
+        guider.conds = {"positive": conditionings}  # type: ignore[attr-defined]
+        if passes:
+            assert relative(theirs(nodes, patcher, schedule, guider=guider), ours("eps", patcher, schedule, scale=None)) < CLOSE
+        else:
+            with pytest.raises(ValueError, match=r"guidance of the conditioning must be 3\.5.*set it by FluxGuidance"):
+                theirs(nodes, patcher, schedule, guider=guider)
+    guider.conds, guider.cfg = {"positive": [{"guidance": 3.5}]}, 3.5  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="cfg must be 1"):
+        theirs(nodes, patcher, schedule, guider=guider)
+
+
+def test_a_node_that_wraps_the_sampler_is_refused(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4)
+    (inner,) = nodes["TtuneScheduleSampler"]().sampler(schedule)
+    wrapping = stand_in.KSAMPLER(lambda model, x, sigmas, **rest: inner.sampler_function(lambda *a, **k: model(*a, **k), x, sigmas, **rest))
+    with pytest.raises(ValueError, match="connect it to SamplerCustom directly"):
+        theirs(nodes, patcher, schedule, sampler=wrapping)
+
+
+def test_guidance_that_another_node_changes_is_said(nodes: Any) -> None:
+    patcher, schedule = host("eps"), tuned(VP, "euler", 4).replace(model={"guidance_scale": CFG})
+    check = importlib.import_module("comfyui.host").check_guidance
+    with pytest.warns(UserWarning, match=r"another node changes the guidance \(sampler_cfg_function\)"):
+        check(stand_in.CFGGuider(patcher, Y, CFG), schedule, {"sampler_cfg_function": abs})
+
+
 # ---- nodes -------------------------------------------------------------------------------------------------
 
 
@@ -561,7 +598,10 @@ def test_the_check_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> Non
     assert check.report(("equal", lambda: (X_T, X_T)))
     assert not check.report(("one percent", lambda: (X_T, 1.01 * X_T)))
     assert not check.report(("broken", lambda: 1 / 0))
-    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["pass", "FAIL", "FAIL"]
+    assert check.report(("refused", lambda: int("x"), "invalid literal"))
+    assert not check.report(("refused in other words", lambda: int("x"), "cfg must be"))
+    assert not check.report(("not refused", lambda: 1, "cfg must be"))
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["pass", "FAIL", "FAIL", "pass", "FAIL", "FAIL"]
 
 
 def test_the_package_imports_nothing_of_it() -> None:
