@@ -13,11 +13,13 @@ TORCHES := 2.11.0 2.14.1
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find csrc -type f)
+.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt ttune/torchvision.py $(shell find csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -c constraints.txt torch numpy "setuptools>=77" wheel cmake ninja pybind11
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
 	$(PIP) install -q -c constraints.txt --no-build-isolation --no-deps $(HOSTS)
+	# torchvision of the registry is built for CUDA: beside a CPU torch plain scripts import diffusers and clean-fid only with this.
+	$(BIN)/python -m ttune.torchvision
 	touch $@
 
 demo: install

@@ -3,6 +3,7 @@
     python -m benchmarks compare                            # all: hours on two cores; resumable, and several processes share the work
     python -m benchmarks compare --models digits mixture    # the oracles only: minutes
     python -m benchmarks compare --methods endpoint all=endpoint:tune=conditioning+positions+coefficients
+    python -m benchmarks compare --redraw                   # only the pictures, anew from the results that are there
 
 1,000 held-out x_T; writes benchmarks/results/compare-MODEL.json, .txt, .md and .png. The cells are those of ``ttune compare`` and
 lie in WORK/MODEL.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tyro
 
 import ttune
@@ -23,6 +25,7 @@ from benchmarks.machine import command, machine
 from benchmarks.places import BUILD, RESULTS, is_part
 from ttune import zoo
 from ttune.comparison import Comparison, parse_methods
+from ttune.comparison.plot import write_plot
 from ttune.evaluation import FeatureStatistics, lenet64, lenet64_train_statistics
 from ttune.tuning.methods import METHODS
 from ttune.tuning.search import pooled_features
@@ -49,13 +52,19 @@ class Args:
     progress: bool = True
     work: Path = Path("runs/compare")
     """Finished cells and checkpoints; an interrupted run goes on from here."""
+    redraw: bool = False
+    """Measure nothing: draw the pictures of all compare-*.json in OUT again."""
     out: Path | None = None
     """Folder of the results; by default benchmarks/results, and build where anything above but the models is not the default."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m benchmarks compare", description=__doc__)
-    out = args.out or (BUILD if is_part(args, "models") else RESULTS)
+    out = args.out or (BUILD if is_part(args, "models", "redraw") else RESULTS)
+    if args.redraw:
+        for file in sorted(out.glob("compare-*.json")):
+            print(f"Wrote {write_plot(msgspec.json.decode(file.read_bytes()), file.with_suffix('.png'))}")
+        return
     report = {"command": command("compare", argv), "machine": machine()}
     for model in args.models:
         comparison = compared(args, model)

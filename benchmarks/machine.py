@@ -92,6 +92,17 @@ def changed_files() -> list[str]:
     return [line.split(maxsplit=1)[1] for line in lines]
 
 
+def commit_of(folder: Path, names: Sequence[str]) -> str:
+    """The commit of other people's code, the files ``names`` of ``folder``: short, "+changes" where they differ from it.
+
+    "unknown" where git does not have them: a copy without its history, or a package that lies in a repository of something else.
+    """
+    if not all(_git("ls-files", "--error-unmatch", "--", name, folder=folder) for name in names):
+        return UNKNOWN
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *names, folder=folder)
+    return (_git("rev-parse", "--short", "HEAD", folder=folder) or UNKNOWN) + ("+changes" if changed else "")
+
+
 def code() -> str:
     """Of which code of ttune a measurement is: the same after a commit that changes nothing of the package."""
     changed = [name for name in changed_files() if name.startswith("ttune/")]
@@ -113,9 +124,9 @@ def tree(changed: Sequence[str]) -> str:
     return f"changed: {names}" if changed else "as committed"
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str, folder: Path = ROOT) -> str:
     # In a container the files may belong to somebody else, and git then refuses to tell unless it is told to trust them.
-    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments]
+    git = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
     try:
         return subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git

@@ -29,6 +29,7 @@ from ttune import ops
 SCALE = 2.0
 SAMPLERS = ("ddim", "dpmpp_2m")
 FOLDED = "eager, folded"
+PEERS = ("dpm_solver_pytorch.py", "dpm_solver.py", "time_tuner.py")
 Predict = Callable[[Tensor, Tensor], list[Tensor]]
 
 
@@ -311,6 +312,14 @@ def _k_diffusion_sampling() -> ModuleType:
     return module
 
 
+def peer_files(peer: Path) -> list[str]:
+    """The files of :data:`PEERS` in the folder ``peer``; ValueError if there is none."""
+    here = [name for name in PEERS if (peer / name).is_file()]
+    if not here:
+        raise ValueError(f"peer must be a folder with one of {list(PEERS)}, got {str(peer)!r}")
+    return here
+
+
 def _peers(setting: Setting, peer: Path) -> dict[str, Sampling]:
     """A clone of LuChengTHU/dpm-solver or THU-LYJ-Lab/time-tuner, or the folder of a package with a copy. Its code is imported and run."""
     known: Mapping[str, Callable[[Setting, ModuleType], Sampling | None]] = {
@@ -318,11 +327,8 @@ def _peers(setting: Setting, peer: Path) -> dict[str, Sampling]:
         "dpm_solver.py": _dpm_solver,  # as latent diffusion has it
         "time_tuner.py": _time_tuner,
     }
-    here = [name for name in known if (peer / name).is_file()]
-    if not here:
-        raise ValueError(f"peer must be a folder with one of {list(known)}, got {str(peer)!r}")
     found = {}
-    for name in here:
+    for name in peer_files(peer):
         made = known[name](setting, _loaded(peer / name))
         if made is not None:
             found[name.removesuffix(".py")] = made

@@ -39,9 +39,9 @@ import ttune
 from benchmarks import gate, quality, workloads
 from benchmarks.changes import compare_results
 from benchmarks.counts import Counts, count, count_on_cpu
-from benchmarks.machine import command, machine
+from benchmarks.machine import command, commit_of, machine
 from benchmarks.places import result_path
-from benchmarks.samplings import FOLDED, SAMPLERS, Sampling, Setting, samplings
+from benchmarks.samplings import FOLDED, SAMPLERS, Sampling, Setting, peer_files, samplings
 from benchmarks.spending import Cell, Spending
 from benchmarks.timing import Effort, Spread, alternate, device_seconds, host_seconds, ratio
 from benchmarks.trial import Call
@@ -82,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"--rounds must be at least 2, or there is no spread, got {arguments.rounds}")
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("--device must be one that torch finds, got cuda: torch finds no CUDA device")
+    try:
+        peers = [] if arguments.peer is None else peer_files(arguments.peer)
+    except ValueError as error:
+        sys.exit(f"--{error}")
     # What is called float32 is computed in float32, by everybody: cuDNN's default on recent GPUs is not.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     threads = torch.get_num_threads()
@@ -94,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "most_seconds": MOST_SECONDS,
         "compile": not arguments.no_compile,
         "peer": arguments.peer and arguments.peer.name,
+        "peer_commit": arguments.peer and commit_of(arguments.peer, peers),
     }
     fresh = Spending(machine(device, quick=arguments.quick) | {"command": command("throughput", argv)}, device.type, settings)
     spending = fresh.resumed(output) if arguments.resume else fresh

@@ -73,7 +73,7 @@ def run_demo(
     if steps == 5:
         entries.append(_entry(judge, "DDIM, TimeTuner as published", "timetuner", zoo.schedule("timetuner_ddim_5")))
     for name, label in (("ddim", "DDIM, tuned by ttune"), ("dpmpp_2m", "2M, tuned by ttune"), (FREE, "2M, its coefficients too")):
-        entry = _entry(judge, label, "endpoint", results[name].schedule)
+        entry = _entry(judge, _label(label, results[name]), "endpoint", results[name].schedule)
         entry.row["tuning"] = dict(results[name].cost)
         entries.append(entry)
     entries.append(best)
@@ -96,6 +96,12 @@ def run_demo(
 def _entry(judge: Judge, name: str, method: str, schedule: Schedule) -> Entry:
     row, images = judge.row(name, method, schedule)
     return Entry(row, images, schedule)
+
+
+def _label(label: str, result: TuneResult) -> str:
+    """``label`` of a tuned schedule; where tuning did not help, what is there in its place."""
+    found = {"tuned": label, "untuned": "best untuned schedule", "start": "where its tuning began"}[result.outcome]
+    return label if result.improved else f"{label}: did not help, {found}"
 
 
 def _grid_name(name: str) -> str:

@@ -20,6 +20,11 @@ from ttune.shift import Shift
 Option = float | str | bool | tuple[float, ...]  # a sampler's own
 _DRAWS = 2**63  # an evaluation's number, which numbers its draw of noise, is an int64 in the kernels
 
+# What a tuning can return, and what such a schedule is called wherever it is shown.
+OUTCOMES = {"tuned": "tuned", "untuned": "best untuned schedule", "start": "untuned start"}
+# The same in files from before there was the word: "chosen" of their held-out figures.
+_CHOSEN = {"tuned": "tuned", "best untuned grid": "untuned", "start": "start"}
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -144,6 +149,21 @@ class Schedule:
         }
 
     @property
+    def outcome(self) -> str | None:
+        """What the tuning in the record (``tuned``) returned: "tuned", "untuned" (the best untuned schedule) or "start" (its start).
+
+        The last two are returned where tuning did not help. None: there is no record of a tuning. A file from before outcomes were
+        recorded is read by the figures of its decision; without these its schedule counts as tuned.
+        """
+        said, holdout = self.tuned.get("outcome"), self.tuned.get("holdout")
+        if isinstance(said, str) and said in OUTCOMES:
+            return said
+        if not self.tuned.keys() - {"choice"}:  # of a sampler: no tuning changed its schedule
+            return "start" if self.tuned else None
+        chosen = holdout.get("chosen") if isinstance(holdout, Mapping) else None
+        return _CHOSEN.get(chosen, "tuned") if isinstance(chosen, str) else "tuned"
+
+    @property
     def steps(self) -> int:
         """How many steps there are: one fewer than positions, and for some samplers fewer than evaluations."""
         return len(self.positions) - 1
@@ -255,7 +275,12 @@ class Schedule:
         return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes(), self.variants))
 
     def __str__(self) -> str:
-        head = f"{self.sampler}, {self.steps} steps{', tuned' if self.tuned else ''}{f', {self.shift}' if self.shift else ''}"
+        words = [f"{self.sampler}, {self.steps} steps"]
+        if "unfinished" in self.tuned:
+            words.append("best so far of an unfinished tuning")
+        elif self.outcome is not None:
+            words.append(f"{OUTCOMES[self.outcome]}{'' if self.outcome == 'tuned' else ' (tuning did not help)'}")
+        head = ", ".join([*words, *([str(self.shift)] if self.shift else [])])
         chosen = [f"   variant {v}" for v in self.variants] or [""] * len(self.conditioning)
         rows = [
             f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f}){chosen[i]}"

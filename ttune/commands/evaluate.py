@@ -94,7 +94,7 @@ def evaluate(
     from ttune.tuning.points import drawn_points
 
     if not schedules:
-        raise ValueError("schedules must name at least one ttune.json, got none")
+        raise ValueError("schedules must name at least one schedule file, got none")
     check_paths(schedules=schedules, inception=inception, reference=reference, prompts=prompts)
     check_paths(work=work, save_images=save_images, cache=cache, out=out)
     check_counts(n=n, chunk=chunk)
@@ -191,16 +191,21 @@ def _teacher(denoiser: Denoiser, schedule: Schedule) -> Candidate:
 
 
 def _method_of(schedule: Schedule) -> str:
-    """For a table."""
-    return f"{schedule.tuned.get('method', 'base')}{', unfinished' if 'unfinished' in schedule.tuned else ''}"
+    """The method that made it; "base" for an untuned schedule, also one that a tuning returned."""
+    if "unfinished" in schedule.tuned:
+        return f"{schedule.tuned.get('method', 'base')}, unfinished"
+    return str(schedule.tuned.get("method", "base")) if schedule.outcome == "tuned" else "base"
 
 
 def _named_schedules(path: Path, noise: NoiseSchedule, steps: tuple[int, ...] | None) -> list[tuple[str, Schedule]]:
     """The schedules of a file with names for a table: the file's, and the number of steps where there are several."""
     import ttune
+    from ttune.schedule import OUTCOMES
 
     found = ttune.load_schedules(path, noise=noise)
     for k in steps or ():
         if k not in found:
-            raise ValueError(f"{path}: steps must be among {list(found)}, of which there is a schedule in this file, got {k}")
-    return [(f"{path}, {k} steps" if len(found) > 1 else str(path), s) for k, s in found.items() if steps is None or k in steps]
+            raise ValueError(f"{path}: steps must be {' or '.join(map(str, found))}, the schedules in this file, got {k}")
+    names = {k: f"{path}, {k} steps" if len(found) > 1 else str(path) for k in found}
+    names |= {k: f"{names[k]} ({OUTCOMES[s.outcome]})" for k, s in found.items() if s.outcome not in (None, "tuned")}
+    return [(names[k], s) for k, s in found.items() if steps is None or k in steps]

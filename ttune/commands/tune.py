@@ -16,7 +16,7 @@ from ttune.ranks import RankLost, Ranks, current
 
 if TYPE_CHECKING:
     from ttune.schedule import Schedule
-    from ttune.tuning import Choice
+    from ttune.tuning import Choice, TuneResult
 
 
 def tune(
@@ -61,7 +61,7 @@ def tune(
     Several budgets (--steps 4 5 6 8 10) share the teacher, each also begins where the one before it ended, and stand in one file.
 
     An interrupted run (Ctrl-C, SIGTERM, or killed) goes on with the same command and --resume. The best schedule so far is in
-    OUT's name with .partial before .json at any time: usable, but never compared with the start on held-out x_T.
+    OUT's name with .partial before .json at any time: it can be used, but has not been validated yet.
 
     By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune tune … gives the same result, sharing the x_T in whole chunks
     (so SAMPLES / CHUNK is best a multiple of the processes); --resume goes on with any number of them.
@@ -79,7 +79,7 @@ def tune(
         tune: What endpoint, and evolution with --operators cma, may change: what the network is told, where the steps stand, the
             solver's coefficients.
         spacing: The untuned grid that the result must beat.
-        offset: Shift of the leading grid.
+        offset: Offset of the leading grid's timesteps (diffusers' steps_offset).
         t_start: First position, instead of the largest trained time.
         final: Last position: clean ("zero") or the smallest trained time ("min").
         option: The sampler's own options, for example --option order 3 variant bh1 (see ttune info).
@@ -91,11 +91,11 @@ def tune(
         optimizer: Of endpoint. auto takes backpropagation where the network has gradients and there are many parameters, else
             differences of whole runs, which need nothing but calls of the network.
         samples: x_T to tune on; by default 128, with coefficients 256.
-        holdout: x_T that decide whether the result is kept.
+        holdout: x_T for validation: the tuned schedule is returned only if it is better on these.
         chunk: Samples in one network call.
         iterations: Accepted Levenberg-Marquardt iterations at most (30), or for timetuner Adam iterations a step (500, as published).
         search_starts: Begin from several grids.
-        guard: Return the start if the result is not better on held-out x_T.
+        guard: Return an untuned schedule, the best one or the start, if the tuned one is not better on the x_T for validation.
         procedure: timetuner only.
         operators: evolution only: genetic (positions, in whole times where the model is discrete) or cma (whatever --tune names).
         fitness: evolution only: what is to become small, the Fréchet distance to the teacher's samples or the RMSE to them.
@@ -105,7 +105,7 @@ def tune(
             whole network. The grid to beat then has the cheapest network at the noisiest steps.
         guidance_scale: Classifier-free guidance of a bundled or diffusers model.
         prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line i modulo their number.
-        seed: Of the x_T.
+        seed: Random seed of the starting noise.
         checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
         resume: Go on from the checkpoint.
         quiet: No progress bars.
@@ -204,13 +204,13 @@ def tune(
         )
     if not ranks.first:
         return
-    _save({k: _recorded(result.schedule, choice) for k, result in results.items()}, out)
+    _save({k: _recorded(result, choice) for k, result in results.items()}, out)
     for file in journals:
         checkpoint_files.remove(file)
     remove_unfinished(partial)
     Path(os.path.realpath(partial)).unlink(missing_ok=True)
     print("\n\n".join(result.summary() for result in results.values()))
-    print(f"Wrote {out}")
+    print(f"Wrote {out}: {_written(results)}")
 
 
 def _check_files(out: Path, partial: Path, journals: Sequence[Path], prompts: Path | None) -> None:
@@ -240,9 +240,23 @@ def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
         ttune.save_schedules(schedules, path)
 
 
-def _recorded(schedule: Schedule, choice: Choice | None) -> Schedule:
-    """The schedule with what it cost to choose its sampler, if that was chosen."""
-    return schedule if choice is None else schedule.replace(tuned={**schedule.tuned, "choice": choice.cost})
+def _recorded(result: TuneResult, choice: Choice | None) -> Schedule:
+    """The schedule with how its tuning went, the start's too, and what it cost to choose its sampler, if that was chosen."""
+    more = {} if choice is None else {"choice": choice.cost}
+    return result.schedule.replace(tuned={**result.record, **more})
+
+
+def _written(results: Mapping[int, TuneResult]) -> str:
+    """What the file holds, by the outcomes of its schedules."""
+    names = {
+        "tuned": "tuned",
+        "untuned": "tuning did not help, the best untuned schedule",
+        "start": "tuning did not help, the untuned start",
+    }
+    return "; ".join(
+        f"{names[outcome]} ({', '.join(str(k) for k, r in results.items() if r.outcome == outcome)} steps)"
+        for outcome in dict.fromkeys(result.outcome for result in results.values())
+    )
 
 
 @contextmanager
@@ -262,9 +276,7 @@ def _left_behind(journals: Sequence[Path], partial: Path) -> str:
     begun = [journal for journal in journals if journal.exists()]
     if not begun:
         return "Nothing had been finished yet."
-    best = (
-        f" The best schedule so far is {partial}: usable, but not yet compared with the start on held-out x_T." if partial.exists() else ""
-    )
+    best = f" The best schedule so far is {partial}: it can be used, but has not been validated yet." if partial.exists() else ""
     return f"What was found is in {', '.join(map(str, begun))}; the same command with --resume goes on from there.{best}"
 
 

@@ -60,7 +60,7 @@ def method_cell(
 ) -> tuple[dict[str, Any], Arrays, dict[str, Schedule]]:
     """What ``method`` proposes from ``start``, and what is kept of it by tuning's own guard: figures of both on the held-out x_T.
 
-    The cost is that of a tuning on its own, the teacher's x_0 and the guard's samples included; ``searched`` are the evaluations
+    The cost is that of a tuning on its own, the teacher's x_0 and the samples of its decision included; ``searched`` are the evaluations
     that it took to find the start.
     """
 
@@ -102,6 +102,8 @@ def method_cell(
         "proposed": proposed_figures,
         "kept": kept_figures,
         "chosen": kept.holdout["chosen"],
+        "outcome": kept.outcome,
+        "proposed_outcome": proposed.outcome,
         "refused": list(kept.holdout["refused"]),
         "schedule": proposed.schedule.settings(),
         "cost": cost,

@@ -150,10 +150,10 @@ class Comparison:
         from ttune.comparison.plot import write_plot
         from ttune.comparison.table import write_text
 
-        path = Path(path)
-        write_atomically(path, _by_lines(self.to_dict() | dict(extra or {})).encode())
+        path, report = Path(path), self.to_dict()
+        write_atomically(path, _by_lines(report | dict(extra or {})).encode())
         files = [path, *write_text(self, path)]
-        return files if find_spec("matplotlib") is None else [*files, write_plot(self, path.with_suffix(".png"))]
+        return files if find_spec("matplotlib") is None else [*files, write_plot(report, path.with_suffix(".png"))]
 
     def curve(self, metric: str, samplers: tuple[str, ...]) -> dict[int, float]:
         """Steps -> the best untuned error, "rmse" or "frechet", over ``samplers``."""
@@ -187,6 +187,7 @@ class Comparison:
                 k: record[k]
                 for k in ("method", "evaluations_per_sample", "chosen", "refused", "cost", "seconds", "peak_memory", "schedule")
             }
+            row |= {k: record[k] for k in ("outcome", "proposed_outcome") if k in record}  # cells of earlier versions have none
             row["kept"] = _without_draws(record["kept"])
             row["evaluations"] = sum(record["cost"].values())
         return row

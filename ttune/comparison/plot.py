@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ttune.atomic import write_atomically
+from ttune.comparison.outcome import GRID, GRID_BY_FRECHET, START
 from ttune.evaluation.report import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from ttune.comparison.outcome import Comparison
 
 # (what is drawn, axis label)
 PANELS = (
@@ -24,74 +25,113 @@ PANELS = (
 )
 _PANEL_INCHES = (4.6, 3.1)
 _DPI = 100
+_CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 9, "color": "0.2", "zorder": 4}
 
 
-def write_plot(comparison: Comparison, path: Path) -> Path:
-    """Write a PNG. Raises ModuleNotFoundError without matplotlib (extra ``report``)."""
+def write_plot(report: Mapping[str, Any], path: Path) -> Path:
+    """Write a PNG of what :meth:`Comparison.to_dict` holds. Raises ModuleNotFoundError without matplotlib (extra ``report``)."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("plot: needs matplotlib, pip install 'ttune[report]'", name=error.name) from error
-    columns = len(comparison.samplers)
+    samplers = list(dict.fromkeys(row["sampler"] for row in report["rows"]))
+    columns = len(samplers)
     figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * len(PANELS)), dpi=_DPI, facecolor="white", layout="constrained")
     grid = figure.subplots(len(PANELS), columns, squeeze=False)
-    for column, sampler in enumerate(comparison.samplers):
+    for column, sampler in enumerate(samplers):
         for row, (what, label) in enumerate(PANELS):
             axes: Axes = grid[row][column]
-            _panel(axes, comparison, sampler, what)
+            _panel(axes, report, sampler, what)
             axes.set_xlabel("steps" if row == len(PANELS) - 1 else "")
             axes.set_ylabel(label if column == 0 else "")
             if row == 0:
-                axes.set_title(f"{comparison.model}, {sampler}", fontsize=11)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False, handlelength=3.5)
+                axes.set_title(f"{report['model']}, {sampler}", fontsize=11)
+    handles: list[Any] = []
+    labels: list[str] = []
+    for axes in grid.flat:  # a method may have no row with the first sampler
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in labels:
+                handles, labels = [*handles, handle], [*labels, label]
+    if any(_is_refused(row) for row in report["rows"]):
+        handles, labels = [*handles, Line2D([], [], **_CROSS)], [*labels, "not returned: no better than untuned"]
+    # Labels stay inside the figure: as many columns as the longest of them leaves room for.
+    wide = 0.075 * max(map(len, labels)) + 0.6
+    fits = max(1, int(_PANEL_INCHES[0] * columns / wide))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, fits), fontsize=8, frameon=False, handlelength=3.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
     return path
 
 
-def _panel(axes: Axes, comparison: Comparison, sampler: str, what: str) -> None:
+def _panel(axes: Axes, report: Mapping[str, Any], sampler: str, what: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     untuned = {"color": "0.45", "linewidth": 1.2}
-    last = max(comparison.steps)
+    steps = sorted({row["steps"] for row in report["rows"]})
+    last = max(steps)
     if what == "equivalent":
         for factor, name in ((1, "K"), (2, "2 K")):
-            axes.plot(comparison.steps, [factor * k for k in comparison.steps], linestyle="--", **untuned)
-            axes.annotate(name, (last, factor * last), textcoords="offset points", xytext=(4, 0), fontsize=8, color="0.35")
+            axes.plot(steps, [factor * k for k in steps], linestyle="--", marker=_dot(steps), **untuned)
+            axes.annotate(name, (last, factor * last), textcoords="offset points", xytext=(6, -2), fontsize=8, color="0.35")
     else:
-        every = (*comparison.samplers, *comparison.references)
-        for samplers, style, name in (((sampler,), "--", "best untuned grid"), (every, ":", "best untuned grid and sampler")):
-            curve = comparison.curve(what, samplers)
-            steps = sorted(curve)
+        every = [entry["sampler"] for entry in report["untuned_curve"]]
+        for samplers, style, name in (((sampler,), "--", GRID), (every, ":", f"{GRID} and sampler")):
+            curve = _curve(report, what, samplers)
+            ordered = sorted(curve)
             # A budget is no worse than a smaller one, whose grid it could have taken; some samplers are there at a few budgets only.
-            axes.plot(steps, np.minimum.accumulate([curve[k] for k in steps]), linestyle=style, label=name, **untuned)
+            lowest = np.minimum.accumulate([curve[k] for k in ordered])
+            axes.plot(ordered, lowest, linestyle=style, marker=_dot(ordered), label=name, **untuned)
             last = max([last, *curve])
-    for i, label in enumerate(("start", *comparison.labels)):
-        _line(axes, [row for row in comparison.rows if row["label"] == label and row["sampler"] == sampler], label, what, _style(i))
-    axes.set_xlim(min(comparison.steps) * 0.93, last * 1.09)
-    _ticks(axes, comparison, what)
+    rows = [row for row in report["rows"] if row["sampler"] == sampler]
+    methods = [label for label in dict.fromkeys(row["label"] for row in report["rows"]) if label not in (START, GRID, GRID_BY_FRECHET)]
+    for i, label in enumerate((START, *methods)):
+        _line(axes, [row for row in rows if row["label"] == label], label, what, _style(i))
+    axes.set_xlim(min(steps) * 0.93, last * 1.09)
+    _ticks(axes, steps, what)
 
 
-def _line(axes: Axes, rows: list[dict[str, Any]], label: str, what: str, style: dict[str, Any]) -> None:
-    """One method; a hollow marker is a bound, at the end of the untuned curve. What is exact has no place on a logarithmic axis."""
+def _curve(report: Mapping[str, Any], what: str, samplers: Sequence[str]) -> dict[int, float]:
+    """Steps -> the best untuned error over ``samplers``."""
+    best: dict[int, float] = {}
+    for entry in report["untuned_curve"]:
+        if entry["sampler"] in samplers:
+            error = entry[GRID if what == "rmse" else GRID_BY_FRECHET][what]
+            best[entry["steps"]] = min(best.get(entry["steps"], math.inf), error)
+    return best
+
+
+def _dot(points: Sequence[int]) -> str:
+    """A line of one point is seen by its marker only."""
+    return "." if len(points) == 1 else ""
+
+
+def _is_refused(row: Mapping[str, Any]) -> bool:
+    return row.get("chosen", "tuned") != "tuned"
+
+
+def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], label: str, what: str, style: dict[str, Any]) -> None:
+    """One method, fewest steps first; a hollow marker is a bound, at the end of the untuned curve, a cross what is no better than an
+    untuned schedule, which is then returned. What is exact has no place on a logarithmic axis."""
     points = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["steps"]):
         found = row["equivalent_rmse_same_sampler"] if what == "equivalent" else {"steps": row[what], "bound": ""}
         if found is not None and found["steps"] > 0:
-            points.append((row["steps"], found["steps"], bool(found["bound"])))
+            points.append((row["steps"], found["steps"], bool(found["bound"]), _is_refused(row)))
     if not points:
         return
     axes.plot([p[0] for p in points], [p[1] for p in points], label=label, **style)
     bounds = [p for p in points if p[2]]
     axes.plot([p[0] for p in bounds], [p[1] for p in bounds], **style | {"linestyle": "none", "markerfacecolor": "white", "zorder": 3})
+    refused = [p for p in points if p[3]]
+    axes.plot([p[0] for p in refused], [p[1] for p in refused], **_CROSS)
 
 
-def _ticks(axes: Axes, comparison: Comparison, what: str) -> None:
+def _ticks(axes: Axes, steps: Sequence[int], what: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
-    budgets = sorted({*comparison.steps, *(k for k in (15, 20) if k <= axes.get_xlim()[1])})
+    budgets = sorted({*steps, *(k for k in (6, 8, 10, 15, 20) if max(steps) < k <= axes.get_xlim()[1])})
     axes.xaxis.set_major_locator(FixedLocator(budgets))
     axes.yaxis.set_major_locator(FixedLocator([2, 3, 4, 5, 6, 8, 10, 15, 20, 30]) if what == "equivalent" else LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttune.atomic import write_atomically
 from ttune.comparison.equivalent import Equivalent
+from ttune.evaluation.numbers import number
 
 if TYPE_CHECKING:
     from ttune.comparison.outcome import Comparison
@@ -24,7 +25,7 @@ HEADS = (
     "any sampler",
     "= untuned (F)",
     "any sampler",
-    "guard kept",
+    "returned",
     "evaluations",
     "seconds",
     "MB",
@@ -89,8 +90,9 @@ def _heading(comparison: Comparison) -> str:
     teacher = ", ".join(f"{k} {v}" for k, v in comparison.teacher.items())
     return (
         f"{comparison.model}: {comparison.n:,} held-out x_T, teacher {teacher}; F = Fréchet distance ({comparison.features}). "
-        f"Figures are of what a method proposes, whether or not its guard kept it. '= untuned': steps of the best untuned grid "
-        f"for the same error; any sampler: of {', '.join((*comparison.samplers, *comparison.references))}."
+        f"Figures are of what a method proposes; 'returned' is what ttune tune returns: an untuned schedule, and its RMSE, where the "
+        f"proposal is not better on its own held-out x_T. '= untuned': steps of the best untuned grid for the same error; "
+        f"any sampler: of {', '.join((*comparison.samplers, *comparison.references))}."
     )
 
 
@@ -113,11 +115,11 @@ def _line(row: dict[str, Any], lowest: dict[tuple[Any, ...], float]) -> tuple[st
     return (
         str(row["steps"]),
         row["sampler"],
-        row["label"],
-        f"{star('rmse')}{row['rmse']:.4f}",
-        "" if not interval else f"{against['rmse_ratio']:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]",
+        f"{row['label']} (untuned)" if row.get("proposed_outcome") in ("untuned", "start") else row["label"],
+        f"{star('rmse')}{number(row['rmse'], digits=3)}",
+        "" if not interval else "{} [{}, {}]".format(*(number(v, ".3f") for v in (against["rmse_ratio"], *interval))),
         f"{star('frechet')}{row['frechet']:.4g} ± {row['frechet_standard_error']:.2g}",
-        "-" if row["real"] is None else f"{row['real']:.2f} ± {row['real_standard_error']:.2f}",
+        "-" if row["real"] is None else f"{number(row['real'], '.2f')} ± {number(row['real_standard_error'], '.2f')}",
         *(_equivalent(row[f"equivalent_{metric}_{which}"]) for metric in ("rmse", "frechet") for which in ("same_sampler", "best_sampler")),
         _kept(row),
         f"{row['evaluations']:,}" if "evaluations" in row else "",
@@ -127,10 +129,10 @@ def _line(row: dict[str, Any], lowest: dict[tuple[Any, ...], float]) -> tuple[st
 
 
 def _kept(row: dict[str, Any]) -> str:
-    """What the guard let through; with its RMSE where that is not what was proposed first."""
+    """What a tuning returns; with its RMSE where that is not what was proposed first."""
     if "kept" not in row:
         return ""
-    return row["chosen"] if row["kept"]["rmse"] == row["rmse"] else f"{row['chosen']}, {row['kept']['rmse']:.4f}"
+    return row["chosen"] if row["kept"]["rmse"] == row["rmse"] else f"{row['chosen']}, {number(row['kept']['rmse'], digits=3)}"
 
 
 def _equivalent(found: dict[str, Any] | None) -> str:
@@ -152,7 +154,7 @@ def _half_lines(comparison: Comparison) -> list[tuple[str, ...]]:
 
 def _ratio(entry: dict[str, Any], metric: str) -> str:
     value = entry[f"{metric}_ratio"]
-    return "-" if value is None else f"{value:.2f} ({entry[f'{metric}_lead']:+.1f})"
+    return "-" if value is None else f"{number(value, '.2f')} ({entry[f'{metric}_lead']:+.1f})"
 
 
 __all__: Sequence[str] = ["markdown_table", "text_table", "write_text"]

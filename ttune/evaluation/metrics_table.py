@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ttune.evaluation.numbers import number
 from ttune.evaluation.report import ReportRow
 
 
@@ -27,24 +28,24 @@ def _lines(row: ReportRow) -> list[tuple[str, str, str, str, str]]:
     name = row["name"]
     found: list[tuple[str, str, str, str, str]] = []
     if entry := row.get("frechet"):
-        found.append((name, entry.get("name", ""), f"{entry['value']:.4f}", _between(entry.get("interval"), 4), _against(entry)))
+        found.append((name, entry.get("name", ""), number(entry["value"]), _between(entry.get("interval")), _against(entry)))
     if entry := row.get("kernel"):
-        found.append((name, entry["name"], f"{entry['value']:.6f}", _between(entry["interval"], 6), _against(entry)))
+        found.append((name, entry["name"], number(entry["value"], ".6f"), _between(entry["interval"], ".6f"), _against(entry)))
     if entry := row.get("precision_recall"):
         for figure in ("precision", "recall"):
             title = f"{figure} ({entry['features']}, k = {entry['neighbours']})"
-            found.append((name, title, f"{entry[figure]:.4f}", _between(entry[f"{figure}_interval"], 4), _against(entry)))
+            found.append((name, title, number(entry[figure]), _between(entry[f"{figure}_interval"]), _against(entry)))
     if (value := row.get("rmse_to_teacher")) is not None and "rmse_interval" in row:
         title = f"RMSE ({row['rmse_space']})" if "rmse_space" in row else "RMSE"
-        found.append((name, title, f"{value:.4f}", _between(row["rmse_interval"], 4), "the teacher's samples"))
+        found.append((name, title, number(value), _between(row["rmse_interval"]), "the teacher's samples"))
     if entry := row.get("psnr_to_teacher"):
-        value = "-" if entry["value"] is None else f"{entry['value']:.2f} dB"
-        found.append((name, "PSNR", value, _between(entry["interval"], 2), "the teacher's samples"))
+        value = "-" if entry["value"] is None else f"{number(entry['value'], '.2f')} dB"
+        found.append((name, "PSNR", value, _between(entry["interval"], ".2f"), "the teacher's samples"))
     return found
 
 
-def _between(interval: Mapping[str, Any] | None, digits: int) -> str:
-    return "-" if interval is None else f"[{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+def _between(interval: Mapping[str, Any] | None, spec: str = ".4f") -> str:
+    return "-" if interval is None else f"[{number(interval['low'], spec)}, {number(interval['high'], spec)}]"
 
 
 def _against(entry: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from typing_extensions import NotRequired, TypedDict
 from ttune.atomic import write_atomically
 from ttune.evaluation.features import check_images, to_uint8
 from ttune.evaluation.fid import metric_name
+from ttune.evaluation.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,8 +82,8 @@ def _heading(rows: Sequence[ReportRow]) -> str:
 def _frechet_cell(entry: FrechetEntry | None) -> str:
     if not entry:
         return "-"
-    error = entry.get("standard_error")
-    return f"{entry['value']:.3f}" if error is None else f"{entry['value']:.3f} ± {error:.3f}"
+    value, error = number(entry["value"], ".3f"), entry.get("standard_error")
+    return value if error is None else f"{value} ± {number(error, '.3f', digits=2)}"
 
 
 def print_table(rows: Sequence[ReportRow]) -> str:
@@ -98,8 +99,7 @@ def print_table(rows: Sequence[ReportRow]) -> str:
     formats = {"steps": "d", "rmse_to_teacher": ".4f", "frechet_to_teacher": ".3f", "network_evaluations": ",d", "seconds": ".1f"}
 
     def cell(row: ReportRow, key: str) -> str:
-        value = row.get(key)
-        return "-" if value is None else format(value, formats[key])
+        return number(row.get(key), formats[key], none="-")  # pyright: ignore[reportArgumentType]
 
     lines: list[tuple[str, ...]] = [heads]
     for row in rows:

@@ -7,6 +7,7 @@ sheet, and text stays text. No pyplot, and no rcParam is left changed.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 
 WIDTH, HEIGHT = 4.6, 2.9  # inches: on a telephone, 400 pixels wide, its 10-point text is still read
+_TICK_LETTERS = 18  # a third of the width
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ttune",
@@ -84,8 +86,13 @@ def line_style(i: int) -> dict[str, Any]:
 def label_of(name: str) -> str:
     """A name as a label of a legend, where a leading underscore would hide it, and control characters are no XML."""
     name = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
-    short = name if len(name) <= 44 else f"{name[:43]}…"
+    short = name if len(name) <= 44 else f"{name[:22]}…{name[-21:]}"  # names of files often differ at their ends
     return f"\u200b{short}" if short.startswith("_") else short
+
+
+def tick_of(name: str) -> str:
+    """A name beside an axis, on several lines where it would take the room of the axes."""
+    return textwrap.fill(label_of(name), _TICK_LETTERS)
 
 
 def legend(figure: Figure, axes: Axes) -> None:

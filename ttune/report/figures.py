@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure
+from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure, tick_of
 from ttune.report.measured import Measured, Run
 from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
@@ -68,7 +68,7 @@ def quality(
 def _bars(key: str, title: str, values: Mapping[str, float], label: str, caption: str) -> Drawn:
     """Where there is one budget only, lines would be points above one another."""
     figure, axes = new_figure(height=1.0 + 0.38 * len(values))
-    bars = axes.barh([label_of(name) for name in values], list(values.values()), _BARS, color=line_style(0)["color"])
+    bars = axes.barh([tick_of(name) for name in values], list(values.values()), _BARS, color=line_style(0)["color"])
     axes.bar_label(bars, [f" {number(value)}" for value in values.values()], fontsize=9)
     axes.margins(x=0.18)
     axes.invert_yaxis()
@@ -108,7 +108,7 @@ def places(entries: Sequence[Entry]) -> Drawn | None:
         seen |= _ticks_at(axes, schedule, schedule.conditioning, y + 0.27, line_style(1)["color"], "^", "network is told")
     if not seen:
         return None
-    axes.set_yticks(range(len(rows)), [label_of(name) for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [tick_of(name) for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("half log-SNR λ,  from noise to clean")
     legend(figure, axes)
@@ -162,7 +162,7 @@ def cost(entries: Sequence[Entry]) -> Drawn | None:
         widths = np.array([values.get(purpose, 0) for values in spent.values()]) / 1000
         axes.barh(range(len(spent)), widths, _BARS, left=left, color=line_style(i)["color"], label=label_of(purpose))
         left += widths
-    axes.set_yticks(range(len(spent)), [label_of(name) for name in spent])
+    axes.set_yticks(range(len(spent)), [tick_of(name) for name in spent])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("network evaluations, thousands")
@@ -177,9 +177,9 @@ def cost(entries: Sequence[Entry]) -> Drawn | None:
 def compared(
     rows: Sequence[ComparedRow], sampler: str, metric: str, key: str, label: str, caption: str, x: str = "steps", x_label: str = "steps"
 ) -> Drawn | None:
-    """A comparison's error against ``x`` for one sampler, one line a method."""
+    """A comparison's error against ``x`` for one sampler, one line a method, fewest steps first."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.steps):
         at, value = getattr(row, x), getattr(row, metric)
         if row.sampler == sampler and value is not None and at is not None:
             lines.setdefault(row.label, []).append((at, value))
@@ -208,7 +208,8 @@ def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, f
         if held is None:
             continue
         best = None if held.best_untuned is None else held.best_untuned.rmse
-        for role, rmse in ((START, held.rmse_start), (GRID, best), (TUNED, held.rmse)):
+        tuned = held.rmse if entry.schedule.outcome == "tuned" else None
+        for role, rmse in ((START, held.rmse_start), (GRID, best), (TUNED, tuned)):
             if rmse is not None:
                 _add(lines, name, role, (entry.schedule.steps, rmse))
     return lines

@@ -1,18 +1,9 @@
-"""How a report writes numbers: the same in its tables, figures and sentences."""
+"""How a report writes numbers with their errors and intervals."""
 
 from __future__ import annotations
 
 from ttune.evaluation.fid import RatioInterval
-
-NONE = "–"
-
-
-def number(value: float | None, digits: str = ".4f") -> str:
-    """With these digits, or with three that count where they would leave none; a dash for what is not known."""
-    if value is None:
-        return NONE
-    small = digits in (".3f", ".4f") and 0 < abs(value) < 10.0 ** (2 - int(digits[1]))
-    return f"{value:.3g}" if small else format(value, digits)
+from ttune.evaluation.numbers import NONE, number
 
 
 def with_error(value: float | None, error: float | None) -> str:
@@ -23,3 +14,6 @@ def with_error(value: float | None, error: float | None) -> str:
 def ratio(interval: RatioInterval | None) -> str:
     """ratio [low, high]"""
     return NONE if interval is None else f"{number(interval.ratio, '.3f')} [{number(interval.low, '.3f')}, {number(interval.high, '.3f')}]"
+
+
+__all__ = ["NONE", "number", "ratio", "with_error"]

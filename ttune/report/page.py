@@ -22,6 +22,7 @@ from ttune.report.pictures import data_uri, strip, why_no_pictures
 from ttune.report.rivals import GRID
 from ttune.report.sources import Compared, Entry, Sources
 from ttune.report.tables import Table
+from ttune.schedule import OUTCOMES
 from ttune.version import __version__
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
             if len(run.shown) == 0:
                 continue
             png, width, height = strip(run.shown)
-            words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {run.rmse:.4f}"
+            words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {tables.number(run.rmse)}"
             alt = f"{len(run.shown)} sample{'s' if len(run.shown) > 1 else ''} of {entry.name}: {run.role}, {run.schedule.steps} steps"
             row.append(Picture(run.role, words, data_uri(png), alt, width, height))
         if row:
@@ -179,7 +180,9 @@ def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
     held = [entry.record.holdout for entry in entries if entry.record.holdout is not None]
     if held:
         sizes = ", ".join(f"{n:,}" for n in sorted({h.n for h in held}))
-        caption = f"On the {sizes} held-out x_T of each tuning, in the samples' own units: the figures on which its guard decided."
+        caption = (
+            f"On the {sizes} held-out x_T of each tuning, in the samples' own units: the figures that decided what each tuning returned."
+        )
         if len({entry.record.seed for entry in entries if entry.record.holdout is not None}) > 1:
             caption += " The tunings had different seeds, so their x_T differ."
         found += files.take(figures.quality("held-out", "Quality against steps", decided, "steps", caption, order=order))
@@ -254,10 +257,11 @@ def _in_short(sources: Sources) -> list[str]:
     lines = []
     for entry in sources.entries:
         held = entry.record.holdout
-        if not entry.schedule.tuned:
+        if entry.schedule.outcome is None:
             lines.append(f"{entry.name}: untuned, or a tuning whose guard returned its start: the file has no record.")
         elif held is None:
-            lines.append(f"{entry.name}: tuned, {entry.record.unfinished or 'without a record of held-out figures'}.")
+            found = OUTCOMES[entry.schedule.outcome] if not entry.record.unfinished else "the best so far"
+            lines.append(f"{entry.name}: {found}, {entry.record.unfinished or 'without a record of held-out figures'}.")
         else:
             best = held.best_untuned
             before = [
@@ -265,8 +269,14 @@ def _in_short(sources: Sources) -> list[str]:
                 *([] if best is None else [f"best untuned grid {tables.number(best.rmse)}"]),
             ]
             numbers = f"RMSE to the teacher {tables.number(held.rmse)} ({', '.join(before)}) on {held.n:,} held-out x_T"
-            lines.append(f"{entry.name}: {numbers}; the guard {tables.decision(held)}.")
+            lines.append(f"{entry.name}: {_outcome_of(entry)}; {numbers}.")
     return [*lines, *(line for _, found in sources.comparisons for line in _best_of(found))]
+
+
+def _outcome_of(entry: Entry) -> str:
+    """What the tuning returned, as it is said first."""
+    outcome = entry.schedule.outcome or "start"
+    return OUTCOMES[outcome] if outcome == "tuned" else f"tuning did not help, this is the {OUTCOMES[outcome]}"
 
 
 def _best_of(found: Compared) -> list[str]:

@@ -33,6 +33,7 @@ class Holdout(msgspec.Struct):
     frechet_start: Number = None
     frechet: Number = None
     best_untuned: Rival | None = None
+    proposed: Rival | None = None  # what the method believed in most
     chosen: str = ""
     refused: list[str] = []
 

@@ -14,21 +14,26 @@ _NAMED_GRID = re.compile(rf"({'|'.join(GRIDS)}) from ([0-9.e+-]+)")  # as ttune.
 
 
 def roles(entry: Entry) -> dict[str, Schedule]:
-    """What there is to compare for an entry: its start and the best untuned grid where its file says what they were, and itself.
+    """What there is to compare for an entry: its start and the best untuned grid where its file says what they were, and itself. Where
+    tuning did not help it is one of these two, and nothing is called tuned.
 
     A file that does not say where its tuning began has the leading grid in the start's place, under that name.
     """
     record, schedule = entry.record, entry.schedule
-    if not schedule.tuned:
+    if schedule.outcome is None:
         return {"untuned": schedule}
     found: dict[str, Schedule] = {}
-    if record.start is not None:
+    if schedule.outcome == "start":
+        found[START] = schedule
+    elif record.start is not None:
         found[START] = record.start
     elif (leading := _leading(schedule)) is not None:
         found["untuned, leading grid"] = leading
-    if record.grid is not None and record.grid not in found.values():
+    if schedule.outcome == "untuned":
+        found[GRID] = schedule
+    elif record.grid is not None and record.grid not in found.values():
         found[GRID] = record.grid
-    return {**found, TUNED: schedule}
+    return {**found, TUNED: schedule} if schedule.outcome == "tuned" else found
 
 
 def untuned_curves(entries: Sequence[Entry]) -> dict[str, list[Schedule]]:

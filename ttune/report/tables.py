@@ -11,9 +11,9 @@ import numpy as np
 from ttune.evaluation.fid import RatioInterval, metric_name
 from ttune.report.measured import TEACHER, Measured, Run
 from ttune.report.numbers import NONE, number, ratio, with_error
-from ttune.report.record import Holdout
-from ttune.report.rivals import GRID
+from ttune.report.rivals import GRID, TUNED
 from ttune.report.sources import Compared, Distance, Entry, Evaluation, Interval, PrecisionRecall
+from ttune.schedule import OUTCOMES
 from ttune.schedule_file import describe
 
 
@@ -51,13 +51,13 @@ def held_out(entries: Sequence[Entry]) -> Table | None:
                 number(held.frechet, ".3g"),
                 f"{held.n:,}",
                 held.features,
-                decision(held),
+                decision(entry),
             )
         )
     if not rows:
         return None
     heads = ("schedule", "RMSE: start", "best untuned grid", "returned", "returned over start [95 %]")
-    heads = (*heads, "Fréchet: start", "best untuned grid", "returned", "n", "features", "the guard")
+    heads = (*heads, "Fréchet: start", "best untuned grid", "returned", "n", "features", "outcome")
     notes = [
         "RMSE to the teacher's samples from the same x_T, in the samples' own units, on x_T that the tuning never saw.",
         f"Fréchet distance to the teacher's samples; {features_in_words(names)}. It is biased at small n: compare equal n only.",
@@ -66,12 +66,13 @@ def held_out(entries: Sequence[Entry]) -> Table | None:
     return Table("Held out: the figures that each tuning was judged on", heads, rows, (0, 9, 10), notes)
 
 
-def decision(held: Holdout) -> str:
-    """What the guard did, in words."""
-    reasons = "; ".join(held.refused)
-    if held.chosen == "tuned":
-        return "kept the tuned schedule" + (f"; faults of other candidates, or without a guard of this one: {reasons}" if reasons else "")
-    return f"returned the {held.chosen or 'start'} instead" + (f": {reasons}" if reasons else "")
+def decision(entry: Entry) -> str:
+    """What the tuning of this entry returned, and why no other schedule, in words."""
+    held = entry.record.holdout
+    reasons = "; ".join(dict.fromkeys(held.refused)) if held is not None else ""
+    if entry.schedule.outcome == "tuned":
+        return f"kept the tuned schedule{f'; not better, of other candidates or of this one unchecked: {reasons}' if reasons else ''}"
+    return f"tuning did not help: {OUTCOMES[entry.schedule.outcome or 'start']}{f'; of the tuned ones: {reasons}' if reasons else ''}"
 
 
 def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
@@ -80,7 +81,7 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
     for entry in entries:
         runs = measured.runs.get(entry.name, ())
         for run in runs:
-            own = "0: it is the target" if run.role == TEACHER else f"{number(run.rmse)} ± {number(run.standard_error, '.2g')}"
+            own = "0 (reference)" if run.role == TEACHER else f"{number(run.rmse)} ± {number(run.standard_error, '.2g')}"
             evaluations = f"{run.evaluations:.4g}"
             over = _over_untuned(runs, run)
             rows.append(
@@ -105,7 +106,7 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
     )
     notes = [
         f"{measured.n:,} x_T with seeds from {measured.seed}, the same in every line; on {measured.setting}.",
-        "Milliseconds are those of this machine, with whatever else it was doing: good for a ratio, not for a record.",
+        "Timings are rough: compare them only with each other.",
         "The best untuned known is the best untuned grid where the file says which that was, else the start.",
     ]
     return Table("Measured for this page", heads, rows, (0, 1), notes)
@@ -113,8 +114,10 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
 
 def _over_untuned(runs: Sequence[Run], run: Run) -> RatioInterval | None:
     """Of a tuned schedule over the best untuned one that is known; the teacher stands before, the tuned one after them."""
+    if run.role != TUNED:
+        return None
     untuned = [other for other in runs[1:-1] if other.role == GRID] or list(runs[1:-1])
-    return run.over(untuned[0]) if untuned and run is runs[-1] else None
+    return run.over(untuned[0]) if untuned else None
 
 
 def costs(entries: Sequence[Entry]) -> Table | None:
@@ -174,6 +177,7 @@ def provenance(entry: Entry) -> Table:
         "seed": NONE if record.seed is None else f"{record.seed}, {record.samples} tuning x_T",
         "compared with the teacher by": record.residual or NONE,
         "teacher": _pairs(record.teacher) or NONE,
+        "outcome": OUTCOMES.get(schedule.outcome or "", NONE),
     }
     if not schedule.tuned:
         pairs = {k: v for k, v in pairs.items() if k in ("file", "written by", "sampler", "noise schedule")}
@@ -190,7 +194,7 @@ def evaluated(file: str, evaluation: Evaluation) -> Table:
             counts.add(real.n)
         distance = NONE if real is None else number(real.value, ".3f")
         if real is not None and real.standard_error is not None:
-            distance += f" ± {real.standard_error:.3f}"
+            distance += f" ± {number(real.standard_error, '.3f', digits=2)}"
         cells = (row.name, str(row.steps or NONE), number(row.rmse_to_teacher), distance, number(row.frechet_to_teacher, ".3f"))
         rows.append((*cells, number(row.network_evaluations, ",d"), number(row.seconds, ".1f")))
     sizes = sorted(n for n in counts if n is not None)
@@ -238,17 +242,25 @@ def comparison(file: str, found: Compared) -> Table:
         if against is not None and against.rmse_ratio is not None and against.rmse_interval and len(against.rmse_interval) == 2:
             over = ratio(RatioInterval(against.rmse_ratio, *against.rmse_interval))
         worth = row.equivalent_rmse_same_sampler
-        cells = (row.label, row.sampler, str(row.steps), f"{row.rmse:.4f}", over, with_error(row.frechet, row.frechet_standard_error))
+        cells = (
+            row.label,
+            row.sampler,
+            str(row.steps),
+            number(row.rmse, digits=3),
+            over,
+            with_error(row.frechet, row.frechet_standard_error),
+        )
         real = with_error(row.real, row.real_standard_error)
         equal = NONE if worth is None else f"{worth.bound} {worth.steps:.1f}".strip()
         rows.append((*cells, real, equal, row.chosen or NONE, number(row.evaluations, ",d"), number(row.seconds, ",.0f")))
     heads = ("method", "sampler", "steps", "RMSE", "over the best untuned grid [95 %]", "Fréchet to the teacher's ± s.e.")
-    heads = (*heads, "to real ± s.e.", "= untuned steps", "the guard kept", "evaluations", "seconds")
+    heads = (*heads, "to real ± s.e.", "= untuned steps", "returned", "evaluations", "seconds")
     notes = [
         f"{found.held_out:,} held-out x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
         f"Fréchet distances: {features_in_words({found.features})}.",
-        "Figures are of what a method proposes, whether or not its guard kept it. = untuned steps: of the best untuned grid of the same "
-        "sampler, for the same RMSE. Evaluations and seconds are those of the tuning.",
+        "Figures are of what a method proposes. Returned: what ttune tune returns, an untuned schedule where the proposal is not better on "
+        "its own held-out x_T. = untuned steps: of the best untuned grid of the same sampler, for the same RMSE. "
+        "Evaluations and seconds are those of the tuning.",
         *(f"Not tuned: {m.cell}: {m.reason}" for m in found.refused),
         *(f"Failed: {m.cell}: {m.reason}" for m in found.failed),
     ]

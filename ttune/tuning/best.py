@@ -11,6 +11,7 @@ import numpy as np
 from ttune.schedule import Schedule
 from ttune.shift import Shift
 from ttune.tuning.checkpoint import Journal
+from ttune.tuning.holdout import same_steps
 
 UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on held-out x_T"
 
@@ -65,15 +66,16 @@ class BestSoFar:
 
     def _schedule(self, entry: Mapping[str, Any]) -> Schedule:
         coefficients, shift = entry["coefficients"], entry["shift"]
-        return self._start.replace(
+        best = self._start.replace(
             positions=np.array(entry["positions"]),
             conditioning=np.array(entry["conditioning"]),
             coefficients=None if coefficients is None else np.array(coefficients),
             shift=None if shift is None else Shift(**shift),
             variants=entry["variants"],
-            model=self._model,
-            tuned={**self._record, "unfinished": UNFINISHED, "samples": entry["samples"], "rmse": entry["rmse"]},
         )
+        outcome = "start" if same_steps(best, self._start) else "tuned"
+        found = {"outcome": outcome, "unfinished": UNFINISHED, "samples": entry["samples"], "rmse": entry["rmse"]}
+        return best.replace(model=self._model, tuned={**self._record, **found})
 
 
 def _better(entry: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:

@@ -70,7 +70,7 @@ def budget_checkpoints(checkpoint: str | PathLike[str], steps: Sequence[int]) ->
 
 def _checked(schedules: Sequence[Schedule]) -> list[Schedule]:
     if not schedules:
-        raise ValueError("schedules must name at least one, got none")
+        raise ValueError("schedules must be at least one schedule, got none")
     for what, values in (("sampler", {s.sampler for s in schedules}), ("last position", {float(s.positions[-1]) for s in schedules})):
         if len(values) > 1:
             raise ValueError(f"schedules must have the same {what}, got {sorted(values)}")

@@ -16,6 +16,8 @@ from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.search import pooled_features
 
+ROUNDING = 1e-9  # of the largest time: what a schedule may differ by after a way through other coordinates and back
+CHOSEN = {"tuned": "tuned", "untuned": "best untuned grid", "start": "start"}  # what a decision's figures call an outcome
 Features = Callable[[Tensor], Any]  # images (n, ...) -> features (n, f)
 
 
@@ -33,18 +35,37 @@ class Measured:
 
     def faults(self, other: Measured, name: str) -> list[str]:
         """Why this is not better than ``other``; empty if it is."""
+        lower, higher = "RMSE {:.4g} is not below the {:.4g} of {}", "Fréchet distance {:.4g} is above the {:.4g} of {}"
         return [
-            *([f"the RMSE is not lower than that of {name}"] if not self.rmse < other.rmse else []),
-            *([f"the Fréchet distance is higher than that of {name}"] if self.frechet > other.frechet else []),
+            *([lower.format(self.rmse, other.rmse, name)] if not self.rmse < other.rmse else []),
+            *([higher.format(self.frechet, other.frechet, name)] if self.frechet > other.frechet else []),
         ]
 
 
-def decide(
-    problem: Problem, start: Schedule, best_grid: Schedule | None, candidates: Sequence[Schedule], features: Features | None, guard: bool
-) -> tuple[Schedule, dict[str, Any]]:
-    """Of the candidates that are better on the held-out problem than ``start`` and than the best untuned grid that was
-    found on the way, the best; if there is none, that grid if it is better than ``start``; else ``start``. And the figures of the decision.
+def same_steps(a: Schedule, b: Schedule) -> bool:
+    """Whether two schedules of one tuning do the same, but for rounding. Coefficients of zero change nothing."""
+    times = ((a.positions, b.positions), (a.conditioning, b.conditioning))
+    near = all(np.allclose(x, y, rtol=0, atol=ROUNDING * a.noise.t_max) for x, y in times)
+    first, second = (None if s.coefficients is None or not s.coefficients.any() else s.coefficients for s in (a, b))
+    corrected = (first is None) == (second is None) and (first is None or np.array_equal(first, second))  # pyright: ignore[reportArgumentType]
+    return near and corrected and (a.shift, a.variants) == (b.shift, b.variants)
 
+
+def decide(
+    problem: Problem,
+    start: Schedule,
+    grids: Sequence[Schedule],
+    candidates: Sequence[Schedule],
+    features: Features | None,
+    guard: bool,
+    untuned: Sequence[Schedule] = (),
+) -> tuple[Schedule, str, dict[str, Any]]:
+    """Of the candidates that are better on the held-out problem than ``start`` and than the best untuned grid that was
+    found on the way, the best; if there is none, that grid if it is better than ``start``; else ``start``. With the outcome in a word
+    ("tuned", "untuned", "start": which of the three was returned), and the figures of the decision.
+
+    ``grids``: the untuned schedules that were found, best first. A candidate that is one of them, the start, or one of ``untuned``,
+    is not called tuned.
     Better: a lower paired mean of squared errors, and a Fréchet distance to the teacher's samples that is not higher (a
     pure L2 fit at very few steps can lose variance). The best: the lowest product of the two, for they do not always
     agree on which of two minima is lower. Without ``guard`` the first candidate is returned whatever its figures.
@@ -62,13 +83,15 @@ def decide(
 
     before = measured(start)
     rivals = {"the start": before}
-    if best_grid is not None and best_grid != start:
-        rivals["the best untuned grid"] = measured(best_grid)
-    grid = rivals.get("the best untuned grid")
+    if grids and grids[0] != start:
+        rivals["the best untuned schedule"] = measured(grids[0])
+    grid = rivals.get("the best untuned schedule")
     refused: list[str] = []
     passed: list[Measured] = []
+    proposed: Measured | None = None
     for candidate in candidates if guard else candidates[:1]:
         after = measured(candidate)
+        proposed = proposed or after
         faults = [fault for name, rival in rivals.items() for fault in after.faults(rival, name)]
         if faults:
             refused.append(" and ".join(faults))
@@ -78,20 +101,29 @@ def decide(
         chosen = min(passed, key=lambda after: after.rmse**2 * after.frechet)
     else:
         chosen = grid if grid is not None and not grid.faults(before, "the start") else before
+    outcome = "start" if same_steps(chosen.schedule, start) else "tuned"
+    if outcome == "tuned" and any(same_steps(chosen.schedule, other) for other in (*grids, *untuned)):
+        outcome = "untuned"
     # A start that is the teacher itself cannot be improved, and has no ratio but 1.
     exact = before.errors.max() == 0
     interval = RatioInterval(1.0, 1.0, 1.0) if exact else paired_interval(np.sqrt(chosen.errors), np.sqrt(before.errors))
-    return chosen.schedule, {
-        "n": len(problem),
-        "features": "pooled pixels" if features is None else getattr(features, "name", "user's features"),
-        "rmse_start": before.rmse,
-        "rmse": chosen.rmse,
-        "ratio": interval.ratio,
-        "low": interval.low,
-        "high": interval.high,
-        "frechet_start": before.frechet,
-        "frechet": chosen.frechet,
-        "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
-        "chosen": "start" if chosen is before else "tuned" if chosen.schedule in candidates else "best untuned grid",
-        "refused": refused,
-    }
+    return (
+        start if outcome == "start" else chosen.schedule,
+        outcome,
+        {
+            "n": len(problem),
+            "features": "pooled pixels" if features is None else getattr(features, "name", "user's features"),
+            "rmse_start": before.rmse,
+            "rmse": chosen.rmse,
+            "ratio": interval.ratio,
+            "low": interval.low,
+            "high": interval.high,
+            "frechet_start": before.frechet,
+            "frechet": chosen.frechet,
+            "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
+            "proposed": None if proposed is None else {"rmse": proposed.rmse, "frechet": proposed.frechet},
+            "chosen": CHOSEN[outcome],
+            "guard": guard,
+            "refused": refused,
+        },
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -26,6 +26,7 @@ from ttune.tuning.ledger import Ledger
 from ttune.tuning.method import Method, Task, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
 from ttune.tuning.optimal_steps import OptimalSteps
+from ttune.tuning.outcome import outcome_in_words
 from ttune.tuning.points import HOLDOUT_SEEDS, Data, Points, check_draws, drawn_points, given_points
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.provenance import provenance
@@ -36,7 +37,7 @@ from ttune.tuning.teacher import TEACHER_STEPS, Teacher
 from ttune.tuning.time_table import SAMPLES as PROBED
 from ttune.tuning.time_table import TimeTable, probe_time_table
 from ttune.tuning.timetuner import TimeTuner
-from ttune.tuning.whole_times import find_whole_times
+from ttune.tuning.whole_times import find_whole_times, rounded
 
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
@@ -45,36 +46,44 @@ TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice 
 class TuneResult:
     """What tuning found and what it cost.
 
-    ``schedule`` is the tuned one if it does better on held-out x_T than the start and than the best untuned grid that was
-    met, else that grid or the start (``improved`` is False for the start; ``holdout["chosen"]`` says which).
+    ``outcome`` says what ``schedule`` is: "tuned", if it does better on held-out x_T than the start and than the best untuned grid that
+    was met; else "untuned", that grid, or "start", the schedule that was given. ``improved``: whether it is "tuned".
     ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, per start. ``cost``: network evaluations of one
     sample (a backward counts 2) by purpose, and seconds. ``holdout``: the figures of the decision.
     ``grids``: the untuned schedules that were tried as starts, best RMSE first (on the tuning x_T).
     ``time_table``: what the probe found (:class:`ttune.tuning.time_table.TimeTable`); None for continuous times.
+    ``record``: how it went, in plain values: ``schedule.tuned``, but that the start is returned as it was given.
     """
 
     schedule: Schedule
-    improved: bool
+    outcome: str
     history: Mapping[str, Sequence[float]]
     cost: Mapping[str, float]
     holdout: Mapping[str, Any]
     teacher: Mapping[str, Any]
     grids: Sequence[Ranked] = ()
     time_table: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def improved(self) -> bool:
+        return self.outcome == "tuned"
 
     def summary(self) -> str:
-        """A few lines for a person."""
-        drifted = self.schedule.drifted()
+        """A few lines for a person, the outcome first."""
         h, best, evaluations = self.holdout, self.holdout["best_untuned"], {k: int(v) for k, v in self.cost.items() if k != "seconds"}
+        drifted = ", ".join(map(str, self.schedule.drifted()))
         lines = [
+            *outcome_in_words(self.outcome, self.record, self.schedule.steps),
             str(self.schedule),
-            f"on {h['n']} held-out x_T: RMSE to the teacher {h['rmse_start']:.4f} -> {h['rmse']:.4f}, ratio {h['ratio']:.3f} "
+            f"on {h['n']} held-out x_T: RMSE to the teacher {h['rmse_start']:.4g} -> {h['rmse']:.4g}, ratio {h['ratio']:.3f} "
             f"[{h['low']:.3f}, {h['high']:.3f}]; Fréchet distance to its samples ({h['features']}) "
             f"{h['frechet_start']:.4g} -> {h['frechet']:.4g}",
-            *([f"best untuned grid on the same x_T: RMSE {best['rmse']:.4f}, Fréchet distance {best['frechet']:.4g}"] if best else []),
-            *(f"not kept: a tuned schedule of which {reason}" for reason in h["refused"]),
-            *([] if h["chosen"] == "tuned" else [f"returned instead: the {h['chosen']}"]),
-            *([f"told a time beyond the neighbouring positions at evaluations {drifted}"] if drifted else []),
+            *([f"best untuned schedule on the same x_T: RMSE {best['rmse']:.4g}, Fréchet distance {best['frechet']:.4g}"] if best else []),
+            *(
+                [f"evaluations {drifted} pass the network a time outside their neighbours' range: allowed, check the samples"]
+                * bool(drifted)
+            ),
             *([] if self.time_table is None or self.time_table["kind"] == "smooth" else [str(TimeTable(**self.time_table))]),
             f"teacher: {', '.join(f'{k} {v}' for k, v in self.teacher.items())}",
             f"network evaluations: {sum(evaluations.values()):,} ({', '.join(f'{k} {v:,}' for k, v in evaluations.items())}) "
@@ -139,8 +148,9 @@ def tune(
     descent in whole numbers, and what is returned tells it whole times only.
     ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (positions must be free).
     ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
-    With ``guard`` the result is kept only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to the
-    teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is returned.
+    With ``guard`` the tuned schedule is returned only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to
+    the teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is
+    returned (``outcome`` says which).
     ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
     ends where an uninterrupted one would have ended. ``accepted`` is called after every accepted iteration, once it is in the checkpoint,
     with the best schedule so far (:class:`ttune.tuning.Accepted`).
@@ -215,14 +225,15 @@ def tune(
     found = find_whole_times(task, chosen_method, between, search=continuous) if whole else chosen_method.run(task)
 
     with ledger.entry("holdout"):
-        best_grid = found.grids[0].schedule if found.grids else None
-        chosen, figures = decide(held_out, schedule, best_grid, found.candidates, features, guard)
-    improved = chosen is not schedule
+        grids = [ranked.schedule for ranked in found.grids]
+        untuned = [start for start in (rounded(schedule, told_apart=True),) if whole and start is not None]
+        chosen, outcome, figures = decide(held_out, schedule, grids, found.candidates, features, guard, untuned)
     ledger.close()
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
-    if improved:
-        chosen = chosen.replace(model=denoiser.identity(), tuned=record | {"holdout": figures, "cost": cost} | provenance(schedule, found))
-    return TuneResult(chosen, improved, found.history, cost, figures, teacher_record, found.grids, record_of_table)
+    record = record | {"outcome": outcome, "holdout": figures, "cost": cost} | provenance(schedule, found)
+    if outcome != "start":
+        chosen = chosen.replace(model=denoiser.identity(), tuned=record)
+    return TuneResult(chosen, outcome, found.history, cost, figures, teacher_record, found.grids, record_of_table, record)
 
 
 def _shares(ranks: Ranks, counts: Sequence[int], chunk: int) -> list[Share]:

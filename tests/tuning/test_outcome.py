@@ -1,0 +1,127 @@
+"""What a tuning returned is called what it is: tuned, an untuned schedule, or the start; in the result, its file, and all that shows it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import ttune
+from tests.oracles import mixture, standard_normal
+from ttune import Schedule
+from ttune.tuning.method import Found, Task
+from ttune.tuning.search import Ranked
+
+NOISE = ttune.NoiseSchedule.linear()
+START = Schedule.build(NOISE, "ddim", 4, "leading")
+TEACHER = Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr")
+GOOD = Schedule.build(NOISE, "ddim", 4, "quadratic", t_start=950.0)  # better than the start here, see below
+OTHER = Schedule.build(NOISE, "ddim", 4, "linspace")
+BAD = START.replace(conditioning=0.3 * START.conditioning)
+ZEROS = np.zeros((4, 5))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A method that finds what it was given."""
+
+    name: ClassVar[str] = "fixed"
+    changes: ClassVar[tuple[str, ...]] = ("conditioning", "positions")
+    candidates: tuple[Schedule, ...] = ()
+    grids: tuple[Schedule, ...] = ()
+
+    def check(self, denoiser: ttune.Denoiser, schedule: Schedule, data: Any) -> None:
+        pass
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, task: Task) -> Found:
+        return Found(self.candidates, {}, [Ranked(f"grid {i}", s, 0.0, 0.0) for i, s in enumerate(self.grids)])
+
+
+def tune(candidates: tuple[Schedule, ...], grids: tuple[Schedule, ...] = (), **options: Any) -> ttune.TuneResult:
+    settings: dict[str, Any] = {"x_T": standard_normal((24, 2)), "teacher": TEACHER, "progress": False}
+    return ttune.tune(mixture(NOISE).denoiser(), START, method=Fixed(candidates, grids), **settings | options)
+
+
+CASES = {
+    "a better one": ((GOOD,), (), True, "tuned", GOOD),
+    "a worse one, and a better grid": ((BAD,), (GOOD,), True, "untuned", GOOD),
+    "a worse one, and a worse grid": ((BAD,), (BAD.replace(conditioning=0.2 * START.conditioning),), True, "start", START),
+    "a worse one alone": ((BAD,), (), True, "start", START),
+    "none at all": ((), (), True, "start", START),
+    "a worse one, unchecked": ((BAD,), (GOOD,), False, "tuned", BAD),
+    "an untuned grid, unchecked": ((OTHER,), (GOOD, OTHER), False, "untuned", OTHER),
+    "an untuned grid but for rounding": ((GOOD.replace(positions=GOOD.positions * (1 - 1e-14)),), (GOOD,), False, "untuned", GOOD),
+    "the start, unchecked": ((START,), (), False, "start", START),
+    "the start with coefficients of zero": ((START.replace(coefficients=ZEROS),), (), False, "start", START),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_outcome_is_that_of_what_was_returned(case: str, tmp_path: Path) -> None:
+    candidates, grids, guard, outcome, schedule = CASES[case]
+    result = tune(candidates, grids, guard=guard)
+    assert result.outcome == outcome
+    assert result.improved == (outcome == "tuned")
+    np.testing.assert_allclose(result.schedule.positions, schedule.positions, rtol=1e-12)
+    np.testing.assert_allclose(result.schedule.conditioning, schedule.conditioning, rtol=1e-12)
+    assert result.record["outcome"] == outcome
+    first, *_ = result.summary().splitlines()
+    assert ("tuned" in str(result.schedule).splitlines()[0].split(", ")) == (outcome == "tuned")
+    if outcome == "start":
+        assert result.schedule is START
+        assert first.startswith("Tuning did not help at 4 steps. Returned: the schedule that the tuning began with. Try more samples (36 ")
+    elif outcome == "untuned":
+        assert first.startswith("Tuning did not help at 4 steps. Returned: the best untuned schedule. Try ")
+        assert "best untuned schedule (tuning did not help)" in str(result.schedule)
+    elif not guard:
+        assert first.startswith("The tuned schedule is returned without the decision")
+    else:
+        assert first == "ddim, 4 steps, tuned"
+    if outcome != "start":
+        result.schedule.save(tmp_path / "t.json")
+        assert json.loads((tmp_path / "t.json").read_text())["tuned"]["outcome"] == outcome
+        assert Schedule.load(tmp_path / "t.json").outcome == outcome
+
+
+def test_the_reason_is_said_once_with_its_numbers() -> None:
+    result = tune((BAD, BAD.replace(conditioning=BAD.conditioning)), (GOOD,))
+    reasons = [line for line in result.summary().splitlines() if line.startswith("  not better: ")]
+    assert len(reasons) == 1
+    assert f"is not below the {result.holdout['rmse_start']:.4g} of the start" in reasons[0]
+    assert f"RMSE {result.holdout['proposed']['rmse']:.4g} is not below" in reasons[0]
+    assert f"the {result.holdout['best_untuned']['rmse']:.4g} of the best untuned schedule" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("tuned", "outcome"),
+    [
+        ({}, None),
+        ({"outcome": "untuned"}, "untuned"),
+        ({"method": "endpoint", "holdout": {"chosen": "tuned"}}, "tuned"),
+        ({"method": "endpoint", "holdout": {"chosen": "best untuned grid"}}, "untuned"),
+        ({"method": "endpoint", "holdout": {"chosen": "start"}}, "start"),
+        ({"method": "timetuner"}, "tuned"),
+        ({"choice": {"teacher": 5}}, "start"),  # a choice of the sampler, and a tuning that returned its start
+        ({"method": "endpoint", "holdout": {"chosen": ["?"]}, "outcome": [1]}, "tuned"),
+    ],
+)
+def test_records_of_earlier_versions_are_read_by_their_figures(tuned: dict[str, Any], outcome: str | None) -> None:
+    schedule = START.replace(tuned=tuned)
+    assert schedule.outcome == outcome
+    assert str(schedule).splitlines()[0].endswith(", tuned") == (outcome == "tuned")
+
+
+def test_the_best_so_far_is_called_that() -> None:
+    seen: list[Schedule] = []
+    ttune.tune(
+        mixture(NOISE).denoiser(), START, x_T=standard_normal((24, 2)), teacher=TEACHER, progress=False, search_starts=False, iterations=1,
+        accepted=lambda found: seen.append(found.best),
+    )  # fmt: skip
+    assert str(seen[-1]).startswith("ddim, 4 steps, best so far of an unfinished tuning\n")

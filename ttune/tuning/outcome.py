@@ -1,0 +1,31 @@
+"""What a tuning returned, in words: that it helped, or that it did not, why, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RETURNED = {"untuned": "the best untuned schedule", "start": "the schedule that the tuning began with"}
+
+
+def outcome_in_words(outcome: str, record: Mapping[str, Any], steps: int) -> list[str]:
+    """Lines to put first. None for a tuned schedule that passed the decision on held-out x_T.
+
+    ``record``: how the tuning went (:attr:`ttune.tuning.TuneResult.record`).
+    """
+    holdout = record["holdout"]
+    refused = [f"  not better: {reason}" for reason in dict.fromkeys(holdout["refused"])]
+    if outcome == "tuned":
+        unchecked = "The tuned schedule is returned without the decision on held-out x_T (guard=False), which it would not pass:"
+        return [unchecked, *refused] if refused and not holdout["guard"] else []
+    if holdout["rmse_start"] == 0:
+        return [f"Nothing to tune: {steps} steps already end at the teacher's samples. Returned: {RETURNED[outcome]}."]
+    return [f"Tuning did not help at {steps} steps. Returned: {RETURNED[outcome]}. {advice(record)}", *refused]
+
+
+def advice(record: Mapping[str, Any]) -> str:
+    """What may help where a tuning did not."""
+    tries = [f"more samples ({2 * record['samples']} instead of {record['samples']})"]
+    tries += ["the coefficients too"] if record["method"] == "endpoint" and "coefficients" not in record["tune"] else []
+    tries += ["method 'endpoint'"] if record["method"] != "endpoint" else []
+    return f"Try {', '.join([*tries, 'more steps'])} or another sampler."
