@@ -37,6 +37,7 @@ def estimate_gammas(
     if x_0.ndim < 1 or x_0.shape[0] == 0:
         raise ValueError(f"x_0 must hold at least one sample, got shape {tuple(x_0.shape)}")
     check_fits(denoiser, schedule)
+    denoiser.check_conditions(conditions, x_0.shape[0])
     seeds = seed_tensor(seeds, x_0)
     noise, gammas = schedule.noise, []
     stages = schedule.tableau().stages
@@ -48,7 +49,7 @@ def estimate_gammas(
             rows = slice(begin, begin + chunk)
             part = x_0[rows]
             x = stage.alpha * part + stage.sigma * ops.philox_normal(tuple(part.shape[1:]), seeds[rows], draw=i, dtype=part.dtype)
-            D = denoiser.unclipped(x, told, select(conditions or {}, rows, x_0.shape[0]), evaluation)
+            D = denoiser.unclipped(x, told, select(conditions or {}, rows, x_0.shape[0], denoiser.shared), evaluation)
             total += float(((x - stage.alpha * D) / stage.sigma).double().square().sum())
             bar.update(len(part))
         if not total < float("inf"):

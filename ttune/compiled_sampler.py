@@ -7,11 +7,13 @@ steps, network included, and nothing in the loop waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import Any
+from types import FunctionType
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ from torch import Tensor
 from ttune import ops
 from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.folding import START_DRAW, uniform_block
-from ttune.guidance import Classifier
+from ttune.guidance import Classifier, Halves
+from ttune.nested import layout, leaves, mapped
 from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
 from ttune.sampling import as_schedule, check_fits, seed_tensor, start_state
 from ttune.schedule import Schedule
@@ -28,15 +31,44 @@ from ttune.shifting import Shifting
 Advance = Callable[[Registers, Conditions, Tensor | None, Tensor, Tensor], dict[str, Tensor]]
 
 
+T = TypeVar("T")
+CAPTURES = 8  # CUDA graphs that are kept, each with memory of its own
+LAYOUTS = 64  # compiled steps that are kept
+
+
+class Recent(Generic[T]):
+    """The last ``most`` values that were asked for, by their keys."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._kept:
+            while len(self._kept) >= self.most:  # first, for its memory may be needed
+                self._kept.popitem(last=False)
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
 @dataclass(frozen=True)
 class _Capture:
     """A captured loop: what to fill before a replay, and where the result is afterwards."""
 
-    graph: torch.cuda.CUDAGraph
-    x_T: Tensor
-    conditions: dict[str, Tensor]
-    seeds: Tensor | None
+    replay: Callable[[], None]
+    inputs: tuple[Tensor, dict[str, Any], Tensor | None]  # x_T, conditions, seeds
     x_0: Tensor
+
+    def __call__(self, *given: Any) -> Tensor:
+        for (_, mine), (_, new) in zip(leaves(self.inputs), leaves(given), strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(new)
+        self.replay()
+        return self.x_0.clone()  # the next replay writes over it
 
 
 class CompiledSampler:
@@ -46,11 +78,12 @@ class CompiledSampler:
         denoiser, schedule: as for :func:`ttune.sample`; the schedule must fit the denoiser.
         check_model: refuse a schedule that was tuned for another model, as :func:`ttune.sample` does.
         compile: compile the step (network, guidance and update) with torch.compile; one graph serves all steps.
-        cuda_graph: capture all steps in one CUDA graph per shape of the inputs and replay it: a call copies its inputs,
-            launches the graph once and copies the result. Needs CUDA tensors, and a network that can be captured. Not run
-            on a GPU yet.
+        cuda_graph: capture all steps in one CUDA graph per layout of the inputs (shapes, strides, dtypes of x_T and of all tensors in
+            the conditions, and the other conditions' values) and replay it: a call copies its inputs, launches the graph once and
+            copies the result. The last 8 graphs are kept. Needs CUDA tensors, and a network that can be captured. Not run on a GPU yet.
         options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
-            ``dynamic=False`` are set unless given.
+            ``dynamic=False`` are set unless given: then every layout of the inputs has a graph of its own, the last 64 of which are
+            kept. ``dynamic=True`` makes one graph for all shapes.
 
     Results are those of :func:`ttune.sample` up to rounding. The noise of stochastic samplers depends on the seeds
     alone. Raises ValueError like :func:`ttune.sample`, and RuntimeError for ``cuda_graph`` without CUDA tensors.
@@ -83,9 +116,12 @@ class CompiledSampler:
         self._block = uniform_block(stages)
         self._stochastic = schedule.tableau().stochastic
         self._retained = tuple(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
-        self._compile = partial(torch.compile, **{"fullgraph": True, "dynamic": False, **options}) if compile else None
+        options = {"fullgraph": True, "dynamic": False, **options}
+        self._compile = partial(torch.compile, **options) if compile else None
+        self._by_layout = compile and options["dynamic"] is False
         self._per_device: dict[torch.device, tuple[Step | None, Advance, list[tuple[Tensor, Tensor]]]] = {}
-        self._captures: dict[Any, _Capture] = {}
+        self._compiled: Recent[Advance] = Recent(LAYOUTS)
+        self._captures: Recent[_Capture] = Recent(CAPTURES)
 
     def __call__(
         self,
@@ -102,6 +138,7 @@ class CompiledSampler:
             )
         if self.cuda_graph and not x_T.is_cuda:
             raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
+        self.denoiser.check_conditions(conditions, x_T.shape[0])
         with torch.no_grad():
             x = x_T if from_state else start_state(self.schedule, x_T)
             drawn = seed_tensor(seeds, x_T) if self._stochastic else None
@@ -110,7 +147,7 @@ class CompiledSampler:
             return run(x, dict(conditions or {}), drawn)
 
     def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
-        start, advance, numbers = self._on(x.device)
+        start, plain, numbers = self._on(x.device)
         if self._evaluation.scale is not None:
             conditions = self.denoiser.prepared(conditions, x)
         # A copy in the layout of the states to come: another layout would be another graph.
@@ -118,6 +155,7 @@ class CompiledSampler:
         if start is not None:
             registers = start(registers, (), seeds, START_DRAW)
         registers |= {name: torch.zeros_like(x) for name in self._retained}
+        advance = self._fast(plain, registers["x"], conditions)
         for number, draw in numbers:
             registers = advance(registers, conditions, seeds, number, draw)
         return registers["x"]
@@ -141,43 +179,49 @@ class CompiledSampler:
                 after = step(registers, outputs, seeds, draw, number)
                 return {name: after[name] for name in ("x", *retained)}
 
-            # A code object of its own: torch.compile counts graphs per code object, and gives up at the ninth sampler of a process.
-            advance.__code__ = advance.__code__.replace()
             # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.
             numbers = [(torch.tensor(i, device=device), torch.tensor(first + i, device=device)) for i in range(self._steps)]
             start = start_step(self.schedule.tableau(), device)
-            self._per_device[device] = (start, self._compile(advance) if self._compile else advance, numbers)
+            self._per_device[device] = (start, advance, numbers)
         return self._per_device[device]
 
-    def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
-        tensors = {name: value.to(x.device) for name, value in conditions.items() if isinstance(value, Tensor)}
-        others = {name: value for name, value in conditions.items() if name not in tensors}
-        key = (_layout(x), tuple((name, _layout(value)) for name, value in sorted(tensors.items())), repr(sorted(others.items())))
-        if key not in self._captures:
-            self._captures[key] = self._capture(x, tensors, others, seeds)
-        capture = self._captures[key]
-        capture.x_T.copy_(x)
-        for name, value in tensors.items():
-            capture.conditions[name].copy_(value)
-        if capture.seeds is not None and seeds is not None:
-            capture.seeds.copy_(seeds)
-        capture.graph.replay()
-        return capture.x_0.clone()  # the next replay writes over it
+    def _fast(self, advance: Advance, x: Tensor, conditions: Conditions) -> Advance:
+        """``advance`` compiled, for inputs of this layout where sizes are not dynamic."""
+        if self._compile is None:
+            return advance
+        held = [conditions, conditions.null, conditions.both] if isinstance(conditions, Halves) else [conditions]
+        key = (layout(x), *(layout(dict(part)) for part in held)) if self._by_layout else x.device
+        return self._compiled.get(key, lambda: self._compile(_own_code(advance)))
 
-    def _capture(self, x: Tensor, tensors: dict[str, Tensor], others: dict[str, Any], seeds: Tensor | None) -> _Capture:
-        x_T, given = x.clone(), {name: value.clone() for name, value in tensors.items()}
-        seeds = None if seeds is None else seeds.clone()
-        # On a side stream, once before: the first run compiles, chooses algorithms and allocates workspaces.
-        side = torch.cuda.Stream(x.device)
-        side.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._loop(x_T, given | others, seeds)
-        torch.cuda.current_stream(x.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(x.device), torch.cuda.graph(graph):
-            x_0 = self._loop(x_T, given | others, seeds)
-        return _Capture(graph, x_T, given, seeds, x_0)
+    def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
+        given = (x, mapped(lambda value: value.to(x.device), conditions), seeds)
+        return self._captures.get(layout(given), lambda: self._capture(*given))(*given)
+
+    def _capture(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> _Capture:
+        inputs = x.clone(), mapped(torch.clone, conditions), None if seeds is None else seeds.clone()
+        x_0, replay = recorded(partial(self._loop, *inputs), x.device)
+        return _Capture(replay, inputs, x_0)
+
+
+def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+    """``run`` as a CUDA graph: where its result is after a replay, and the replay."""
+    # On a side stream, once before: the first run compiles, chooses algorithms and allocates workspaces.
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # What other threads do in the meantime, loading data for example, is no part of the capture and does not end it.
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        x_0 = run()
+    return x_0, graph.replay
+
+
+def _own_code(advance: Advance) -> Advance:
+    """The same function with a code object of its own: torch.compile counts graphs per code object, and gives up at the ninth."""
+    return FunctionType(advance.__code__.replace(), advance.__globals__, advance.__name__, advance.__defaults__, advance.__closure__)
 
 
 def _uniform(
@@ -193,7 +237,3 @@ def _uniform(
     ):
         raise ValueError("denoiser: one graph for all steps needs guidance at all of them or none, and its own scale only if not rescaled")
     return evaluations[0], [evaluation.row for evaluation in evaluations] if denoiser.threshold is not None else None
-
-
-def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ttune.batches import Batches
-from ttune.guidance import Classifier, ClassifierFree, Guidance
+from ttune.guidance import Classifier, ClassifierFree, Guidance, Halves
 from ttune.identity import architecture, digest_of_weights, earlier_architectures, other_weights, signature
-from ttune.nested import mapped, per_sample
+from ttune.in_place import Hands, copies
+from ttune.nested import check_rows, of_rows, taken
 from ttune.noise import NoiseSchedule
 from ttune.prediction import PREDICTION_TYPES, data_row
 from ttune.samplers.points import Point
@@ -64,6 +65,9 @@ class Denoiser:
     ``learned_variance`` says that the network returns twice the channels, the second half being the variance of ``ddpm`` with
     ``variance="learned_range"``.
     ``decode`` makes pictures in [-1, 1] of the samples of a latent model, for whoever wants to look at them.
+    ``shared`` names conditions that all samples share as they are, whatever their shape ("img_ids", "added_cond_kwargs.table"). All
+    others, tensors in dicts, lists and tuples too, have one row per sample, or one row for all of them (:mod:`ttune.nested`).
+    The network may write into its arguments, return the same memory at every call, and in another floating dtype.
     Where the memory does not hold a batch, the network is called with half of it, twice (:mod:`ttune.batches`).
     ``evaluations`` counts the samples that the network saw, whichever variant it was; ``spent`` counts each at the cost of its variant.
     """
@@ -81,10 +85,12 @@ class Denoiser:
     threshold: Callable[[Tensor], Tensor] | None = None
     learned_variance: bool = False
     decode: Callable[[Tensor], Tensor] | None = None
+    shared: tuple[str, ...] = ()
     evaluations: int = field(default=0, init=False)
     spent: float = field(default=0.0, init=False)
     call_batches: Batches = field(default_factory=lambda: Batches("one call of the network"), init=False, repr=False, compare=False)
     chunk_batches: Batches = field(default_factory=lambda: Batches("one chunk"), init=False, repr=False, compare=False)
+    hands: Hands = field(default_factory=Hands, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.network) and not isinstance(self.network, (Stitched, Variants)):
@@ -101,6 +107,9 @@ class Denoiser:
             )
         if self.clip_epsilon not in ("recompute", "keep"):
             raise ValueError(f"clip_epsilon must be 'recompute' or 'keep', got {self.clip_epsilon!r}")
+        self.shared = (self.shared,) if isinstance(self.shared, str) else tuple(self.shared)
+        if not all(isinstance(name, str) and name for name in self.shared):
+            raise TypeError(f"shared must hold names of conditions, such as 'img_ids' or 'added_cond_kwargs.table', got {self.shared!r}")
 
     def __call__(self, x: Tensor, t: float, tau: float | Tensor | None = None, **conditions: Any) -> Tensor:
         """The x_0 prediction (B, ...) for a state x (B, ...) that stands at time ``t`` when the network is told ``tau``."""
@@ -171,6 +180,7 @@ class Denoiser:
         if self.guidance is None or evaluation.scale is None:
             outputs = [network(x, tau, conditions)]
         else:
+            conditions = conditions if isinstance(conditions, Halves) else self.prepared(conditions, x)
             outputs = self.guidance.outputs(network, x, tau, conditions, evaluation.scale)
         # The first call's first half is the conditional one.
         return [*outputs, variances[0][: x.shape[0]]] if self.learned_variance else outputs
@@ -178,7 +188,12 @@ class Denoiser:
     def prepared(self, conditions: Conditions | None, x: Tensor) -> Conditions:
         """``conditions`` for many evaluations of states like ``x``: what guidance makes of them is made once."""
         conditions = {} if conditions is None else conditions
-        return self.guidance.prepared(conditions, x) if isinstance(self.guidance, ClassifierFree) else conditions
+        return self.guidance.prepared(conditions, x, self.shared) if isinstance(self.guidance, ClassifierFree) else conditions
+
+    def check_conditions(self, conditions: Conditions | None, samples: int) -> None:
+        """TypeError or ValueError for conditions that do not go with so many samples (:func:`ttune.nested.check_rows`)."""
+        if conditions:
+            check_rows(conditions, samples, self.shared)
 
     def _times(self, tau: float | Tensor, x: Tensor) -> Tensor:
         """(B,) or (B, frames): what the network is told, in its dtype; bfloat16 has 126 values in (500, 1000]."""
@@ -187,17 +202,22 @@ class Denoiser:
             # Made where it is wanted: a number that is copied to a GPU has the host wait, at every step.
             return torch.full(x.shape[:1], tau, dtype=dtype, device=x.device)
         tau = torch.as_tensor(tau, dtype=dtype, device=x.device)
-        return tau.expand(x.shape[0]) if tau.ndim == 0 else tau
+        # In memory of its own, which a network may write to.
+        return (tau.expand(x.shape[0]) if tau.ndim == 0 else tau).clone()
 
     def _called(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
         """``network``'s output for all samples, in parts where the memory asks for it. Not where a derivative is to be taken, which keeps
         the activations of all parts: there whole chunks are halved (:meth:`ttune.tuning.problem.Problem.total`)."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return network(x, tau, **conditions)
+            # For a network that writes into what it is given; of what none writes to, a compiler makes no copy.
+            return network(x.clone(), tau, **copies(conditions))
         n = x.shape[0]
 
         def call(rows: slice | None) -> Tensor:
-            return network(x, tau, **conditions) if rows is None else network(x[rows], tau[rows], **select(conditions, rows, n))
+            if rows is None:
+                return self.hands.call(network, x, tau, conditions)
+            # A copy, for the next part may be written into the same memory.
+            return self.hands.call(network, x[rows], tau[rows], select(conditions, rows, n, self.shared)).clone()
 
         return self.call_batches.through(call, n, lambda parts: torch.cat(list(parts)))
 
@@ -316,7 +336,7 @@ def _advice(denoiser: Denoiser, remembered: Mapping[str, Any]) -> str:
     )
 
 
-def select(conditions: Conditions, rows: slice | Tensor, n: int) -> Conditions:
-    """The ``rows`` of per-sample conditions, in dicts, lists and tuples too; what has no batch of ``n`` rows is shared by all samples
-    and stays as it is."""
-    return {k: mapped(lambda value: value[rows] if per_sample(value, n) else value, v) for k, v in conditions.items()}
+def select(conditions: Conditions, rows: slice | Tensor, n: int, shared: Sequence[str] = ()) -> Conditions:
+    """The ``rows`` of per-sample conditions of ``n`` samples, in dicts, lists and tuples too; what has another number of rows, or is
+    named in ``shared``, stays as it is."""
+    return {k: of_rows(lambda value: taken(value, rows), v, n, shared, k) for k, v in conditions.items()}

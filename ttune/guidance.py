@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.nested import mapped, per_sample
+from ttune.nested import is_shared, leaves, mapped_with_path, per_sample, repeated
 from ttune.samplers.points import Point
 
 Conditions = Mapping[str, Any]
@@ -61,7 +62,7 @@ class ClassifierFree:
     """Classifier-free guidance (Ho and Salimans 2022): scale * output(conditions) + (1 - scale) * output(null).
 
     ``null`` holds, per condition, the value that means "no condition": a number, or a tensor that broadcasts
-    to the condition's shape.
+    to the condition's shape; of a condition that holds others, a mapping or a list of such values, or one value for all of them.
 
     ``scale``: a number, one per evaluation, or a function of where the evaluation stands (:class:`Point`: t, alpha, sigma, rho).
     ``interval``: (low, high) in sigma / alpha outside which the scale is 1 and one evaluation does (Kynkäänniemi et al. 2024).
@@ -113,28 +114,70 @@ class ClassifierFree:
         if self.batched:
             outputs = list(network(torch.cat([x, x]), torch.cat([tau, tau]), halves.both).chunk(2))
         else:
-            outputs = [network(x, tau, halves), network(x, tau, halves.null)]
+            # A copy: the second call may be written into the memory of the first.
+            outputs = [network(x, tau, halves).clone(), network(x, tau, halves.null)]
         conditional, without = outputs
         return [_rescaled(conditional, without, scale, self.rescale)] if self.rescale else outputs
 
-    def prepared(self, conditions: Conditions, x: Tensor) -> Halves:
-        """``conditions`` of a batch like ``x`` with what :meth:`outputs` makes of them: a loop makes it once."""
-        batch, device = x.shape[0], x.device
+    def prepared(self, conditions: Conditions, x: Tensor, shared: Sequence[str] = ()) -> Halves:
+        """``conditions`` of a batch like ``x`` with what :meth:`outputs` makes of them: a loop makes it once.
+
+        ``shared``: as :attr:`ttune.Denoiser.shared`. ValueError for a null that does not go with its condition.
+        """
         missing = [k for k in self.null if k not in conditions]
         if missing:
             raise ValueError(f"conditions must give {missing} for classifier-free guidance, got {sorted(conditions)}")
-        null = {}
-        for k, value in self.null.items():
-            given = torch.as_tensor(conditions[k], device=device)
-            if given.ndim == 0 or given.shape[0] != batch:
-                raise ValueError(f"conditions[{k!r}] must have one row per sample, {batch}, got shape {tuple(given.shape)}")
-            if isinstance(value, (int, float)):  # filled there, and not copied: a host that copies waits for a GPU
-                null[k] = torch.full_like(given, value)
-            else:
-                null[k] = self._there(k, value, device).to(given.dtype).expand_as(given)
-        if not self.batched:
-            return Halves(conditions, {**conditions, **null}, {})
-        return Halves(conditions, {}, {k: _twice(v, null.get(k), batch, device) for k, v in conditions.items()})
+        batch, pairs = x.shape[0], dict[str, tuple[Tensor, Tensor]]()
+        for name, null in self.null.items():
+            pairs |= self._pairs(name, conditions[name], null, x, shared)
+
+        def without(path: str, leaf: Any) -> Any:
+            return pairs[path][1] if path in pairs else leaf
+
+        def both(path: str, leaf: Any) -> Any:
+            if path in pairs:
+                return torch.cat(pairs[path])
+            return repeated(leaf, 2) if per_sample(leaf, batch) and not is_shared(path, shared) else leaf
+
+        # A list of numbers is one tensor.
+        given = {name: pairs[name][0] if name in pairs else value for name, value in conditions.items()}
+        made = {name: mapped_with_path(both if self.batched else without, value, name) for name, value in given.items()}
+        return Halves(given, {}, made) if self.batched else Halves(given, made, {})
+
+    def _pairs(self, name: str, given: Any, null: Any, x: Tensor, shared: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """(what is given, its null), both with a row per sample, at the path of every tensor that a null replaces."""
+        held, nulls = dict(leaves(given, name)), dict(leaves(null, name))
+        if not any(isinstance(leaf, (Tensor, np.ndarray)) for leaf in held.values()):
+            held = {name: given}
+        if name in held:
+            nulls = {name: null}
+        pairs, used = dict[str, tuple[Tensor, Tensor]](), set[str]()
+        for path, leaf in held.items():
+            at = next((p for p in _with_parents(path) if p in nulls), None)
+            # One value for all of a condition is the null of its tensors.
+            if at == path or (at is not None and isinstance(leaf, (Tensor, np.ndarray))):
+                used.add(at)
+                pairs[path] = self._pair(path, leaf, at, nulls[at], x, keep_rows=not self.batched and is_shared(path, shared))
+        unused = sorted(set(nulls) - used)
+        if unused:
+            raise ValueError(f"null[{unused[0]!r}] must be the null of a condition, of {sorted(held)}")
+        return pairs
+
+    def _pair(self, path: str, given: Any, at: str, null: Any, x: Tensor, *, keep_rows: bool) -> tuple[Tensor, Tensor]:
+        given = torch.as_tensor(given, device=x.device)
+        if not keep_rows:
+            if given.ndim == 0 or given.shape[0] not in (1, x.shape[0]):
+                raise ValueError(f"conditions[{path!r}] must have one row per sample, {x.shape[0]}, got shape {tuple(given.shape)}")
+            given = given.expand(x.shape[0], *given.shape[1:])
+        if isinstance(null, (int, float)):  # filled there, and not copied: a host that copies waits for a GPU
+            return given, torch.full_like(given, null)
+        value = self._there(at, null, x.device)
+        try:
+            return given, value.to(given.dtype).expand_as(given)
+        except RuntimeError:
+            raise ValueError(
+                f"null[{at!r}] must be a number, or broadcast to the shape of its condition, {tuple(given.shape)}, got {tuple(value.shape)}"
+            ) from None
 
     def _there(self, name: str, value: Any, device: torch.device) -> Tensor:
         """A null on the device of the states: copied there once, since a copy within a captured graph is an error."""
@@ -197,7 +240,7 @@ class Classifier:
         own = {k: v for k, v in conditions.items() if k not in self.only}
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            log_prob = self.log_prob(leaf, tau, **conditions)
+            log_prob = self.log_prob(leaf, tau.clone(), **conditions)
             if log_prob.shape != x.shape[:1]:
                 raise ValueError(f"log_prob must return one number per sample, shape ({x.shape[0]},), got {tuple(log_prob.shape)}")
             (gradient,) = torch.autograd.grad(log_prob.sum(), leaf)
@@ -251,8 +294,7 @@ def _rescaled(conditional: Tensor, null: Tensor, scale: float, phi: float) -> Te
     return guided * (phi * factor + (1 - phi))
 
 
-def _twice(value: Any, null: Tensor | None, batch: int, device: torch.device) -> Any:
-    """A condition for the batch of both halves; what guidance does not replace by its null is the same in both."""
-    if null is not None:
-        return torch.cat([torch.as_tensor(value, device=device), null])
-    return mapped(lambda inner: torch.cat([inner, inner]) if per_sample(inner, batch) else inner, value)
+def _with_parents(path: str) -> list[str]:
+    """Of "a.b.c" itself, "a.b" and "a"."""
+    parts = path.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts), 0, -1)]

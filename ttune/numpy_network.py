@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttune.nested import mapped_with_path
+
 
 @dataclass(frozen=True)
 class NumpyNetwork:
@@ -18,7 +20,7 @@ class NumpyNetwork:
     function: Callable[..., Any]
 
     def __call__(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
-        output = self.function(_array(x), _array(tau), **{k: _array(v) if isinstance(v, Tensor) else v for k, v in conditions.items()})
+        output = self.function(_array(x), _array(tau), **{k: mapped_with_path(_leaf, v) for k, v in conditions.items()})
         if not isinstance(output, np.ndarray):
             raise TypeError(f"function must return a NumPy array, got {type(output).__name__}; wrap it in one that picks the prediction")
         # A copy where the array may be the function's own buffer, which the next call would overwrite.
@@ -29,14 +31,19 @@ def from_numpy(function: Callable[..., Any]) -> NumpyNetwork:
     """A network for :class:`ttune.Denoiser` from ``function(x, tau, **conditions)`` of arrays: x (B, ...), tau (B,), one array back.
 
     Arrays are C-contiguous, in main memory, in the dtype of the state (float32 for bfloat16 and float16, float32 for tau unless
-    the state is float64); tensors among the conditions become arrays, all else is passed on. What comes back goes to the state's
-    dtype and device. There are no gradients: sampling and "endpoint", "trajectory", "local", "evolution", ... need none.
+    the state is float64); tensors among the conditions, in dicts, lists and tuples too, become arrays, all else is passed on. What
+    comes back goes to the state's dtype and device. There are no gradients: sampling and "endpoint", "trajectory", "local",
+    "evolution", ... need none.
 
     Raises TypeError if what comes back is no array.
     """
     if not callable(function):
         raise TypeError(f"function must be callable as function(x, tau, **conditions) on arrays, got {type(function).__name__}")
     return NumpyNetwork(function)
+
+
+def _leaf(_path: str, value: Any) -> Any:
+    return _array(value) if isinstance(value, Tensor) else value
 
 
 def _array(value: Tensor) -> np.ndarray:

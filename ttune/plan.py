@@ -106,7 +106,8 @@ class Step:
         else:
             results = ops.linear_update(terms, self.coeffs, step, self.clip)
         made = dict(zip(self.outputs, results, strict=True))
-        kept = {new: known[old] if old in known else made[old] for new, old in self.renames}
+        # What bounds a prediction may write the next one into the same memory, as a network may.
+        kept = {new: known[old].clone() if old == PREDICTION else known[old] if old in known else made[old] for new, old in self.renames}
         made.pop("D", None)
         return made | kept
 
@@ -166,8 +167,8 @@ class Plan:
         ``outputs``, if given, spares the network call of that stage. ``told`` (n_evaluations, ...): what the network is told
         instead of the schedule's conditioning, e.g. per sample.
 
-        ``visit(i, registers, outputs)`` sees everything that stage i starts from; ``callback(i, time, x)`` sees
-        the state after stage i and may return another.
+        ``visit(i, registers, outputs)`` sees everything that stage i starts from, and may keep it; ``callback(i, time, x)`` sees
+        the state after stage i and may return another, of its shape, dtype and device.
         """
         if any(evaluation.scale is not None for evaluation in self.evaluations):
             conditions = denoiser.prepared(conditions, registers["x"])
@@ -177,17 +178,27 @@ class Plan:
             if outputs is None:
                 outputs = self.outputs(denoiser, i, registers["x"], conditions, None if told is None else told[i])
             if visit is not None:
+                # Copies to keep: a network may write the next output into the same memory, or return the state itself.
+                outputs = [output.clone() for output in outputs]
                 visit(i, registers, outputs)
             registers = self.advance(i, registers, outputs, seeds)
             outputs = None
             if callback is not None:
                 replaced = callback(i, self.steps[i].time, registers["x"])
-                if replaced is not None:
-                    if replaced.shape != registers["x"].shape:
-                        shape, got = tuple(registers["x"].shape), tuple(replaced.shape)
-                        raise ValueError(f"callback must return None or a state of shape {shape}, got {got}")
-                    registers = {**registers, "x": replaced}
+                if replaced is not None and replaced is not registers["x"]:
+                    registers = {**registers, "x": _replaced(replaced, registers["x"])}
         return registers["x"]
+
+
+def _replaced(state: Tensor, x: Tensor) -> Tensor:
+    """The state that a callback returned in place of ``x``, in memory of its own: a callback may use the same again."""
+    if not isinstance(state, Tensor):
+        raise TypeError(f"callback must return None or a state, got {type(state).__name__}")
+    if state.shape != x.shape:
+        raise ValueError(f"callback must return None or a state of shape {tuple(x.shape)}, got {tuple(state.shape)}")
+    if (state.dtype, state.device) != (x.dtype, x.device):
+        raise ValueError(f"callback must return None or a state in {x.dtype} on {x.device}, got {state.dtype} on {state.device}")
+    return state.clone()
 
 
 def _learned_noise(x: Tensor, variance: Tensor, log_variance: tuple[float, float], seeds: Tensor, draw: int | Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def sample(
 
     ``schedule`` may be the path of a ttune.json, which is then read at every call.
 
-    ``conditions`` go to the network as keyword arguments. ``seeds`` (B,) int64 make the noise of stochastic
+    ``conditions`` go to the network as keyword arguments: tensors, in dicts, lists and tuples too, of one row per sample or one row for
+    all, but for those that the denoiser names as ``shared``. ``seeds`` (B,) int64 make the noise of stochastic
     samplers, the same for any batch size and device; without them they are drawn from torch's generator.
     ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
     follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
@@ -48,11 +49,12 @@ def sample(
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser; the latter is not looked at with
-    ``check_model=False``. Warns (UserWarning) of other weights than it was tuned for.
+    ``check_model=False``; and for conditions of another number of rows. Warns (UserWarning) of other weights than it was tuned for.
     """
     schedule = as_schedule(schedule)
     if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
         raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
+    denoiser.check_conditions(conditions, x_T.shape[0])
     stochastic = schedule.tableau().stochastic
     context = ops.use_backend(backend) if backend is not None else nullcontext()
     with torch.no_grad(), context:

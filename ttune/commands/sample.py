@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ttune.commands.arguments import Sampler, Spacing, check_counts, check_paths, check_seed, options_of
+
+if TYPE_CHECKING:
+    from ttune import Denoiser, Schedule
 
 
 def sample(
@@ -24,6 +30,7 @@ def sample(
     prompts: Path | None = None,
     backend: str | None = None,
     columns: int = 8,
+    batch_size: int = 64,
 ) -> None:
     """Sample images, with a tuned schedule or an untuned grid.
 
@@ -45,21 +52,21 @@ def sample(
         prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line i modulo their number.
         backend: Kernels to use (see ttune info).
         columns: Images in a row of the picture.
+        batch_size: Samples in one call of the network. They are the same for any, up to rounding.
     """
     import numpy as np
+    from tqdm import tqdm
 
     import ttune
     from ttune.atomic import check_writable, write_atomically
     from ttune.evaluation import save_grid
+    from ttune.evaluation.decoded import pictures_of
     from ttune.models import load_model
-    from ttune.not_finite import stop_unless_finite
-    from ttune.sampling import start_state
-    from ttune.tuning.points import drawn_points
 
     check_paths(out=out, schedule=schedule, prompts=prompts)
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
-    check_counts(n=n, columns=columns)
+    check_counts(n=n, columns=columns, batch_size=batch_size)
     check_seed(seed, n=n)
     check_writable(out)
     denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
@@ -72,23 +79,47 @@ def sample(
     else:
         name = sampler or "ddim"
         chosen = ttune.Schedule.build(denoiser.noise, name, 50 if steps is None else steps, spacing, options=options_of(option, name))
-    seeds = torch.arange(n) + seed
-    x_T, conditions = drawn_points(denoiser, seeds)
-    conditions = {**conditions, **{k: torch.full((n,), v, device=x_T.device) for k, v in (condition or {}).items()}}
-    try:
-        images = ttune.sample(denoiser, chosen, x_T, conditions=conditions, seeds=seeds, backend=backend)
-    except IndexError as error:  # of a table of the network's, which alone knows how long it is
-        if not condition:
-            raise
-        raise ValueError(f"condition must be among those that the network has an embedding of, got {condition}: {error}") from error
-    stop_unless_finite(images, denoiser, chosen, start_state(chosen, x_T), conditions, seeds)
+    _check_picture(out, denoiser)
+    made = []
+    with tqdm(total=n, desc="sampling", unit="image", disable=n <= batch_size) as bar:
+        for first in range(0, n, batch_size):
+            seeds = torch.arange(first, min(first + batch_size, n)) + seed
+            images = _samples(denoiser, chosen, seeds, condition or {}, backend)
+            images = pictures_of(denoiser, images) if out.suffix == ".png" else images
+            made.append(images.to("cpu", torch.float32, copy=True))
+            bar.update(len(seeds))
+    images = torch.cat(made)
     if out.suffix == ".png":
-        images = images if denoiser.decode is None else denoiser.decode(images)
         save_grid(out, images, columns)
     else:
         import io
 
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=images.float().cpu().numpy())
+        np.savez_compressed(buffer, images=images.numpy())
         write_atomically(out, buffer.getvalue())
     print(f"Wrote {n} samples of {chosen.steps} steps to {out}")
+
+
+def _samples(denoiser: Denoiser, schedule: Schedule, seeds: Tensor, condition: Mapping[str, int], backend: str | None) -> Tensor:
+    """x_0 of these seeds, all finite."""
+    import ttune
+    from ttune.not_finite import stop_unless_finite
+    from ttune.sampling import start_state
+    from ttune.tuning.points import drawn_points
+
+    x_T, drawn = drawn_points(denoiser, seeds)
+    conditions = {**drawn, **{k: torch.full((len(seeds),), v, device=x_T.device) for k, v in condition.items()}}
+    try:
+        x_0 = ttune.sample(denoiser, schedule, x_T, conditions=conditions, seeds=seeds, backend=backend)
+    except IndexError as error:  # of a table of the network's, which alone knows how long it is
+        if not condition:
+            raise
+        raise ValueError(f"condition must be among those that the network has an embedding of, got {dict(condition)}: {error}") from error
+    return stop_unless_finite(x_0, denoiser, schedule, start_state(schedule, x_T), conditions, seeds)
+
+
+def _check_picture(out: Path, denoiser: Denoiser) -> None:
+    """ValueError before anything is sampled that a picture cannot show."""
+    shape = denoiser.sample_shape
+    if out.suffix == ".png" and denoiser.decode is None and shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):
+        raise ValueError(f"out: a .png shows samples (1 or 3, H, W), and this model makes {tuple(shape)}; write an .npz")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ttune.denoiser import Denoiser, select
 from ttune.evaluation import FeatureStatistics, frechet_distance, frechet_standard_error
+from ttune.evaluation.statistics import features_of
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning import Teacher
@@ -64,7 +65,7 @@ class Bench:
         """
         x = self.problem.samples(schedule)
         errors = squared_errors(x, self.problem.target)
-        mine, teachers = (np.asarray(self.features(images), np.float64) for images in (x, self.problem.target))
+        mine, teachers = (features_of(self.features, images) for images in (x, self.problem.target))
         draws = _bootstrap(mine, teachers)
         record: dict[str, Any] = {
             "rmse": float(np.sqrt(errors.mean())),
@@ -124,7 +125,8 @@ def make_bench(
     for name in ("tuning", "holdout"):
         x_T, conditions = sets[name]
         rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
-        teacher.learn([(x_T[r], select(conditions, r, len(x_T))) for r in rows], arrived[name]["x_0"].to(x_T.device))
+        chunks = [(x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows]
+        teacher.learn(chunks, arrived[name]["x_0"].to(x_T.device))
     x_T, conditions = sets["figures"]
     problem = Problem(denoiser, x_T, conditions, arrived["figures"]["x_0"].to(x_T.device), chunk)
     cost = sum(int(arrived[name]["evaluations"]) for name in ("tuning", "holdout"))
@@ -140,7 +142,7 @@ def _endpoints(teacher: Teacher, denoiser: Denoiser, points: Points, chunk: int,
     x_T, conditions = points
     rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
     bar = tqdm(rows, desc="teacher", disable=not progress, leave=False)
-    return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T))) for r in bar])
+    return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in bar])
 
 
 def _bootstrap(mine: Float64, teachers: Float64) -> list[float]:

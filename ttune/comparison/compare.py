@@ -20,9 +20,9 @@ from ttune.comparison.outcome import GRID, GRID_BY_FRECHET, START, Comparison
 from ttune.comparison.specification import Entrant, parse_methods
 from ttune.denoiser import Denoiser
 from ttune.evaluation import FeatureStatistics
+from ttune.nested import digest
 from ttune.schedule import Schedule
 from ttune.tuning import Teacher
-from ttune.tuning.checkpoint import hashes_of
 from ttune.tuning.method import Method, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
 from ttune.tuning.points import Data, check_draws
@@ -89,8 +89,8 @@ def compare(
         "chunk": chunk,
         "seed": seed,
         "features": name,
-        "data": hashes_of(data),
-        "points": hashes_of(list(points.values())),
+        "data": digest(data),
+        "points": digest(points),
     }
     with TemporaryDirectory() as temporary:
         folder = Folder(Path(work if work is not None else temporary), fingerprint)

@@ -22,10 +22,10 @@ def pictures_of(denoiser: Denoiser, x: Tensor) -> Tensor:
     """
     if denoiser.decode is None:
         return x
-    pictures = denoiser.decode(x)
+    pictures = denoiser.decode(x.clone())
     if pictures.ndim != 4 or len(pictures) != len(x):
         raise ValueError(f"decode: must return pictures ({len(x)}, C, H, W) of {len(x)} samples, got {tuple(pictures.shape)}")
-    return pictures
+    return pictures.clone()  # the next may be written into the same memory
 
 
 def decoder_modules(denoiser: Denoiser) -> list[torch.nn.Module]:

@@ -75,7 +75,7 @@ class FeatureExtractor:
             y = self.function(x.to(self.device, torch.float32).clamp(-1.0, 1.0))
             if y.ndim != 2 or len(y) != len(x):
                 raise ValueError(f"function: must return ({len(x)}, F) features for {len(x)} images, got {tuple(y.shape)}")
-            return y.to("cpu", torch.float64)
+            return y.to("cpu", torch.float64, copy=True)  # the next may be written into the same memory
 
         found = self.batches.through(call, len(images), lambda parts: torch.cat(list(parts)))
         finite = torch.isfinite(found.float()).all(1)

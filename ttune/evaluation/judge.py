@@ -53,7 +53,8 @@ class Judge:
         for i in starts:
             rows = slice(i, i + self.chunk)
             seeds = None if self.seeds is None else self.seeds[rows]
-            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=select(self.conditions, rows, n), seeds=seeds))
+            conditions = select(self.conditions, rows, n, self.denoiser.shared)
+            parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=conditions, seeds=seeds))
         return torch.cat(parts)
 
     def row(self, name: str, method: str, schedule: Schedule) -> tuple[ReportRow, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ MAX_FEATURES = 16_384  # Inception has 2,048; a covariance of so many fills 2 Gi
 _SYMMETRY = 1e-9
 _DIGITS = 4300  # of a count in a file: Python reads no longer number
 BLOCK = 4096  # rows in float64 at a time, 64 MiB of 2048 features: arrays on disk are never in memory as a whole
+
+
+def features_of(function: Callable[[Tensor], NDArray | Tensor], x: Tensor) -> NDArray[np.float64]:
+    """:func:`as_features` of ``function(x)`` in memory of its own: a function may return the same at every call, and write into ``x``."""
+    return np.array(as_features(function(x.clone())))
 
 
 def as_features(features: NDArray | Tensor, argument: str = "features") -> NDArray[np.float64]:

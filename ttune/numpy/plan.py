@@ -42,7 +42,8 @@ class Step:
         """
         if self.block.stochastic and seeds is None:
             raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
-        known = dict(registers) | {f"o{j}": output for j, output in enumerate(outputs)}
+        # In the state's dtype, whatever the network answers in.
+        known = dict(registers) | {f"o{j}": np.asarray(output, registers["x"].dtype) for j, output in enumerate(outputs)}
         made = {name: np.empty_like(known["x"]) for name in self.block.outputs}
         terms = [known[name] for name in self.block.terms]
         noise = {"seeds": seeds, "draw": self.draw} if self.block.stochastic else {}
@@ -124,5 +125,6 @@ class Plan:
 
     def start(self, x_T: Array, seeds: Seeds | None = None) -> dict[str, Array]:
         """The registers before the first evaluation, for a state ``x_T`` (B, ...) at the largest time."""
-        x = x_T if self.start_scale == 1.0 else linear_update([x_T], [[self.start_scale]])[0]
+        # A copy: a network that writes into what it is given must not write into the caller's x_T.
+        x = np.array(x_T) if self.start_scale == 1.0 else linear_update([x_T], [[self.start_scale]])[0]
         return {"x": x} if self.first is None else self.first({"x": x}, [], seeds)

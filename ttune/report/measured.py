@@ -182,7 +182,7 @@ class _Clock:
         return x, float(np.median(seconds)) / n, (self.denoiser.evaluations - before) / (n * len(seconds))
 
     def _samples(self, schedule: Schedule, rows: slice) -> Tensor:
-        conditions = select(self.conditions, rows, len(self.x_T))
+        conditions = select(self.conditions, rows, len(self.x_T), self.denoiser.shared)
         return sample(self.denoiser, schedule, self.x_T[rows], conditions=conditions, seeds=self.seeds[rows])
 
 

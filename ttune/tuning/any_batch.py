@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ttune.denoiser import Denoiser
-from ttune.nested import mapped, per_sample
+from ttune.nested import of_rows, repeated
 from ttune.stitched import Stitched
 from ttune.variants import Variants
 
@@ -29,6 +28,7 @@ class AnyBatch:
     """
 
     network: Callable[..., Tensor]
+    shared: tuple[str, ...] = ()
 
     def __call__(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
         from torch._dynamo import maybe_mark_dynamic  # loaded already: see any_batch
@@ -36,14 +36,14 @@ class AnyBatch:
         batch = x.shape[0]
 
         def shown(value: Tensor) -> Tensor:
-            if per_sample(value, batch):
-                value = torch.cat([value, value]) if batch == 1 else value
+            value = repeated(value, 2) if batch == 1 else value
+            if isinstance(value, Tensor):
                 maybe_mark_dynamic(value, 0)
             return value
 
         given = {"x": x, "tau": tau.contiguous(), **conditions}
         for name, value in given.items():
-            given[name] = mapped(shown, value)
+            given[name] = of_rows(shown, value, batch, self.shared, name)
         x, tau = given.pop("x"), given.pop("tau")
         return self.network(x, tau, **given)[:batch]
 
@@ -55,6 +55,6 @@ def any_batch(denoiser: Denoiser) -> Denoiser:
         return denoiser
     network = denoiser.network
     if isinstance(network, (Stitched, Variants)):
-        marked: Any = dataclasses.replace(network, networks=tuple(AnyBatch(inner) for inner in network.networks))
+        marked: Any = dataclasses.replace(network, networks=tuple(AnyBatch(inner, denoiser.shared) for inner in network.networks))
         return dataclasses.replace(denoiser, network=marked)
-    return dataclasses.replace(denoiser, network=AnyBatch(network))
+    return dataclasses.replace(denoiser, network=AnyBatch(network, denoiser.shared))

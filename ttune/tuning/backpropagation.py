@@ -13,6 +13,7 @@ network.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,6 @@ from ttune.noise import Float64
 from ttune.plan import Plan, Registers, evaluations_of, folded
 from ttune.sampling import start_state
 from ttune.schedule import Schedule
-from ttune.tuning.checkpoint import hash_of
 from ttune.tuning.least_squares import NormalEquations, Search
 from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem, finite
@@ -206,12 +206,19 @@ def normal_equations(
 
 def _signs_of(chunk: Problem, how: Backpropagation, draw: int) -> Signs:
     """Random signs, each sample's own: the same whichever rank has it, and in whatever part of a chunk."""
-    generators = [torch.Generator().manual_seed((how.seed * 1_000_003 + draw) * 2**32 + int(hash_of(x)[:8], 16)) for x in chunk.x_T]
+    seed = (how.seed * 1_000_003 + draw) * 2**32
+    generators = [torch.Generator().manual_seed((seed + _number_of(x)) % 2**64) for x in chunk.x_T]
 
     def signs(r: Tensor) -> Tensor:
         return torch.stack([torch.randint(2, r.shape[1:], generator=generator) for generator in generators]).to(r) * 2 - 1
 
     return signs
+
+
+def _number_of(x: Tensor) -> int:
+    """32 bits that a sample's x_T has whichever samples are beside it."""
+    held = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return int(hashlib.sha256(held.numpy().tobytes()).hexdigest()[:8], 16)
 
 
 def vector_products(
@@ -291,7 +298,7 @@ def _through_network(
             leaf = x[rows].detach().requires_grad_()
             told = model.told.value[i].to(torch.float64).expand(len(leaf)).clone().requires_grad_()
             before = denoiser.evaluations
-            outputs = plan.outputs(denoiser, i, leaf, select(chunk.conditions, rows, n), told)
+            outputs = plan.outputs(denoiser, i, leaf, select(chunk.conditions, rows, n, denoiser.shared), told)
             spent = denoiser.evaluations - before
         live = [j for j, output in enumerate(outputs) if output.requires_grad]
         for on_output, cotangent, slope in zip(on_outputs, cotangents, slopes, strict=True):
@@ -320,29 +327,43 @@ def _through_start(plan: Plan, x: Tensor, cotangent: Tensor) -> Tensor:
 
 
 CHECK_SAMPLES = 4
-CHECK_STEP = 1e-2  # along the gradient, in units of half log-SNR: long enough for a network in half precision
+# Along the gradient, in units of half log-SNR. A loss in half precision may not see the shortest one.
+CHECK_STEPS = (1e-2, 3e-2, 1e-1)
 
 
 def has_gradients(problem: Problem, parameters: Parameters) -> bool:
-    """Whether backpropagation through this network says what the network does: one step along its gradient, tried.
+    """Whether backpropagation through this network says what the network does (:func:`why_no_gradients`)."""
+    return not why_no_gradients(problem, parameters)
+
+
+def why_no_gradients(problem: Problem, parameters: Parameters) -> str:
+    """Why backpropagation through this network does not say what the network does; empty where it does. One step along its gradient, tried.
 
     A network that is not made of differentiable operations, or detaches something on the way, is found out here.
     """
     if isinstance(problem.denoiser.guidance, Classifier):
-        return False  # its output is a gradient itself, made apart from the graph
+        return "a Classifier's guidance is a gradient itself, made apart from the graph"
     few, theta = problem.head(CHECK_SAMPLES), parameters.start_vector
     try:
         g = normal_equations(few, parameters, theta).g
-    except (RuntimeError, NotImplementedError):  # an operation without a derivative, or tensors that NumPy cannot take
-        return False
-    if not np.isfinite(g).all() or not g.any():
-        return False
-    along = np.zeros_like(theta)
-    along[parameters.free] = CHECK_STEP * g / np.linalg.norm(g)
-    trials = [parameters.project(theta + along), parameters.project(theta - along)]
-    try:
-        found = few.cost(parameters.schedule(trials[0])) - few.cost(parameters.schedule(trials[1]))
-    except ValueError:
-        return False
-    predicted = 2 * g @ (trials[0] - trials[1])[parameters.free]
-    return bool(0.5 * predicted < found < 2 * predicted)
+    except (RuntimeError, NotImplementedError) as error:  # an operation without a derivative, or tensors that NumPy cannot take
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if not np.isfinite(g).all():
+        return f"the gradient is not finite, in {problem.x_T.dtype}"
+    if not g.any():
+        return "the gradient is zero: the output is cut off from the state and the time (no_grad, detach, a buffer of the network's own)"
+    half = few.x_T.element_size() == 2
+    reason = ""
+    for step in CHECK_STEPS if half else CHECK_STEPS[:1]:
+        along = np.zeros_like(theta)
+        along[parameters.free] = step * g / np.linalg.norm(g)
+        trials = [parameters.project(theta + along), parameters.project(theta - along)]
+        try:
+            found = few.cost(parameters.schedule(trials[0])) - few.cost(parameters.schedule(trials[1]))
+        except ValueError as error:
+            return reason or f"no step along the gradient can be tried: {error}"
+        predicted = 2 * g @ (trials[0] - trials[1])[parameters.free]
+        if 0.5 * predicted < found < 2 * predicted:
+            return ""
+        reason = f"a step along the gradient changes the loss by {found:.3g}, and the gradient says {predicted:.3g}"
+    return reason + (f"; {few.x_T.dtype} may be too coarse to see it: try x_T in float32" if half else "")

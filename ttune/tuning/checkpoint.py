@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ttune.atomic import remove_unfinished, write_atomically
+from ttune.nested import digest
 from ttune.ranks import ALONE, Ranks, Share
 from ttune.reading import read_bytes
 
@@ -152,23 +153,6 @@ def remove(path: str | PathLike[str]) -> None:
         Path(os.path.realpath(file)).unlink(missing_ok=True)  # a link stays, as it does when it is written through
 
 
-def hash_of(tensor: Tensor) -> str:
-    """A digest of a tensor's values, for a fingerprint."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def hash_of_chunks(share: Share, chunks: Iterable[Any]) -> str:
+def digest_of_chunks(share: Share, chunks: Iterable[Any]) -> str:
     """A digest of what all ranks hold, chunk by chunk, for a fingerprint that does not depend on their number."""
-    everyones = share.gathered([hashes_of(chunk) for chunk in chunks])
-    return hashlib.sha256(msgspec.json.encode(everyones, order="sorted")).hexdigest()
-
-
-def hashes_of(value: Any) -> Any:
-    """``value`` with every tensor in it replaced by its digest, for a fingerprint."""
-    if isinstance(value, Tensor):
-        return hash_of(value)
-    if isinstance(value, Mapping):
-        return {str(k): hashes_of(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [hashes_of(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+    return digest(share.gathered([digest(chunk) for chunk in chunks]))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ttune.denoiser import Conditions, Denoiser, select
 from ttune.evaluation.fid import frechet_distance
+from ttune.evaluation.statistics import features_of
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
@@ -137,8 +138,8 @@ def _problem(denoiser: Denoiser, points: Points, teacher: Teacher, n: int, chunk
     """The first ``n`` points; the teacher is asked for whole chunks, as tuning will."""
     x_T, conditions = points
     rows = [slice(i, i + chunk) for i in range(0, n, chunk)]
-    target = torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T))) for r in rows])
-    return Problem(denoiser, x_T[:n], select(conditions, slice(0, n), len(x_T)), target[:n], chunk)
+    target = torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows])
+    return Problem(denoiser, x_T[:n], select(conditions, slice(0, n), len(x_T), denoiser.shared), target[:n], chunk)
 
 
 def _choice(ranked: Mapping[int, Sequence[Ranked]], evaluations: int, teacher_evaluations: int) -> Choice:
@@ -186,14 +187,10 @@ def _halved(problem: Problem, candidates: Mapping[str, Schedule], features: Feat
 def _judged(problem: Problem, name: str, schedule: Schedule, features: Features) -> Ranked:
     def figures(chunk: Problem) -> tuple[Float64, ...]:
         x = chunk.run(schedule)
-        return squared_errors(x, chunk.target), _array(features(x)), _array(features(chunk.target))
+        return squared_errors(x, chunk.target), features_of(features, x), features_of(features, chunk.target)
 
     errors, mine, teachers = problem.per_sample(figures)
     return Ranked(name, schedule, float(np.sqrt(errors.mean())), frechet_distance(mine, teachers))
-
-
-def _array(features: Any) -> Float64:
-    return np.asarray(features, np.float64)
 
 
 def _score(entry: Ranked) -> float:

@@ -56,7 +56,7 @@ def conditions_from(
             items = [_item(values[i] if pick is None else pick(values[i])) for i in picked]
             return {name: _column(name, [item[name] for item in items]) for name in items[0]} if items else {}
 
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed % 2**64))
     return Entries(count, order, rows)
 
 

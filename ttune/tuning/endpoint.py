@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ttune.denoiser import Denoiser
 from ttune.schedule import Schedule
 from ttune.tuning.adam import descend
-from ttune.tuning.backpropagation import CHECK_SAMPLES, Backpropagation, has_gradients
+from ttune.tuning.backpropagation import CHECK_SAMPLES, Backpropagation, why_no_gradients
 from ttune.tuning.difference_step import SAMPLES as STEP_SAMPLES
 from ttune.tuning.difference_step import difference_steps
 from ttune.tuning.differences import BROYDEN_STEPS, Differences
@@ -209,16 +209,16 @@ class Run:
         optimizer = self.method.optimizer
         if optimizer == "auto":
             many = len(self.parameters.free) > MANY_PARAMETERS
-            return "differences" if not many else "backpropagation" if self._has_gradients(problem) else "broyden"
-        if optimizer in ("backpropagation", "adam") and not self._has_gradients(problem):
+            return "differences" if not many else "broyden" if self._why_no_gradients(problem) else "backpropagation"
+        if optimizer in ("backpropagation", "adam") and (why := self._why_no_gradients(problem)):
             raise ValueError(
-                f"optimizer {optimizer!r} needs a network that is differentiable in its state and its time, and this one is not; "
+                f"optimizer {optimizer!r} needs a network that is differentiable in its state and its time, and here {why}; "
                 f"use 'differences' or 'auto'"
             )
         return optimizer
 
-    def _has_gradients(self, problem: Problem) -> bool:
+    def _why_no_gradients(self, problem: Problem) -> str:
         with self.task.ledger.entry("tuning"):
             return self.task.journal.piece(
-                "has_gradients", lambda: problem.by_first(CHECK_SAMPLES, lambda few: has_gradients(few, self.parameters))
+                "no gradients", lambda: problem.by_first(CHECK_SAMPLES, lambda few: why_no_gradients(few, self.parameters))
             )

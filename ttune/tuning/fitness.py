@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ttune.evaluation.fid import frechet_distance
-from ttune.evaluation.statistics import FeatureStatistics, as_features
+from ttune.evaluation.statistics import FeatureStatistics, features_of
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.holdout import Features
@@ -40,7 +40,7 @@ class Judge:
         if fitness == "frechet":
             if len(problem) < 2:
                 raise ValueError(f"samples: a Fréchet distance needs at least 2 samples, got {len(problem)}; use fitness='rmse'")
-            (target,) = problem.per_sample(lambda chunk: [as_features(self._features(chunk.target))])
+            (target,) = problem.per_sample(lambda chunk: [features_of(self._features, chunk.target)])
             self._target = FeatureStatistics.of_features(target, "fitness")
 
     def __call__(self, schedule: Schedule) -> Score:
@@ -50,7 +50,7 @@ class Judge:
         def figures(chunk: Problem) -> tuple[Float64, ...]:
             x = chunk.run(schedule)
             errors = squared_errors(x, chunk.target)
-            return (errors,) if self._target is None else (errors, as_features(self._features(x)))
+            return (errors,) if self._target is None else (errors, features_of(self._features, x))
 
         found = self.problem.per_sample(figures)
         rmse = float(np.sqrt(found[0].mean()))

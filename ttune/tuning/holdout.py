@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ttune.evaluation.fid import RatioInterval, frechet_distance, paired_interval
-from ttune.evaluation.statistics import as_features
+from ttune.evaluation.statistics import features_of
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.problem import Problem, squared_errors
@@ -71,12 +71,12 @@ def decide(
     agree on which of two minima is lower. Without ``guard`` the first candidate is returned whatever its figures.
     """
     extract = features or pooled_features
-    (target,) = problem.per_sample(lambda chunk: [as_features(extract(chunk.target))])
+    (target,) = problem.per_sample(lambda chunk: [features_of(extract, chunk.target)])
 
     def measured(schedule: Schedule) -> Measured:
         def figures(chunk: Problem) -> tuple[Float64, Float64]:
             x = chunk.run(schedule)
-            return squared_errors(x, chunk.target), as_features(extract(x))
+            return squared_errors(x, chunk.target), features_of(extract, x)
 
         errors, reached = problem.per_sample(figures)
         return Measured(schedule, errors, frechet_distance(reached, target))

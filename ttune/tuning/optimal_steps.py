@@ -216,7 +216,8 @@ def _path(problem: Problem, teacher: Teacher, times: Float64) -> tuple[list[Tens
 def _outputs(problem: Problem, time: float, x: Tensor) -> Sequence[Tensor]:
     denoiser, noise = problem.denoiser, problem.denoiser.noise
     evaluation = denoiser.evaluation(0, Point(float(time), float(noise.alpha(time)), float(noise.sigma(time))))
-    return denoiser.outputs(x, _told(problem, time), problem.conditions, evaluation)
+    outputs = denoiser.outputs(x, _told(problem, time), problem.conditions, evaluation)
+    return [output.clone() for output in outputs]  # to keep: the next call may be written into the same memory
 
 
 def _told(problem: Problem, time: float) -> float:

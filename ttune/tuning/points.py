@@ -28,7 +28,7 @@ def check_draws(seed: int, chunk: int, **counts: int) -> None:
         raise ValueError(f"seed must be in [-{MAX_SEED}, {MAX_SEED}], got {seed}")
 
 
-def given_points(x_T: Tensor, conditions: Conditions | Callable[[Tensor], Conditions] | None) -> tuple[Points, Points]:
+def given_points(denoiser: Denoiser, x_T: Tensor, conditions: Conditions | Callable[[Tensor], Conditions] | None) -> tuple[Points, Points]:
     """(tuning, held out): the last quarter of the caller's own x_T is held out."""
     n = x_T.shape[0]
     if n < 8:  # a Fréchet distance needs two held-out samples
@@ -37,8 +37,11 @@ def given_points(x_T: Tensor, conditions: Conditions | Callable[[Tensor], Condit
         raise ValueError("x_T must be finite, got NaN or infinity")
     if callable(conditions):
         raise TypeError("conditions must be a mapping of per-sample values when x_T is given, got a function of seeds")
+    denoiser.check_conditions(conditions, n)
     cut, given = n - n // 4, dict(conditions or {})
-    return (x_T[:cut], select(given, slice(0, cut), n)), (x_T[cut:], select(given, slice(cut, n), n))
+    both = (slice(0, cut), slice(cut, n))
+    tuning, held_out = ((x_T[rows], select(given, rows, n, denoiser.shared)) for rows in both)
+    return tuning, held_out
 
 
 def drawn_points(
@@ -56,19 +59,28 @@ def drawn_points(
     draw = conditions or denoiser.draw_conditions or (lambda seeds: {})
     parameters = (parameter for module in denoiser.modules() for parameter in module.parameters())
     device = next((p.device for p in parameters), torch.device("cpu"))
-    return initial_noise(denoiser.noise, shape, seeds).to(device), on_device(draw(seeds), device)
+    drawn = draw(seeds)
+    denoiser.check_conditions(drawn, len(seeds))
+    return initial_noise(denoiser.noise, shape, seeds).to(device), on_device(drawn, device)
 
 
-def data_draws(data: Data, batch: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor, Conditions]]:
+def check_data(denoiser: Denoiser, data: Data) -> None:
+    """ValueError or TypeError for ``data`` that is no floating-point images, or images with conditions that do not go with them."""
+    images, conditions = data if isinstance(data, tuple) else (data, {})
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 1 or len(images) < 1:
+        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"data must be floating-point images (n, ...) in the network's range, got {got}")
+    denoiser.check_conditions(conditions, len(images))
+
+
+def data_draws(data: Data, batch: int, seed: int, shared: Sequence[str] = ()) -> Callable[[int], tuple[Tensor, Tensor, Conditions]]:
     """Random batches of (x_0, epsilon, conditions): batch j is a function of ``seed`` and j alone."""
     images, conditions = data if isinstance(data, tuple) else (data, {})
-    if not images.is_floating_point() or len(images) < 1:
-        raise ValueError(f"data must be floating-point images (n, ...) in the network's range, got {images.dtype} {tuple(images.shape)}")
 
     def draw(j: int) -> tuple[Tensor, Tensor, Conditions]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + j)
         pick = torch.randint(len(images), (batch,), generator=generator)
         x_0 = images[pick]
-        return x_0, torch.randn(x_0.shape, generator=generator).to(x_0), select(conditions, pick, len(images))
+        return x_0, torch.randn(x_0.shape, generator=generator).to(x_0), select(conditions, pick, len(images), shared)
 
     return draw

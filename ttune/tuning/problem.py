@@ -64,7 +64,9 @@ class Problem:
             raise ValueError(f"share: must be that of these {self._own} samples in chunks of {self.chunk}, got {self.share}")
         if self.residual is not None and self.goal is None and self._own:
             with torch.no_grad():
-                goal = torch.cat([self.residual(self.target[rows], self._conditions(rows)).flatten(1) for rows in self._rows()])
+                # Copies, for a residual map may write the next value into the same memory.
+                goals = [self.residual(self.target[rows].clone(), self._conditions(rows)).flatten(1).clone() for rows in self._rows()]
+                goal = torch.cat(goals)
             object.__setattr__(self, "goal", goal)
 
     def __len__(self) -> int:
@@ -177,7 +179,7 @@ class Problem:
         return (slice(i, i + self.chunk) for i in range(0, self._own, self.chunk))
 
     def _conditions(self, rows: slice) -> Conditions:
-        return select(self.conditions, rows, self._own)
+        return select(self.conditions, rows, self._own, self.denoiser.shared)
 
     def _at(self, rows: slice) -> Problem:
         goal = None if self.goal is None else self.goal[rows]
@@ -187,7 +189,9 @@ class Problem:
 def _joined(chunks: Sequence[Samples], like: Problem) -> Problem:
     """One problem of the samples of several chunks, all here, on the device of ``like``."""
     device, sizes = like.x_T.device, [len(chunk.x_T) for chunk in chunks]
-    conditions = {name: joined([chunk.conditions[name] for chunk in chunks], sizes) for name in chunks[0].conditions}
+    conditions = {
+        name: joined([chunk.conditions[name] for chunk in chunks], sizes, like.denoiser.shared, name) for name in chunks[0].conditions
+    }
     goals = [chunk.goal for chunk in chunks if chunk.goal is not None]
     return replace(
         like,

@@ -103,7 +103,7 @@ class OwnActivations:
         if self.layer is not None:
             return self
         x, conditions = batches[0]
-        one = select(conditions, slice(0, 1), len(x))
+        one = select(conditions, slice(0, 1), len(x), self.denoiser.shared)
         return dataclasses.replace(self, layer=middle_layer(self._module(), lambda x: self._network(x, one), x[:1]))
 
     def __call__(self, x: Tensor, conditions: Conditions) -> Tensor:
@@ -208,7 +208,7 @@ class Sum:
         parts = [fitted(part, batches) for part in self.parts]
         spreads, sizes = [], []
         for part in parts:
-            values = torch.cat([part(x, conditions).flatten(1).double() for x, conditions in batches])
+            values = torch.cat([part(x, conditions).flatten(1).to(torch.float64, copy=True) for x, conditions in batches])
             spreads.append(_spread(values, name_of(part)))
             sizes.append(values.shape[1])
         unit, total = spreads[0] / self.weights[0], sum(sizes)

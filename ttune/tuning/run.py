@@ -12,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttune.denoiser import Conditions, Denoiser, select
+from ttune.nested import digest
 from ttune.noise import Float64
 from ttune.ranks import ALONE, Ranks, Share
 from ttune.sampling import check_fits
 from ttune.schedule import Schedule
 from ttune.tuning.any_batch import any_batch
 from ttune.tuning.best import Accepted, BestSoFar
-from ttune.tuning.checkpoint import TENSORS, Journal, hash_of_chunks, hashes_of
+from ttune.tuning.checkpoint import TENSORS, Journal, digest_of_chunks
 from ttune.tuning.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
 from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
@@ -173,9 +174,9 @@ def tune(
         seeds = [share.rows + (seed * 2 * HOLDOUT_SEEDS + first) for share, first in zip(shares, (0, HOLDOUT_SEEDS), strict=True)]
         both = [drawn_points(denoiser, own, sample_shape, conditions) for own in seeds]
     else:
-        given = given_points(x_T, conditions)
+        given = given_points(denoiser, x_T, conditions)
         shares = _shares(ranks, [len(x) for x, _ in given], chunk)
-        both = [(x[share.rows], select(c, share.rows, len(x))) for share, (x, c) in zip(shares, given, strict=True)]
+        both = [(x[share.rows], select(c, share.rows, len(x), denoiser.shared)) for share, (x, c) in zip(shares, given, strict=True)]
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
     fingerprint = {
@@ -184,8 +185,8 @@ def tune(
         "model": denoiser.identity(),
         "weights": denoiser.weights_digest(),
         "chunk": chunk,
-        **_digests(shares, both),
-        "data": hashes_of(data),
+        **_digests(denoiser, shares, both),
+        "data": digest(data),
         "teacher": source.identity(),
         "residual": identity_of(mapped),
         "seed": seed,
@@ -318,17 +319,17 @@ def _check(denoiser: Denoiser, schedule: Schedule) -> None:
         raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
 
 
-def _chunks(points: Points, chunk: int) -> list[Points]:
+def _chunks(denoiser: Denoiser, points: Points, chunk: int) -> list[Points]:
     x_T, conditions = points
     rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
-    return [(x_T[r], select(conditions, r, len(x_T))) for r in rows]
+    return [(x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows]
 
 
-def _digests(shares: Sequence[Share], points: Sequence[Points]) -> dict[str, list[str]]:
+def _digests(denoiser: Denoiser, shares: Sequence[Share], points: Sequence[Points]) -> dict[str, list[str]]:
     """What a fingerprint says of the points of all ranks."""
-    parts = [(share, _chunks(own, share.chunk)) for share, own in zip(shares, points, strict=True)]
+    parts = [(share, _chunks(denoiser, own, share.chunk)) for share, own in zip(shares, points, strict=True)]
     return {
-        name: [hash_of_chunks(share, [c[k] for c in chunks]) for share, chunks in parts] for k, name in enumerate(("x_T", "conditions"))
+        name: [digest_of_chunks(share, [c[k] for c in chunks]) for share, chunks in parts] for k, name in enumerate(("x_T", "conditions"))
     }
 
 
@@ -337,11 +338,11 @@ def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, sh
     x_T, conditions = points
 
     def compute() -> list[Tensor]:
-        bar = tqdm(_chunks(points, share.chunk), desc=f"teacher, {name} x_T", disable=not progress, leave=False)
+        bar = tqdm(_chunks(denoiser, points, share.chunk), desc=f"teacher, {name} x_T", disable=not progress, leave=False)
         return [teacher.endpoint(denoiser, *chunk) for chunk in bar]
 
     target = journal.tensor(TENSORS[name], share, compute).to(x_T.device)
-    teacher.learn(_chunks(points, share.chunk), target)  # for the next tuning, where an interrupted run left off
+    teacher.learn(_chunks(denoiser, points, share.chunk), target)  # for the next tuning, where an interrupted run left off
     return Problem(denoiser, x_T, conditions, target, share.chunk, share=share)
 
 

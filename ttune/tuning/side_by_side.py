@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.guidance import ClassifierFree
+from ttune.nested import leaves, of_rows, repeated
 from ttune.plan import Plan, Registers
 
 
@@ -43,7 +45,8 @@ def _can_be_batched(denoiser: Denoiser) -> bool:
     """Not where a null condition has rows of its own: there is one per sample of the original batch."""
     guidance = denoiser.guidance
     nulls = guidance.null.values() if isinstance(guidance, ClassifierFree) else ()
-    return not any(isinstance(null, Tensor) and null.ndim > 0 and null.shape[0] > 1 for null in nulls)
+    held = (leaf for null in nulls for _, leaf in leaves(null))
+    return not any(isinstance(null, Tensor) and null.ndim > 0 and null.shape[0] > 1 for null in held)
 
 
 def _lockstep(denoiser: Denoiser, restarts: Sequence[Restart], conditions: Conditions) -> list[Tensor]:
@@ -66,15 +69,16 @@ def _outputs(
 ) -> dict[int, Sequence[Tensor]]:
     """The network's outputs at evaluation ``i`` of those runs, in as few calls as the places where they stand allow."""
     found: dict[int, Sequence[Tensor]] = {}
-    for group in _grouped(waiting, lambda n: restarts[n].plan.evaluations[i]):
+    groups = _grouped(waiting, lambda n: restarts[n].plan.evaluations[i])
+    for group in groups:
         xs = [states[n]["x"] for n in group]
         batch = len(xs[0])
         times = [_told(restarts[n].plan, i, x) for n, x in zip(group, xs, strict=True)]
-        repeated = {
-            k: torch.cat([v] * len(group)) if isinstance(v, Tensor) and v.ndim > 0 and v.shape[0] == batch else v
-            for k, v in conditions.items()
-        }
-        together = denoiser.outputs(torch.cat(xs), torch.cat(times), repeated, restarts[group[0]].plan.evaluations[i])
+        times_over = partial(repeated, times=len(group))
+        given = {k: of_rows(times_over, v, batch, denoiser.shared, k) for k, v in conditions.items()}
+        together = denoiser.outputs(torch.cat(xs), torch.cat(times), given, restarts[group[0]].plan.evaluations[i])
+        if len(groups) > 1:  # copies, for the next call may be written into the same memory
+            together = [output.clone() for output in together]
         found |= {n: [o[j * batch : (j + 1) * batch] for o in together] for j, n in enumerate(group)}
     return found
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ttune.denoiser import Conditions, Denoiser
+from ttune.nested import digest
 from ttune.not_finite import stop_unless_finite
 from ttune.plan import Plan, Registers
 from ttune.sampling import sample, start_state
 from ttune.schedule import GRIDS, Schedule
-from ttune.tuning.checkpoint import hash_of
 
 # 2M on the log-SNR grid: on the bundled model 128 steps stand 0.001 RMSE from 256 (reported by every tuning).
 TEACHER_STEPS = 128
@@ -71,7 +71,7 @@ class Teacher:
         """x_0 (B, ...) from x_T (B, ...)."""
         if self._remembered is None:
             return self._endpoint(denoiser, x_T, conditions)
-        key = _key(x_T, conditions)
+        key = digest(x_T, conditions)
         if key not in self._remembered:
             self._remembered[key] = self._endpoint(denoiser, x_T, conditions)
         return self._remembered[key]
@@ -84,7 +84,7 @@ class Teacher:
             return
         first = 0
         for x_T, conditions in chunks:
-            self._remembered[_key(x_T, conditions)] = _checked(x_0[first : first + len(x_T)], x_T)
+            self._remembered[digest(x_T, conditions)] = _checked(x_0[first : first + len(x_T)], x_T)
             first += len(x_T)
 
     def _endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
@@ -94,7 +94,7 @@ class Teacher:
                 stop_unless_finite(x_0, denoiser, self.source, start_state(self.source, x_T), conditions)
             return _checked(x_0, x_T)
         with torch.no_grad():
-            return _checked(self.source(x_T), x_T)
+            return _checked(self.source(x_T.clone()), x_T)
 
     def trajectory(
         self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions, times: Sequence[float], seen: Seen | None = None
@@ -106,7 +106,7 @@ class Teacher:
         """
         if not isinstance(self.source, Schedule):
             with torch.no_grad():
-                return [_checked(self.source(x_T, t), x_T) for t in times]
+                return [_checked(self.source(x_T.clone(), t), x_T) for t in times]
         if len(self.source.conditioning) != self.source.steps:
             raise ValueError(f"teacher: a path needs a sampler with one evaluation a step, {self.source.sampler!r} has more")
         if self.source.coefficients is not None or self.source.shift is not None or self.source.variants:
@@ -146,14 +146,11 @@ class Teacher:
         return {"function": getattr(self.source, "__qualname__", type(self.source).__name__)}
 
 
-def _key(x_T: Tensor, conditions: Conditions) -> str:
-    return " ".join([hash_of(x_T), *(f"{k} {hash_of(v) if isinstance(v, Tensor) else v}" for k, v in sorted(conditions.items()))])
-
-
 def _checked(x: Tensor, x_T: Tensor) -> Tensor:
+    """``x`` in the dtype of ``x_T`` and memory of its own: a function may write the next x_0 where this one is."""
     if not isinstance(x, Tensor) or x.shape != x_T.shape:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"teacher must return the shape of x_T, {tuple(x_T.shape)}, got {got}")
     if not torch.isfinite(x).all():
         raise FloatingPointError("the teacher, or the network on its way, returned NaN or infinity")
-    return x.to(x_T.dtype)
+    return x.to(x_T.dtype, copy=True)

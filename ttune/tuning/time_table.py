@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Conditions, Denoiser, Evaluation
+from ttune.denoiser import Conditions, Denoiser, Evaluation, select
 from ttune.noise import DiscreteVP
 from ttune.samplers.points import Point
 from ttune.sampling import sample
@@ -78,9 +78,8 @@ def probe_time_table(denoiser: Denoiser, x_T: Tensor, conditions: Conditions) ->
         return TimeTable("whole")
     if noise.t_max < FEWEST:
         return None
-    n = len(x_T)
     few = x_T[:SAMPLES]
-    own = {k: v[:SAMPLES] if isinstance(v, Tensor) and v.ndim > 0 and len(v) == n else v for k, v in conditions.items()}
+    own = select(conditions, slice(0, SAMPLES), len(x_T), denoiser.shared)
     x_0 = _cheap_samples(denoiser, few, own)
     excess: list[tuple[float, float, float]] = []
     whole: list[bool] = []

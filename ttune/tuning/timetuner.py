@@ -28,7 +28,7 @@ from ttune.sampling import start_state
 from ttune.schedule import Schedule
 from ttune.stitched import Stitched
 from ttune.tuning.method import Found, Task, one_by_one, refuse_integer_time, refuse_multistage
-from ttune.tuning.points import Data, data_draws
+from ttune.tuning.points import Data, check_data, data_draws
 from ttune.variants import Variants
 
 # One batch of clean data: (x_0, epsilon, conditions), all (B, ...).
@@ -92,13 +92,14 @@ class TimeTuner:
         refuse_multistage(self.name, schedule)
         if data is None:
             raise ValueError("data must be given for method 'timetuner': clean images x_0 (n, ...), got None")
+        check_data(denoiser, data)
 
     def settings(self) -> dict[str, Any]:
         return {"timetuner": asdict(self)}
 
     def run(self, task: Task) -> Found:
         assert task.data is not None
-        draw = data_draws(task.data, task.problem.chunk, task.seed)
+        draw = data_draws(task.data, task.problem.chunk, task.seed, task.problem.denoiser.shared)
         denoiser = task.problem.denoiser
 
         def told(ratios: list[float]) -> Schedule:
