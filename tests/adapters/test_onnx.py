@@ -130,6 +130,77 @@ def test_what_does_not_fit_is_refused() -> None:
         ttune.onnx.network(session(), providers=["CPUExecutionProvider"])
 
 
+class Node:
+    def __init__(self, name: str, kind: str = "tensor(float)", shape: tuple[Any, ...] = ("B",)) -> None:
+        self.name, self.type, self.shape = name, kind, list(shape)
+
+
+class Bound:
+    """A session as a server may hold it: its inputs in any order, its output always in the same memory (IO binding)."""
+
+    def __init__(self, *inputs: Node) -> None:
+        self.inputs, self.memory, self.fed = inputs, np.empty((2, 1, 2, 2), np.float32), {}
+
+    def get_inputs(self) -> tuple[Node, ...]:
+        return self.inputs
+
+    def get_outputs(self) -> tuple[Node, ...]:
+        return (Node("out"),)
+
+    def run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        self.fed = feed
+        self.memory[:] = feed["x"] * 0.5 + feed["t"].reshape(-1, 1, 1, 1) / 1000 + feed.get("y", 0)
+        return [self.memory]
+
+
+IMAGE = ("B", 1, 2, 2)
+
+
+@pytest.mark.parametrize("inputs", [("x", "t"), ("t", "x"), ("y", "t", "x"), ("t", "y", "x")])
+def test_inputs_in_any_order_and_an_output_in_one_memory(inputs: tuple[str, ...]) -> None:
+    made = Bound(*(Node(name, shape=IMAGE if name == "x" else ("B",) if name == "t" else (1,)) for name in inputs))
+    network, x = ttune.onnx.network(made), np.ones((2, 1, 2, 2), np.float32)
+    more = {"y": np.array([1.0])} if "y" in inputs else {}
+    first = network(x, 100.0, **more)
+    kept, second = first.copy(), network(2 * x, 200.0, **more)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(second, 1 + np.float32(0.2) + len(more))
+    schedule = tuned(NOISE, "pndm", 4)
+    plan = tnp.Plan.make(schedule)
+    registers = plan.start(x)
+    for step in plan.steps:
+        registers = step(registers, [network(registers["x"], step.conditioning, **more)])
+    twin = ttune.Denoiser(lambda z, tau: z * 0.5 + tau.reshape(-1, 1, 1, 1) / 1000 + len(more), NOISE)
+    expected = ttune.sample(twin, schedule, torch.from_numpy(x)).numpy()
+    assert np.abs(registers["x"] - expected).max() / np.abs(expected).max() < 1e-5
+
+
+def test_inputs_that_cannot_be_the_time_and_values_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="time must be an input of at most one dimension, got 'embedding'"):
+        ttune.onnx.network(Bound(Node("x", shape=IMAGE), Node("embedding", shape=("B", 77, 8))))
+    with pytest.raises(ValueError, match="sample and time must be two inputs, got 't' for both"):
+        ttune.onnx.network(Bound(Node("x", shape=IMAGE), Node("t")), sample="t")
+    half = ttune.onnx.network(Bound(Node("x", "tensor(float16)", IMAGE), Node("t", "tensor(float16)")))
+    with pytest.raises(ValueError, match=r"x must fit this model's input, tensor\(float16\), got 1e\+06"):
+        half(np.full((2, 1, 2, 2), 1e6, np.float32), 1.0)
+    assert half(np.full((2, 1, 2, 2), 1e3, np.float32), 1.0).dtype == np.float32
+    small = ttune.onnx.network(Bound(Node("x", shape=IMAGE), Node("t"), Node("y", "tensor(uint8)", (1,))))
+    with pytest.raises(ValueError, match=r"y must fit this model's input, tensor\(uint8\), without being rounded, got 300"):
+        small(np.ones((2, 1, 2, 2), np.float32), 1.0, y=np.array([300]))
+
+
+def test_the_loop_for_arrays_has_as_many_outputs_as_it_is_guided_by() -> None:
+    schedule, x = tuned(NOISE, "ddim", 2), np.ones((2, 1, 2, 2), np.float32)
+    plain, guided = tnp.Plan.make(schedule), tnp.Plan.make(schedule, guidance_scale=3.0)
+    with pytest.raises(ValueError, match="outputs must be 1, by the guidance_scale of the plan, got 2"):
+        plain.steps[0](plain.start(x), [x, x.copy()])
+    with pytest.raises(ValueError, match="outputs must be 2, by the guidance_scale of the plan, got 1"):
+        guided.steps[0](guided.start(x), [x])
+    with pytest.raises(ValueError, match="outputs must be two arrays, got one memory twice"):
+        guided.steps[0](guided.start(x), [x, x])
+    assert np.isfinite(guided.steps[0](guided.start(x), [x, x.copy()])["x"]).all()
+
+
 def test_without_torch() -> None:
     code = """
 import sys

@@ -25,9 +25,13 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
 _NAMES = ("timestep", "timesteps", "time", "tau", "t")  # what exporters call the time, where it is not the second input
+_SAMPLES = ("sample", "x", "x_t", "latent", "latents", "latent_model_input", "hidden_states")  # and the sample, where it is not the first
 
 
 def network(
@@ -35,13 +39,14 @@ def network(
 ) -> Callable[..., NDArray[Any]]:
     """``network(x, tau, **conditions) -> array`` from an ``onnxruntime.InferenceSession``, or the path of a model (ImportError without it).
 
-    ``sample``, ``time`` and ``output`` name the model's inputs and output; by default the first input, the one that is called a time
-    (else the second) and the first output. Conditions are the other inputs, by their names. Arrays come in any floating dtype and are
-    given in the model's; tau is a number or (B,). A model whose time has no batch is told one time for all samples. A time input in
-    float16 is told the nearest of its numbers: halves from 512 on (785.5 for 785.4621).
+    ``sample``, ``time`` and ``output`` name the model's inputs and output; by default the input that is called a sample (else the first),
+    the one that is called a time (else the second) and the first output. Conditions are the other inputs, by their names. Arrays come in
+    any floating dtype and are given in the model's; tau is a number or (B,). A model whose time has no batch is told one time for all
+    samples. A time input in float16 is told the nearest of its numbers: halves from 512 on (785.5 for 785.4621). What comes back is an
+    array of its own, in the dtype of x, also from a session that keeps its output in one place (IO binding).
 
-    ValueError for names that the model does not have, and for a time or a condition that has a fraction or does not fit, where the
-    model's input is whole: never truncated.
+    ValueError for names that the model does not have, a time input of more than one dimension, values that do not fit the model's input,
+    and for a time or a condition that has a fraction where that is whole: never truncated.
     """
     if isinstance(session, (str, PathLike)):
         import onnxruntime
@@ -87,11 +92,17 @@ class _Session:
             raise ValueError(f"session must have at least two inputs, the sample and the time, got {names}")
         called = [name for name in names if name in _NAMES]
         self.time = time or (called[0] if called else names[1])
-        self.sample = sample or next(name for name in names if name != self.time)
+        others = [name for name in names if name != self.time]
+        self.sample = sample or next((name for name in others if name in _SAMPLES), others[0])
         self.output = output or outputs[0]
         for what, name, known in (("sample", self.sample, names), ("time", self.time, names), ("output", self.output, outputs)):
             if name not in known:
                 raise ValueError(f"{what} must be one of {known}, got {name!r}")
+        shape = self.inputs[self.time].shape
+        if len(shape) > 1:
+            raise ValueError(f"time must be an input of at most one dimension, got {self.time!r} of {shape}; name it with time=")
+        if self.sample == self.time:
+            raise ValueError(f"sample and time must be two inputs, got {self.time!r} for both")
         self.whole = "int" in self.inputs[self.time].type
 
     def __call__(self, x: NDArray[Any], tau: Any, **conditions: Any) -> NDArray[Any]:
@@ -104,7 +115,7 @@ class _Session:
         if missing:
             raise ValueError(f"conditions must give {missing}, inputs of the model, got {sorted(conditions)}")
         (result,) = self.session.run([self.output], feed)
-        return result.astype(x.dtype, copy=False)
+        return np.array(result, x.dtype)  # a copy: a session with IO binding writes its next output there
 
     def _times(self, tau: Any, batch: int) -> NDArray[Any]:
         times = np.asarray(tau, np.float64)
@@ -127,8 +138,10 @@ class _Session:
         if dtype is None:
             raise TypeError(f"{name}: inputs of the kind {self.inputs[name].type} are not known here, only {sorted(_DTYPES)}")
         given = np.asarray(value)
-        with np.errstate(invalid="ignore"):  # no number of that kind: found below
+        with np.errstate(invalid="ignore", over="ignore"):  # no number of that kind: found below
             made = np.ascontiguousarray(given, dtype).reshape(given.shape)
+        if issubclass(dtype, np.floating) and np.isfinite(given).all() and not np.isfinite(made).all():
+            raise ValueError(f"{name} must fit this model's input, {self.inputs[name].type}, got {np.abs(given).max():g}")
         if not issubclass(dtype, np.floating) and (made != given).any():
             lost = given[made != given].reshape(-1)[0]
             raise ValueError(f"{name} must fit this model's input, {self.inputs[name].type}, without being rounded, got {lost:g}")

@@ -38,8 +38,10 @@ class Step:
     def __call__(self, registers: Registers, outputs: Sequence[Array], seeds: Seeds | None = None) -> dict[str, Array]:
         """The registers after this step, given those before it ("x" is the state) and the network's outputs there.
 
-        ``seeds``: one int64 per sample, for stochastic samplers. The arrays given are not written to.
+        ``seeds``: one int64 per sample, for stochastic samplers. The arrays given are not written to. ValueError where there are not as
+        many outputs as the step has (two where it is guided), or two in one memory: a network's own buffer must be copied.
         """
+        self._check(outputs)
         if self.block.stochastic and seeds is None:
             raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
         # In the state's dtype, whatever the network answers in.
@@ -50,6 +52,17 @@ class Step:
         linear_update_(list(made.values()), terms, self.block.coeffs, clip=self.clip, **noise)
         kept = {new: (made | known)[old] for new, old in self.block.renames}
         return {name: array for name, array in made.items() if name != "D"} | kept
+
+    def _check(self, outputs: Sequence[Array]) -> None:
+        used = [int(name[1:]) for name in self.block.terms if name[:1] == "o" and name[1:].isdigit()]
+        if used and len(outputs) != max(used) + 1:
+            raise ValueError(f"outputs must be {max(used) + 1}, by the guidance_scale of the plan, got {len(outputs)}")
+        if len(used) == 2 and _same_memory(*outputs):
+            raise ValueError("outputs must be two arrays, got one memory twice: copy what a network returns in a buffer of its own")
+
+
+def _same_memory(a: Array, b: Array) -> bool:
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.size > 0 and a.ctypes.data == b.ctypes.data
 
 
 @dataclass(frozen=True)
