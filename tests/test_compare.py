@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_a_method_from_the_best_grid_is_charged_for_the_search(tmp_path: Path) -
     grids = found.records[Cell("untuned", "ddim", 3)]["cost"]["grids"]
     assert rows["path@best"]["cost"]["grids"] == grids > 0
     assert "grids" not in rows["path"]["cost"]
+    # TimeTuner's rows say which procedure they are of (records as its cells write them).
+    cell = Cell("path", "ddim", 3)
+    for reroll, said in ((True, "reroll=True, as released"), (False, "reroll=False, not the released procedure, which is reroll=True")):
+        settings = Entrant(ttune.TimeTuner("parallel", reroll=reroll)).settings()
+        as_timetuner = dataclasses.replace(found, records={**found.records, cell: {**found.records[cell], "settings": settings}})
+        assert f"path: TimeTuner, parallel, {said}" in as_timetuner.table()
 
 
 def test_what_a_method_cannot_tune_is_refused_and_said(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ttune.atomic import write_atomically
 from ttune.comparison.equivalent import Equivalent
 from ttune.evaluation.numbers import number
+from ttune.tuning.timetuner import TimeTuner
 
 if TYPE_CHECKING:
     from ttune.comparison.outcome import Comparison
@@ -43,7 +44,7 @@ def text_table(comparison: Comparison) -> str:
     halves = _half_lines(comparison)
     if halves:
         parts += ["", HALF_HEADING, _aligned([HALF_HEADS, *halves], left=(1, 2))]
-    return "\n".join([*parts, *_missing(comparison)])
+    return "\n".join([*parts, *_procedures(comparison), *_missing(comparison)])
 
 
 def markdown_table(comparison: Comparison) -> str:
@@ -52,7 +53,7 @@ def markdown_table(comparison: Comparison) -> str:
     halves = _half_lines(comparison)
     if halves:
         parts += [HALF_HEADING, "", *_piped([HALF_HEADS, *halves]), ""]
-    return "\n".join([*parts, *(f"- {line}" for line in _missing(comparison)), ""])
+    return "\n".join([*parts, *(f"- {line}" for line in (*_procedures(comparison), *_missing(comparison))), ""])
 
 
 def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
@@ -67,6 +68,18 @@ def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
 def _piped(lines: Sequence[Sequence[str]]) -> list[str]:
     rows = [lines[0], ["---:"] * len(lines[0]), *lines[1:]]
     return [f"| {' | '.join(word.replace('|', '/') for word in row)} |" for row in rows]
+
+
+def _procedures(comparison: Comparison) -> list[str]:
+    """Which of TimeTuner's procedures a row is of, one line a label."""
+    found: dict[str, str] = {}
+    for cell, record in comparison.records.items():
+        settings = record.get("settings", {})
+        if settings.get("method") == TimeTuner.name:
+            tuner = TimeTuner(**settings[TimeTuner.name])
+            kind = "reroll=True, as released" if tuner.reroll else "reroll=False, not the released procedure, which is reroll=True"
+            found[cell.label] = f"{cell.label}: TimeTuner, {tuner.procedure}, {kind}"
+    return list(found.values())
 
 
 def _missing(comparison: Comparison) -> list[str]:
