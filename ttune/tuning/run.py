@@ -227,7 +227,8 @@ def tune(
 
     with ledger.entry("holdout"):
         grids = [ranked.schedule for ranked in found.grids]
-        untuned = [start for start in (rounded(schedule, told_apart=True),) if whole and start is not None]
+        whole_start = rounded(schedule, told_apart=True) if whole else None
+        untuned = [] if whole_start is None else [whole_start]
         chosen, outcome, figures = decide(held_out, schedule, grids, found.candidates, features, guard, untuned)
     ledger.close()
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
