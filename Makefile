@@ -19,7 +19,7 @@ install: .venv/installed
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
 	$(PIP) install -q -c constraints.txt --no-build-isolation --no-deps $(HOSTS)
 	# torchvision of the registry is built for CUDA: beside a CPU torch plain scripts import diffusers and clean-fid only with this.
-	$(BIN)/python -m ttune.torchvision
+	$(BIN)/python -c "from ttune import torchvision; torchvision.install()"
 	touch $@
 
 demo: install

@@ -6,11 +6,11 @@ schemas of the missing operators are declared, and not implemented. A warning sa
 
 ``ttune.diffusers`` and ``ttune.evaluation`` do this themselves. For plain scripts, which import diffusers or clean-fid without ttune,
 
-    python -m ttune.torchvision
+    python -c "from ttune import torchvision; torchvision.install()"
 
-makes it a habit of the environment that this Python belongs to: it copies this file to site-packages and has it loaded at every start by
-a ``.pth`` file (``make install`` does it). So this file imports nothing of ttune, and nothing else before torchvision is imported.
-``python -m ttune.torchvision --remove`` takes both files away.
+does it for the environment that this Python belongs to: it copies this file to site-packages and has it loaded at every start by a
+``.pth`` file (``make install`` does so). So this file imports nothing of ttune, and no torch before torchvision is imported.
+``torchvision.remove()`` takes both files away.
 """
 
 from __future__ import annotations
@@ -125,9 +125,3 @@ def _places() -> tuple[str, str]:
 
     folder = sysconfig.get_path("purelib")
     return os.path.join(folder, f"{_COPY}.py"), os.path.join(folder, f"{_COPY}.pth")
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] not in ([], ["--remove"]):
-        sys.exit(f"usage: python -m ttune.torchvision [--remove], got {' '.join(sys.argv[1:])}")
-    print("\n".join([f"{'removed' if sys.argv[1:] else 'wrote'} {path}" for path in (remove() if sys.argv[1:] else install())]))
