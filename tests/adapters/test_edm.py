@@ -52,6 +52,8 @@ def test_the_start_is_ours(t_start: float) -> None:
     x_T = ttune.initial_noise(NOISE, (2, 6, 6), seeds=range(3)).double()
     with ttune.edm.apply(net, schedule):
         theirs = edm_sampler(net, ttune.edm.start(schedule, x_T), LABELS, num_steps=4)
+        with pytest.warns(UserWarning, match=r"latents must be unit noise, .* they are ttune\.edm\.start\(schedule, x_T\)"):
+            edm_sampler(net, x_T, LABELS, num_steps=4)  # multiplied by sigma twice
     torch.testing.assert_close(theirs, ttune.sample(denoiser, schedule, x_T, conditions={"class_labels": LABELS}), rtol=1e-9, atol=1e-9)
 
 

@@ -111,7 +111,7 @@ def test_v_models_at_whole_positions() -> None:
     assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("scale", [1.0])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_hybrid_conditions(scale: float) -> None:
     model = Latent()
     shift = noise_like(3, 2, 6, 6, dtype=torch.float32)

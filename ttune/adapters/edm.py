@@ -26,11 +26,12 @@ from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
 from ttune.samplers.tableau import Row
 from ttune.schedule import Schedule
+from ttune.warned import warn
 
 __all__ = ["apply", "denoiser", "remove", "start"]
 
 # Relative to the largest element: a step rounds by 1e-7 in float32 and 1e-2 in half types. Another schedule is 1e-4 off at 50 steps.
-_SAME_STATE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+_SAME_STATE = {torch.float64: 1e-6, torch.float32: 5e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 
 
 def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.0, **settings: Any) -> Denoiser:
@@ -139,14 +140,25 @@ class _States:
         ahead, self.x, self.ahead = self.ahead, x.detach(), None
         if index == 0:
             self.registers = {}
+            self._check_start(x)
         elif ahead is not None and ahead.shape == x.shape:
             off = float((x.detach() - ahead).abs().max() / ahead.abs().max())
-            if not off <= _SAME_STATE.get(x.dtype, 1e-5):
+            if not off <= _SAME_STATE.get(x.dtype, 5e-5):
                 raise ValueError(
                     f"sampler must step as the schedule's {self.sampler!r} does, got another state at evaluation {index} ({off:.1e} off); "
                     f"ablation_sampler needs schedule='linear', scaling='none' and the schedule's solver. Where guidance or a mask changes "
                     f"the states on purpose: ttune.edm.apply(net, schedule, check_steps=False)"
                 )
+
+    def _check_start(self, x: Tensor) -> None:
+        """A UserWarning where the state is far larger than noise of its sigma, and an image, can be."""
+        largest = 8 * (self.stages[0].sigma ** 2 + 1) ** 0.5 if self.stages else float("inf")
+        deviation = float(x.detach().float().std()) if x.numel() > 1 else 0.0
+        if deviation > largest:
+            warn(
+                f"latents must be unit noise, which EDM's samplers multiply by sigma ({self.stages[0].sigma:g}), got a state of standard "
+                f"deviation {deviation:.3g}; of ttune's x_T they are ttune.edm.start(schedule, x_T)"
+            )
 
     def leave(self, index: int, D: Tensor) -> None:
         """``D`` (B, ...) is what ``net`` returned at evaluation ``index``."""
