@@ -88,7 +88,7 @@ def tuned(denoiser: ttune.Denoiser) -> list[tuple[str, ttune.Schedule]]:
     for path in sorted(TUNED.rglob("*.json")) if TUNED.is_dir() else ():
         for schedule in ttune.load_schedules(path).values():
             fits = not denoiser.differences(schedule.model) and schedule.noise == denoiser.noise and schedule.sampler in SAMPLERS
-            if fits and schedule.tuned.get("method") == "endpoint":
+            if fits and schedule.outcome == "tuned" and schedule.tuned.get("method") == "endpoint":
                 label = "tuned" if schedule.coefficients is None else "tuned, coefficients too"
                 found[label, schedule.sampler, schedule.steps] = schedule
     return [(label, found[label, sampler, k]) for label, sampler, k in sorted(found)]

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks import changes, gate, samplings, throughput, workloads
 from benchmarks.counts import count_on_cpu
+from benchmarks.machine import UNKNOWN, commit_of
 from benchmarks.samplings import Setting
 from benchmarks.spending import Cell, Spending
 from benchmarks.timing import Spread
@@ -118,6 +119,31 @@ def test_a_clone_takes_part(tmp_path: Path) -> None:
     throughput.check("time_tuner", found["time_tuner"], setting, x_T, found["eager"].call(x_T))
     with pytest.raises(ValueError, match="peer must be a folder with one of"):
         samplings.samplings(setting, compile=False, peer=tmp_path / "nowhere")
+    with pytest.raises(SystemExit, match=r"^--peer must be a folder with one of \['dpm_solver_pytorch.py', .* got '.*nowhere'$"):
+        throughput.main(["--quick", "--peer", str(tmp_path / "nowhere")])
+
+
+def test_a_peer_is_named_by_its_commit(tmp_path: Path) -> None:
+    file = tmp_path / "time_tuner.py"
+    file.write_text(TIME_TUNER)
+    assert commit_of(tmp_path, [file.name]) == UNKNOWN  # a copy without its history
+
+    def git(*arguments: str) -> str:
+        call = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "other").write_text("")
+    git("add", "other")
+    git("commit", "-qm", "another's")
+    assert commit_of(tmp_path, [file.name]) == UNKNOWN  # a package within a repository of something else
+    git("add", file.name)
+    git("commit", "-qm", "its own")
+    assert commit_of(tmp_path, [file.name]) == git("rev-parse", "--short", "HEAD")
+    (tmp_path / "other").write_text("not its code")
+    assert commit_of(tmp_path, [file.name]) == git("rev-parse", "--short", "HEAD")
+    file.write_text("")
+    assert commit_of(tmp_path, [file.name]) == git("rev-parse", "--short", "HEAD") + "+changes"
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 3), ("dpmpp_2m", 1), ("dpmpp_2m", 4)])

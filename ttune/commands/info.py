@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
+import tyro
+
+from ttune.commands.arguments import check_paths
 from ttune.samplers import SAMPLERS, sampler_options
 
+if TYPE_CHECKING:
+    from ttune.schedule import Schedule
 
-def info() -> None:
-    """Versions, backends and why one is not available, samplers, grids, bundled models.
+
+def info(schedules: tyro.conf.Positional[tuple[Path, ...]] = ()) -> None:
+    """Versions, backends and why one is not available, samplers, grids, bundled models. Or what schedule files hold.
 
     Example: ttune info
+
+    Example: ttune info ttune.json
+
+    Args:
+        schedules: Schedule files: their steps, whether tuning helped, and the figures that decided it.
     """
     import platform
 
@@ -20,6 +33,10 @@ def info() -> None:
     from ttune import zoo
     from ttune.grids import GRIDS
 
+    check_paths(schedules=schedules)
+    if schedules:
+        print("\n\n".join(_about(schedule) for path in schedules for schedule in ttune.load_schedules(path).values()))
+        return
     print(f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
     print(
         f"threads {torch.get_num_threads()}, CPU capability {torch.backends.cpu.get_cpu_capability()}, CUDA {torch.version.cuda or 'none'}"
@@ -33,3 +50,18 @@ def info() -> None:
         print(f"  {name}{f' ({own})' if own else ''}")
     print(f"grids {', '.join(GRIDS)}")
     print(f"bundled models {', '.join(zoo.MODELS)}")
+
+
+def _about(schedule: Schedule) -> str:
+    """A schedule, and what its file says of its tuning."""
+    from ttune.evaluation.numbers import number
+    from ttune.report.record import read_record
+
+    record = read_record(schedule)
+    lines = [str(schedule), *([f"model {schedule.model['name']}"] if "name" in schedule.model else [])]
+    lines += [f"method {record.method}, tuned on {record.samples or 'an unknown number of'} x_T"] if record.method else []
+    if (held := record.holdout) is not None:
+        best = "" if held.best_untuned is None else f", best untuned schedule {number(held.best_untuned.rmse)}"
+        lines.append(f"on {held.n:,} held-out x_T: RMSE to the teacher {number(held.rmse)} (start {number(held.rmse_start)}{best})")
+        lines += [f"  not better: {reason}" for reason in dict.fromkeys(held.refused) if schedule.outcome != "tuned"]
+    return "\n".join([*lines, *([f"{record.unfinished}"] if record.unfinished else []), *record.faults])
