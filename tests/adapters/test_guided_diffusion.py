@@ -140,6 +140,8 @@ def test_guidance_that_no_schedule_was_tuned_with_is_refused() -> None:
     ttune.guided_diffusion.remove(model)
     with pytest.raises(ValueError, match="schedule was tuned with prediction_type 'epsilon', this diffusion has 'sample'"):
         ttune.guided_diffusion.apply(model, diffusion(mean="START_X"), schedule)
+    with pytest.raises(ValueError, match="schedule was tuned with clip_epsilon 'keep', guided-diffusion has 'recompute'"):
+        ttune.guided_diffusion.apply(model, whole, schedule.replace(model={"clip_sample": 1.0, "clip_epsilon": "keep"}))
     with pytest.raises(ValueError, match="got PREVIOUS_X"):
         ttune.guided_diffusion.apply(model, diffusion(mean="PREVIOUS_X"), tuned(plain.noise, "ddim", 3))
 

@@ -222,11 +222,15 @@ def test_the_settings_of_the_denoiser_are_those_of_the_schedule() -> None:
     with ttune.latent_diffusion.apply(sampler, schedule):
         with pytest.raises(ValueError, match=r"unconditional_guidance_scale must be 3\.0, .* got 2\.0"):
             sampled(sampler, 4)
+        with pytest.raises(ValueError, match="unconditional_conditioning must be given"):
+            sampler.sample(4, 3, (2, 6, 6), C, x_T=X_T, verbose=False, unconditional_guidance_scale=3.0)
         assert model.network.heard == []
         assert sampled(sampler, 4, scale=3.0).isfinite().all()
     for change in ({"clip_sample": 1.0}, {"prediction_type": "v_prediction"}, {"guidance_rescale": 0.7}):
         with pytest.raises(ValueError, match=rf"schedule was tuned with {next(iter(change))} .*, DDIMSampler has "):
             ttune.latent_diffusion.apply(sampler, schedule.replace(model={**schedule.model, **change}))
+    with ttune.latent_diffusion.apply(sampler, schedule, check_model=False):
+        assert sampled(sampler, 4, scale=2.0).isfinite().all()
 
 
 def test_a_second_sampler_of_the_model_has_to_wait() -> None:

@@ -198,6 +198,8 @@ def _check_correctors(solver: Any, schedule: Schedule) -> None:
     if getattr(solver, "correcting_xt_fn", None) is not None:
         raise ValueError("solver: correcting_xt_fn must be None, a schedule has no place for one")
     clip, threshold = schedule.model.get("clip_sample"), schedule.model.get("threshold")
+    if clip is not None or threshold is not None:
+        refuse_settings(schedule, "DPM_Solver", clip_epsilon="recompute")
     corrector = getattr(solver, "correcting_x0_fn", None)
     corrects = clip is not None or threshold is not None or corrector is not None or getattr(solver, "thresholding", False)
     if corrects and _algorithm(solver) != "dpmsolver++":

@@ -24,7 +24,7 @@ from ttune.adapters.positioned import Positioned
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
 from ttune.noise import NoiseSchedule
-from ttune.samplers.tableau import Row
+from ttune.samplers.tableau import Row, Stage
 from ttune.schedule import Schedule
 from ttune.warned import warn
 
@@ -130,7 +130,8 @@ class _States:
 
     def __init__(self, schedule: Schedule) -> None:
         tableau = schedule.tableau()
-        self.sampler, self.stages = schedule.sampler, () if tableau.stochastic else tableau.stages
+        self.sampler = schedule.sampler
+        self.stages: tuple[Stage, ...] = () if tableau.stochastic else tableau.stages
         self.registers: dict[str, Tensor] = {}  # what the sampler retained
         self.x: Tensor | None = None  # at the evaluation that is under way
         self.ahead: Tensor | None = None  # at the next

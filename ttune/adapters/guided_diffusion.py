@@ -155,6 +155,8 @@ def _required(schedule: Schedule) -> dict[str, Any]:
         if clip not in _CLIPS:
             raise ValueError(f"schedule must be tuned with clip_sample 1 or None, which guided-diffusion has, got {clip!r}")
         required["clip_denoised"] = _CLIPS[clip]
+        if required["clip_denoised"]:
+            refuse_settings(schedule, "guided-diffusion", clip_epsilon="recompute")
     return required
 
 

@@ -11,6 +11,7 @@ Its ``PLMSSampler`` takes schedules of ``pndm`` likewise; its ``DPMSolverSampler
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -103,7 +104,7 @@ def apply(
         return Told.of(schedule, np.floor, unit="the sampler's time", **named)
 
     telling = _Telling(model, told(schedule))
-    step = Checked(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
+    step = _Step(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
     undo = [
         overriding(sampler, "make_schedule", _Positions(sampler, schedule)),
         overriding(sampler, _STEPS[expected], step),
@@ -153,6 +154,17 @@ def _guidance(schedule: Schedule, kind: str) -> dict[str, Any]:
     if scale is not None and not isinstance(scale, (int, float)):
         raise ValueError(f"schedule was tuned with a guidance scale that changes on the way, {kind} has one number, got {scale!r}")
     return {"unconditional_guidance_scale": 1.0 if scale is None else float(scale)}
+
+
+class _Step(Checked):
+    """A step of the host's, with the settings that the schedule was tuned for."""
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        super().check(given)
+        if self.required.get("unconditional_guidance_scale", 1.0) != 1.0 and given.get("unconditional_conditioning") is None:
+            raise ValueError(
+                f"unconditional_conditioning must be given, as there is guidance in {self.source}: the host does without, got None"
+            )
 
 
 class _Telling:
