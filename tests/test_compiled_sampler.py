@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import ttune
-from ttune import SAMPLERS, ClassifierFree, CompiledSampler, Denoiser, NoiseSchedule, Schedule, zoo
+from ttune import SAMPLERS, ClassifierFree, CompiledSampler, Denoiser, NoiseSchedule, Schedule, compiled_sampler, zoo
 
 NOISE = NoiseSchedule.linear()
 SEEDS = torch.tensor([3, 2**40, -7])
@@ -136,3 +139,121 @@ def test_guidance_with_a_tensor_for_nothing_is_prepared_once_and_compiled() -> N
     torch.testing.assert_close(sampler(x_T, conditions=conditions), expected)
     again = {"y": torch.ones(3, 2)}
     torch.testing.assert_close(sampler(x_T, conditions=again), ttune.sample(denoiser, schedule, x_T, conditions=again))
+
+
+def test_a_sampler_may_have_many_shapes() -> None:
+    """torch.compile's limit is eight graphs for one piece of code."""
+    denoiser = Denoiser(lambda x, tau, more: 0.1 * x + more["b"][0], NOISE)
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 2)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    sampler = CompiledSampler(denoiser, schedule, backend=counter)
+    for n in (*range(1, 10), 1):
+        x_T, conditions = torch.randn(n, 3, generator=torch.Generator().manual_seed(n)), {"more": {"b": [torch.ones(n, 1), 0.5]}}
+        torch.testing.assert_close(sampler(x_T, conditions=conditions), ttune.sample(denoiser, schedule, x_T, conditions=conditions))
+    assert counter.frame_count == 9
+
+
+def test_a_number_among_the_conditions_has_a_graph_of_its_own() -> None:
+    """A graph holds it; the last of them are kept."""
+    denoiser, schedule = Denoiser(lambda x, tau, strength: strength * 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 2)
+    sampler, x_T = CompiledSampler(denoiser, schedule), torch.ones(2, 3)
+    codes = set()
+    sampler._compile = lambda advance: (codes.add(id(advance.__code__)), advance)[1]  # pyright: ignore[reportAttributeAccessIssue]
+    for i in range(compiled_sampler.LAYOUTS + 2):
+        conditions = {"strength": float(i)}
+        torch.testing.assert_close(sampler(x_T, conditions=conditions), ttune.sample(denoiser, schedule, x_T, conditions=conditions))
+    assert len(sampler._compiled) == compiled_sampler.LAYOUTS
+    assert len(codes) >= compiled_sampler.LAYOUTS
+
+
+def test_dynamic_shapes_share_graphs() -> None:
+    denoiser, schedule = Denoiser(lambda x, tau: 0.1 * x, NOISE), Schedule.build(NOISE, "dpmpp_2m", 2)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    sampler = CompiledSampler(denoiser, schedule, backend=counter, dynamic=True)
+    for n in range(2, 13):
+        x_T = torch.randn(n, 31)
+        torch.testing.assert_close(sampler(x_T), ttune.sample(denoiser, schedule, x_T))
+    assert counter.frame_count <= 2
+    assert len(sampler._compiled) == 1
+
+
+def test_a_compiled_step_leaves_its_inputs_alone() -> None:
+    """Of a network that writes into them, and of one with the same memory for every output."""
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 3)
+    x_T, given = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), {"extra": {"gain": torch.tensor([1.0, 0.5])}}
+
+    def polite(x: Tensor, tau: Tensor, extra: dict[str, Tensor]) -> Tensor:
+        return 0.1 * x * extra["gain"][:, None] * torch.sin(tau / 300)[:, None]
+
+    def writes(x: Tensor, tau: Tensor, extra: dict[str, Tensor]) -> Tensor:
+        x.mul_(0.1).mul_(extra["gain"][:, None]).mul_(torch.sin(tau.div_(300))[:, None])
+        extra["gain"].zero_()
+        return x
+
+    for guidance in (None, ClassifierFree(2.0, {"extra": {"gain": 0.3}})):
+        expected = ttune.sample(Denoiser(polite, NOISE, guidance=guidance), schedule, x_T, conditions=given)
+        sampler = CompiledSampler(Denoiser(writes, NOISE, guidance=guidance), schedule, backend="aot_eager")
+        torch.testing.assert_close(sampler(x_T.clone(), conditions=given), expected)
+        assert given["extra"]["gain"].tolist() == [1.0, 0.5]
+
+
+def stand_in(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+    """What a CUDA graph is, on the CPU: it reads and writes the same memory at every replay, and never runs the program around it."""
+    x_0 = run().clone()
+
+    def replay() -> None:
+        x_0.copy_(run())
+
+    return x_0, replay
+
+
+def test_captures_know_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another prompt is another input of the same graph, wherever it is in the conditions; another structure is another graph."""
+    monkeypatch.setattr(compiled_sampler, "recorded", stand_in)
+    schedule = Schedule.build(NOISE, "ddpm", 3)
+
+    def means(x: Tensor, tau: Tensor, added: dict[str, Any], strength: float = 1.0) -> Tensor:
+        return 0.1 * x + strength * added["text"][0].mean((1, 2))[:, None]
+
+    denoiser = Denoiser(means, NOISE)
+    sampler = CompiledSampler(denoiser, schedule, compile=False)
+    x_T, text = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 77, 64)
+    for i in range(4):
+        other = text.clone()
+        other[:, 10:60, 10:60] = i
+        conditions, seeds = {"added": {"text": [other], "n": 1}}, torch.tensor([i, 2])
+        found = sampler._replay(x_T + i, conditions, seeds)
+        torch.testing.assert_close(found, ttune.sample(denoiser, schedule, x_T + i, conditions=conditions, seeds=seeds))
+        assert float(other.max()) == i  # the caller's tensors are copied, and left alone
+    assert len(sampler._captures) == 1
+    others = [
+        {"added": {"text": (text,), "n": 1}},
+        {"added": {"text": [text], "n": 2}},
+        {"added": {"text": [text], "n": 1}, "strength": 0.5},
+        {"added": {"text": [text[:1].expand(2, 77, 64)], "n": 1}},
+        {"added": {"text": [text[:1]], "n": 1}},
+    ]
+    for i, conditions in enumerate(others):
+        found = sampler._replay(x_T, conditions, seeds)
+        torch.testing.assert_close(found, ttune.sample(denoiser, schedule, x_T, conditions=conditions, seeds=seeds))
+        assert len(sampler._captures) == i + 2
+
+
+def test_a_bounded_number_of_captures_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+        made.append(1)
+        return stand_in(run, device)
+
+    monkeypatch.setattr(compiled_sampler, "recorded", counted)
+    sampler = CompiledSampler(Denoiser(lambda x, tau: 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 2), compile=False)
+    for n in range(1, 13):
+        sampler._replay(torch.ones(n, 3), {}, None)
+        sampler._replay(torch.ones(1, 3), {}, None)  # used in between, and kept
+    assert len(sampler._captures) == compiled_sampler.CAPTURES == 8
+    assert len(made) == 12
+    sampler._replay(torch.ones(2, 3), {}, None)  # long unused
+    assert len(made) == 13

@@ -83,7 +83,7 @@ class CompiledSampler:
             copies the result. The last 8 graphs are kept. Needs CUDA tensors, and a network that can be captured. Not run on a GPU yet.
         options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
             ``dynamic=False`` are set unless given: then every layout of the inputs has a graph of its own, the last 64 of which are
-            kept. ``dynamic=True`` makes one graph for all shapes.
+            kept. ``dynamic=True`` makes graphs that serve all shapes.
 
     Results are those of :func:`ttune.sample` up to rounding. The noise of stochastic samplers depends on the seeds
     alone. Raises ValueError like :func:`ttune.sample`, and RuntimeError for ``cuda_graph`` without CUDA tensors.
