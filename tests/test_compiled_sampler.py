@@ -220,6 +220,7 @@ def test_captures_know_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = Denoiser(means, NOISE)
     sampler = CompiledSampler(denoiser, schedule, compile=False)
     x_T, text = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 77, 64)
+    seeds = torch.tensor([0, 2])
     for i in range(4):
         other = text.clone()
         other[:, 10:60, 10:60] = i

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import ttune
 from ttune import ClassifierFree, CompiledSampler, Denoiser, NoiseSchedule, Schedule
@@ -31,7 +32,7 @@ def polite(x: Tensor, tau: Tensor, extra: Any = None) -> Tensor:
 
 
 def spoil(*values: Any) -> None:
-    for value in torch.utils._pytree.tree_leaves(values):
+    for value in pytree.tree_leaves(values):
         if isinstance(value, Tensor):
             value.fill_(777)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import ttune
 from ttune import ClassifierFree, CompiledSampler, Denoiser, NoiseSchedule, Schedule
@@ -25,8 +26,8 @@ Pair = namedtuple("Pair", "scale table")
 
 def network(x: Tensor, tau: Tensor, gain: Any = None, table: Any = None) -> Tensor:
     """``gain`` a tree with one tensor (B,) or (1,), ``table`` one that all samples share, whatever its shape."""
-    w = 1.0 if gain is None else torch.as_tensor(torch.utils._pytree.tree_leaves(gain)[-1]).to(x.dtype)[:, None]
-    shift = 0.0 if table is None else torch.utils._pytree.tree_leaves(table)[-1].to(x.dtype).mean()
+    w = 1.0 if gain is None else torch.as_tensor(pytree.tree_leaves(gain)[-1]).to(x.dtype)[:, None]
+    shift = 0.0 if table is None else pytree.tree_leaves(table)[-1].to(x.dtype).mean()
     return 0.1 * x * w * torch.sin(tau.to(x.dtype) / 300)[:, None] + 0.01 * shift
 
 
@@ -51,7 +52,7 @@ def test_a_container_changes_nothing(held: Any) -> None:
         assert torch.equal(CompiledSampler(denoiser, SCHEDULE, compile=False)(X_T, conditions=given), expected)
     parts = of_rows(lambda v: taken(v, slice(1, 3)), held(gain), 4)
     assert type(parts) is type(held(gain))
-    assert torch.equal(torch.utils._pytree.tree_leaves(parts)[-1], gain[1:3])
+    assert torch.equal(pytree.tree_leaves(parts)[-1], gain[1:3])
 
 
 def test_nulls_within_a_condition() -> None:

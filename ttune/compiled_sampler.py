@@ -187,11 +187,12 @@ class CompiledSampler:
 
     def _fast(self, advance: Advance, x: Tensor, conditions: Conditions) -> Advance:
         """``advance`` compiled, for inputs of this layout where sizes are not dynamic."""
-        if self._compile is None:
+        compile = self._compile
+        if compile is None:
             return advance
         held = [conditions, conditions.null, conditions.both] if isinstance(conditions, Halves) else [conditions]
         key = (layout(x), *(layout(dict(part)) for part in held)) if self._by_layout else x.device
-        return self._compiled.get(key, lambda: self._compile(_own_code(advance)))
+        return self._compiled.get(key, lambda: compile(_own_code(advance)))
 
     def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
         given = (x, mapped(lambda value: value.to(x.device), conditions), seeds)

@@ -155,7 +155,7 @@ class ClassifierFree:
         for path, leaf in held.items():
             at = next((p for p in _with_parents(path) if p in nulls), None)
             # One value for all of a condition is the null of its tensors.
-            if at == path or (at is not None and isinstance(leaf, (Tensor, np.ndarray))):
+            if at is not None and (at == path or isinstance(leaf, (Tensor, np.ndarray))):
                 used.add(at)
                 pairs[path] = self._pair(path, leaf, at, nulls[at], x, keep_rows=not self.batched and is_shared(path, shared))
         unused = sorted(set(nulls) - used)
