@@ -24,7 +24,7 @@ from ttune.folding import START_DRAW, uniform_block
 from ttune.guidance import Classifier, Halves
 from ttune.nested import layout, leaves, mapped
 from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
-from ttune.sampling import as_schedule, check_fits, seed_tensor, start_state
+from ttune.sampling import as_schedule, check_fits, seed_tensor, start_state, warn_of_plain_noise
 from ttune.schedule import Schedule
 from ttune.shifting import Shifting
 
@@ -140,6 +140,8 @@ class CompiledSampler:
             raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
         self.denoiser.check_conditions(conditions, x_T.shape[0])
         with torch.no_grad():
+            if not from_state and x_T.device not in self._per_device:
+                warn_of_plain_noise(self.schedule.noise, x_T)
             x = x_T if from_state else start_state(self.schedule, x_T)
             drawn = seed_tensor(seeds, x_T) if self._stochastic else None
             self.denoiser.count(self._steps * x.shape[0], self._evaluation)

@@ -19,6 +19,7 @@ from ttune.kernels.philox import as_seeds
 from ttune.noise import NoiseSchedule
 from ttune.plan import Callback, Plan
 from ttune.schedule import Schedule
+from ttune.warned import warn
 
 
 def sample(
@@ -58,7 +59,10 @@ def sample(
     stochastic = schedule.tableau().stochastic
     context = ops.use_backend(backend) if backend is not None else nullcontext()
     with torch.no_grad(), context:
+        known = denoiser.__dict__.get("_last_plan")
         plan = fitting_plan(denoiser, schedule, x_T.device, check_model=check_model)
+        if not from_state and denoiser.__dict__.get("_last_plan") is not known:
+            warn_of_plain_noise(schedule.noise, x_T)  # once: looking at values waits for the device
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
         told = _told(conditioning, schedule, x_T, denoiser.integer_time)
@@ -72,6 +76,20 @@ def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
     if not isinstance(given, Schedule):
         raise TypeError(f"schedule must be a ttune.Schedule or the path of a ttune.json, got {type(given).__name__}")
     return given
+
+
+def warn_of_plain_noise(noise: NoiseSchedule, x_T: Tensor) -> None:
+    """Warn of an x_T of mean square 1 where the largest sigma, which it should have, is far from it (EDM, VE)."""
+    largest = float(noise.sigma(noise.t_max))
+    if noise.start_scale(noise.t_min) == 1.0 or largest < 4 or torch.compiler.is_compiling() or not x_T.numel():
+        return
+    size = float(x_T.detach().float().square().mean().sqrt())
+    if 0.5 < size < 2:
+        warn(
+            f"x_T has a standard deviation near 1, the largest sigma of this noise schedule is {largest:g}: give "
+            f"x_T = {largest:g} * torch.randn(...), or ttune.initial_noise(noise, sample_shape, seeds); from_state=True says that "
+            f"a state is at the schedule's first position already"
+        )
 
 
 def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device, *, check_model: bool = True) -> Plan:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from ttune.reading import read_bytes
 T = TypeVar("T")
 
 MAX_BYTES = 64_000_000
+_HASH = re.compile("[0-9a-f]{40}")
 TENSORS = {name: f"teacher_{name}" for name in ("tuning", "holdout")}  # what a tuning remembers in files of their own
 
 
@@ -39,11 +41,21 @@ class Journal:
     ``fingerprint`` says what is being computed; a journal of something else is refused. Without a path nothing is
     remembered. Every :meth:`put` is on disk, whole, before it returns; floats survive the trip bit for bit.
     Of several ``ranks``, which must all make the same calls, the first reads and writes; a journal does not know their number.
+    ``ignored``: entries of an earlier fingerprint that may be others.
     """
 
-    def __init__(self, path: str | PathLike[str] | None, fingerprint: Mapping[str, Any], *, resume: bool, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str] | None,
+        fingerprint: Mapping[str, Any],
+        *,
+        resume: bool,
+        ranks: Ranks = ALONE,
+        ignored: Sequence[str] = (),
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.ranks = ranks
+        self.ignored = ignored
         self.fingerprint = msgspec.json.decode(msgspec.json.encode(fingerprint))
         self.pieces: dict[str, Any] = {}
         self.before_put: Callable[[], None] = lambda: None  # a last chance to add to the pieces that go to disk
@@ -125,12 +137,22 @@ class Journal:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"checkpoint: {path} is not a ttune journal ({error}); remove it and start again") from None
         for key in [*self.fingerprint, *sorted(fingerprint.keys() - self.fingerprint.keys())]:
-            if fingerprint.get(key) != self.fingerprint.get(key):
-                raise ValueError(
-                    f"checkpoint: {path} belongs to another run: {key} was {fingerprint.get(key)!r}, is {self.fingerprint.get(key)!r}; "
-                    f"name another checkpoint or remove it"
-                )
+            before, now = fingerprint.get(key), self.fingerprint.get(key)
+            if before != now and key not in self.ignored:
+                what = f"{key} was {before!r}, is {now!r}"
+                if _HASH.search(what):  # which says nothing to a reader
+                    what = f"{key} was another, is not the same now{_changed(before, now)}"
+                raise ValueError(f"checkpoint: {path} belongs to another run: {what}; name another checkpoint or remove it")
         return pieces
+
+
+def _changed(before: Any, now: Any) -> str:
+    """The entries that differ, those that a reader can read."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return ""
+    entries = [f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+    readable = [entry for entry in entries if len(entry) < 200 and not _HASH.search(entry)]
+    return f" ({'; '.join(readable)})" if readable else ""
 
 
 def _sha256(data: bytes) -> str:

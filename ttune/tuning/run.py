@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -15,7 +16,7 @@ from ttune.denoiser import Conditions, Denoiser, select
 from ttune.nested import digest
 from ttune.noise import Float64
 from ttune.ranks import ALONE, Ranks, Share
-from ttune.sampling import check_fits
+from ttune.sampling import as_schedule, check_fits, warn_of_plain_noise
 from ttune.schedule import Schedule
 from ttune.tuning.any_batch import any_batch
 from ttune.tuning.best import Accepted, BestSoFar
@@ -23,6 +24,7 @@ from ttune.tuning.checkpoint import TENSORS, Journal, digest_of_chunks
 from ttune.tuning.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
 from ttune.tuning.evolution import Evolution
 from ttune.tuning.holdout import Features, decide
+from ttune.tuning.input_checks import check_input, refuse_training
 from ttune.tuning.ledger import Ledger
 from ttune.tuning.method import Method, Task, WholeTimesOnlyError
 from ttune.tuning.methods import METHODS
@@ -95,10 +97,10 @@ class TuneResult:
 
 def tune(
     denoiser: Denoiser,
-    schedule: Schedule,
+    schedule: Schedule | str | PathLike[str],
     *,
     method: str | Method = "endpoint",
-    tune: Sequence[str] = ("conditioning", "positions"),
+    tune: str | Sequence[str] = ("conditioning", "positions"),
     x_T: Tensor | None = None,
     sample_shape: Sequence[int] | None = None,
     conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
@@ -121,6 +123,7 @@ def tune(
     resume: bool = False,
     ranks: Ranks = ALONE,
     accepted: Callable[[Accepted], None] | None = None,
+    check_model: bool = True,
 ) -> TuneResult:
     """Tune ``schedule`` for ``denoiser``: what the network is told (``conditioning``), where the steps stand (``positions``).
 
@@ -158,13 +161,20 @@ def tune(
     ``ranks``: from :func:`ttune.ranks.joined`, where several processes make this call together with the same arguments. They share
     the x_T between them, all return the same result, that of one process, and the first writes the checkpoint.
 
-    Raises ValueError, TypeError or FloatingPointError naming the argument or the step.
+    ``check_model=False`` begins from a schedule that was tuned for another model, and resumes a tuning of other weights.
+
+    Raises ValueError, TypeError or FloatingPointError naming the argument or the step. Warns (UserWarning), before anything is paid,
+    of a network that does not answer the same call the same way, or whose output is of another prediction type
+    (:mod:`ttune.tuning.input_checks`).
     """
+    schedule = as_schedule(schedule)
+    schedule = schedule if check_model else dataclasses.replace(schedule, model={})
     chosen_method = method_named(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
     if samples is None:
         samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
     check_draws(seed, chunk, samples=samples, holdout=holdout)
     _check(denoiser, schedule)
+    refuse_training(denoiser)
     continuous = _searches_between_rows(chosen_method, denoiser, schedule, data)
     if ranks.world > 1 and not getattr(chosen_method, "shared", False):
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
@@ -174,6 +184,7 @@ def tune(
         seeds = [share.rows + (seed * 2 * HOLDOUT_SEEDS + first) for share, first in zip(shares, (0, HOLDOUT_SEEDS), strict=True)]
         both = [drawn_points(denoiser, own, sample_shape, conditions) for own in seeds]
     else:
+        warn_of_plain_noise(denoiser.noise, x_T)
         given = given_points(denoiser, x_T, conditions)
         shares = _shares(ranks, [len(x) for x, _ in given], chunk)
         both = [(x[share.rows], select(c, share.rows, len(x), denoiser.shared)) for share, (x, c) in zip(shares, given, strict=True)]
@@ -182,8 +193,7 @@ def tune(
     fingerprint = {
         "method": chosen_method.name,
         "start": [schedule.settings(), denoiser.noise.to_dict()],
-        "model": denoiser.identity(),
-        "weights": denoiser.weights_digest(),
+        **({"model": denoiser.identity(), "weights": denoiser.weights_digest()} if check_model else {}),
         "chunk": chunk,
         **_digests(denoiser, shares, both),
         "data": digest(data),
@@ -192,11 +202,15 @@ def tune(
         "seed": seed,
         **chosen_method.settings(),
     }
-    journal = Journal(checkpoint, fingerprint, resume=resume, ranks=ranks)
+    journal = Journal(checkpoint, fingerprint, resume=resume, ranks=ranks, ignored=() if check_model else ("model", "weights"))
     ledger = Ledger(denoiser, journal, ranks)
 
     told = any_batch(denoiser)
     ledger.watch(told)
+    if ranks.first and journal.get("checks") is None:
+        with ledger.entry("teacher" if denoiser.integer_time else "probe"):
+            check_input(told, both[0], chunk)
+    journal.piece("checks", lambda: True)
     table = _time_table(told, both[0], shares[0], journal, ledger)
     record_of_table = None if table is None else table.to_dict()
     whole = table is not None and not table.smooth
@@ -278,7 +292,7 @@ def _time_table(denoiser: Denoiser, points: Points, share: Share, journal: Journ
 
 def method_named(
     method: str | Method,
-    tune: Sequence[str] = ("conditioning", "positions"),
+    tune: str | Sequence[str] = ("conditioning", "positions"),
     fix_start: bool = False,
     iterations: int = 30,
     search_starts: bool = True,
@@ -288,17 +302,18 @@ def method_named(
     """A method by name, with those of :func:`tune`'s settings that it has; an instance is returned as it is."""
     if not isinstance(method, str):
         return method
+    tune = (tune,) if isinstance(tune, str) else tuple(tune)
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}")
     # Methods without starts and iterations keep those limits, and where positions do not move the first one stays.
     if fix_start and method == "ays":
         raise ValueError("fix_start does not go with method 'ays', whose tables begin at the largest time")
-    ignored = {"tune": tuple(tune) != ("conditioning", "positions"), "optimizer": optimizer != "auto"}
+    ignored = {"tune": tune != ("conditioning", "positions"), "optimizer": optimizer != "auto"}
     if method != "endpoint" and any(ignored.values()):
         names = " and ".join(name for name, is_given in ignored.items() if is_given)
         raise ValueError(f"{names}: only method 'endpoint' knows this, got {method!r}")
     if method == "endpoint":
-        return Endpoint(tuple(tune), fix_start, iterations, search_starts, optimizer)
+        return Endpoint(tune, fix_start, iterations, search_starts, optimizer)
     if method == "timetuner":
         return timetuner or TimeTuner()
     if method == "optimal_steps":
