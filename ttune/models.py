@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +18,111 @@ PROMPTS_BYTES = 2**26  # of a file of prompts; COCO's 600,000 captions have 32 M
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load_model(name: str, *, guidance_scale: float | None = None, prompts: Path | None = None) -> Denoiser:
+def load_model(
+    name: str,
+    *,
+    guidance_scale: float | None = None,
+    prompts: Path | None = None,
+    negative_prompt: str | None = None,
+    class_labels: Sequence[int] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    variant: str | None = None,
+) -> Denoiser:
     """A bundled model by name (``fashion``), a diffusers folder or hub id, or what ``package.module:factory`` returns.
 
     A bundled name is that model even where a folder has the same one; ``./fashion`` is the folder. The last form imports and runs
-    that code, from the current folder too. ``guidance_scale`` is for bundled and diffusers models; a factory sets its own guidance.
-    ``prompts``: a file with one prompt a line, for a text-conditional diffusers model.
+    that code, from the current folder too. ``prompts``: a file with one prompt a line. The others are those of
+    :func:`ttune.diffusers.load`; a bundled model knows ``guidance_scale``, ``class_labels`` and ``device``, a factory ``device`` alone.
     """
+    text = {"prompts": prompts, "negative_prompt": negative_prompt}
+    more = text | {"height": height, "width": width, "dtype": dtype, "variant": variant}
     if name not in zoo.MODELS and (os.path.isdir(name) or HUB_ID.fullmatch(name)):
-        import torch
-
-        from ttune.adapters import diffusers
-
-        texts = None if prompts is None else _lines(prompts)
-        device = "cuda" if torch.cuda.is_available() else None
-        return diffusers.load(name, guidance_scale=guidance_scale, prompts=texts, device=device)
-    if prompts is not None:
-        folder = f"; the folder of that name is ./{name}" if os.path.isdir(name) else ""
-        raise ValueError(f"prompts are for text-conditional diffusers models, got {str(prompts)!r} with {name!r}{folder}")
+        return _of_diffusers(name, guidance_scale, class_labels, device, **more)
+    _refuse(name, "text-conditional diffusers models", text)
+    _refuse(name, "diffusers models", more)
     if name in zoo.MODELS:
-        return zoo.load(name, guidance_scale=guidance_scale)
+        guided = guidance_scale is not None and guidance_scale > 1  # as of every other model
+        denoiser = zoo.load(name, guidance_scale=guidance_scale if guided else None)
+        if class_labels is not None:
+            denoiser.draw_conditions = _classes("class_label", class_labels, zoo.CLASSES)
+        return _moved(denoiser, device)
     module, colon, factory = name.partition(":")
     if not colon or not module or not factory:
         raise ValueError(
             f"model must be a bundled name ({', '.join(zoo.MODELS)}), a folder of a diffusers pipeline, its hub id (owner/name), or "
             f"'package.module:factory', where factory() returns a ttune.Denoiser, got {name!r}"
         )
-    if guidance_scale is not None:
-        raise ValueError(f"guidance_scale is for bundled and diffusers models, got {guidance_scale} with {name!r}; set it in the factory")
+    given = {"guidance_scale": guidance_scale, "class_labels": class_labels}
+    _refuse(name, "bundled and diffusers models", given, "; set it in the factory")
     denoiser = imported("model", name)()
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"model: {name!r} must return a ttune.Denoiser, got {type(denoiser).__name__}")
+    return _moved(denoiser, device)
+
+
+def _of_diffusers(
+    name: str,
+    guidance_scale: float | None,
+    class_labels: Sequence[int] | None,
+    device: str | None,
+    *,
+    prompts: Path | None,
+    dtype: str | None,
+    **more: Any,
+) -> Denoiser:
+    import torch
+
+    from ttune.adapters import diffusers
+
+    return diffusers.load(
+        name,
+        guidance_scale=guidance_scale,
+        prompts=None if prompts is None else _lines(prompts),
+        conditions=None if class_labels is None else {"class_labels": torch.tensor(list(class_labels))},
+        dtype=None if dtype is None else getattr(torch, dtype),
+        device=_device(device) if device is not None else "cuda" if torch.cuda.is_available() else None,
+        **more,
+    )
+
+
+def _refuse(name: str, owners: str, given: Mapping[str, Any], instead: str = "") -> None:
+    """ValueError for settings that only other models have."""
+    for setting, value in given.items():
+        if value is not None:
+            folder = f"; the folder of that name is ./{name}" if os.path.isdir(name) else instead
+            shown = repr(str(value)) if isinstance(value, Path) else value
+            raise ValueError(f"{setting} {'are' if setting.endswith('s') else 'is'} for {owners}, got {shown} with {name!r}{folder}")
+
+
+def _classes(name: str, labels: Sequence[int], count: int) -> Callable[[Any], dict[str, Any]]:
+    import torch
+
+    if not all(0 <= label < count for label in labels) or not labels:
+        raise ValueError(f"class_labels must lie in [0, {count - 1}], at least one, got {list(labels)}")
+    table = torch.tensor(list(labels))
+    return lambda seeds: {name: table.to(seeds.device)[seeds.remainder(len(table))]}
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, such as cpu or cuda:1, got {name!r}: {error}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: torch finds no GPU here, got {name!r}")
+    return found
+
+
+def _moved(denoiser: Denoiser, device: str | None) -> Denoiser:
+    """Its networks on ``device``, where there is one."""
+    if device is not None:
+        for module in denoiser.modules():
+            module.to(_device(device))
     return denoiser
 
 

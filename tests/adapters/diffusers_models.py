@@ -106,7 +106,7 @@ def flux(**more: Any) -> Any:
     return scrambled(diffusers().FluxTransformer2DModel(**settings | more), 0.05)
 
 
-def vae(latent_channels: int = 4) -> Any:
+def vae(latent_channels: int = 4, **more: Any) -> Any:
     torch.manual_seed(0)
     return (
         diffusers()
@@ -119,6 +119,7 @@ def vae(latent_channels: int = 4) -> Any:
             norm_num_groups=2,
             latent_channels=latent_channels,
             sample_size=16,
+            **more,
         )
         .eval()
     )

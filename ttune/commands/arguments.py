@@ -4,20 +4,63 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from ttune.grids import GRIDS
 from ttune.samplers import SAMPLERS, sampler_options
 from ttune.tuning.methods import METHODS
 
 if TYPE_CHECKING:
+    from ttune.denoiser import Denoiser
+    from ttune.ranks import Ranks
+
     Sampler = SamplerOrAuto = Spacing = Method = str
 else:
     Sampler = Literal[tuple(SAMPLERS)]
     SamplerOrAuto = Literal[(*SAMPLERS, "auto")]
     Spacing = Literal[tuple(GRIDS)]
     Method = Literal[tuple(METHODS)]
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """How a model is loaded, for every command that loads one."""
+
+    guidance_scale: float | None = None
+    """Guidance, as the model's pipeline means it: classifier-free above 1, none at 1 and below; of Flux and LCM the input."""
+    prompts: Path | None = None
+    """A file with one prompt a line, for a text-conditional diffusers model; the sample of seed i has line i modulo their number."""
+    negative_prompt: str | None = None
+    """What the unguided half is prompted with; by default what the pipeline takes for none."""
+    class_labels: tuple[int, ...] | None = None
+    """Classes: the sample of seed i has entry i modulo their number; by default all of the model's, in turn."""
+    height: int | None = None
+    """Of an image in pixels, with --width; by default the size that a diffusers model was made for."""
+    width: int | None = None
+    """Of an image in pixels, with --height."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of a diffusers model's weights; by default as they were saved."""
+    device: str | None = None
+    """Where the network runs, for example cpu or cuda:1; by default a GPU where a diffusers model finds one."""
+    variant: str | None = None
+    """Of a diffusers model's weight files, for example fp16; by default the one that is there, where there are none without."""
+
+    def load(self, model: str, ranks: Ranks | None = None) -> Denoiser:
+        """The denoiser; where several ``ranks`` share the work, on its own device."""
+        from ttune.commands.device import on_own_device
+        from ttune.models import load_model
+
+        check_paths(prompts=self.prompts)
+        denoiser = load_model(model, **{one.name: getattr(self, one.name) for one in fields(self)})
+        return denoiser if ranks is None or self.device is not None else on_own_device(denoiser, ranks)
+
+
+Flags = Annotated[ModelFlags, tyro.conf.arg(name="")]  # without a prefix
+BatchSize = Annotated[int, tyro.conf.arg(aliases=["--batch-size"])]
 
 
 def options_of(given: dict[str, str] | None, sampler: str | None = None) -> dict[str, float | str | bool]:

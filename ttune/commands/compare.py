@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ttune.commands.arguments import Sampler, check_counts, check_paths
+from ttune.commands.arguments import BatchSize, Flags, ModelFlags, Sampler, check_counts, check_paths
 from ttune.commands.bundled import bundled_data, bundled_features
 from ttune.tuning.methods import METHODS
 
@@ -21,10 +21,9 @@ def compare(
     samples: int = 128,
     holdout: int = 256,
     held_out: int = 1000,
-    chunk: int = 64,
+    chunk: BatchSize = 64,
     data: str | None = None,
-    guidance_scale: float | None = None,
-    prompts: Path | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
@@ -50,17 +49,15 @@ def compare(
         held_out: x_T that the figures are measured on.
         chunk: Samples in one network call.
         data: package.module:factory that returns clean samples (n, ...), for the methods that need them (the bundled model has its own).
-        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
-        prompts: A file with one prompt a line, for a text-conditional diffusers model; seed i has line i modulo their number.
+        flags: How the model is loaded.
         seed: Of the tuning x_T.
         quiet: No progress bars.
     """
     import ttune
-    from ttune.models import load_model
 
-    check_paths(out=out, prompts=prompts)
+    check_paths(out=out, prompts=flags.prompts)
     check_counts(chunk=chunk)
-    denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
+    denoiser = flags.load(model)
     clean = _data(data) if data is not None else bundled_data(model) if model == "fashion" else None
     features = bundled_features(model)
     comparison = ttune.compare(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from ttune.commands.arguments import check_counts, check_paths, check_seed
-from ttune.commands.device import on_own_device
+from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed
 from ttune.ranks import current
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def evaluate(
     model: str = "fashion",
     steps: tuple[int, ...] | None = None,
     n: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 1000,
-    chunk: int = 64,
+    chunk: BatchSize = 64,
     seed: int = 2**40,
     features: str | None = None,
     inception: Path | None = None,
@@ -38,8 +37,7 @@ def evaluate(
     splits: int = 10,
     bootstrap: int = 20,
     teacher: bool = True,
-    guidance_scale: float | None = None,
-    prompts: Path | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     work: Path | None = None,
     save_images: Path | None = None,
     cache: Path | None = None,
@@ -74,8 +72,7 @@ def evaluate(
         splits: Parts of the samples for the 95 % intervals; 0 for none.
         bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes 7 s and more.
         teacher: Also sample the teacher (128 steps) and compare with it.
-        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
-        prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line SEED + i modulo their number.
+        flags: How the model is loaded.
         work: Folder that keeps features and errors.
         save_images: Folder to write every sample to, as a PNG.
         cache: Folder that keeps what was computed of real images; by default $TTUNE_CACHE or ~/.cache/ttune.
@@ -90,20 +87,19 @@ def evaluate(
     from ttune.evaluation.evaluation import work_folder
     from ttune.evaluation.metrics_table import print_metrics
     from ttune.evaluation.sampled import Candidate, Samples
-    from ttune.models import load_model
     from ttune.tuning.points import drawn_points
 
     if not schedules:
         raise ValueError("schedules must name at least one schedule file, got none")
-    check_paths(schedules=schedules, inception=inception, reference=reference, prompts=prompts)
+    check_paths(schedules=schedules, inception=inception, reference=reference, prompts=flags.prompts)
     check_paths(work=work, save_images=save_images, cache=cache, out=out)
     check_counts(n=n, chunk=chunk)
     check_seed(seed, n=n)
     if out is not None:
-        _check_not_read(out, schedules=schedules, reference=reference, prompts=prompts, inception=inception)
+        _check_not_read(out, schedules=schedules, reference=reference, prompts=flags.prompts, inception=inception)
         check_writable(out)
     ranks = current()
-    denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
+    denoiser = flags.load(model, ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
     candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]
     extractor = _extractor(features or ("lenet64" if model == "fashion" else "pixels"), inception)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
 
-from ttune.commands.arguments import check_paths
+from ttune.commands.arguments import Flags, ModelFlags, check_paths
 from ttune.samplers import SAMPLERS, sampler_options
 
 if TYPE_CHECKING:
+    from ttune.denoiser import Denoiser
     from ttune.schedule import Schedule
 
 
-def info(schedules: tyro.conf.Positional[tuple[Path, ...]] = ()) -> None:
-    """Versions, backends and why one is not available, samplers, grids, bundled models. Or what schedule files hold.
+def info(
+    schedules: tyro.conf.Positional[tuple[Path, ...]] = (),
+    model: str | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+) -> None:
+    """Versions, backends and why one is not available, samplers, grids, bundled models. Or what schedule files hold, or a model is.
 
     Example: ttune info
 
@@ -24,6 +29,8 @@ def info(schedules: tyro.conf.Positional[tuple[Path, ...]] = ()) -> None:
 
     Args:
         schedules: Schedule files: their steps, whether tuning helped, and the figures that decided it.
+        model: As in ttune tune: its noise schedule, shape, guidance and conditions.
+        flags: How the model is loaded.
     """
     import platform
 
@@ -34,8 +41,9 @@ def info(schedules: tyro.conf.Positional[tuple[Path, ...]] = ()) -> None:
     from ttune.grids import GRIDS
 
     check_paths(schedules=schedules)
-    if schedules:
-        print("\n\n".join(_about(schedule) for path in schedules for schedule in ttune.load_schedules(path).values()))
+    if schedules or model is not None:
+        found = [_about(schedule) for path in schedules for schedule in ttune.load_schedules(path).values()]
+        print("\n\n".join([*found, *([] if model is None else ["\n".join(_described(flags.load(model)))])]))
         return
     print(f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
     print(
@@ -65,3 +73,23 @@ def _about(schedule: Schedule) -> str:
         lines.append(f"on {held.n:,} held-out x_T: RMSE to the teacher {number(held.rmse)} (start {number(held.rmse_start)}{best})")
         lines += [f"  not better: {reason}" for reason in dict.fromkeys(held.refused) if schedule.outcome != "tuned"]
     return "\n".join([*lines, *([f"{record.unfinished}"] if record.unfinished else []), *record.faults])
+
+
+def _described(denoiser: Denoiser) -> list[str]:
+    """What a command would tune, a line each."""
+    from ttune.schedule_file import describe
+
+    settings = denoiser.guidance.settings() if denoiser.guidance is not None else {"guidance": "none"}
+    draw = denoiser.draw_conditions
+    drawn = {} if draw is None else {name: _shape(value) for name, value in draw(torch.zeros(1, dtype=torch.int64)).items()}
+    needed = " (to be given)" if draw is None and getattr(denoiser.network, "names", tuple)() else ""
+    return [
+        f"model {denoiser.name or 'without a name'}: {denoiser.prediction_type} prediction, noise schedule {describe(denoiser.noise)}",
+        f"  a sample has the shape {denoiser.sample_shape}{', decoded to pictures by its VAE' if denoiser.decode else ''}",
+        f"  guidance {', '.join(f'{name}={value}' for name, value in settings.items())}",
+        f"  conditions {', '.join(f'{name} {shape}' for name, shape in drawn.items()) or 'none'}{needed}",
+    ]
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from ttune.commands.arguments import check_counts, check_paths, check_seed
+from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed
 
 
 def report(
@@ -15,11 +15,10 @@ def report(
     model: str | None = None,
     n: int = 128,
     shown: int = 8,
-    chunk: int = 64,
+    chunk: BatchSize = 64,
     seed: int = 2**42,
     conditions: str | None = None,
-    guidance_scale: float | None = None,
-    prompts: Path | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     quiet: bool = False,
 ) -> None:
     """Write one self-contained HTML page of schedules, evaluations and comparisons, and its figures as PNGs beside it.
@@ -38,20 +37,19 @@ def report(
         chunk: Samples in one network call.
         seed: Sample i has seed SEED + i; the default meets no x_T of a tuning, an evaluation or a comparison.
         conditions: As in ttune tune.
-        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
-        prompts: A file with one prompt a line, for a text-conditional diffusers model; seed i has line i modulo their number.
+        flags: How the model is loaded.
         quiet: No progress bars.
     """
     from ttune.atomic import check_writable
-    from ttune.models import imported, load_model
+    from ttune.models import imported
     from ttune.report import read_sources, write_page
 
-    check_paths(sources=sources, out=out, prompts=prompts)
+    check_paths(sources=sources, out=out, prompts=flags.prompts)
     check_counts(chunk=chunk)
     check_seed(seed, n=n)
     found = read_sources(sources)
     check_writable(out)
-    denoiser = None if model is None else load_model(model, guidance_scale=guidance_scale, prompts=prompts)
+    denoiser = None if model is None else flags.load(model)
     drawn = None if conditions is None else imported("conditions", conditions)()
     options = {"n": n, "shown": shown, "chunk": chunk, "seed": seed, "conditions": drawn, "progress": not quiet}
     files = write_page(found, out, denoiser=denoiser, **options)

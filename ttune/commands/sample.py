@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ttune.commands.arguments import Sampler, Spacing, check_counts, check_paths, check_seed, options_of
+from ttune.commands.arguments import Flags, ModelFlags, Sampler, Spacing, check_counts, check_paths, check_seed, options_of
 
 if TYPE_CHECKING:
     from ttune import Denoiser, Schedule
@@ -26,8 +26,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     condition: dict[str, int] | None = None,
-    guidance_scale: float | None = None,
-    prompts: Path | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     backend: str | None = None,
     columns: int = 8,
     batch_size: int = 64,
@@ -48,8 +47,7 @@ def sample(
         n: Samples.
         seed: Sample i has seed SEED + i, whatever n is.
         condition: One value for all samples, for example --condition class_label 7.
-        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
-        prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line i modulo their number.
+        flags: How the model is loaded.
         backend: Kernels to use (see ttune info).
         columns: Images in a row of the picture.
         batch_size: Samples in one call of the network. They are the same for any, up to rounding.
@@ -61,15 +59,14 @@ def sample(
     from ttune.atomic import check_writable, write_atomically
     from ttune.evaluation import save_grid
     from ttune.evaluation.decoded import pictures_of
-    from ttune.models import load_model
 
-    check_paths(out=out, schedule=schedule, prompts=prompts)
+    check_paths(out=out, schedule=schedule, prompts=flags.prompts)
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
     check_counts(n=n, columns=columns, batch_size=batch_size)
     check_seed(seed, n=n)
     check_writable(out)
-    denoiser = load_model(model, guidance_scale=guidance_scale, prompts=prompts)
+    denoiser = flags.load(model)
     if schedule is not None:
         if option:
             raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")

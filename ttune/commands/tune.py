@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ttune.commands.arguments import Method, SamplerOrAuto, Spacing, check_paths, options_of
+from ttune.commands.arguments import BatchSize, Flags, Method, ModelFlags, SamplerOrAuto, Spacing, check_paths, options_of
 from ttune.commands.bundled import bundled_data, bundled_features
-from ttune.commands.device import on_own_device
 from ttune.ranks import RankLost, Ranks, current
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def tune(
     optimizer: Literal["auto", "backpropagation", "differences", "broyden", "adam"] = "auto",
     samples: int | None = None,
     holdout: int = 256,
-    chunk: int = 64,
+    chunk: BatchSize = 64,
     iterations: int | None = None,
     search_starts: bool = True,
     guard: bool = True,
@@ -47,8 +46,7 @@ def tune(
     population: int | None = None,
     rounds: int | None = None,
     budget: float | None = None,
-    guidance_scale: float | None = None,
-    prompts: Path | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     seed: int = 0,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -103,8 +101,7 @@ def tune(
         rounds: evolution only: as many as judge 500 candidates by default.
         budget: evolution only, for a model whose network is a ttune.Variants: what the evaluations may cost together, in calls of the
             whole network. The grid to beat then has the cheapest network at the noisiest steps.
-        guidance_scale: Classifier-free guidance of a bundled or diffusers model.
-        prompts: A file with one prompt a line, for a text-conditional diffusers model; sample i has line i modulo their number.
+        flags: How the model is loaded.
         seed: Random seed of the starting noise.
         checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
         resume: Go on from the checkpoint.
@@ -112,7 +109,7 @@ def tune(
     """
     import ttune
     from ttune.atomic import remove_unfinished
-    from ttune.models import imported, load_model
+    from ttune.models import imported
     from ttune.schedule_file import check_storable
     from ttune.tuning import Accepted, Evolution, Teacher, choose_sampler
     from ttune.tuning import checkpoint as checkpoint_files
@@ -131,13 +128,13 @@ def tune(
     _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
     if method == "evolution" and operators == "genetic" and tune != ("conditioning", "positions"):
         raise ValueError(f"tune: --operators genetic searches positions, only --operators cma knows this, got {' '.join(tune)}")
-    check_paths(out=out, prompts=prompts, checkpoint=checkpoint)
+    check_paths(out=out, prompts=flags.prompts, checkpoint=checkpoint)
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     journals = [*budget_checkpoints(journal, steps), *([journal.with_name(f"{journal.name}.choice")] if sampler == "auto" else [])]
     check_draws(seed, chunk, samples=2 if samples is None else samples, holdout=holdout)
-    _check_files(out, partial, journals, prompts)
+    _check_files(out, partial, journals, flags.prompts)
     ranks = current()
-    denoiser = on_own_device(load_model(model, guidance_scale=guidance_scale, prompts=prompts), ranks)
+    denoiser = flags.load(model, ranks)
     drawn = None if conditions is None else imported("conditions", conditions)()
     teacher = choice = None
     if sampler == "auto":

@@ -24,6 +24,7 @@ def drawn_conditions(names: Sequence[str], given: Mapping[str, Any] | None, conf
     give them.
     """
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
+    _check_classes(names, given or {}, classes)
     drawn = "class_labels" in names and bool(classes) and "class_labels" not in (given or {})
     if given is None and not (drawn and tuple(names) == ("class_labels",)):
         return None
@@ -41,6 +42,17 @@ def drawn_conditions(names: Sequence[str], given: Mapping[str, Any] | None, conf
         return made | common | ({"class_labels": seeds.remainder(classes)} if drawn else {})
 
     return draw
+
+
+def _check_classes(names: Sequence[str], given: Mapping[str, Any], classes: int | None) -> None:
+    labels = given.get("class_labels")
+    if labels is None:
+        return
+    if "class_labels" not in names:
+        raise ValueError(f"class_labels: this network has no classes, its conditions are {list(names)}")
+    labels = torch.as_tensor(labels)
+    if classes and not labels.is_floating_point() and not bool(((labels >= 0) & (labels <= classes)).all()):
+        raise ValueError(f"class_labels must lie in [0, {classes - 1}], got {labels.tolist()[:8]}")
 
 
 def _one_table(value: Tensor) -> Tensor:

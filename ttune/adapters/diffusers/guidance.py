@@ -58,10 +58,14 @@ def is_input(config: Any) -> bool:
 
 
 def doubles(scale: float | None, config: Any, pipeline: str = "") -> bool:
-    """Whether a pipeline guides at ``scale`` by calling the network for a null condition too."""
-    if scale is None or is_input(config):
+    """Whether a pipeline guides at ``scale`` by calling the network for a null condition too; ValueError for one that does it otherwise."""
+    if scale is None or is_input(config) or (scale == 1 if pipeline in _BELOW_ONE else scale <= 1):
         return False
-    return scale != 1 if pipeline in _BELOW_ONE else scale > 1
+    if pipeline.endswith(_BY_IMAGE):
+        raise ValueError(f"guidance_scale: {pipeline} guides by its image too, which takes a third output; tune it at 1, got {scale:g}")
+    if "guidance_embeds" in config:
+        raise ValueError(f"guidance_scale: this network has no guidance (guidance_embeds is False); leave it out, got {scale:g}")
+    return True
 
 
 def guidance_of(
@@ -79,10 +83,6 @@ def guidance_of(
     if not doubles(scale, config, pipeline):
         return None
     assert scale is not None
-    if pipeline.endswith(_BY_IMAGE):
-        raise ValueError(f"guidance_scale: {pipeline} guides by its image too, which takes a third output; tune it at 1, got {scale:g}")
-    if "guidance_embeds" in config:
-        raise ValueError(f"guidance_scale: this network has no guidance (guidance_embeds is False); leave it out, got {scale:g}")
     if null is None and config.get("num_embeds_ada_norm") is not None and config.get("caption_channels") is None:
         null = {"class_labels": config["num_embeds_ada_norm"]}  # DiT's class for none
     if null is not None:

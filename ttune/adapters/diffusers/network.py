@@ -62,15 +62,20 @@ def _labels(config: Any) -> tuple[str, ...]:
 _ADDED = ("text_embeds", "time_ids", "image_embeds", "hint")
 
 
+def _has_ip_adapter(config: Any) -> bool:
+    # Loading one sets the attribute of the configuration, and not its entry.
+    return getattr(config, "encoder_hid_dim_type", config.get("encoder_hid_dim_type")) == "ip_image_proj"
+
+
 def _text_names(config: Any) -> tuple[str, ...]:
     more = ("text_embeds", "time_ids") if config.get("addition_embed_type") == "text_time" else ()
-    images = ("image_embeds",) if config.get("encoder_hid_dim_type") == "ip_image_proj" else ()  # of an IP-Adapter that was loaded
+    images = ("image_embeds",) if _has_ip_adapter(config) else ()
     return ("encoder_hidden_states", *more, *images, *_labels(config))
 
 
 def _text_arguments(config: Any, conditions: Conditions, x: Tensor, grid: Grid | None) -> Conditions:
     added = {**conditions.pop("added_cond_kwargs", {}), **{name: conditions.pop(name) for name in _ADDED if name in conditions}}
-    if config.get("encoder_hid_dim_type") == "ip_image_proj" and isinstance(added.get("image_embeds"), Tensor):
+    if _has_ip_adapter(config) and isinstance(added.get("image_embeds"), Tensor):
         added["image_embeds"] = [added["image_embeds"]]  # one adapter's of several
     return {**conditions, **({"added_cond_kwargs": added} if added else {})}
 
