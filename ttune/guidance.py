@@ -61,6 +61,8 @@ class Guidance(Protocol):
 class ClassifierFree:
     """Classifier-free guidance (Ho and Salimans 2022): scale * output(conditions) + (1 - scale) * output(null).
 
+    The formula holds at every scale: 1 is output(conditions), and 0 is output(null), which is not what pipelines mean by 0 (no guidance).
+
     ``null`` holds, per condition, the value that means "no condition": a number, or a tensor that broadcasts
     to the condition's shape; of a condition that holds others, a mapping or a list of such values, or one value for all of them.
 

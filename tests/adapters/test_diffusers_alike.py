@@ -345,6 +345,16 @@ def test_an_image_of_patches_is_never_guessed() -> None:
     torch.testing.assert_close(large.outputs(x, 0.5, conditions | {"img_ids": ids}), wide.outputs(x, 0.5, conditions))
 
 
+def test_a_table_of_patches_is_no_row_of_each_sample() -> None:
+    """Also where there are as many samples as patches."""
+    denoiser, x = ttune.diffusers.load(flux(), prompts=PROMPTS, height=8, width=32), noise(16, 16, 16)
+    assert denoiser.draw_conditions is not None
+    conditions, schedule = denoiser.draw_conditions(torch.arange(16)), ttune.Schedule.build(denoiser.noise, "euler", 2, "linspace")
+    ids = diffusers().FluxPipeline._prepare_latent_image_ids(2, 2, 8, torch.device("cpu"), torch.float32)
+    found = ttune.sample(denoiser, schedule, x, conditions=conditions | {"img_ids": ids})
+    torch.testing.assert_close(found, ttune.sample(denoiser, schedule, x, conditions=conditions))
+
+
 LATENT: dict[str, tuple[str, Callable[[Any, Tensor], Tensor]]] = {
     "LDMPipeline": ("vqvae", lambda vae, z: vae.decode(z / vae.config.scaling_factor).sample),
     "KandinskyV22Pipeline": ("movq", lambda vae, z: vae.decode(z, force_not_quantize=True).sample),

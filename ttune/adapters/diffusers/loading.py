@@ -104,6 +104,7 @@ def load(
         draw_conditions=drawn_conditions(host.names(), conditions, config, host.family.shared),
         learned_variance=learns_variance(config),
         decode=parts.decoder(host),
+        shared=host.family.shared,
         **bounds_of(settings),
     )
 
