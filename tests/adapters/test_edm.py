@@ -223,7 +223,9 @@ def test_what_does_not_fit_is_refused() -> None:
             edm_sampler(net, UNIT, num_steps=5)
         with pytest.raises(ValueError, match="applied to this EDMPrecond already; remove it first"):
             ttune.edm.apply(net, schedule)
-        with pytest.raises(ValueError, match=r"sigma must be 80 at evaluation 0 of 7, got 79\.5"):
+        with pytest.raises(
+            ValueError, match=r"sigma must be 80 at evaluation 0 of 7, got 79\.5.* applied to this EDMPrecond: ttune\.edm\.remove"
+        ):
             net(UNIT, torch.tensor(79.5))
     with pytest.raises(ValueError, match="no schedule is applied to this EDMPrecond"):
         ttune.edm.remove(net)

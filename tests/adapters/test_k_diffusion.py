@@ -153,6 +153,7 @@ OTHERWISE: list[tuple[str, dict[str, Any], str, dict[str, Any], str]] = [
     ("heun", {}, "sample_heun", {"s_churn": 2.0}, "sigma must be"),
     ("dpmpp_2m_sde", {}, "sample_dpmpp_2m_sde", {"solver_type": "heun"}, "solver_type of sample_dpmpp_2m_sde must be midpoint"),
     ("dpmpp_2m_sde", {}, "sample_dpmpp_2m_sde", {"s_noise": 1.1}, r"s_noise of sample_dpmpp_2m_sde must be 1\.0"),
+    ("ddpm", {}, "sample_euler_ancestral", {"s_noise": 1.1}, r"s_noise of sample_euler_ancestral must be 1\.0"),
     ("dpmpp_2s", {"options": {"eta": 0.0}}, "sample_dpmpp_2s_ancestral", {}, r"eta of sample_dpmpp_2s_ancestral must be 0\.0"),
 ]  # fmt: skip
 

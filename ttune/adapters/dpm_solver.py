@@ -125,16 +125,19 @@ class _Sample(Checked):
         if required["order"] == 1:  # nothing to lower, and one formula
             required.pop("lower_order_final")
         else:
-            required.setdefault("solver_type", inspect.signature(solver.sample).parameters["solver_type"].default)
+            default = inspect.signature(solver.sample).parameters.get("solver_type")
+            required.setdefault("solver_type", None if default is None else default.default)
         super().__init__(solver.sample, required, "ttune.dpm_solver.arguments of the schedule that is applied")
 
     def check(self, given: Mapping[str, Any]) -> None:
         super().check(given)
         for name, value in self.ends.items():
             # The host's own start is replaced like every position; its own end is where it denoises to zero from.
-            got = value if given[name] is None and name == "t_start" else self.default_end if given[name] is None else given[name]
+            got = given.get(name)
+            if got is None:
+                got = value if name == "t_start" else self.default_end
             if not np.isclose(float(got), value, rtol=1e-5, atol=1e-9):
-                raise ValueError(f"{name} must be {value:.9g}, as in {self.source}, got {given[name]}")
+                raise ValueError(f"{name} must be {value:.9g}, as in {self.source}, got {given.get(name)}")
 
 
 def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
@@ -225,7 +228,7 @@ def _threshold(ratio: float, largest: float) -> str:
 
 def _check_wrapper(solver: Any, schedule: Schedule) -> None:
     """ValueError where a ``model_wrapper`` reads or guides the network otherwise than the schedule's denoiser did."""
-    wrapped = _variables(solver.model)
+    wrapped = _variables(solver.model)  # newer versions wrap it once more
     wrapped = _variables(wrapped.get("model_fn", solver.model))
     kind = _variables(wrapped.get("noise_pred_fn")).get("model_type")
     if kind is None:

@@ -82,7 +82,8 @@ def apply(
     if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.positions):
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
     refuse_other_network(net, schedule, check_model=check_model)
-    told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
+    hint = f"a schedule for {schedule.sampler!r} is applied to this {type(net).__name__}: ttune.edm.remove(net) takes it out"
+    told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched, hint=hint)
     telling = _Telling(net, told, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
     undo = [
         net.register_forward_pre_hook(telling, with_kwargs=True).remove,

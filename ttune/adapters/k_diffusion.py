@@ -173,7 +173,7 @@ def _arguments(schedule: Schedule) -> dict[str, Any]:
     parameters = inspect.signature(SAMPLERS[schedule.sampler]).parameters.values()
     own = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty} | dict(schedule.options)
     own["eta"] = {"ddim": schedule.eta, "ddpm": 1.0}.get(schedule.sampler, own.get("eta", 0.0))
-    own.setdefault("s_churn", 0.0)
+    own = {"s_churn": 0.0, "s_noise": 1.0, **own}
     if own["eta"] == 0 and own["s_churn"] == 0:
         own.pop("s_noise", None)  # of no noise
     return {name: own[name] for name in ("eta", "s_churn", "s_noise", "order", "r", "solver_type") if name in own}
