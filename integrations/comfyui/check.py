@@ -235,7 +235,9 @@ def stable_diffusion_3() -> Model:
 
 def flux(schnell: bool = False) -> Model:
     import comfy.supported_models
+    from comfy.ldm.flux.model import FluxParams
 
+    newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
     kind = comfy.supported_models.FluxSchnell if schnell else comfy.supported_models.Flux
     sizes = {
         "vec_in_dim": 32,
@@ -258,6 +260,7 @@ def flux(schnell: bool = False) -> Model:
             "guidance_embed": not schnell,
             "dtype": torch.float32,
             **sizes,
+            **newer,
         }
     )
     made = of_config(config, FLOW, 1.0, {"c": (7, 64), "y": (32,)})
@@ -286,6 +289,7 @@ def cases(checkpoint: Path) -> Iterator[Case]:
     yield from every_sampler(models)
     yield from starts_and_parts(sd, models["SD3"])
     yield from settings(sd, v_prediction(sd, True))
+    yield "SamplerCustomAdvanced, BasicGuider, Flux", advanced(models["Flux"])
     yield "a ControlNet's times", control_net(sd)
     yield from host_samplers(models)
     yield from refusals(models)
@@ -419,6 +423,27 @@ def host_samplers(models: dict[str, Model]) -> Iterator[Case]:
                     return model.theirs(schedule, noise, model=patcher, sampler=own), model.ours(schedule, start_of(model, noise))
 
                 yield f"ComfyUI's {sampler}, {name}{'' if start is None else ', from .8 T'}", run
+
+
+def advanced(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
+    """By the nodes themselves, with FluxGuidance, a schedule that remembers its guidance, and a noise of their own."""
+    from comfy_extras import nodes_custom_sampler as host
+    from comfy_extras.nodes_flux import FluxGuidance
+
+    def call(node: Any, *given: Any) -> Any:
+        made = getattr(node(), getattr(node, "FUNCTION", "execute"))(*given)
+        return made[0] if isinstance(made, tuple) else made.args[0]  # nodes of ComfyUI's newer interface return an object
+
+    def run() -> tuple[Tensor, Tensor]:
+        nodes, schedule = node_classes(), tuned(FLOW, "dpmpp_2m", 4).replace(model={"guidance_scale": 3.5, "guidance": "input"})
+        guider = call(host.BasicGuider, model.patcher, call(FluxGuidance, model.conditioning(1), 3.5))
+        sampler, sigmas = nodes["TtuneScheduleSampler"]().sampler(schedule)[0], nodes["TtuneScheduleSigmas"]().sigmas(schedule)[0]
+        latent = {"samples": torch.zeros(2, *model.shape)}
+        made = call(host.SamplerCustomAdvanced, call(host.RandomNoise, 21), guider, sampler, sigmas, latent)["samples"]
+        noise = torch.randn(2, *model.shape, generator=torch.manual_seed(21))
+        return model.patcher.model.process_latent_in(made), model.ours(schedule, noise, None)
+
+    return run
 
 
 def control_net(sd: Model) -> Callable[[], tuple[Tensor, Tensor]]:
