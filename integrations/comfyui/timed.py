@@ -1,4 +1,4 @@
-"""A run of ComfyUI whose network gets other times than those that its sigmas stand for."""
+"""A run of ComfyUI whose network gets other times than those of its sigmas."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "zero": "v_prediction", "f
 
 
 def preconditioned(network: Any) -> Positioned:
-    """D of a network that predicts v, told log(sigma) / 4, as ComfyUI's continuous EDM models are."""
+    """D of a network that predicts v at log(sigma) / 4, as ComfyUI's continuous EDM models are."""
 
     def D(x: Tensor, tau: Tensor, *, position: float, y: Tensor) -> Tensor:
         scale = (position**2 + 1) ** 0.5
