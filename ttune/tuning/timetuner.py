@@ -9,10 +9,12 @@ epsilon to stay constant over a step, which the true trajectory does not do. It 
 
 Against the released code (THU-LYJ-Lab/time-tuner, 366bb74e), with the same data and noise:
 
-- ``TimeTuner(reroll=True)`` is its procedure. For networks that predict epsilon the ratios agree to 4e-7 in float64, 2e-5 in float32.
-  The default, ``reroll=False``, takes one batch of states along instead; its sequential ratios differ from those by 2e-2.
+- ``TimeTuner(reroll=True)`` is its procedure. For networks that predict epsilon the ratios agree to 4e-7 in float64, 2e-5 in float32, and
+  its sampler with them to 2e-7. The default, ``reroll=False``, takes one batch of states along instead: in the parallel procedure that is
+  the same, the sequential ratios differ by 2e-2 to 7e-2.
 - It converts what networks of x_0 or the score predict to epsilon with alpha and sigma of the told time rho t_i; here, as everywhere in
-  ttune, those are of t_i. The ratios of such networks differ, by up to 0.2. A denoiser of its own epsilon agrees.
+  ttune, those are of t_i. The ratios of such networks, and what is sampled with them, differ by up to 0.3. A denoiser of the epsilon
+  that it makes of them agrees.
 - It never clips. A denoiser with ``clip_sample`` has other ratios, by 2e-2 for the bundled networks.
 """
 
@@ -55,7 +57,10 @@ def timetuner_ratios(schedule: Schedule) -> Float64:
 
 
 def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Schedule:
-    """``schedule`` with the network told rho_i t_i; a list without the last step's ratio is completed with 1."""
+    """``schedule`` with the network told rho_i t_i; a list without the last step's ratio is completed with 1.
+
+    Ratios of the released code sample here as there for networks that predict epsilon only (see the module's head).
+    """
     times = schedule.tableau().times
     if len(ratios) not in (len(times) - 1, len(times)):
         raise ValueError(f"ratios must hold {len(times) - 1} or {len(times)} numbers for this schedule, got {len(ratios)}")
