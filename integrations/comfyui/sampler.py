@@ -65,7 +65,7 @@ class ScheduleFunction:
             finally:
                 model.inner_model = guider
                 vars(guider).update(cfg)
-        return _handed_over(schedule, end)
+        return _handed_over(schedule, end, is_sample=schedule.positions[-1] == self.schedule.positions[-1] <= schedule.noise.t_min)
 
 
 class Evaluations:
@@ -142,10 +142,10 @@ class _Whole(Batches):
         return call(None)
 
 
-def _handed_over(schedule: ttune.Schedule, x: Tensor) -> Tensor:
+def _handed_over(schedule: ttune.Schedule, x: Tensor, *, is_sample: bool) -> Tensor:
     """What ``KSAMPLER`` makes a latent of, which for flow models divides by alpha: a sample as ``ttune.sample`` returns it, or, where
     the run ends in the middle, the state as ComfyUI's samplers hand it over."""
-    alpha, is_sample = float(schedule.alphas[-1]), schedule.positions[-1] <= schedule.noise.t_min
+    alpha = float(schedule.alphas[-1])
     if isinstance(schedule.noise, Flow):
         return x * alpha if is_sample else x
     return x if is_sample else x / alpha

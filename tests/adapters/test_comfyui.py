@@ -167,6 +167,14 @@ def test_image_to_image_and_two_stages(nodes: Any, kind: str) -> None:
     assert relative(gray, ours(kind, patcher, part, float(part.sigmas[0]) * X_T, from_state=True)) < CLOSE
 
 
+def test_two_stages_that_meet_at_the_smallest_time(nodes: Any) -> None:
+    patcher, schedule = host("eps"), ttune.Schedule(VP, "euler", np.array([900.0, 400.0, 0.0, -1.0]))
+    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    half = theirs(nodes, patcher, schedule, sigmas=sigmas[:3])
+    whole = theirs(nodes, patcher, schedule, EMPTY, sigmas=sigmas[2:], latent=half)
+    assert relative(whole, ours("eps", patcher, schedule)) < CLOSE
+
+
 def test_a_mask_protects_and_its_noise_is_the_hosts(nodes: Any) -> None:
     patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4)
     mask = torch.ones(1, 1, 6, 6, dtype=X_T.dtype)
