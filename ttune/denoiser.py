@@ -271,7 +271,7 @@ class Denoiser:
         found = [
             f"{k} is {mine.get(k)!r}, the schedule was tuned for {remembered.get(k)!r}"
             for k in sorted(both)
-            if mine.get(k) != remembered.get(k)
+            if not _same(k, mine, remembered)
         ]
         shapes = remembered.get("parameter_shapes")
         if modules and shapes is not None and shapes != architecture(modules) and shapes not in earlier_architectures(modules):
@@ -320,6 +320,17 @@ class Denoiser:
             raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
         return output if output.dtype == x.dtype else output.to(x.dtype)
+
+
+def _same(key: str, mine: Mapping[str, Any], remembered: Mapping[str, Any]) -> bool:
+    """Whether two identities state the same by ``key``, as far as what an earlier version wrote can be compared."""
+    a, b = mine.get(key), remembered.get(key)
+    if key == "guidance_scale" and a in (None, 1.0) and b in (None, 1.0):
+        return True  # both are one call, for the conditions
+    known = remembered.get("guidance_scale") is not None or "guidance" in remembered
+    if mine.get("guidance") == "input" and not known and key in ("guidance", "guidance_scale"):
+        return True  # it was among the conditions, and nothing was written of it
+    return a == b
 
 
 def _advice(denoiser: Denoiser, remembered: Mapping[str, Any]) -> str:

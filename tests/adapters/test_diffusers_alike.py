@@ -476,3 +476,40 @@ def test_a_pipeline_guides_as_the_schedule_was_tuned(what: str) -> None:
     else:
         with pytest.raises(ValueError, match=message):
             check_pipeline_guides_alike(pipeline, model)
+
+
+def test_a_negative_prompt_goes_with_prompts() -> None:
+    with pytest.raises(ValueError, match=r"negative_prompt must be one text that goes with prompts \(--prompts FILE\), got 'dog'"):
+        ttune.diffusers.load(sd(), negative_prompt="dog", guidance_scale=4.0)
+
+
+def test_guidance_of_earlier_schedules() -> None:
+    """A scale of 1 is no guidance, and Flux's was among the conditions, of which nothing was written."""
+    denoiser = ttune.diffusers.load(sd(), prompts=PROMPTS, guidance_scale=1.0)
+    assert denoiser.guidance is None
+    assert denoiser.differences(denoiser.identity() | {"guidance_scale": 1.0}) == []
+    assert denoiser.differences(denoiser.identity() | {"guidance_scale": 0.0}) != []
+    distilled = ttune.diffusers.load(flux(), prompts=PROMPTS, **SIZE)
+    earlier = {name: value for name, value in distilled.identity().items() if name != "guidance"} | {"guidance_scale": None}
+    assert distilled.differences(earlier) == []
+    assert distilled.differences(distilled.identity() | {"guidance_scale": 2.0}) != []
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_forgotten_model_is_asked_for(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).replace(model={"name": "UNet2DModel"})
+    schedule.save(tmp_path / "ttune.json")
+    given = {"sample": ["--schedule", "ttune.json", "--out", "x.npz"], "evaluate": ["ttune.json"]}[command]
+    with pytest.raises(SystemExit, match=r"ttune.json was tuned for 'UNet2DModel': pass --model with its folder"):
+        main([command, *(str(tmp_path / word) if "." in word else word for word in given)])
+
+
+def test_what_load_returns_can_be_frozen() -> None:
+    denoiser = ttune.diffusers.load(sd(), prompts=PROMPTS[:1], guidance_scale=4.0)
+    assert denoiser.draw_conditions is not None
+    schedule, conditions = ttune.Schedule.build(denoiser.noise, "ddim", 2), denoiser.draw_conditions(torch.zeros(2, dtype=torch.int64))
+    x = noise(2, 4, 8, 8)
+    before = ttune.sample(denoiser, schedule, x, conditions=conditions)
+    frozen = ttune.freeze_time(denoiser, schedule, conditions, batch=2)
+    torch.testing.assert_close(ttune.sample(denoiser, schedule, x, conditions=conditions), before)
+    frozen.undo()

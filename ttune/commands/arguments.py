@@ -59,6 +59,20 @@ class ModelFlags:
         return denoiser if ranks is None or self.device is not None else on_own_device(denoiser, ranks)
 
 
+def model_of(model: str | None, schedules: Iterable[Path]) -> str:
+    """The ``model`` that was named, or else the bundled one; ValueError, before it is loaded, if files are of a model that is not."""
+    if model is not None:
+        return model
+    from ttune import zoo
+    from ttune.schedule_file import load_schedules
+
+    for path in schedules:
+        names = [schedule.model["name"] for schedule in load_schedules(path).values() if "name" in schedule.model]
+        if others := [name for name in names if name not in zoo.MODELS]:
+            raise ValueError(f"{path} was tuned for {others[0]!r}: pass --model with its folder, hub id, or package.module:factory")
+    return zoo.MODELS[0]
+
+
 Flags = Annotated[ModelFlags, tyro.conf.arg(name="")]  # without a prefix
 BatchSize = Annotated[int, tyro.conf.arg(aliases=["--batch-size"])]
 

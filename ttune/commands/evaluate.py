@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed
+from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed, model_of
 from ttune.ranks import current
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     schedules: tyro.conf.Positional[tuple[Path, ...]],
-    model: str = "fashion",
+    model: str | None = None,
     steps: tuple[int, ...] | None = None,
     n: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 1000,
     chunk: BatchSize = 64,
@@ -57,7 +57,7 @@ def evaluate(
 
     Args:
         schedules: One or more ttune.json files.
-        model: As in ttune tune.
+        model: As in ttune tune; by default the bundled one, if the schedules are not of another.
         steps: Of files of several schedules, those of these steps; by default all.
         n: Samples (--samples under torchrun, which takes --n for an option of its own).
         chunk: Samples in one network call.
@@ -99,6 +99,7 @@ def evaluate(
         _check_not_read(out, schedules=schedules, reference=reference, prompts=flags.prompts, inception=inception)
         check_writable(out)
     ranks = current()
+    model = model_of(model, schedules)
     denoiser = flags.load(model, ranks)
     loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
     candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ttune.commands.arguments import Flags, ModelFlags, Sampler, Spacing, check_counts, check_paths, check_seed, options_of
+from ttune.commands.arguments import Flags, ModelFlags, Sampler, Spacing, check_counts, check_paths, check_seed, model_of, options_of
 
 if TYPE_CHECKING:
     from ttune import Denoiser, Schedule
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def sample(
     out: Path,
     schedule: Path | None = None,
-    model: str = "fashion",
+    model: str | None = None,
     sampler: Sampler | None = None,
     steps: int | None = None,
     spacing: Spacing = "leading",
@@ -39,7 +39,7 @@ def sample(
         out: A .png (one picture of all samples) or .npz (array "images", float32, as the
             model makes them: of a latent model its latents).
         schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
-        model: As in ttune tune.
+        model: As in ttune tune; by default the bundled one, if the schedules are not of another.
         sampler: Default ddim; with --schedule it must be the schedule's own.
         steps: Default 50; with --schedule, which of several schedules in the file.
         spacing: Untuned only.
@@ -66,6 +66,7 @@ def sample(
     check_counts(n=n, columns=columns, batch_size=batch_size)
     check_seed(seed, n=n)
     check_writable(out)
+    model = model_of(model, () if schedule is None else (schedule,))
     denoiser = flags.load(model)
     if schedule is not None:
         if option:

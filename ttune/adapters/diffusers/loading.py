@@ -76,6 +76,8 @@ def load(
     Raises ValueError or OSError naming what is missing or not read: the class of the network, the scheduler, a folder without
     model_index.json, weights that are no safetensors, sizes that are no multiple of the VAE's pixels.
     """
+    if negative_prompt is not None and (prompts is None or not isinstance(negative_prompt, str)):
+        raise ValueError(f"negative_prompt must be one text that goes with prompts (--prompts FILE), got {negative_prompt!r}")
     parts = _Parts.of(source, dtype, device, variant)
     network = parts.network.eval()
     config: Any = getattr(original(network), "config", {})
