@@ -129,40 +129,40 @@ class ClassifierFree:
         missing = [k for k in self.null if k not in conditions]
         if missing:
             raise ValueError(f"conditions must give {missing} for classifier-free guidance, got {sorted(conditions)}")
-        batch, pairs = x.shape[0], dict[str, tuple[Tensor, Tensor]]()
-        for name, null in self.null.items():
-            pairs |= self._pairs(name, conditions[name], null, x, shared)
-
-        def without(path: str, leaf: Any) -> Any:
-            return pairs[path][1] if path in pairs else leaf
-
-        def both(path: str, leaf: Any) -> Any:
-            if path in pairs:
-                return torch.cat(pairs[path])
-            return repeated(leaf, 2) if per_sample(leaf, batch) and not is_shared(path, shared) else leaf
-
-        # A list of numbers is one tensor.
-        given = {name: pairs[name][0] if name in pairs else value for name, value in conditions.items()}
-        made = {name: mapped_with_path(both if self.batched else without, value, name) for name, value in given.items()}
+        given: dict[str, Any] = {}
+        made: dict[str, Any] = {}  # for both halves, or without the conditions
+        for name, value in conditions.items():
+            pairs = self._pairs(name, value, self.null[name], x, shared) if name in self.null else {}
+            given[name] = pairs[name][0] if name in pairs else value  # a list of numbers is one tensor
+            made[name] = self._made(name, given[name], pairs, x.shape[0], shared)
         return Halves(given, {}, made) if self.batched else Halves(given, made, {})
+
+    def _made(self, name: str, value: Any, pairs: Mapping[str, tuple[Tensor, Tensor]], batch: int, shared: Sequence[str]) -> Any:
+        """``value`` for both halves in one call, or its null for a call of its own."""
+
+        def of(path: str, leaf: Any) -> Any:
+            if path in pairs:
+                return torch.cat(pairs[path]) if self.batched else pairs[path][1]
+            return repeated(leaf, 2) if self.batched and per_sample(leaf, batch) and not is_shared(path, shared) else leaf
+
+        return of(name, value) if isinstance(value, Tensor) else mapped_with_path(of, value, name)
 
     def _pairs(self, name: str, given: Any, null: Any, x: Tensor, shared: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """(what is given, its null), both with a row per sample, at the path of every tensor that a null replaces."""
-        held, nulls = dict(leaves(given, name)), dict(leaves(null, name))
+        held = {name: given} if isinstance(given, Tensor) else dict(leaves(given, name))
         if not any(isinstance(leaf, (Tensor, np.ndarray)) for leaf in held.values()):
-            held = {name: given}
-        if name in held:
-            nulls = {name: null}
-        pairs, used = dict[str, tuple[Tensor, Tensor]](), set[str]()
+            held = {name: given}  # a list of numbers is one tensor
+        nulls = {name: null} if name in held else dict(leaves(null, name))
+        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        used: set[str] = set()
         for path, leaf in held.items():
-            at = next((p for p in _with_parents(path) if p in nulls), None)
+            at = path if path in nulls else next((p for p in _with_parents(path) if p in nulls), None)
             # One value for all of a condition is the null of its tensors.
             if at is not None and (at == path or isinstance(leaf, (Tensor, np.ndarray))):
                 used.add(at)
                 pairs[path] = self._pair(path, leaf, at, nulls[at], x, keep_rows=not self.batched and is_shared(path, shared))
-        unused = sorted(set(nulls) - used)
-        if unused:
-            raise ValueError(f"null[{unused[0]!r}] must be the null of a condition, of {sorted(held)}")
+        if len(used) < len(nulls):
+            raise ValueError(f"null[{min(set(nulls) - used)!r}] must be the null of a condition, of {sorted(held)}")
         return pairs
 
     def _pair(self, path: str, given: Any, at: str, null: Any, x: Tensor, *, keep_rows: bool) -> tuple[Tensor, Tensor]:
@@ -170,7 +170,8 @@ class ClassifierFree:
         if not keep_rows:
             if given.ndim == 0 or given.shape[0] not in (1, x.shape[0]):
                 raise ValueError(f"conditions[{path!r}] must have one row per sample, {x.shape[0]}, got shape {tuple(given.shape)}")
-            given = given.expand(x.shape[0], *given.shape[1:])
+            if given.shape[0] != x.shape[0]:
+                given = given.expand(x.shape[0], *given.shape[1:])
         if isinstance(null, (int, float)):  # filled there, and not copied: a host that copies waits for a GPU
             return given, torch.full_like(given, null)
         value = self._there(at, null, x.device)

@@ -35,13 +35,12 @@ class Hands:
             if known[1]:
                 return network(x.clone(), tau.clone(), **copies(conditions))
             self.trusted = network
-        given = _tensors(conditions) if conditions else ()
         try:
-            before = x._version, *[tensor._version for tensor in given]
+            before = _writes(x, conditions) if conditions else x._version
         except RuntimeError:  # tensors of inference mode do not count what is written into them
             return network(x.clone(), tau.clone(), **copies(conditions))
         output = network(x, tau, **conditions)
-        if x._version != before[0] or (given and [tensor._version for tensor in given] != list(before[1:])):
+        if before != (_writes(x, conditions) if conditions else x._version):
             raise RuntimeError(
                 "network changed its input in place, which it did not do at its first call: the state is lost. Give it a copy: "
                 "ttune.Denoiser(lambda x, tau, **conditions: network(x.clone(), tau, **conditions), ...)"
@@ -70,14 +69,19 @@ def copies(conditions: Mapping[str, Any]) -> dict[str, Any]:
     return {name: mapped(torch.clone, value) for name, value in conditions.items()}
 
 
-def _tensors(conditions: Mapping[str, Any]) -> list[Tensor]:
-    found: list[Tensor] = []
+def _writes(x: Tensor, conditions: Mapping[str, Any]) -> int:
+    """How often anything was written into these tensors; it only grows."""
+    total = x._version
     for value in conditions.values():
         if isinstance(value, Tensor):
-            found.append(value)
-        else:
-            found += [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
-    return found
+            total += value._version
+        elif not isinstance(value, (int, float, str)):
+            total += sum(leaf._version for _, leaf in leaves(value) if isinstance(leaf, Tensor))
+    return total
+
+
+def _tensors(conditions: Mapping[str, Any]) -> list[Tensor]:
+    return [leaf for value in conditions.values() for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _version(tensor: Tensor) -> int:

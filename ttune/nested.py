@@ -90,7 +90,7 @@ def per_sample(value: Any, n: int) -> bool:
 
 def is_shared(path: str, shared: Sequence[str]) -> bool:
     """Whether the leaf at ``path`` was named as one that all samples share, by itself or by what it is in."""
-    return any(path == name or path.startswith(f"{name}.") for name in shared)
+    return bool(shared) and any(path == name or path.startswith(f"{name}.") for name in shared)
 
 
 def check_rows(conditions: Any, n: int, shared: Sequence[str] = ()) -> None:
