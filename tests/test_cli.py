@@ -68,6 +68,21 @@ def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_samples_are_the_same_in_any_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sample", *TINY, "--n", "5", "--steps", "3", "--sampler", "ddpm", "--seed", str(2**63 - 5)]
+    made = []
+    for size in ("64", "2", "1"):
+        main([*command, "--out", str(tmp_path / "a.npz"), "--batch-size", size])
+        made.append(np.load(tmp_path / "a.npz")["images"])
+        assert ("5/5" in capsys.readouterr().err) == (size != "64")
+    assert made[0].shape == (5, 1, 8, 8)
+    for others in made[1:]:
+        np.testing.assert_allclose(others, made[0], atol=1e-6)
+    with pytest.raises(SystemExit, match="batch_size must be a whole number >= 1, got 0"):
+        main([*command, "--out", str(tmp_path / "b.npz"), "--batch-size", "0"])
+    assert not (tmp_path / "b.npz").exists()
+
+
 @pytest.mark.parametrize("method", ["trajectory", "local", "optimal_steps", "ays", "shifted"])
 def test_other_methods(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["tune", "--out", str(tmp_path / "t.json"), *QUICK, "--method", method, "--no-guard"])
