@@ -125,3 +125,17 @@ def test_the_best_so_far_is_called_that() -> None:
         accepted=lambda found: seen.append(found.best),
     )  # fmt: skip
     assert str(seen[-1]).startswith("ddim, 4 steps, best so far of an unfinished tuning\n")
+
+
+@pytest.mark.parametrize("noise", [ttune.NoiseSchedule.flow(), ttune.NoiseSchedule.continuous_vp()], ids=["flow", "VP"])
+def test_continuous_times_are_not_rounded_to_name_an_outcome(noise: ttune.NoiseSchedule) -> None:
+    start, grid = (Schedule.build(noise, "euler", 3, name, t_start=0.9 * noise.t_max) for name in ("linspace", "quadratic"))
+    options: dict[str, Any] = {
+        "x_T": standard_normal((24, 2)),
+        "progress": False,
+        "guard": False,
+        "teacher": Schedule.build(noise, "euler", 9, "linspace", t_start=0.9 * noise.t_max),
+    }
+    for found, outcome in ((start, "start"), (grid, "untuned")):
+        result = ttune.tune(mixture(noise).denoiser(), start, method=Fixed((found,), (grid,)), **options)
+        assert result.outcome == outcome
