@@ -355,7 +355,16 @@ def test_a_table_of_patches_is_no_row_of_each_sample() -> None:
     torch.testing.assert_close(found, ttune.sample(denoiser, schedule, x, conditions=conditions))
 
 
+class OwnPipeline(models.diffusers().DDPMPipeline):
+    """One that calls what decodes by a name of its own."""
+
+    def __init__(self, unet: Any, scheduler: Any, painter: Any) -> None:
+        super().__init__(unet, scheduler)
+        self.register_modules(painter=painter)
+
+
 LATENT: dict[str, tuple[str, Callable[[Any, Tensor], Tensor]]] = {
+    "OwnPipeline": ("painter", lambda vae, z: vae.decode(z / vae.config.scaling_factor).sample),
     "LDMPipeline": ("vqvae", lambda vae, z: vae.decode(z / vae.config.scaling_factor).sample),
     "KandinskyV22Pipeline": ("movq", lambda vae, z: vae.decode(z, force_not_quantize=True).sample),
 }
@@ -370,7 +379,8 @@ def test_whatever_decodes_is_found(kind: str) -> None:
         latent_channels=3, norm_num_groups=2, num_vq_embeddings=8,
     ).eval()  # fmt: skip
     unet = models.unet_2d(in_channels=3, out_channels=3)
-    pipeline = getattr(diffusers(), kind)(unet=unet, scheduler=scheduler(), **{name: vae})
+    made = OwnPipeline if kind == "OwnPipeline" else getattr(diffusers(), kind)
+    pipeline = made(unet=unet, scheduler=scheduler(), **{name: vae})
     denoiser, z = ttune.diffusers.load(pipeline, height=16, width=8), noise(2, 3, 8, 4)
     assert denoiser.sample_shape == (3, 8, 4)
     assert denoiser.decode is not None
@@ -513,3 +523,21 @@ def test_what_load_returns_can_be_frozen() -> None:
     frozen = ttune.freeze_time(denoiser, schedule, conditions, batch=2)
     torch.testing.assert_close(ttune.sample(denoiser, schedule, x, conditions=conditions), before)
     frozen.undo()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_in_the_place_of_a_text() -> None:
+    """Kandinsky 2.2: the pipeline gives its network image embeddings and no text."""
+    kinds = {"addition_embed_type": "image", "encoder_hid_dim_type": "image_proj", "encoder_hid_dim": 6}
+    unet = models.unet_2d_condition(**kinds, time_embedding_dim=None)
+    movq = diffusers().VQModel(latent_channels=4, norm_num_groups=2, block_out_channels=(4,), num_vq_embeddings=8)
+    pipeline = quiet(diffusers().KandinskyV22Pipeline(unet=unet, scheduler=scheduler(), movq=movq))
+    with pytest.raises(ValueError, match=r"conditions must give \['image_embeds'\] to UNet2DConditionModel"):
+        ttune.diffusers.load(pipeline).outputs(noise(2, 4, 8, 8), 500.0)
+    rows, null = noise(2, 6), noise(1, 6, seed=4)
+    denoiser = ttune.diffusers.load(pipeline, conditions={"image_embeds": rows}, null={"image_embeds": null}, guidance_scale=4.0)
+    assert denoiser.draw_conditions is not None
+    conditional, without = denoiser.outputs(noise(2, 4, 8, 8), 500.0, denoiser.draw_conditions(torch.arange(2)))
+    for output, embeds in ((conditional, rows), (without, null.expand(2, -1))):
+        wanted = unet(noise(2, 4, 8, 8), 500.0, None, added_cond_kwargs={"image_embeds": embeds}).sample
+        torch.testing.assert_close(output, wanted)

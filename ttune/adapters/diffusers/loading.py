@@ -29,7 +29,7 @@ from ttune.denoiser import Denoiser
 from ttune.reading import read_bytes
 
 NETWORKS = ("unet", "transformer")  # what pipelines call the network that denoises
-VAES = ("vae", "vqvae", "movq", "vqgan", "first_stage")  # and what decodes its samples
+VAES = ("vae", "vqvae", "movq", "first_stage")  # and what decodes its samples; under another name whatever has a method decode
 VARIANT = re.compile(r"diffusion_pytorch_model\.([A-Za-z]\w*)(?:-\d+-of-\d+)?\.safetensors")
 Source = str | PathLike[str] | Any
 INDEX_BYTES = 2**20  # of a model_index.json, which has some 600
@@ -174,11 +174,17 @@ def network_name(components: Mapping[str, Any]) -> str:
     return found[0]
 
 
+def decoding_name(kinds: Mapping[str, Any]) -> str | None:
+    """Which component, of those of these classes, makes pictures of samples."""
+    decoding = [name for name, kind in kinds.items() if callable(getattr(kind, "decode", None))]
+    return next((name for name in (*VAES, *decoding) if name in decoding), None)
+
+
 def _of_pipeline(pipeline: Any) -> _Parts:
     components = getattr(pipeline, "components", None)
     if not isinstance(components, Mapping) or components.get("scheduler") is None:
         raise TypeError(f"source must be a folder, a hub id or a diffusers pipeline with a scheduler, got {type(pipeline).__name__}")
-    name = next((name for name in VAES if components.get(name) is not None), None)
+    name = decoding_name({name: type(one) for name, one in components.items() if isinstance(one, torch.nn.Module)})
     vae = None if name is None else components[name]
     config = getattr(vae, "config", {})
     network = components[network_name(components)]
@@ -190,18 +196,19 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | s
     index = _components(folder, read)
     name = network_name(index)
     family_of_named(index[name])
-    vae_name = next((vae for vae in VAES if vae in index), None)
+    vae_name = decoding_name({part: getattr(diffusers, kind, None) for part, (library, kind) in index.items() if library == "diffusers"})
     variant = variant or _only_variant(folder / name)
-    settings = {"variant": variant} | ({} if dtype is None else {"torch_dtype": dtype})
+    settings = {} if dtype is None else {"torch_dtype": dtype}
     memory = {"low_cpu_mem_usage": find_spec("accelerate") is not None}  # its default warns where it cannot have its way
 
     def component(name: str, base: type, **more: Any) -> Any:
         with _in_words(folder, name):
             return _class(name, index[name], base).from_pretrained(folder, subfolder=name, local_files_only=True, **more)
 
-    def weights(name: str) -> Any:
-        _check_shards(folder / name)
-        return component(name, ModelMixin, use_safetensors=True, **memory, **settings).requires_grad_(False).to(device)
+    def weights(part: str) -> Any:
+        _check_shards(folder / part)
+        here = variant if part == name else _only_variant(folder / part)
+        return component(part, ModelMixin, use_safetensors=True, variant=here, **memory, **settings).requires_grad_(False).to(device)
 
     def with_text() -> Any:
         absent = {other: None for other in index if other in (name, vae_name, "safety_checker", "feature_extractor", "image_encoder")}
@@ -209,7 +216,9 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, device: torch.device | s
         _check_encoders(folder, index, given)
         kind = _class("_class_name", ("diffusers", read.get("_class_name")), DiffusionPipeline)
         with _in_words(folder, "pipeline"):
-            pipeline = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **settings, **given).to(device)
+            pipeline = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, variant=variant, **settings, **given).to(
+                device
+            )
             if vae_name is not None:  # by which it counts pixels, whether it is loaded or not
                 pipeline.vae_scale_factor = pixels_of(vae_config)
         return pipeline

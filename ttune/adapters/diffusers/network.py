@@ -60,6 +60,12 @@ def _labels(config: Any) -> tuple[str, ...]:
 
 # What a UNet2DConditionModel finds in its argument added_cond_kwargs.
 _ADDED = ("text_embeds", "time_ids", "image_embeds", "hint")
+_ADDITIONS = {
+    "text_time": ("text_embeds", "time_ids"),
+    "text_image": ("text_embeds", "image_embeds"),
+    "image": ("image_embeds",),
+    "image_hint": ("image_embeds", "hint"),
+}
 
 
 def _has_ip_adapter(config: Any) -> bool:
@@ -68,15 +74,18 @@ def _has_ip_adapter(config: Any) -> bool:
 
 
 def _text_names(config: Any) -> tuple[str, ...]:
-    more = ("text_embeds", "time_ids") if config.get("addition_embed_type") == "text_time" else ()
-    images = ("image_embeds",) if _has_ip_adapter(config) else ()
-    return ("encoder_hidden_states", *more, *images, *_labels(config))
+    # Kandinsky's networks see an image's embedding in the place of a text's.
+    text = () if config.get("encoder_hid_dim_type") == "image_proj" else ("encoder_hidden_states",)
+    more = _ADDITIONS.get(config.get("addition_embed_type"), ())
+    images = ("image_embeds",) if _has_ip_adapter(config) or "image_proj" in str(config.get("encoder_hid_dim_type")) else ()
+    return tuple(dict.fromkeys((*text, *more, *images, *_labels(config))))
 
 
 def _text_arguments(config: Any, conditions: Conditions, x: Tensor, grid: Grid | None) -> Conditions:
     added = {**conditions.pop("added_cond_kwargs", {}), **{name: conditions.pop(name) for name in _ADDED if name in conditions}}
     if _has_ip_adapter(config) and isinstance(added.get("image_embeds"), Tensor):
         added["image_embeds"] = [added["image_embeds"]]  # one adapter's of several
+    conditions.setdefault("encoder_hidden_states", None)
     return {**conditions, **({"added_cond_kwargs": added} if added else {})}
 
 

@@ -65,9 +65,11 @@ class Decoder:
 def unscaled(latents: Tensor, config: Any) -> Tensor:
     """The VAE's own latents from those that the network was trained on: with a mean and deviation per channel where ``config`` has
     them, else a shift."""
-    mean, std = config.get("latents_mean"), config.get("latents_std")
+    mean, std, factor = config.get("latents_mean"), config.get("latents_std"), config.get("scaling_factor")
+    if factor is None:
+        raise ValueError("pictures cannot be made: the configuration of what decodes has no scaling_factor; decode the samples yourself")
     if mean is None or std is None:
-        return latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        return latents / factor + (config.get("shift_factor") or 0.0)
     shape = (1, len(mean), *(1 for _ in latents.shape[2:]))
     mean, std = (torch.tensor(values, dtype=latents.dtype, device=latents.device).reshape(shape) for values in (mean, std))
-    return latents * std / config.scaling_factor + mean
+    return latents * std / factor + mean
