@@ -254,7 +254,8 @@ def test_the_prediction_is_clipped_too() -> None:
     [
         ({"network": 3}, TypeError, "network must be callable .*got int"),
         ({"noise": "linear"}, TypeError, "noise must be a ttune.NoiseSchedule, got str"),
-        ({"prediction_type": "eps"}, ValueError, "prediction_type must be one of .*'eps'"),
+        ({"prediction_type": "epsilom"}, ValueError, "prediction_type must be one of .*'epsilom'; did you mean 'epsilon'"),
+        ({"guidance": 7.5}, TypeError, r"guidance must be ttune.ClassifierFree.*got 7.5: write guidance=ttune.ClassifierFree\(7.5, null="),
         ({"clip_sample": 0.0}, ValueError, "clip_sample must be a positive number or None, got 0.0"),
         ({"clip_sample": math.nan}, ValueError, "clip_sample must be a positive number or None, got nan"),
         ({"clip_epsilon": "drop"}, ValueError, "clip_epsilon must be 'recompute' or 'keep', got 'drop'"),

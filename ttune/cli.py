@@ -21,6 +21,7 @@ from ttune.commands.info import info
 from ttune.commands.report import report
 from ttune.commands.sample import sample
 from ttune.commands.tune import tune
+from ttune.network_note import notes_of
 from ttune.ranks import RankLost, joined, world_size
 
 SHARED = ("tune", "evaluate")  # what several processes can do together
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         # Not world_size(), which may be what failed.
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1" else ""
         kept = f". {KEPT[command]}" if isinstance(error, RankLost) and command in KEPT else ""
-        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}{kept}")
+        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}{notes_of(error)}{kept}")
     except KeyboardInterrupt as interrupt:
         if command in KEPT and os.environ.get("RANK", "0") == "0":
             print(f"\n{str(interrupt) or 'Interrupted'}. {KEPT[command]}", file=sys.stderr)

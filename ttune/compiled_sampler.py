@@ -7,6 +7,7 @@ steps, network included, and nothing in the loop waits for the device.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ttune.denoiser import Conditions, Denoiser, Evaluation
 from ttune.folding import START_DRAW, uniform_block
 from ttune.guidance import Classifier, Halves
 from ttune.nested import layout, leaves, mapped
+from ttune.network_note import add_note
 from ttune.plan import Bound, Registers, Step, evaluations_of, folded, start_step
 from ttune.sampling import as_schedule, check_fits, seed_tensor, start_state, warn_of_plain_noise
 from ttune.schedule import Schedule
@@ -146,7 +148,11 @@ class CompiledSampler:
             drawn = seed_tensor(seeds, x_T) if self._stochastic else None
             self.denoiser.count(self._steps * x.shape[0], self._evaluation)
             run = self._replay if self.cuda_graph else self._loop
-            return run(x, dict(conditions or {}), drawn)
+            try:
+                return run(x, dict(conditions or {}), drawn)
+            except Exception as error:
+                add_note(error, self._evaluation.network, x, None, conditions or {})
+                raise
 
     def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
         start, plain, numbers = self._on(x.device)
@@ -239,4 +245,5 @@ def _uniform(
         getattr(denoiser.guidance, "rescale", 0.0) and len({evaluation.scale for evaluation in evaluations}) > 1
     ):
         raise ValueError("denoiser: one graph for all steps needs guidance at all of them or none, and its own scale only if not rescaled")
-    return evaluations[0], [evaluation.row for evaluation in evaluations] if denoiser.threshold is not None else None
+    one = dataclasses.replace(evaluations[0], index=None, time=None)
+    return one, [evaluation.row for evaluation in evaluations] if denoiser.threshold is not None else None

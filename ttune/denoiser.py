@@ -15,8 +15,9 @@ from ttune.guidance import Classifier, ClassifierFree, Guidance, Halves
 from ttune.identity import architecture, digest_of_weights, earlier_architectures, other_weights, signature
 from ttune.in_place import Hands, copies
 from ttune.nested import check_rows, of_rows, taken
+from ttune.network_note import add_note
 from ttune.noise import NoiseSchedule
-from ttune.prediction import PREDICTION_TYPES, data_row
+from ttune.prediction import PREDICTION_TYPES, data_row, prediction_type_named
 from ttune.samplers.points import Point
 from ttune.stitched import Stitched
 from ttune.variants import Variants
@@ -37,13 +38,15 @@ class Evaluation:
     """One call of a denoiser in a loop: which network it is, and the scale of guidance (None: no guidance is needed there).
 
     ``row``: coefficients of the unclipped x_0 prediction over (x, *outputs). ``share``: what a call of this network costs, where
-    that of the whole one costs 1.
+    that of the whole one costs 1. ``index`` and ``time``: which one it is, for messages.
     """
 
     network: Network
     scale: float | None
     row: tuple[float, ...]
     share: float = 1.0
+    index: int | None = field(default=None, compare=False)
+    time: float | None = field(default=None, compare=False)
 
     def same_call(self, other: Evaluation) -> bool:
         """Whether both return the same outputs for the same state and time."""
@@ -97,8 +100,13 @@ class Denoiser:
             raise TypeError(f"network must be callable as network(x, tau, **conditions), got {type(self.network).__name__}")
         if not isinstance(self.noise, NoiseSchedule):
             raise TypeError(f"noise must be a ttune.NoiseSchedule, got {type(self.noise).__name__}")
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {sorted(PREDICTION_TYPES)}, got {self.prediction_type!r}")
+        self.prediction_type = prediction_type_named(self.prediction_type)
+        if self.guidance is not None and not all(hasattr(self.guidance, name) for name in ("scale_at", "weights", "outputs", "settings")):
+            scale = f"{self.guidance:g}" if isinstance(self.guidance, (int, float)) else "7.5"
+            raise TypeError(
+                f"guidance must be ttune.ClassifierFree(scale, null), ttune.Classifier(log_prob, scale) or None, got {self.guidance!r}: "
+                f"write guidance=ttune.ClassifierFree({scale}, null={{...}}), where null gives, for each condition, the value for none"
+            )
         if self.clip_sample is not None and not 0 < self.clip_sample < float("inf"):
             raise ValueError(f"clip_sample must be a positive number or None, got {self.clip_sample}")
         if self.clip_sample is not None and self.threshold is not None:
@@ -140,8 +148,8 @@ class Denoiser:
         p, q = data_row(self.prediction_type, point.alpha, point.sigma)
         scale = None if self.guidance is None else self.guidance.scale_at(index, point)
         if self.guidance is None or scale is None or self.guidance.idle(scale):
-            return Evaluation(network, None, (p, q), share)
-        return Evaluation(network, scale, (p, *self.guidance.weights(q, scale, point)), share)
+            return Evaluation(network, None, (p, q), share, index, point.t)
+        return Evaluation(network, scale, (p, *self.guidance.weights(q, scale, point)), share, index, point.t)
 
     def unclipped(self, x: Tensor, tau: float | Tensor, conditions: Conditions, evaluation: Evaluation) -> Tensor:
         """The x_0 prediction before clipping, when the network is told ``tau`` at ``evaluation``."""
@@ -175,7 +183,14 @@ class Denoiser:
         variances: list[Tensor] = []
 
         def network(x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
-            return self._checked(self._called(evaluation.network, x, tau, conditions), x, variances)
+            if torch.compiler.is_compiling():
+                return self._checked(self._called(evaluation.network, x, tau, conditions), x, variances)
+            try:
+                output = self._called(evaluation.network, x, tau, conditions)
+            except Exception as error:
+                add_note(error, evaluation.network, x, tau, conditions, evaluation.index, evaluation.time)
+                raise
+            return self._checked(output, x, variances)
 
         if self.guidance is None or evaluation.scale is None:
             outputs = [network(x, tau, conditions)]
@@ -309,7 +324,10 @@ class Denoiser:
 
     def _checked(self, output: Tensor, x: Tensor, variances: list[Tensor]) -> Tensor:
         if not isinstance(output, Tensor):
-            raise TypeError(f"network must return a tensor, got {type(output).__name__}; wrap it in a function that picks the prediction")
+            raise TypeError(
+                f"network must return a tensor, got {type(output).__name__}; "
+                f"wrap it in a function that picks the prediction{_picking(output)}"
+            )
         if self.learned_variance:
             twice = (x.shape[0], 2 * x.shape[1], *x.shape[2:])
             if tuple(output.shape) != twice:
@@ -317,7 +335,11 @@ class Denoiser:
             output, variance = output.chunk(2, dim=1)
             variances.append(variance.to(x.dtype))
         if output.shape != x.shape:
-            raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}")
+            twice = x.ndim > 1 and output.shape == (x.shape[0], 2 * x.shape[1], *x.shape[2:])
+            learned = "; twice the channels are a learned variance: Denoiser(..., learned_variance=True)" if twice else ""
+            raise ValueError(f"network must return the shape of x, {tuple(x.shape)}, got {tuple(output.shape)}{learned}")
+        if output.device != x.device:
+            raise ValueError(f"network must return a tensor on the device of x, {x.device}, got {output.device}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
         return output if output.dtype == x.dtype else output.to(x.dtype)
 
@@ -345,6 +367,12 @@ def _advice(denoiser: Denoiser, remembered: Mapping[str, Any]) -> str:
         f"Pass --model{guidance} as it was tuned, or tune a schedule for this model; "
         f"check_model=False (--no-check-model) goes on all the same"
     )
+
+
+def _picking(output: object) -> str:
+    """How the prediction is picked from what a network returned."""
+    pick = ".sample" if hasattr(output, "sample") else "[0]" if isinstance(output, (tuple, list)) else ""
+    return f", as lambda x, tau, **conditions: network(x, tau, **conditions){pick}" if pick else ""
 
 
 def select(conditions: Conditions, rows: slice | Tensor, n: int, shared: Sequence[str] = ()) -> Conditions:

@@ -21,6 +21,7 @@ from ttune.freezing.observation import Runs, Target, neighbours, tensors_of
 from ttune.freezing.report import FreezeReport, make_report, spared
 from ttune.freezing.rows import Clock, Rows
 from ttune.identity import shapes_of
+from ttune.misspelt import must_be_one_of
 from ttune.schedule import Schedule
 
 _KEEP = ("memory", "offload", "release")
@@ -167,8 +168,7 @@ def freeze_time(
 
 
 def _check(target: Target, times: Sequence[float], conditions: Mapping[str, Any], varying: Sequence[str], keep: str, batch: int) -> None:
-    if keep not in _KEEP:
-        raise ValueError(f"keep must be one of {_KEEP}, got {keep!r}")
+    must_be_one_of("keep", keep, _KEEP)
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     unknown = [name for name in varying if name not in conditions]

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ttune.misspelt import meant
 from ttune.noise import Float64, NoiseSchedule
+from ttune.warned import warn
 
 
 def grid(noise: NoiseSchedule, spacing: str, steps: int, *, t_start: float | None = None, final: str = "zero", offset: int = 0) -> Float64:
     """(steps + 1,) positions, strictly decreasing; ValueError says which rule the arguments break."""
     if spacing not in GRIDS:
-        raise ValueError(f"spacing must be one of {sorted(GRIDS)} or a sequence of positions, got {spacing!r}")
+        raise ValueError(f"spacing must be one of {sorted(GRIDS)} or a sequence of positions, got {spacing!r}{meant(spacing, GRIDS)}")
     if final not in ("zero", "min"):
         raise ValueError(f"final must be 'zero' or 'min', got {final!r}")
     if noise.discrete_steps is not None and steps > noise.discrete_steps:
@@ -25,6 +27,8 @@ def grid(noise: NoiseSchedule, spacing: str, steps: int, *, t_start: float | Non
     end = noise.t_clean if final == "zero" else noise.t_min
     evaluated = GRIDS[spacing](noise, t_0, steps, final) + offset
     positions = np.append(evaluated, end)
+    if spacing == "leading" and steps == 1 and positions[0] <= 0:
+        warn("spacing 'leading' with 1 step starts at t = 0, where there is no noise: use spacing='trailing' (--spacing trailing)")
     if (np.diff(positions) >= 0).any() or positions[0] > noise.t_max:
         raise ValueError(
             f"spacing {spacing!r} with steps={steps}, t_start={t_start}, final={final!r}, offset={offset} gives positions that are not "

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ttune.misspelt import meant
+
 Float64 = NDArray[np.float64]
 
 MAX_STEPS = 1_000_000  # of a discrete model; a thousand is usual
@@ -92,7 +94,7 @@ class NoiseSchedule:
         values = dict(values)
         kind = values.pop("kind", None)
         if not isinstance(kind, str) or kind not in _KINDS:
-            raise ValueError(f"noise.kind must be one of {sorted(_KINDS)}, got {kind!r}")
+            raise ValueError(f"noise.kind must be one of {sorted(_KINDS)}, got {kind!r}{meant(kind, _KINDS)}")
         try:
             return _KINDS[kind](**values)
         except (TypeError, AttributeError) as error:

@@ -26,28 +26,27 @@ def stop_unless_finite(
     """
     if torch.isfinite(x_0).all():
         return x_0
-    raise FloatingPointError(
-        f"the network returned NaN or infinity on the way through {schedule.sampler}, {schedule.steps} steps: "
-        f"{_where(denoiser, schedule, start, conditions, seeds)}"
-    )
+    found = first_not_finite(Plan.make(denoiser, schedule, start.device), denoiser, {"x": start}, conditions, seeds)
+    raise FloatingPointError(f"the network returned NaN or infinity on the way through {schedule.sampler}, {schedule.steps} steps: {found}")
 
 
 @torch.no_grad()
-def _where(denoiser: Denoiser, schedule: Schedule, start: Tensor, conditions: Conditions | None, seeds: Tensor | None) -> str:
+def first_not_finite(plan: Plan, denoiser: Denoiser, registers: Registers, conditions: Conditions | None, seeds: Tensor | None) -> str:
+    """Where a run of ``plan`` from ``registers`` first meets NaN or infinity, in words; the run is not counted."""
     before = denoiser.evaluations, denoiser.spent
-    plan, last = Plan.make(denoiser, schedule, start.device), len(schedule.conditioning) - 1
+    start, last = registers["x"], len(plan.steps) - 1
 
     def visit(i: int, registers: Registers, outputs: Sequence[Tensor]) -> None:
         bad = [x for x in (registers["x"], *outputs) if not torch.isfinite(x).all()]
         if bad:
-            rows = (~torch.isfinite(bad[0])).flatten(1).any(1).nonzero().flatten().tolist()
+            rows = (~torch.isfinite(bad[0])).reshape(len(bad[0]), -1).any(1).nonzero().flatten().tolist()
             told = f"t = {plan.steps[i].time:g}, told {plan.conditioning[i]:g}"
             what = "the state before it is" if bad[0] is registers["x"] else "the network's output is"
             whose = f"of {len(rows)} of {len(start)} samples (first: {rows[0]})"
             raise _Met(f"at evaluation {i} of 0 to {last} ({told}) {what} not finite, {whose}")
 
     try:
-        plan.run(denoiser, {"x": start}, conditions, seeds=seeds, visit=visit)
+        plan.run(denoiser, registers, conditions, seeds=seeds, visit=visit)
         found = "every evaluation is finite: it is the last step, or the network does not say the same twice"
     except _Met as met:
         found = str(met)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ttune.misspelt import must_be_one_of
+
 
 def _epsilon(alpha: float, sigma: float) -> tuple[float, float]:
     return 1 / alpha, -sigma / alpha
@@ -34,6 +36,16 @@ PREDICTION_TYPES: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "score": _score,
     "flow_prediction": _flow_prediction,
 }
+
+
+# What other programs call them.
+_ALIASES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample", "x_0": "sample", "flow": "flow_prediction"}
+
+
+def prediction_type_named(name: str) -> str:
+    """One of :data:`PREDICTION_TYPES`, by its name or a common one (eps, v, x0, flow). ValueError for any other."""
+    name = _ALIASES.get(name, name) if isinstance(name, str) else name
+    return must_be_one_of("prediction_type", name, sorted(PREDICTION_TYPES))
 
 
 def data_row(prediction_type: str, alpha: float, sigma: float, guidance_scale: float | None = None) -> tuple[float, ...]:

@@ -7,6 +7,8 @@ import os
 import stat
 from os import PathLike
 
+from ttune.misspelt import meant
+
 _PIECE = 2**20
 
 
@@ -17,7 +19,11 @@ def read_bytes(path: str | PathLike[str], limit: int, name: str) -> bytes:
     end, and merely opening it may wait for ever); IsADirectoryError for a folder; OSError for what cannot be opened.
     """
     where = os.fspath(path)
-    _check_regular(where, os.stat(where).st_mode, name)
+    try:
+        mode = os.stat(where).st_mode
+    except FileNotFoundError:
+        raise _missing(os.fspath(path), name) from None
+    _check_regular(where, mode, name)
     # Not to wait either where the file was replaced by a FIFO since; Windows has neither those nor the flag, but text to tell from bytes.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(where, flags), "rb") as file:
@@ -33,6 +39,14 @@ def read_bytes(path: str | PathLike[str], limit: int, name: str) -> bytes:
         held = "more" if size == limit + 1 else f"{size} ({size / 1e6:g} MB)"  # one more is all that was read of what grew
         raise ValueError(f"{where}: {name} has at most {limit} bytes, this one has {held}; the limit is {limit / 1e6:g} MB")
     return b"".join(pieces)
+
+
+def _missing(where: str, name: str) -> FileNotFoundError:
+    folder, file = os.path.split(os.path.abspath(where))
+    beside = meant(file, os.listdir(folder)) if os.path.isdir(folder) else ""
+    error = FileNotFoundError(f"{where}: {name} was not found (looked in {folder}){beside}")
+    error.errno = errno.ENOENT
+    return error
 
 
 def _check_regular(where: str, mode: int, name: str) -> None:

@@ -17,6 +17,7 @@ from ttune.denoiser import Denoiser
 from ttune.guidance import Classifier, ClassifierFree
 from ttune.kernels.philox import as_seeds
 from ttune.noise import NoiseSchedule
+from ttune.not_finite import first_not_finite
 from ttune.plan import Callback, Plan
 from ttune.schedule import Schedule
 from ttune.warned import warn
@@ -66,7 +67,14 @@ def sample(
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
         told = _told(conditioning, schedule, x_T, denoiser.integer_time)
-        return plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
+        x_0 = plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
+        if not torch.compiler.is_compiling() and not x_0.is_meta and not torch.isfinite(x_0).all():
+            # Once, at the end: looking at every step would make the host wait at each.
+            found = (
+                "" if callback is not None or told is not None else f": {first_not_finite(plan, denoiser, registers, conditions, drawn)}"
+            )
+            warn(f"x_0 is not finite{found}")
+        return x_0
 
 
 def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
@@ -81,7 +89,7 @@ def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
 def warn_of_plain_noise(noise: NoiseSchedule, x_T: Tensor) -> None:
     """Warn of an x_T of mean square 1 where the largest sigma, which it should have, is far from it (EDM, VE)."""
     largest = float(noise.sigma(noise.t_max))
-    if noise.start_scale(noise.t_min) == 1.0 or largest < 4 or torch.compiler.is_compiling() or not x_T.numel():
+    if noise.start_scale(noise.t_min) == 1.0 or largest < 4 or torch.compiler.is_compiling() or x_T.is_meta or not x_T.numel():
         return
     size = float(x_T.detach().float().square().mean().sqrt())
     if 0.5 < size < 2:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ttune.grids import GRIDS, grid
+from ttune.misspelt import must_be_one_of
 from ttune.noise import Float64, NoiseSchedule, float64_array
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
 from ttune.samplers.correction import MAX_DEPTH, corrected
@@ -56,8 +57,7 @@ class Schedule:
     variants: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {self.sampler!r}")
+        must_be_one_of("sampler", self.sampler, sorted(SAMPLERS))
         eta = _numbers(self.eta)
         if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta!r}")

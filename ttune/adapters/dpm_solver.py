@@ -23,6 +23,7 @@ from torch import Tensor
 from ttune.adapters.applied import Applied, Checked, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
 from ttune.adapters.told import Told
 from ttune.denoiser import Denoiser
+from ttune.misspelt import meant
 from ttune.noise import Float64, NoiseSchedule
 from ttune.sampling import as_schedule
 from ttune.schedule import Schedule
@@ -52,7 +53,7 @@ def denoiser(network: Callable[..., Tensor], noise_schedule: Any, model_type: st
     The network is told what the host tells it: for N discrete steps index · 1000 / N.
     """
     if model_type not in _PREDICTIONS:
-        raise ValueError(f"model_type must be one of {sorted(_PREDICTIONS)}, got {model_type!r}")
+        raise ValueError(f"model_type must be one of {sorted(_PREDICTIONS)}, got {model_type!r}{meant(model_type, _PREDICTIONS)}")
     scale = _scale(noise_schedule)
     told = network if scale == 1 else lambda x, tau, **conditions: network(x, tau * scale, **conditions)
     return Denoiser(told, noise(noise_schedule), _PREDICTIONS[model_type], **settings)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ttune.misspelt import meant
 from ttune.noise import NoiseSchedule
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Session:
         self.output = output or outputs[0]
         for what, name, known in (("sample", self.sample, names), ("time", self.time, names), ("output", self.output, outputs)):
             if name not in known:
-                raise ValueError(f"{what} must be one of {known}, got {name!r}")
+                raise ValueError(f"{what} must be one of {known}, got {name!r}{meant(name, known)}")
         shape = self.inputs[self.time].shape
         if len(shape) > 1:
             raise ValueError(f"time must be an input of at most one dimension, got {self.time!r} of {shape}; name it with time=")

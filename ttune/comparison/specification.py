@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ttune.misspelt import must_be_one_of
 from ttune.tuning.method import Method
 from ttune.tuning.methods import METHODS
 
@@ -32,8 +33,7 @@ class Entrant:
     start: str = "leading"
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
-            raise ValueError(f"start must be one of {list(STARTS)}, got {self.start!r}")
+        must_be_one_of("start", self.start, list(STARTS))
 
     def settings(self) -> dict[str, Any]:
         """What makes this entrant another than others, in plain values."""

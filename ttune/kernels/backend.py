@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ttune.kernels import triton as triton_kernels
+from ttune.misspelt import must_be_one_of
 
 LIBRARY = torch.library.Library("ttune", "FRAGMENT")  # holds the schemas; dropping it would undefine the operators
 _REFERENCES: dict[str, Callable[..., Any]] = {}
@@ -333,8 +334,7 @@ def use_backend(name: str) -> Iterator[None]:
     torch.compile follow the choice without being compiled again.
     ValueError: a name that is not a backend. RuntimeError: one that cannot run here, with the reason.
     """
-    if name not in _BACKENDS:
-        raise ValueError(f"backend must be one of {sorted(_BACKENDS)}, got {name!r}")
+    must_be_one_of("backend", name, sorted(_BACKENDS))
     if reason := _BACKENDS[name].why_not():
         raise RuntimeError(f"backend must be available, got {name!r}: {reason}")
     token = _CHOICE.enter(name)

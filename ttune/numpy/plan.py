@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ttune.folding import START_DRAW, Block, block, fold
 from ttune.numpy.operators import linear_update, linear_update_
-from ttune.prediction import PREDICTION_TYPES, data_row
+from ttune.prediction import data_row, prediction_type_named
 from ttune.schedule import Schedule
 
 Array = NDArray[Any]
@@ -98,8 +98,7 @@ class Plan:
         prediction, or "keep" the network's.
         ValueError: settings that there are not, or that the schedule was not tuned for; a schedule with a shift.
         """
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {sorted(PREDICTION_TYPES)}, got {prediction_type!r}")
+        prediction_type = prediction_type_named(prediction_type)
         if guidance_scale is not None and not abs(guidance_scale) < float("inf"):
             raise ValueError(f"guidance_scale must be a finite number or None, got {guidance_scale}")
         if clip_sample is not None and not 0 < clip_sample < float("inf"):

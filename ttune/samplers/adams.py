@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ttune.misspelt import must_be_one_of
 from ttune.samplers.points import Point, expands, first_order, grows, history, points
 from ttune.samplers.tableau import Stage, Tableau
 
@@ -90,8 +91,7 @@ _EVEN = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 /
 
 def _adams(name: str, schedule: Schedule, order: int, coordinate: str, full: bool) -> Tableau:
     _check_order(order)
-    if coordinate not in COORDINATES:
-        raise ValueError(f"coordinate must be one of {list(COORDINATES)}, got {coordinate!r}")
+    must_be_one_of("coordinate", coordinate, list(COORDINATES))
     at = points(schedule)
     last, stages = len(at) - 2, []
     for i in range(last + 1):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ttune.misspelt import must_be_one_of
 from ttune.samplers.points import Point, points
 from ttune.samplers.tableau import Stage, Tableau
 
@@ -37,8 +38,7 @@ def ddpm(schedule: Schedule, *, variance: str = "fixed_small", gammas: Sequence[
     2022, arXiv 2201.06503, theorem 1), which needs ``gammas``: E ||eps(x_t, t)||^2 / d at each evaluated position;
     "learned_range" lets the network choose between the logarithms of the first two (Nichol and Dhariwal 2021, eq. 15).
     """
-    if variance not in VARIANCES:
-        raise ValueError(f"variance must be one of {list(VARIANCES)}, got {variance!r}")
+    must_be_one_of("variance", variance, list(VARIANCES))
     if (variance == "analytic") != bool(gammas):
         raise ValueError(f"gammas must come with variance 'analytic' and only there, got variance={variance!r}, gammas={list(gammas)}")
     at = points(schedule)

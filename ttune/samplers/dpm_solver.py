@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ttune.misspelt import must_be_one_of
 from ttune.samplers.points import Point, between, check_fractions, expands, first_order, history, points
 from ttune.samplers.singlestep_grid import check_inner, on_grid
 from ttune.samplers.tableau import Stage, Tableau
@@ -49,8 +50,7 @@ def dpm_solver_fast(schedule: Schedule, *, tail: str = "1") -> Tableau:
     K steps are 3 (K - 2) + 3, 3 (K - 1) + 2 or 3 (K - 1) + 1 evaluations.
     """
     tails = {"1": [1], "2": [2], "2,1": [2, 1]}
-    if tail not in tails:
-        raise ValueError(f"tail must be one of {list(tails)}, got {tail!r}")
+    must_be_one_of("tail", tail, list(tails))
     orders = [3] * (schedule.steps - len(tails[tail])) + tails[tail]
     return _singlestep("dpm_solver_fast", schedule, orders[-schedule.steps :])
 

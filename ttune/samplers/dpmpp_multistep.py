@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ttune.misspelt import must_be_one_of
 from ttune.samplers.points import Point, expands, history, points
 from ttune.samplers.tableau import Row, Stage, Tableau
 
@@ -46,8 +47,7 @@ def dpmpp_3m_sde(schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0) 
 
 
 def _multistep(name: str, schedule: Schedule, order: int, eta: float, s_noise: float, solver_type: str) -> Tableau:
-    if solver_type not in SOLVER_TYPES:
-        raise ValueError(f"solver_type must be one of {list(SOLVER_TYPES)}, got {solver_type!r}")
+    must_be_one_of("solver_type", solver_type, list(SOLVER_TYPES))
     if not 0 <= eta < math.inf or not 0 <= s_noise < math.inf:
         raise ValueError(f"eta and s_noise must be numbers >= 0, got {eta} and {s_noise}")
     at = points(schedule)

@@ -10,6 +10,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
+from ttune.misspelt import must_be_one_of
 from ttune.samplers.points import Point, expands, first_order, points
 from ttune.samplers.tableau import Row, Stage, Tableau
 
@@ -35,10 +36,8 @@ def on_grid(name: str, schedule: Schedule, order: int, register: str, solver_typ
 
 def check_inner(inner: str, solver_type: str) -> None:
     """ValueError for what ``inner`` and ``solver_type`` cannot be."""
-    if inner not in INNER:
-        raise ValueError(f"inner must be one of {list(INNER)}, got {inner!r}")
-    if solver_type not in SOLVER_TYPES:
-        raise ValueError(f"solver_type must be one of {list(SOLVER_TYPES)}, got {solver_type!r}")
+    must_be_one_of("inner", inner, list(INNER))
+    must_be_one_of("solver_type", solver_type, list(SOLVER_TYPES))
     if inner != "grid" and solver_type != "midpoint":
         raise ValueError(f"solver_type is an option of inner='grid', got {solver_type!r} with inner={inner!r}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ttune.misspelt import must_be_one_of
 from ttune.samplers.points import Point, expands, history, points
 from ttune.samplers.tableau import Stage, Tableau
 
@@ -27,8 +28,7 @@ def unipc(schedule: Schedule, *, order: int = 2, variant: str = "bh2", corrector
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {list(VARIANTS)}, got {variant!r}")
+    must_be_one_of("variant", variant, list(VARIANTS))
     at = points(schedule)
     last, stages, before = len(at) - 2, [], 0  # before: the order of the step that led to this evaluation, 0 if not corrected
     for i in range(last + 1):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ttune.denoiser import Denoiser
 from ttune.grids import AYS_TABLES
+from ttune.misspelt import meant
 from ttune.noise import NoiseSchedule
 from ttune.schedule import Schedule
 from ttune.tuning.method import Found, Task, best_of
@@ -34,7 +35,7 @@ class AlignYourSteps:
 
     def __post_init__(self) -> None:
         if self.table is not None and self.table not in AYS_TABLES:
-            raise ValueError(f"table must be one of {list(AYS_TABLES)}, got {self.table!r}")
+            raise ValueError(f"table must be one of {list(AYS_TABLES)}, got {self.table!r}{meant(self.table, AYS_TABLES)}")
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ttune.denoiser import Denoiser
+from ttune.misspelt import must_be_one_of
 from ttune.schedule import Schedule
 from ttune.tuning.adam import descend
 from ttune.tuning.backpropagation import CHECK_SAMPLES, Backpropagation, why_no_gradients
@@ -46,7 +47,7 @@ class Endpoint:
     ``also``: further schedules to start from, for example one tuned for a neighbouring budget.
     """
 
-    tune: Sequence[str] = ("conditioning", "positions")
+    tune: str | Sequence[str] = ("conditioning", "positions")
     fix_start: bool = False
     iterations: int = 30
     search_starts: bool = True
@@ -61,13 +62,16 @@ class Endpoint:
     def changes(self) -> tuple[str, ...]:
         return tuple(self.tune)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.tune, str):
+            object.__setattr__(self, "tune", (self.tune,))
+
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if self.together is not None and self.together < 1:
             raise ValueError(f"together must be at least 1, got {self.together}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {list(OPTIMIZERS)}, got {self.optimizer!r}")
+        must_be_one_of("optimizer", self.optimizer, list(OPTIMIZERS))
         for other in self.also:
             if _kind(other) != _kind(schedule):
                 raise ValueError(

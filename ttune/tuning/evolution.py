@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from tqdm import tqdm
 
 from ttune.denoiser import Denoiser
+from ttune.misspelt import must_be_one_of
 from ttune.schedule import Schedule
 from ttune.tuning.cma_es import CovarianceMatrixAdaptation, load_cma
 from ttune.tuning.fitness import Fitness, Judge, Score, check_fitness, fitness_name
@@ -70,7 +71,7 @@ class Evolution:
     rounds: int | None = None
     parents: int = 10
     cells: int | None = None
-    tune: Sequence[str] | None = None
+    tune: str | Sequence[str] | None = None
     fix_start: bool = False
     search_starts: bool = True
     budget: float | None = None
@@ -80,7 +81,7 @@ class Evolution:
     @property
     def changes(self) -> tuple[str, ...]:
         if self.tune is not None:
-            return tuple(self.tune)
+            return (self.tune,) if isinstance(self.tune, str) else tuple(self.tune)
         if self.operators == "cma":
             return ("conditioning", "positions")
         return ("positions",) if self.budget is None else ("positions", "variants")
@@ -103,8 +104,7 @@ class Evolution:
         self._genes(denoiser, schedule)
 
     def _check_settings(self) -> None:
-        if self.operators not in OPERATORS:
-            raise ValueError(f"operators must be one of {list(OPERATORS)}, got {self.operators!r}")
+        must_be_one_of("operators", self.operators, list(OPERATORS))
         if self.operators == "genetic" and not (self.changes and set(self.changes) <= set(TUNABLE)):
             raise ValueError(f"tune must name one or both of {list(TUNABLE)} for operators='genetic', got {list(self.changes)}; use 'cma'")
         if self.budget is not None and "variants" not in self.changes:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ttune.evaluation.fid import frechet_distance
 from ttune.evaluation.statistics import FeatureStatistics, features_of
+from ttune.misspelt import meant
 from ttune.noise import Float64
 from ttune.schedule import Schedule
 from ttune.tuning.holdout import Features
@@ -66,7 +67,10 @@ class Judge:
 
 def check_fitness(fitness: object) -> None:
     if not callable(fitness) and fitness not in FITNESSES:
-        raise ValueError(f"fitness must be one of {list(FITNESSES)} or a function (schedule, samples, problem) -> float, got {fitness!r}")
+        raise ValueError(
+            f"fitness must be one of {list(FITNESSES)} or a function (schedule, samples, problem) -> float, got {fitness!r}"
+            f"{meant(fitness, FITNESSES)}"
+        )
 
 
 def fitness_name(fitness: str | Fitness) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from ttune.denoiser import Denoiser, Evaluation, select
+from ttune.modules_behind import modules_behind
 from ttune.sampling import sample
 from ttune.schedule import Schedule
-from ttune.stitched import Stitched
 from ttune.tuning.points import Points
-from ttune.variants import Variants
 from ttune.warned import warn
 
 ENOUGH = 512  # numbers that a correlation is taken over; of large samples one has more
@@ -46,30 +44,13 @@ def check_input(denoiser: Denoiser, points: Points, chunk: int) -> None:
 
 def refuse_training(denoiser: Denoiser) -> None:
     """ValueError where a module is in training mode that minds it: dropout, batch norm, one that asks for ``self.training``."""
-    networks = denoiser.network.networks if isinstance(denoiser.network, (Stitched, Variants)) else (denoiser.network,)
-    named = [entry for network in networks for behind in _modules_behind(network) for entry in behind.named_modules()]
+    named = [entry for behind in modules_behind(denoiser.network) for entry in behind.named_modules()]
     found = [name or "the network itself" for name, module in named if module.training and _minds_training(module)]
     if found:
         raise ValueError(
             f"network must be in evaluation mode, got {len(found)} modules that behave otherwise in training mode, the first: {found[0]}; "
             f"call network.eval()"
         )
-
-
-def _modules_behind(network: Any) -> Iterator[nn.Module]:
-    """The modules that a network is made of: itself, or what a function around it names."""
-    if isinstance(network, nn.Module):
-        yield network
-    elif isinstance(network, functools.partial):
-        yield from _modules_behind(network.func)
-    elif isinstance(getattr(network, "__self__", None), nn.Module):
-        yield network.__self__
-    elif inspect.isfunction(network):
-        try:
-            names = inspect.getclosurevars(network)
-        except ValueError:  # of a name that has no value yet
-            return
-        yield from (value for value in (*names.nonlocals.values(), *names.globals.values()) if isinstance(value, nn.Module))
 
 
 def _minds_training(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttune.denoiser import Denoiser
+from ttune.misspelt import must_be_one_of
 from ttune.noise import Float64
 from ttune.plan import Plan
 from ttune.samplers.points import Point
@@ -58,8 +59,7 @@ class OptimalSteps:
     def __post_init__(self) -> None:
         if self.cost not in ("local", "rolled"):
             raise ValueError(f"cost must be 'local' or 'rolled', got {self.cost!r}")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {list(METRICS)}, got {self.metric!r}")
+        must_be_one_of("metric", self.metric, list(METRICS))
         if not self.discounts or not all(0 < gamma < float("inf") for gamma in self.discounts):
             raise ValueError(f"discounts must be at least one positive number, got {list(self.discounts)}")
         if self.candidates < 2:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ttune.misspelt import meant
 from ttune.noise import Float64, NoiseSchedule
 from ttune.samplers import Stage
 from ttune.samplers.correction import STATE_AND_NEWEST
@@ -39,7 +40,8 @@ class Parameters:
     def __init__(self, start: Schedule, tune: Sequence[str], *, fix_start: bool = False) -> None:
         unknown = [name for name in tune if name not in TUNABLE]
         if unknown or not tune:
-            raise ValueError(f"tune must name one or more of {list(TUNABLE)}, got {list(tune)}")
+            near = meant(unknown[0], TUNABLE) if unknown else ""
+            raise ValueError(f"tune must name one or more of {list(TUNABLE)}, got {list(tune)}{near}")
         self.tunes_positions = "positions" in tune
         self.tunes_conditioning = "conditioning" in tune
         self.tunes_coefficients = "coefficients" in tune

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Conditions, Denoiser, select
+from ttune.denoiser import Conditions, Denoiser, Evaluation, select
+from ttune.modules_behind import modules_behind
 from ttune.sampling import initial_noise
 from ttune.tuning.problem import on_device
 
@@ -61,7 +62,27 @@ def drawn_points(
     device = next((p.device for p in parameters), torch.device("cpu"))
     drawn = draw(seeds)
     denoiser.check_conditions(drawn, len(seeds))
-    return initial_noise(denoiser.noise, shape, seeds).to(device), on_device(drawn, device)
+    x_T, own = initial_noise(denoiser.noise, shape, seeds).to(device), on_device(drawn, device)
+    return x_T.to(_dtype_taken(denoiser, x_T, own)), own
+
+
+@torch.no_grad()
+def _dtype_taken(denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> torch.dtype:
+    """Of the states that are drawn: float32, but for a network of another dtype that does not take float32. That is tried with a sample,
+    once; it is not counted."""
+    weights = next((p.dtype for m in modules_behind(denoiser.network) for p in m.parameters() if p.is_floating_point()), torch.float32)
+    if weights not in (torch.float16, torch.bfloat16, torch.float64) or not len(x_T):
+        return torch.float32
+    known = denoiser.__dict__.setdefault("_dtypes_taken", {})
+    if weights not in known:
+        t, one = denoiser.noise.t_max, select(conditions, slice(0, 1), len(x_T), denoiser.shared)
+        own = {name: value for name, value in one.items() if name not in getattr(denoiser.guidance, "only", ())}
+        try:
+            denoiser.evaluate(x_T[:1], t, own, Evaluation(denoiser.network_at(t), None, ()))
+            known[weights] = torch.float32
+        except (RuntimeError, TypeError):  # of dtypes; anything else comes up again in the first call that counts
+            known[weights] = weights
+    return known[weights]
 
 
 def check_data(denoiser: Denoiser, data: Data) -> None:

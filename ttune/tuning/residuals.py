@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ttune.denoiser import Conditions, Denoiser, Evaluation, select
 from ttune.evaluation.features import FeatureExtractor, lenet64
+from ttune.misspelt import meant
 from ttune.tuning.middle_layer import middle_layer
 
 Batches = Sequence[tuple[Tensor, Conditions]]  # the teacher's samples, a few at a time
@@ -256,7 +257,7 @@ def named_residual(word: str, denoiser: Denoiser) -> Named | None:
         "lenet64": lambda: Sum([Samples(), Features(lenet64())]),
     }
     if word not in made:
-        raise ValueError(f"residual must be one of {list(made)}, or a callable, got {word!r}")
+        raise ValueError(f"residual must be one of {list(made)}, or a callable, got {word!r}{meant(word, made)}")
     return made[word]()
 
 

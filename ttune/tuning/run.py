@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttune.denoiser import Conditions, Denoiser, select
+from ttune.misspelt import meant
 from ttune.nested import digest
 from ttune.noise import Float64
 from ttune.ranks import ALONE, Ranks, Share
@@ -304,7 +305,9 @@ def method_named(
         return method
     tune = (tune,) if isinstance(tune, str) else tuple(tune)
     if method not in METHODS:
-        raise ValueError(f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}")
+        raise ValueError(
+            f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}{meant(method, METHODS)}"
+        )
     # Methods without starts and iterations keep those limits, and where positions do not move the first one stays.
     if fix_start and method == "ays":
         raise ValueError("fix_start does not go with method 'ays', whose tables begin at the largest time")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttune.denoiser import ClassifierFree, Denoiser
+from ttune.misspelt import must_be_one_of
 from ttune.noise import NoiseSchedule
 from ttune.schedule import Schedule
 from ttune.tensor_file import load_tensors
@@ -51,8 +52,7 @@ def _labels(seeds: Tensor) -> dict[str, Tensor]:
 
 def load(name: str, *, guidance_scale: float | None = None) -> Denoiser:
     """A bundled model by name (:data:`MODELS`)."""
-    if name not in MODELS:
-        raise ValueError(f"name must be one of {list(MODELS)}, got {name!r}")
+    must_be_one_of("name", name, list(MODELS))
     return fashion(guidance_scale=guidance_scale)
 
 
