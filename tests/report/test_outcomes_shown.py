@@ -75,4 +75,4 @@ def test_what_is_shown_follows_the_outcome(outcome: str, tmp_path: Path, capsys:
     lines = capsys.readouterr().out.splitlines()
     words = {"tuned": "tuned", "untuned": "best untuned schedule (tuning did not help)", "start": "untuned start (tuning did not help)"}
     assert lines[0] == f"ddim, 4 steps, {words[outcome]}"
-    assert any(line.startswith("  not better: RMSE") for line in lines) == (outcome != "tuned")
+    assert any(line.startswith("  not better: the RMSE") for line in lines) == (outcome != "tuned")

@@ -76,9 +76,9 @@ def test_the_outcome_is_that_of_what_was_returned(case: str, tmp_path: Path) -> 
     assert ("tuned" in str(result.schedule).splitlines()[0].split(", ")) == (outcome == "tuned")
     if outcome == "start":
         assert result.schedule is START
-        assert first.startswith("Tuning did not help at 4 steps. Returned: the schedule that the tuning began with. Try more samples (36 ")
+        assert first.startswith("Tuning did not help at 4 steps, returned instead: the start. Try more samples (36 ")
     elif outcome == "untuned":
-        assert first.startswith("Tuning did not help at 4 steps. Returned: the best untuned schedule. Try ")
+        assert first.startswith("Tuning did not help at 4 steps, returned instead: the best untuned schedule. Try ")
         assert "best untuned schedule (tuning did not help)" in str(result.schedule)
     elif not guard:
         assert first.startswith("The tuned schedule is returned without the decision")
@@ -94,9 +94,9 @@ def test_the_reason_is_said_once_with_its_numbers() -> None:
     result = tune((BAD, BAD.replace(conditioning=BAD.conditioning)), (GOOD,))
     reasons = [line for line in result.summary().splitlines() if line.startswith("  not better: ")]
     assert len(reasons) == 1
-    assert f"is not below the {result.holdout['rmse_start']:.4g} of the start" in reasons[0]
-    assert f"RMSE {result.holdout['proposed']['rmse']:.4g} is not below" in reasons[0]
-    assert f"the {result.holdout['best_untuned']['rmse']:.4g} of the best untuned schedule" in reasons[0]
+    own, best = result.holdout["proposed"]["rmse"], result.holdout["best_untuned"]["rmse"]
+    assert f"the RMSE is not lower than that of the start ({own:.4g}, {result.holdout['rmse_start']:.4g})" in reasons[0]
+    assert f"the RMSE is not lower than that of the best untuned schedule ({own:.4g}, {best:.4g})" in reasons[0]
 
 
 @pytest.mark.parametrize(

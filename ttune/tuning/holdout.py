@@ -35,10 +35,11 @@ class Measured:
 
     def faults(self, other: Measured, name: str) -> list[str]:
         """Why this is not better than ``other``; empty if it is."""
-        lower, higher = "RMSE {:.4g} is not below the {:.4g} of {}", "Fréchet distance {:.4g} is above the {:.4g} of {}"
+        lower = f"the RMSE is not lower than that of {name} ({self.rmse:.4g}, {other.rmse:.4g})"
+        higher = f"the Fréchet distance is higher than that of {name} ({self.frechet:.4g}, {other.frechet:.4g})"
         return [
-            *([lower.format(self.rmse, other.rmse, name)] if not self.rmse < other.rmse else []),
-            *([higher.format(self.frechet, other.frechet, name)] if self.frechet > other.frechet else []),
+            *([lower] if not self.rmse < other.rmse else []),
+            *([higher] if self.frechet > other.frechet else []),
         ]
 
 

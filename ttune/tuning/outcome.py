@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RETURNED = {"untuned": "the best untuned schedule", "start": "the schedule that the tuning began with"}
+RETURNED = {"untuned": "the best untuned schedule", "start": "the start"}
 
 
 def outcome_in_words(outcome: str, record: Mapping[str, Any], steps: int) -> list[str]:
@@ -19,8 +19,8 @@ def outcome_in_words(outcome: str, record: Mapping[str, Any], steps: int) -> lis
         unchecked = "The tuned schedule is returned without the decision on held-out x_T (guard=False), which it would not pass:"
         return [unchecked, *refused] if refused and not holdout["guard"] else []
     if holdout["rmse_start"] == 0:
-        return [f"Nothing to tune: {steps} steps already end at the teacher's samples. Returned: {RETURNED[outcome]}."]
-    return [f"Tuning did not help at {steps} steps. Returned: {RETURNED[outcome]}. {advice(record)}", *refused]
+        return [f"Nothing to tune: {steps} steps already end at the teacher's samples, returned: {RETURNED[outcome]}."]
+    return [f"Tuning did not help at {steps} steps, returned instead: {RETURNED[outcome]}. {advice(record)}", *refused]
 
 
 def advice(record: Mapping[str, Any]) -> str:
