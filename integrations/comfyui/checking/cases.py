@@ -10,6 +10,7 @@ import comfy.samplers
 import numpy as np
 import torch
 from comfy.controlnet import ControlNet
+from comfy.model_management import InterruptProcessingException
 from comfy.sample import sample_custom
 from comfy_extras import nodes_custom_sampler as host
 from comfy_extras.nodes_flux import FluxGuidance
@@ -42,6 +43,7 @@ def cases(checkpoint: Path) -> Iterator[Case]:
     yield from starts_and_parts(sd, models["SD3"])
     yield from settings(sd, v_prediction(sd, True))
     yield "SamplerCustomAdvanced, BasicGuider, Flux", advanced(models["Flux"])
+    yield "interrupted, then again", interrupted(sd)
     yield "a ControlNet's times", control_net(sd)
     yield from host_samplers(models)
     yield from refusals(models)
@@ -185,6 +187,22 @@ def advanced(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
         made = call(host.SamplerCustomAdvanced, call(host.RandomNoise, 21), guider, sampler, sigmas, latent)["samples"]
         noise = torch.randn(2, *model.shape, generator=torch.manual_seed(21))
         return model.patcher.model.process_latent_in(made), model.ours(schedule, noise, None)
+
+    return run
+
+
+def interrupted(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
+    def interrupt(step: int, *_: Any) -> None:
+        if step == 1:
+            raise InterruptProcessingException
+
+    def run() -> tuple[Tensor, Tensor]:
+        schedule, noise = tuned(VP, "dpmpp_2m", 4), normal(3, 1, *model.shape)
+        try:
+            model.theirs(schedule, noise, callback=interrupt)
+        except InterruptProcessingException:
+            return model.theirs(schedule, noise), model.ours(schedule, noise)
+        raise RuntimeError("the interruption was lost")
 
     return run
 
