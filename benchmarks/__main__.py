@@ -15,6 +15,7 @@ BENCHMARKS = (
     "reliability",
     "sanitizers",
     "soak",
+    "support",
     "page",
     "scale",
     "throughput",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +33,11 @@ class Run:
         unshifted: Callable[[Float64], Float64] = lambda times: times,
     ) -> None:
         self.schedule, self.bounds = schedule, bounds
-        stands, told = (unshifted(times) * unit for times in (schedule.tableau().times, schedule.conditioning))
-        self.clock = Clock(stands, told, divisor, whole=whole)
+        times, trained = schedule.tableau().times, (schedule.noise.t_min, schedule.noise.t_max)
+        # Untuned times are kept within the trained range, which is one of what the network is passed.
+        untuned = schedule.conditioning == np.clip(times, *trained)
+        told = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.conditioning))
+        self.clock = Clock(unshifted(times) * unit, told * unit, divisor, whole=whole)
         self.from_image = False  # the run begins from a noised image, not from pure noise
         self.first: int | None = None  # the evaluation that it begins at, once that is known
         self._registers: dict[str, Tensor] = {}
