@@ -1,4 +1,4 @@
-"""Which pipelines of diffusers ``ttune.diffusers.apply`` serves: each is built tiny, with random weights, and run. One page, docs/support.md.
+"""Which pipelines of diffusers ``ttune.diffusers.apply`` serves: each is built tiny, with random weights, and run; docs/support.md.
 
     python -m benchmarks support                        # all of tests/adapters/tiny_pipelines.py, some minutes
     python -m benchmarks support --only FluxPipeline    # some, into build/
@@ -34,12 +34,14 @@ TIMES = ("timestep", "timesteps", "t")
 AGREES = 1e-4  # of the largest element of the final state, in float32
 INTRODUCTION = """# Pipelines of diffusers
 
-What [`ttune.diffusers.apply`](diffusers.md) does with {count} pipelines of diffusers {diffusers}, each built with a network of one layer and random weights and run for
-{steps} steps. Made by `python -m benchmarks support`, with {versions}, at commit {commit}.
+What [`ttune.diffusers.apply`](diffusers.md) does with {count} pipelines of diffusers {diffusers}. Each has networks of one layer with
+random weights and runs {steps} steps. Made by `python -m benchmarks support` with PyTorch {torch} at commit {commit}.
 
-- *Difference*: of the final state from the pipeline's own scheduler on the same steps, with the same network times put in by a hook: the largest, of the largest element.
-- *Times*: the network was passed the schedule's times, at every call, in the pipeline's own convention.
-- *Graphs*: of the compiled network (`compile()` after `apply`) in a run, and graph breaks; in brackets, where other, what the pipeline has without ttune.
+- *Times*: the network was passed the schedule's times at every call, in the pipeline's own convention.
+- *Difference*: of the final state. The other run is the pipeline's own scheduler on the same steps, with the same network times put in by a
+  hook. It is the largest difference, as a fraction of the largest element.
+- *Graphs, breaks*: of a run of the compiled network (`compile()` after `apply`). In brackets: what the pipeline has without ttune, where
+  that is another number.
 
 """
 
@@ -184,7 +186,7 @@ def page(report: dict[str, Any]) -> str:
     served = [one for one in report["rows"] if "refused" not in one]
     refused = [one for one in report["rows"] if "refused" in one]
     text = INTRODUCTION.format(
-        count=len(report["rows"]), steps=STEPS, commit=about["commit"], diffusers=about["diffusers"], versions=f"PyTorch {about['torch']}"
+        count=len(report["rows"]), steps=STEPS, commit=about["commit"], diffusers=about["diffusers"], torch=about["torch"]
     )
     text += "| pipeline | scheduler | times | difference | graphs, breaks |\n|---|---|---|---|---|\n"
     for one in served:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.adapters import diffusers_models as models
+from tests.adapters.tiny_networks import NETWORKS
 from tests.hosts import diffusers
 
 DISCRETE, FLOW = "DDIM", "FlowMatchEulerDiscrete"
@@ -26,11 +27,11 @@ class Tiny:
     make: Callable[[Any], Any]
     call: Callable[[], Mapping[str, Any]]
     scheduler: str = DISCRETE
-    settings: Mapping[str, Any] = ()  # pyright: ignore[reportAssignmentType]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Any:
         torch.manual_seed(0)
-        pipeline = self.make(scheduler_of(self.scheduler, **dict(self.settings)))
+        pipeline = self.make(scheduler_of(self.scheduler, **self.settings))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -56,7 +57,7 @@ def encoders(count: int) -> dict[str, None]:
 
 def network(kind: str, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return models.scrambled(getattr(diffusers(), kind)(**settings), 0.05)
+    return models.scrambled(getattr(diffusers(), kind)(**NETWORKS.get(kind, {}) | settings), 0.05)
 
 
 def texts(width: int = 16, *, mask: bool = False, pooled: bool = False, length: int = 7) -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ def made(kind: str, scheduler: Any, **parts: Any) -> Any:
     return getattr(diffusers(), kind)(scheduler=scheduler, **parts)
 
 
-def sd(kind: str, *, unet: Mapping[str, Any] = {}, **parts: Any) -> Callable[[Any], Any]:  # noqa: B006
+def sd(kind: str, *, unet: Mapping[str, Any] = {}, **parts: Any) -> Callable[[Any], Any]:
     def make(scheduler: Any) -> Any:
         own = absent("text_encoder", "tokenizer", "safety_checker", "feature_extractor") | {"requires_safety_checker": False}
         built = {name: part() if callable(part) else part for name, part in parts.items()}
@@ -91,10 +92,9 @@ def sdxl(kind: str, **unet: Any) -> Callable[[Any], Any]:
         own = {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": (5 if "Img2Img" in kind else 6) * 8 + 16,
+            "projection_class_embeddings_input_dim": 6 * 8 + 16,
         }
         aesthetics = {"requires_aesthetics_score": False} if "Img2Img" in kind or "Inpaint" in kind else {}
-        own["projection_class_embeddings_input_dim"] = 6 * 8 + 16
         network = models.unet_2d_condition(**own | unet)
         return made(kind, scheduler, unet=network, vae=models.vae(), add_watermarker=False, **encoders(2), **aesthetics)
 
@@ -110,13 +110,7 @@ def controlnet() -> Any:
 def clip(projected: bool = False) -> tuple[Any, Any]:
     from tests.adapters.test_diffusers_load import tiny_clip
 
-    encoder, tokenizer = tiny_clip()
-    if projected:
-        import transformers
-
-        torch.manual_seed(2)
-        encoder = transformers.CLIPTextModelWithProjection(encoder.config).eval()
-    return encoder, tokenizer
+    return tiny_clip(projected)
 
 
 def with_clip(kind: str, **unet: Any) -> Callable[[Any], Any]:
@@ -239,7 +233,8 @@ def marigold(scheduler: Any) -> Any:
 def animated(scheduler: Any) -> Any:
     unet = models.unet_2d_condition()
     motion = diffusers().MotionAdapter(
-        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2, use_motion_mid_block=False
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2,
+        use_motion_mid_block=False,
     )  # fmt: skip
     return diffusers().AnimateDiffPipeline(unet=unet, vae=models.vae(), motion_adapter=motion, scheduler=scheduler, **encoders(1))
 
@@ -249,27 +244,28 @@ MASK = (torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(8)) > 0
 TEXT, XL, POOLED = texts(), texts(pooled=True), texts(pooled=True)
 PLAIN = {"guidance_scale": 3.0}
 FLUX_TEXT = {k: v for k, v in POOLED.items() if not k.startswith("negative")}
-PIXART = {
-    "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 1, "sample_size": 8,
-    "patch_size": 2, "cross_attention_dim": 16, "caption_channels": 16, "norm_type": "ada_norm_single", "num_embeds_ada_norm": 1000,
-}  # fmt: skip
 SHIFT_3, DYNAMIC = {"shift": 3.0}, {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 
 
 PIPELINES: dict[str, Tiny] = {
     "DDPMPipeline": Tiny(lambda s: made("DDPMPipeline", s, unet=models.unet_2d()), lambda: {"output_type": "np"}),
     "DDIMPipeline": Tiny(lambda s: made("DDIMPipeline", s, unet=models.unet_2d()), lambda: {"output_type": "np"}),
-    "DiTPipeline": Tiny(lambda s: made("DiTPipeline", s, transformer=models.dit(), vae=models.vae()), lambda: {"class_labels": [3], "guidance_scale": 2.0}),
+    "DiTPipeline": Tiny(
+        lambda s: made("DiTPipeline", s, transformer=models.dit(), vae=models.vae()), lambda: {"class_labels": [3], "guidance_scale": 2.0}
+    ),
     "LDMPipeline": Tiny(
         lambda s: made("LDMPipeline", s, vqvae=movq(), unet=models.unet_2d(in_channels=4, out_channels=4)), lambda: {"output_type": "np"}
     ),
-    "LDMTextToImagePipeline": Tiny(latent_text, lambda: {"prompt": "a cat", "height": 16, "width": 16, "guidance_scale": 3.0, "output_type": "np"}),
+    "LDMTextToImagePipeline": Tiny(
+        latent_text, lambda: {"prompt": "a cat", "height": 16, "width": 16, "guidance_scale": 3.0, "output_type": "np"}
+    ),
     "StableDiffusionPipeline": Tiny(sd("StableDiffusionPipeline"), lambda: {**TEXT, **size(), **PLAIN}),
     "StableDiffusionImg2ImgPipeline": Tiny(
         sd("StableDiffusionImg2ImgPipeline"), lambda: {**TEXT, **PLAIN, "image": PICTURE, "strength": 0.5, "output_type": "latent"}
     ),
     "StableDiffusionInpaintPipeline": Tiny(
-        sd("StableDiffusionInpaintPipeline", unet={"in_channels": 9}), lambda: {**TEXT, **PLAIN, **size(), "image": PICTURE, "mask_image": MASK}
+        sd("StableDiffusionInpaintPipeline", unet={"in_channels": 9}),
+        lambda: {**TEXT, **PLAIN, **size(), "image": PICTURE, "mask_image": MASK},
     ),
     "StableDiffusionControlNetPipeline": Tiny(
         sd("StableDiffusionControlNetPipeline", controlnet=controlnet), lambda: {**TEXT, **PLAIN, **size(), "image": PICTURE}
@@ -282,7 +278,8 @@ PIPELINES: dict[str, Tiny] = {
         with_clip("StableDiffusionPAGPipeline"), lambda: {"prompt": "a cat", **PLAIN, **size(), "pag_scale": 2.0}
     ),
     "StableDiffusionPanoramaPipeline": Tiny(
-        with_clip("StableDiffusionPanoramaPipeline"), lambda: {"prompt": "a cat", **PLAIN, "height": 16, "width": 32, "output_type": "latent"}
+        with_clip("StableDiffusionPanoramaPipeline"),
+        lambda: {"prompt": "a cat", **PLAIN, "height": 16, "width": 32, "output_type": "latent"},
     ),
     "SemanticStableDiffusionPipeline": Tiny(
         with_clip("SemanticStableDiffusionPipeline"),
@@ -312,66 +309,76 @@ PIPELINES: dict[str, Tiny] = {
         lambda: {"image_embeds": rand(1, 16), "negative_image_embeds": rand(1, 16, seed=1), **PLAIN, **size(32)},
         settings={"beta_schedule": "linear"},
     ),
-    "IFPipeline": Tiny(deep_floyd, lambda: {**TEXT, **PLAIN, "height": 8, "width": 8, "output_type": "np"}, "DPMSolverMultistep", {"beta_schedule": "squaredcos_cap_v2", "solver_order": 1, "timestep_spacing": "trailing", "variance_type": "learned_range"}),
+    "IFPipeline": Tiny(
+        deep_floyd,
+        lambda: {**TEXT, **PLAIN, "height": 8, "width": 8, "output_type": "np"},
+        "DPMSolverMultistep",
+        {"beta_schedule": "squaredcos_cap_v2", "solver_order": 1, "timestep_spacing": "trailing", "variance_type": "learned_range"},
+    ),
     "PixArtAlphaPipeline": Tiny(
-        one("PixArtAlphaPipeline", lambda: network("PixArtTransformer2DModel", **PIXART, use_additional_conditions=False)),
+        one("PixArtAlphaPipeline", lambda: network("PixArtTransformer2DModel")),
         lambda: {**texts(mask=True), **PLAIN, **size(), "use_resolution_binning": False, "negative_prompt": None},
         settings={"beta_schedule": "linear"},
     ),
     "PixArtSigmaPipeline": Tiny(
-        one("PixArtSigmaPipeline", lambda: network("PixArtTransformer2DModel", **PIXART, use_additional_conditions=False)),
+        one("PixArtSigmaPipeline", lambda: network("PixArtTransformer2DModel")),
         lambda: {**texts(mask=True), **PLAIN, **size(), "use_resolution_binning": False, "negative_prompt": None},
         settings={"beta_schedule": "linear"},
     ),
     "HunyuanDiTPipeline": Tiny(
         lambda s: made(
-            "HunyuanDiTPipeline", s, vae=models.vae(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-            transformer=network(
-                "HunyuanDiT2DModel", sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, in_channels=4,
-                cross_attention_dim=16, cross_attention_dim_t5=16, pooled_projection_dim=16, hidden_size=16, activation_fn="gelu-approximate",
-                text_len=7, text_len_t5=7,
-            ),
+            "HunyuanDiTPipeline",
+            s,
+            vae=models.vae(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            transformer=network("HunyuanDiT2DModel"),
             **encoders(2),
         ),
         lambda: {
-            **texts(mask=True), **size(), **PLAIN, "use_resolution_binning": False,
+            **texts(mask=True),
+            **size(),
+            **PLAIN,
+            "use_resolution_binning": False,
             **{f"{k}_2": v for k, v in texts(mask=True).items()},
         },
         settings={"prediction_type": "v_prediction"},
     ),
     "LattePipeline": Tiny(
-        one("LattePipeline", lambda: network(
-            "LatteTransformer3DModel", sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2,
-            caption_channels=16, in_channels=4, cross_attention_dim=16, out_channels=8, attention_bias=True, activation_fn="gelu-approximate",
-            num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, video_length=2,
-        )),
+        one("LattePipeline", lambda: network("LatteTransformer3DModel")),
         lambda: {**texts(), **PLAIN, **size(), "video_length": 2, "negative_prompt": None, "mask_feature": False},
         settings={"beta_schedule": "linear"},
     ),
     "AllegroPipeline": Tiny(
-        one("AllegroPipeline", lambda: network(
-            "AllegroTransformer3DModel", num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=1,
-            cross_attention_dim=24, sample_width=8, sample_height=8, sample_frames=8, caption_channels=16,
-        ), vae=None),
+        one("AllegroPipeline", lambda: network("AllegroTransformer3DModel"), vae=None),
         lambda: {**texts(mask=True), **PLAIN, **size(64), "num_frames": 4, "negative_prompt": None},
     ),
     "CogVideoXPipeline": Tiny(
-        one("CogVideoXPipeline", lambda: network(
-            "CogVideoXTransformer3DModel", num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=4,
-            text_embed_dim=16, num_layers=1, sample_width=2, sample_height=2, sample_frames=9, patch_size=2, max_text_seq_length=7,
-        ), vae=None),
+        one("CogVideoXPipeline", lambda: network("CogVideoXTransformer3DModel"), vae=None),
         lambda: {**TEXT, **PLAIN, **size(), "num_frames": 5, "max_sequence_length": 7},
         "CogVideoXDDIM",
-        {"beta_schedule": "scaled_linear", "snr_shift_scale": 3.0, "timestep_spacing": "trailing", "clip_sample": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        {
+            "beta_schedule": "scaled_linear",
+            "snr_shift_scale": 3.0,
+            "timestep_spacing": "trailing",
+            "clip_sample": False,
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+        },
     ),
     "CogView3PlusPipeline": Tiny(
-        one("CogView3PlusPipeline", lambda: network(
-            "CogView3PlusTransformer2DModel", patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4, num_attention_heads=2,
-            out_channels=4, text_embed_dim=16, time_embed_dim=8, condition_dim=2, pos_embed_max_size=8, sample_size=8,
-        )),
+        one("CogView3PlusPipeline", lambda: network("CogView3PlusTransformer2DModel")),
         lambda: {**TEXT, **PLAIN, **size()},
         "CogVideoXDDIM",
-        {"beta_schedule": "scaled_linear", "snr_shift_scale": 4.0, "timestep_spacing": "trailing", "clip_sample": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        {
+            "beta_schedule": "scaled_linear",
+            "snr_shift_scale": 4.0,
+            "timestep_spacing": "trailing",
+            "clip_sample": False,
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+        },
     ),
     "StableDiffusion3Pipeline": Tiny(sd3("StableDiffusion3Pipeline"), lambda: {**POOLED, **size(), **PLAIN}, FLOW, SHIFT_3),
     "StableDiffusion3Img2ImgPipeline": Tiny(
@@ -379,7 +386,10 @@ PIPELINES: dict[str, Tiny] = {
     ),
     "FluxPipeline": Tiny(flux("FluxPipeline"), lambda: {**FLUX_TEXT, **size(), "guidance_scale": 3.5}, FLOW, DYNAMIC),
     "FluxImg2ImgPipeline": Tiny(
-        flux("FluxImg2ImgPipeline"), lambda: {**FLUX_TEXT, **size(), "image": PICTURE, "strength": 0.5, "guidance_scale": 3.5}, FLOW, DYNAMIC
+        flux("FluxImg2ImgPipeline"),
+        lambda: {**FLUX_TEXT, **size(), "image": PICTURE, "strength": 0.5, "guidance_scale": 3.5},
+        FLOW,
+        DYNAMIC,
     ),
     "FluxInpaintPipeline": Tiny(
         flux("FluxInpaintPipeline"),
@@ -388,31 +398,24 @@ PIPELINES: dict[str, Tiny] = {
         DYNAMIC,
     ),
     "LTXPipeline": Tiny(
-        one("LTXPipeline", lambda: network(
-            "LTXVideoTransformer3DModel", in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
-            num_layers=1, caption_channels=16,
-        ), vae=None),
+        one("LTXPipeline", lambda: network("LTXVideoTransformer3DModel"), vae=None),
         lambda: {**texts(mask=True), **size(64), **PLAIN, "num_frames": 9},
         FLOW,
         DYNAMIC,
     ),
     "AuraFlowPipeline": Tiny(
-        one("AuraFlowPipeline", lambda: network(
-            "AuraFlowTransformer2DModel", sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
-            attention_head_dim=8, num_attention_heads=2, caption_projection_dim=16, joint_attention_dim=16, pos_embed_max_size=64,
-        )),
+        one("AuraFlowPipeline", lambda: network("AuraFlowTransformer2DModel")),
         lambda: {**texts(mask=True), **size(), **PLAIN},
         FLOW,
         {"shift": 1.73},
     ),
     "QwenImagePipeline": Tiny(
-        one("QwenImagePipeline", lambda: network(
-            "QwenImageTransformer2DModel", patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
-        ), vae=None),
+        one("QwenImagePipeline", lambda: network("QwenImageTransformer2DModel"), vae=None),
         lambda: {
-            **TEXT, **dict.fromkeys(("prompt_embeds_mask", "negative_prompt_embeds_mask"), torch.ones(1, 7, dtype=torch.long)),
-            "true_cfg_scale": 2.0, **size(64),
+            **TEXT,
+            **dict.fromkeys(("prompt_embeds_mask", "negative_prompt_embeds_mask"), torch.ones(1, 7, dtype=torch.long)),
+            "true_cfg_scale": 2.0,
+            **size(64),
         },
         FLOW,
         DYNAMIC,
@@ -431,48 +434,31 @@ PIPELINES: dict[str, Tiny] = {
         {"shift": 5.0},
     ),
     "SanaPipeline": Tiny(
-        one("SanaPipeline", lambda: network(
-            "SanaTransformer2DModel", patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
-            num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=16, sample_size=8,
-        ), vae=None),
+        one("SanaPipeline", lambda: network("SanaTransformer2DModel"), vae=None),
         lambda: {**texts(mask=True), **size(64), **PLAIN, "use_resolution_binning": False, "negative_prompt": None},
         FLOW,
         SHIFT_3,
     ),
     "ChromaPipeline": Tiny(
-        one("ChromaPipeline", lambda: network(
-            "ChromaTransformer2DModel", patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(4, 4, 8), approximator_hidden_dim=16, approximator_layers=1,
-            approximator_num_channels=16,
-        )),
+        one("ChromaPipeline", lambda: network("ChromaTransformer2DModel")),
         lambda: {name: value.bool() if "mask" in name else value for name, value in texts(mask=True).items()} | {**size(), **PLAIN},
         FLOW,
         DYNAMIC,
     ),
     "HunyuanVideoPipeline": Tiny(
-        one("HunyuanVideoPipeline", lambda: network(
-            "HunyuanVideoTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1,
-            num_single_layers=1, num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True, text_embed_dim=16,
-            pooled_projection_dim=16, rope_axes_dim=(2, 4, 4),
-        ), texts=2, vae=None),
+        one("HunyuanVideoPipeline", lambda: network("HunyuanVideoTransformer3DModel"), texts=2, vae=None),
         lambda: {**{k: v for k, v in texts(mask=True, pooled=True).items() if not k.startswith("negative")}, **size(), "num_frames": 5},
         FLOW,
         {"shift": 7.0},
     ),
     "CogView4Pipeline": Tiny(
-        one("CogView4Pipeline", lambda: network(
-            "CogView4Transformer2DModel", patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
-            num_attention_heads=2, text_embed_dim=16, time_embed_dim=8, condition_dim=4, rope_axes_dim=(16, 16),
-        )),
+        one("CogView4Pipeline", lambda: network("CogView4Transformer2DModel")),
         lambda: {**TEXT, **size(32), **PLAIN},
         FLOW,
         {"base_shift": 0.25, "max_shift": 0.75, "use_dynamic_shifting": True, "time_shift_type": "linear"},
     ),
     "Lumina2Pipeline": Tiny(
-        one("Lumina2Pipeline", lambda: network(
-            "Lumina2Transformer2DModel", sample_size=8, patch_size=2, in_channels=4, hidden_size=24, num_layers=1, num_attention_heads=3,
-            num_kv_heads=1, multiple_of=16, scaling_factor=1.0, axes_dim_rope=[4, 2, 2], cap_feat_dim=16, num_refiner_layers=1,
-        ), vae=shifted_vae),
+        one("Lumina2Pipeline", lambda: network("Lumina2Transformer2DModel"), vae=shifted_vae),
         lambda: {**texts(mask=True), **size(32), **PLAIN},
         FLOW,
         {"shift": 6.0},
@@ -487,50 +473,41 @@ PIPELINES: dict[str, Tiny] = {
         SHIFT_3,
     ),
     "HiDreamImagePipeline": Tiny(
-        one("HiDreamImagePipeline", lambda: network(
-            "HiDreamImageTransformer2DModel", patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1,
-            attention_head_dim=8, num_attention_heads=4, caption_channels=[16, 16], text_emb_dim=16, num_routed_experts=4,
-            num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(32, 32), llama_layers=(0,), force_inference_output=True,
-        ), texts=4),
+        one("HiDreamImagePipeline", lambda: network("HiDreamImageTransformer2DModel"), texts=4),
         lambda: {
-            **size(), **PLAIN, **{k: v.reshape(1, 16) for k, v in POOLED.items() if "pooled" in k},
-            "prompt_embeds_t5": rand(1, 7, 16), "negative_prompt_embeds_t5": rand(1, 7, 16, seed=5),
-            "prompt_embeds_llama3": rand(1, 1, 7, 16), "negative_prompt_embeds_llama3": rand(1, 1, 7, 16, seed=6),
+            **size(),
+            **PLAIN,
+            **{k: v.reshape(1, 16) for k, v in POOLED.items() if "pooled" in k},
+            "prompt_embeds_t5": rand(1, 7, 16),
+            "negative_prompt_embeds_t5": rand(1, 7, 16, seed=5),
+            "prompt_embeds_llama3": rand(1, 1, 7, 16),
+            "negative_prompt_embeds_llama3": rand(1, 1, 7, 16, seed=6),
         },
         FLOW,
         SHIFT_3,
     ),
     "MochiPipeline": Tiny(
-        one("MochiPipeline", lambda: network(
-            "MochiTransformer3DModel", patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=1, pooled_projection_dim=16,
-            in_channels=12, qk_norm="rms_norm", text_embed_dim=16, time_embed_dim=4, max_sequence_length=7,
-        ), vae=None),
+        one("MochiPipeline", lambda: network("MochiTransformer3DModel"), vae=None),
         lambda: {**texts(mask=True), **size(), **PLAIN, "num_frames": 7},
         FLOW,
         {"invert_sigmas": True},
     ),
     "SanaSprintPipeline": Tiny(
-        one("SanaSprintPipeline", lambda: network(
-            "SanaTransformer2DModel", patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
-            num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=16, sample_size=8,
-            guidance_embeds=True,
-        ), vae=None),
-        lambda: {
-            k: v for k, v in {**texts(mask=True), **size(64), **PLAIN, "use_resolution_binning": False}.items() if "negative" not in k
-        } | {"intermediate_timesteps": None},
+        one("SanaSprintPipeline", lambda: network("SanaTransformer2DModel", guidance_embeds=True), vae=None),
+        lambda: (
+            {k: v for k, v in {**texts(mask=True), **size(64), **PLAIN, "use_resolution_binning": False}.items() if "negative" not in k}
+            | {"intermediate_timesteps": None}
+        ),
         "SCM",
     ),
     "ConsistencyModelPipeline": Tiny(
         lambda s: made("ConsistencyModelPipeline", s, unet=models.unet_2d()), lambda: {"output_type": "np"}, "CMStochasticIterative"
     ),
-}  # fmt: skip
+}
 
 
 def z_image() -> Any:
-    return network(
-        "ZImageTransformer2DModel", all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=1, n_refiner_layers=1,
-        n_heads=2, n_kv_heads=2, cap_feat_dim=16, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
-    )  # fmt: skip
+    return network("ZImageTransformer2DModel")
 
 
 def z_texts() -> dict[str, list[Tensor]]:

@@ -1,0 +1,91 @@
+"""The table of pipelines: some of its rows anew, and the page says what the result says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import ttune
+from benchmarks import support
+from benchmarks.places import RESULTS
+from tests.adapters.tiny_pipelines import PIPELINES, Tiny
+from tests.hosts import diffusers
+
+pytest.importorskip("transformers")
+# One of each way to pass a time: as it is, divided, what is left, per token, without the shift; in image to image; beside a prior.
+SERVED = (
+    "StableDiffusionControlNetPipeline",
+    "StableUnCLIPPipeline",
+    "FluxImg2ImgPipeline",
+    "Lumina2Pipeline",
+    "ZImageImg2ImgPipeline",
+    "CogView4Pipeline",
+    "WanPipeline, two networks",
+    "WanImageToVideoPipeline, a time per token",
+)
+REFUSED = {
+    "LatentConsistencyModelPipeline": "LatentConsistencyModelPipeline gives its scheduler original_inference_steps",
+    "SanaSprintPipeline": "SanaSprintPipeline gives its scheduler max_timesteps, intermediate_timesteps",
+    "MochiPipeline": "MochiPipeline cannot take a schedule: .*invert_sigmas=True",
+    "ConsistencyModelPipeline": "ConsistencyModelPipeline cannot take a schedule",
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_pipeline_is_passed_the_times_and_makes_its_own_steps(name: str) -> None:
+    one = support.row(PIPELINES[name], compiled=False)
+    assert one["times"], one
+    assert one["difference"] <= support.AGREES, one
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_pipeline_that_cannot_work_is_refused_by_name(name: str) -> None:
+    pipeline = PIPELINES[name].build()
+    before = pipeline.scheduler
+    with pytest.raises(ValueError, match=f"pipeline: {REFUSED[name]}"):
+        ttune.diffusers.apply(pipeline, support.Watched(PIPELINES[name]).schedule())
+    assert pipeline.scheduler is before
+
+
+def test_a_pipeline_that_writes_its_schedulers_steps_is_refused() -> None:
+    class Own(diffusers().DDPMPipeline):  # as Cosmos 2 does
+        def __call__(self, num_inference_steps: int = 4) -> None:
+            self.scheduler.set_timesteps(num_inference_steps)
+            self.scheduler.sigmas[-1] = self.scheduler.sigmas[-2]
+
+    plain = PIPELINES["DDPMPipeline"].build()
+    pipeline = Own(plain.unet, plain.scheduler)
+    with pytest.raises(ValueError, match="pipeline: Own writes its scheduler's sigmas, so that it steps elsewhere"):
+        ttune.diffusers.apply(pipeline, ttune.Schedule.build(ttune.diffusers.noise_of(pipeline.scheduler), "ddim", 4))
+
+
+def test_untuned_times_are_the_pipelines_own() -> None:
+    """CogView4 passes its network times without the shift of its noise levels, down to the last, below the trained range."""
+    tiny = PIPELINES["CogView4Pipeline"]
+    own, served = support.Watched(tiny), support.Watched(tiny)
+    own.run()
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, own.pipeline.scheduler.sigmas.tolist())
+    ttune.diffusers.apply(served.pipeline, schedule)
+    served.watch()
+    served.run()
+    torch.testing.assert_close(torch.tensor(served.times), torch.tensor(own.times), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(served.state, own.state, rtol=1e-5, atol=1e-5)
+
+
+def test_the_page_is_of_the_result() -> None:
+    report = json.loads((RESULTS / "support.json").read_text())
+    assert support.PAGE.read_text() == support.page(report)
+    assert [one["pipeline"] for one in report["rows"]] == list(PIPELINES)
+    assert len(PIPELINES) >= 40
+    assert all(support.right(one) for one in report["rows"])
+
+
+def test_a_wrong_row_is_seen() -> None:
+    good = {"times": True, "difference": 1e-6, "graphs": [1, 0], "own_graphs": [1, 0]}
+    assert support.right(good)
+    assert support.right({"refused": "why"})
+    for wrong in ({"times": False}, {"difference": 0.1}, {"graphs": [21, 14]}):
+        assert not support.right(good | wrong)
+    assert isinstance(next(iter(PIPELINES.values())), Tiny)
