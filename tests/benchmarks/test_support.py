@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -89,3 +90,32 @@ def test_a_wrong_row_is_seen() -> None:
     for wrong in ({"times": False}, {"difference": 0.1}, {"graphs": [21, 14]}):
         assert not support.right(good | wrong)
     assert isinstance(next(iter(PIPELINES.values())), Tiny)
+
+
+def test_a_pipeline_of_pipelines_gives_its_scheduler_to_its_parts() -> None:
+    tiny = PIPELINES["KandinskyV22Pipeline"]
+    plain = tiny.build()
+    own = {name: None for name in ("prior_image_encoder", "prior_text_encoder", "prior_tokenizer", "prior_image_processor")}
+    combined = diffusers().KandinskyV22CombinedPipeline(
+        unet=plain.unet, scheduler=plain.scheduler, movq=plain.movq, prior_prior=None, prior_scheduler=diffusers().UnCLIPScheduler(), **own
+    )
+    schedule = ttune.Schedule.build(ttune.diffusers.noise_of(plain.scheduler), "dpmpp_2m", 4, "log_snr")
+    ttune.diffusers.apply(combined, schedule)
+    assert combined.decoder_pipe.scheduler is combined.scheduler is not plain.scheduler
+    call = {"num_inference_steps": 4, "generator": torch.Generator().manual_seed(3), **tiny.call()}
+    ours = combined.decoder_pipe(**call).images
+    ttune.diffusers.remove(combined)
+    assert combined.decoder_pipe.scheduler is combined.scheduler is plain.scheduler
+    ttune.diffusers.apply(plain, schedule)
+    torch.testing.assert_close(plain(**call | {"generator": torch.Generator().manual_seed(3)}).images, ours)
+
+
+def test_a_pipeline_that_steps_copies_of_its_scheduler_is_refused() -> None:
+    class Sound(diffusers().DDPMPipeline):  # as LTX 2 does
+        def __call__(self) -> None:
+            sound = copy.deepcopy(self.scheduler)
+            sound.set_timesteps(4)
+
+    plain = PIPELINES["DDPMPipeline"].build()
+    with pytest.raises(ValueError, match="pipeline: Sound steps copies of its scheduler"):
+        ttune.diffusers.apply(Sound(plain.unet, plain.scheduler), ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 4))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from ttune.noise import Float64, Flow, NoiseSchedule, float64_array
 from ttune.schedule import Schedule
+from ttune.warned import warn
 
 _EXACT = 1e-5  # relative: schedulers keep their lists in float32
 _BETWEEN = 0.01  # relative, of a noise level between whole times: .006 was measured between the first two of Stable Diffusion's
@@ -100,7 +100,7 @@ def set_sigmas(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, *
     shift = _shift(scheduler, own.get("mu"))
     unshifted = [s / (shift - (shift - 1) * s) for s in wanted[:-1]]
     reasons: list[str] = []
-    for given in (wanted[:-1], wanted, unshifted):
+    for given in (unshifted, wanted[:-1], wanted):
         trial = _tried(scheduler, {"sigmas": given} | own)
         reason = trial if isinstance(trial, str) else elsewhere(trial, schedule, exact=True)
         if not reason:
@@ -171,10 +171,9 @@ def _noise_of(scheduler: Any, schedule: Schedule) -> NoiseSchedule:
     mine, theirs = noise.sigma(schedule.positions), schedule.sigmas
     if (np.abs(mine - theirs) > 1e-3 * theirs + 1e-6).any():
         i = int(np.argmax(np.abs(mine - theirs)))
-        warnings.warn(
+        warn(
             f"scheduler: {type(scheduler).__name__} has other betas than the model of the schedule (sigma {mine[i]:.4g} instead of "
             f"{theirs[i]:.4g} at time {schedule.positions[i]:g}): give it the beta_schedule, beta_start and beta_end of the model",
-            stacklevel=4,
         )
     return noise
 

@@ -94,8 +94,10 @@ def apply(
     remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
     weak, ears = ref(pipeline), WeakSet[Ear]()
     with ExitStack() as stack:
-        pipeline.scheduler = scheduler
-        stack.callback(_put_back, weak, before)
+        parts = [weak, *map(ref, _parts(pipeline))]
+        for part in parts:
+            _put_back(part, scheduler)
+            stack.callback(_put_back, part, before)
         if kept is not None:
             stack.callback(kept.release)
             kept.install()
@@ -147,6 +149,13 @@ def _check_not_shared(pipeline: Any) -> None:
                 f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and hears one only; call "
                 f"ttune.diffusers.remove on that one first, got {type(pipeline).__name__}"
             )
+
+
+def _parts(pipeline: Any) -> list[Any]:
+    """The pipelines that this one consists of and that have its scheduler (Kandinsky's combined ones)."""
+    return [
+        part for part in vars(pipeline).values() if hasattr(part, "components") and getattr(part, "scheduler", None) is pipeline.scheduler
+    ]
 
 
 def _put_back(weak: ReferenceType[Any], scheduler: Any) -> None:

@@ -25,9 +25,11 @@ def check_calls(pipeline: Any) -> None:
 
 @cache
 def _reason(kind: type) -> str | None:
-    tree = _tree(kind)
+    tree = _tree(kind.__call__)
     if tree is None:
         return None
+    if _copies(tree):
+        return "steps copies of its scheduler (for sound beside the picture, or one for each frame)"
     asked = [name for name in _settings(tree) if name not in _KNOWN]
     if asked:
         return f"gives its scheduler {', '.join(dict.fromkeys(asked))}, of another way of sampling"
@@ -37,9 +39,9 @@ def _reason(kind: type) -> str | None:
     return None
 
 
-def _tree(kind: type) -> ast.AST | None:
+def _tree(code: Any) -> ast.AST | None:
     try:
-        return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(kind.__call__))))
+        return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(code))))
     except (OSError, TypeError, SyntaxError):  # defined where there is no source
         return None
 
@@ -63,6 +65,16 @@ def _written(tree: ast.AST) -> Iterator[str]:
             place = target.value if isinstance(target, ast.Subscript) else target
             if isinstance(place, ast.Attribute) and _is_scheduler(place.value):
                 yield place.attr
+
+
+def _copies(tree: ast.AST) -> bool:
+    """Whether the pipeline's scheduler is copied, whatever the run (``x = deepcopy(self.scheduler)``)."""
+    calls = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
+    return any(
+        (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")) == "deepcopy"
+        and any(map(_is_scheduler, call.args))
+        for call in calls
+    )
 
 
 def _is_scheduler(node: ast.AST) -> bool:
