@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import re
 import traceback
 from collections.abc import Callable
@@ -14,7 +17,8 @@ from torch import Tensor, nn
 
 import ttune
 from tests.oracles import mixture, standard_normal
-from ttune import ClassifierFree, Denoiser, NoiseSchedule, Schedule
+from ttune import ClassifierFree, Denoiser, NoiseSchedule, Schedule, zoo
+from ttune.cli import main
 
 NOISE = NoiseSchedule.linear()
 SCHEDULE = Schedule.build(NOISE, "ddim", 2)
@@ -194,3 +198,36 @@ def test_samples_that_are_not_finite_warn_of_the_evaluation() -> None:
 def test_one_step_of_leading_warns() -> None:
     with pytest.warns(UserWarning, match="'leading' with 1 step starts at t = 0.*trailing"):
         Schedule.build(NOISE, "ddim", 1)
+
+
+def ttune_fails(*words: str) -> str:
+    """What the command line ends with."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main(list(words))
+    return f"{err.getvalue()}{end.value.code}"
+
+
+def test_the_command_line_says_what_was_meant(tmp_path: Path) -> None:
+    out = str(tmp_path / "x.png")
+    assert "--sampler dpmpp2m; did you mean 'dpmpp_2m'?" in ttune_fails("sample", "--out", out, "--sampler", "dpmpp2m")
+    assert "command smaple; did you mean 'sample'?" in ttune_fails("smaple", "--out", out)
+    assert "got 'fashio'; did you mean 'fashion'?" in ttune_fails("sample", "--out", out, "--model", "fashio")
+
+
+def of_another_name() -> Denoiser:
+    return dataclasses.replace(zoo.load("fashion"), name="other")
+
+
+def test_no_check_model_on_the_command_line(tmp_path: Path) -> None:
+    """Refused before anything is sampled; with the flag it goes on."""
+    file, out = tmp_path / "ttune.json", tmp_path / "x.npz"
+    fashion = zoo.load("fashion")
+    dataclasses.replace(Schedule.build(fashion.noise, "ddim", 1, "trailing"), model=fashion.identity()).save(file)
+    model = f"{__name__}:of_another_name"
+    for command in (["sample", "--schedule", str(file), "--out", str(out), "--n", "1"], ["evaluate", str(file), "--n", "2"]):
+        message = ttune_fails(*command, "--model", model)
+        assert "name is 'other', the schedule was tuned for 'fashion'. Pass --model" in message
+        assert "--no-check-model" in message
+    main(["sample", "--schedule", str(file), "--out", str(out), "--n", "1", "--model", model, "--no-check-model"])
+    assert out.exists()

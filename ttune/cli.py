@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import NoReturn
 
 import tyro
@@ -21,8 +22,12 @@ from ttune.commands.info import info
 from ttune.commands.report import report
 from ttune.commands.sample import sample
 from ttune.commands.tune import tune
+from ttune.grids import GRIDS
+from ttune.misspelt import meant
 from ttune.network_note import notes_of
 from ttune.ranks import RankLost, joined, world_size
+from ttune.samplers import SAMPLERS
+from ttune.tuning.methods import METHODS
 
 SHARED = ("tune", "evaluate")  # what several processes can do together
 COMMANDS = {
@@ -68,6 +73,16 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _suggest(arguments: list[str]) -> None:
+    """On stderr: which command, sampler, grid or method was probably meant."""
+    named = {"sampler": [*SAMPLERS, "auto"], "samplers": SAMPLERS, "spacing": GRIDS, "method": METHODS}
+    pairs = [("command", arguments[0], COMMANDS)] if arguments and not arguments[0].startswith("-") else []
+    pairs += [(flag, word, named[flag.lstrip("-")]) for flag, word in pairwise(arguments) if flag.lstrip("-") in named]
+    for flag, word, known in pairs:
+        if word not in known and (near := meant(word, known)):
+            print(f"ttune: {flag} {word}{near}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake in the arguments or the files is one line on stderr and exit status 1."""
 
@@ -76,7 +91,12 @@ def main(arguments: list[str] | None = None) -> None:
         if world_size() > 1 and command in COMMANDS and command not in SHARED:
             raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
         with _terminable(), joined():
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+            try:
+                tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+            except SystemExit as end:
+                if end.code == 2:
+                    _suggest(list(sys.argv[1:] if arguments is None else arguments))
+                raise
             sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, say) has seen enough; Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

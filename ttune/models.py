@@ -12,6 +12,7 @@ from typing import Any
 
 from ttune import zoo
 from ttune.denoiser import Denoiser
+from ttune.misspelt import meant
 from ttune.reading import read_bytes
 
 PROMPTS_BYTES = 2**26  # of a file of prompts; COCO's 600,000 captions have 32 MB
@@ -53,7 +54,7 @@ def load_model(
     if not colon or not module or not factory:
         raise ValueError(
             f"model must be a bundled name ({', '.join(zoo.MODELS)}), a folder of a diffusers pipeline, its hub id (owner/name), or "
-            f"'package.module:factory', where factory() returns a ttune.Denoiser, got {name!r}"
+            f"'package.module:factory', where factory() returns a ttune.Denoiser, got {name!r}{meant(name, zoo.MODELS)}"
         )
     given = {"guidance_scale": guidance_scale, "class_labels": class_labels}
     _refuse(name, "bundled and diffusers models", given, "; set it in the factory")

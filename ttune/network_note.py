@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def add_note(
     note = f"{_START}x {described(x)}, tau {'of each step' if tau is None else described(tau)}; conditions: {given}){where}."
     hint = next(iter(_hints(error, network, x, conditions)), None)
     note += f" Hint: {hint}" if hint else ""
-    if hasattr(error, "add_note"):
+    if sys.version_info >= (3, 11):
         error.add_note(note)
     elif len(error.args) == 1 and isinstance(error.args[0], str):  # Python 3.10
         error.args = (f"{error.args[0]}\n{note}",)

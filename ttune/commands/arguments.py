@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +17,7 @@ from ttune.tuning.methods import METHODS
 if TYPE_CHECKING:
     from ttune.denoiser import Denoiser
     from ttune.ranks import Ranks
+    from ttune.schedule import Schedule
 
     Sampler = SamplerOrAuto = Spacing = Method = str
 else:
@@ -71,6 +72,15 @@ def model_of(model: str | None, schedules: Iterable[Path]) -> str:
         if others := [name for name in names if name not in zoo.MODELS]:
             raise ValueError(f"{path} was tuned for {others[0]!r}: pass --model with its folder, hub id, or package.module:factory")
     return zoo.MODELS[0]
+
+
+def usable(schedule: Schedule, denoiser: Denoiser, *, check_model: bool) -> Schedule:
+    """``schedule``, once it is known to fit, before anything is sampled; without ``check_model`` it forgets what it was tuned for."""
+    from ttune.sampling import check_fits
+
+    schedule = schedule if check_model else replace(schedule, model={})
+    check_fits(denoiser, schedule)
+    return schedule
 
 
 Flags = Annotated[ModelFlags, tyro.conf.arg(name="")]  # without a prefix

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed, model_of
+from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed, model_of, usable
 from ttune.ranks import current
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def evaluate(
     splits: int = 10,
     bootstrap: int = 20,
     teacher: bool = True,
+    check_model: bool = True,
     flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     work: Path | None = None,
     save_images: Path | None = None,
@@ -72,6 +73,7 @@ def evaluate(
         splits: Parts of the samples for the 95 % intervals; 0 for none.
         bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes 7 s and more.
         teacher: Also sample the teacher (128 steps) and compare with it.
+        check_model: Refuse schedules that were tuned for another model.
         flags: How the model is loaded.
         work: Folder that keeps features and errors.
         save_images: Folder to write every sample to, as a PNG.
@@ -101,7 +103,8 @@ def evaluate(
     ranks = current()
     model = model_of(model, schedules)
     denoiser = flags.load(model, ranks)
-    loaded = [named for path in schedules for named in _named_schedules(path, denoiser.noise, steps)]
+    named = [entry for path in schedules for entry in _named_schedules(path, denoiser.noise, steps)]
+    loaded = [(name, usable(schedule, denoiser, check_model=check_model)) for name, schedule in named]
     candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]
     extractor = _extractor(features or ("lenet64" if model == "fashion" else "pixels"), inception)
     real = _real(reference, extractor, denoiser, bundled=model == "fashion", count=reference_n, cache=cache)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
-from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed
+from ttune.commands.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed, usable
 
 
 def report(
@@ -18,6 +19,7 @@ def report(
     chunk: BatchSize = 64,
     seed: int = 2**42,
     conditions: str | None = None,
+    check_model: bool = True,
     flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     quiet: bool = False,
 ) -> None:
@@ -37,6 +39,7 @@ def report(
         chunk: Samples in one network call.
         seed: Sample i has seed SEED + i; the default meets no x_T of a tuning, an evaluation or a comparison.
         conditions: As in ttune tune.
+        check_model: Refuse schedules that were tuned for another model than --model.
         flags: How the model is loaded.
         quiet: No progress bars.
     """
@@ -50,6 +53,8 @@ def report(
     found = read_sources(sources)
     check_writable(out)
     denoiser = None if model is None else flags.load(model)
+    if denoiser is not None and not check_model:
+        found = replace(found, entries=[replace(e, schedule=usable(e.schedule, denoiser, check_model=False)) for e in found.entries])
     drawn = None if conditions is None else imported("conditions", conditions)()
     options = {"n": n, "shown": shown, "chunk": chunk, "seed": seed, "conditions": drawn, "progress": not quiet}
     files = write_page(found, out, denoiser=denoiser, **options)

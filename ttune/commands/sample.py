@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ttune.commands.arguments import Flags, ModelFlags, Sampler, Spacing, check_counts, check_paths, check_seed, model_of, options_of
+from ttune.commands.arguments import (
+    Flags,
+    ModelFlags,
+    Sampler,
+    Spacing,
+    check_counts,
+    check_paths,
+    check_seed,
+    model_of,
+    options_of,
+    usable,
+)
 
 if TYPE_CHECKING:
     from ttune import Denoiser, Schedule
@@ -26,6 +37,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     condition: dict[str, int] | None = None,
+    check_model: bool = True,
     flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     backend: str | None = None,
     columns: int = 8,
@@ -47,6 +59,7 @@ def sample(
         n: Samples.
         seed: Sample i has seed SEED + i, whatever n is.
         condition: One value for all samples, for example --condition class_label 7.
+        check_model: Refuse a schedule that was tuned for another model.
         flags: How the model is loaded.
         backend: Kernels to use (see ttune info).
         columns: Images in a row of the picture.
@@ -74,6 +87,7 @@ def sample(
         if spacing != "leading":
             raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own positions, got {spacing!r}")
         chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
+        chosen = usable(chosen, denoiser, check_model=check_model)
     else:
         name = sampler or "ddim"
         chosen = ttune.Schedule.build(denoiser.noise, name, 50 if steps is None else steps, spacing, options=options_of(option, name))

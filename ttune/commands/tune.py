@@ -46,6 +46,7 @@ def tune(
     population: int | None = None,
     rounds: int | None = None,
     budget: float | None = None,
+    check_model: bool = True,
     flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -101,6 +102,7 @@ def tune(
         rounds: evolution only: as many as judge 500 candidates by default.
         budget: evolution only, for a model whose network is a ttune.Variants: what the evaluations may cost together, in calls of the
             whole network. The grid to beat then has the cheapest network at the noisiest steps.
+        check_model: With --resume: refuse a checkpoint of another model or of other weights.
         flags: How the model is loaded.
         seed: Random seed of the starting noise.
         checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
@@ -198,6 +200,7 @@ def tune(
             resume=resume,
             accepted=accepted,
             ranks=ranks,
+            check_model=check_model,
         )
     if not ranks.first:
         return
