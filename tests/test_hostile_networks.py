@@ -18,6 +18,7 @@ from ttune.evaluation.features import FeatureExtractor
 from ttune.evaluation.judge import Judge
 from ttune.numpy.plan import Plan
 from ttune.tuning import Evolution, Teacher, TimeTuner
+from ttune.tuning.any_batch import any_batch
 
 NOISE = NoiseSchedule.continuous_vp()
 X_T = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -158,6 +159,19 @@ def test_a_network_that_writes_later_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="network changed its input in place, which it did not do at its first call"):
         ttune.sample(Denoiser(late, NOISE), Schedule.build(NOISE, "ddim", 4, "log_snr"), X_T)
+
+
+def test_a_network_that_may_be_compiled_is_found_out_at_a_batch_of_one() -> None:
+    """There a tuning shows it the sample twice, in memory of its own."""
+    import torch._dynamo
+
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 4, "log_snr")
+    for network in (everything(), returns_its_input()):
+        denoiser = any_batch(Denoiser(network, NOISE))
+        for n in (1, 4):
+            part = {"extra": {"gain": GAIN[:n].clone()}}
+            expected = ttune.sample(Denoiser(polite, NOISE), schedule, X_T[:n], conditions=part)
+            torch.testing.assert_close(ttune.sample(denoiser, schedule, X_T[:n], conditions=part), expected)
 
 
 def test_an_output_that_is_the_state() -> None:

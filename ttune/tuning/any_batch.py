@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ttune.denoiser import Denoiser
+from ttune.in_place import copies
 from ttune.nested import of_rows, repeated
 from ttune.stitched import Stitched
 from ttune.variants import Variants
@@ -41,7 +43,8 @@ class AnyBatch:
                 maybe_mark_dynamic(value, 0)
             return value
 
-        given = {"x": x, "tau": tau.contiguous(), **conditions}
+        # Copies, for what a network writes into a sample shown twice would not be seen at its first call.
+        given = {"x": x.clone(), "tau": tau.clone(memory_format=torch.contiguous_format), **copies(conditions)}
         for name, value in given.items():
             given[name] = of_rows(shown, value, batch, self.shared, name)
         x, tau = given.pop("x"), given.pop("tau")
