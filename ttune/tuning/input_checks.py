@@ -58,7 +58,7 @@ def _minds_training(module: nn.Module) -> bool:
         return module.track_running_stats  # else the batch's own statistics in either mode
     if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
         return module.dropout > 0
-    if type(module).__module__.startswith("torch.nn."):
+    if type(module).__module__.startswith(("torch.nn.", "torch._dynamo.")):  # torch.compile's own module only wraps
         return isinstance(module, nn.RReLU) or (isinstance(module, _DropoutNd) and module.p > 0)
     return _asks_for_training(type(module))
 
