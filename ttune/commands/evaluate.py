@@ -58,7 +58,7 @@ def evaluate(
 
     Args:
         schedules: One or more ttune.json files.
-        model: As in ttune tune; by default the bundled one, if the schedules are not of another.
+        model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
         steps: Of files of several schedules, those of these steps; by default all.
         n: Samples (--samples under torchrun, which takes --n for an option of its own).
         chunk: Samples in one network call.

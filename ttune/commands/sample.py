@@ -51,7 +51,7 @@ def sample(
         out: A .png (one picture of all samples) or .npz (array "images", float32, as the
             model makes them: of a latent model its latents).
         schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
-        model: As in ttune tune; by default the bundled one, if the schedules are not of another.
+        model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
         sampler: Default ddim; with --schedule it must be the schedule's own.
         steps: Default 50; with --schedule, which of several schedules in the file.
         spacing: Untuned only.
