@@ -148,6 +148,6 @@ def through_the_server(folder: Path, checkpoint: Path, port: int) -> Iterator[Ca
                     return sd.patcher.model.process_latent_in(made), sd.ours(schedule, noise, seeds=seeds)
 
                 yield f"POST /prompt, {sampler}", run
-            yield "refused: POST /prompt, no such file", lambda: server.run(workflow(base / "missing.json")), "No such file"
+            yield "refused: POST /prompt, no such file", lambda: server.run(workflow(base / "missing.json")), "path - "
         finally:
             server.stop()
