@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import ttune
 from benchmarks.machine import command, machine
@@ -34,8 +34,8 @@ TIMES = ("timestep", "timesteps", "t")
 AGREES = 1e-4  # of the largest element of the final state, in float32
 INTRODUCTION = """# Pipelines of diffusers
 
-What [`ttune.diffusers.apply`](diffusers.md) does with {count} pipelines of diffusers {diffusers}. Each has networks of one layer with
-random weights and runs {steps} steps. Made by `python -m benchmarks support` with PyTorch {torch} at commit {commit}.
+What [`ttune.diffusers.apply`](diffusers.md) does with {count} pipelines (and variants) of diffusers {diffusers}. Each has networks of one
+layer with random weights and runs {steps} steps. Made by `python -m benchmarks support` with PyTorch {torch} at commit {commit}.
 
 - *Times*: the network was passed the schedule's times at every call, in the pipeline's own convention.
 - *Difference*: of the final state. The other run is the pipeline's own scheduler on the same steps, with the same network times put in by a
@@ -136,7 +136,7 @@ class Watched:
         @functools.wraps(step)
         def stepped(*args: Any, **kwargs: Any) -> Any:
             made = step(*args, **kwargs)
-            self.state: Tensor = (made[0] if isinstance(made, tuple) else made.prev_sample).detach()
+            self.state = (made[0] if isinstance(made, tuple) else made.prev_sample).detach()
             return made
 
         scheduler.step = stepped

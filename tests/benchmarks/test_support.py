@@ -75,6 +75,18 @@ def test_untuned_times_are_the_pipelines_own() -> None:
     torch.testing.assert_close(served.state, own.state, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "left"), [("ZImageImg2ImgPipeline", True), ("FluxImg2ImgPipeline", False)])
+def test_a_run_that_begins_at_one_half(name: str, left: bool) -> None:
+    """There t and 1 - t are the same, and only one of them is what the network is passed from then on."""
+    watched = support.Watched(PIPELINES[name])
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, [1.0, 0.75, 0.5, 0.25, 0.0])
+    told = 0.9 * schedule.conditioning
+    ttune.diffusers.apply(watched.pipeline, schedule.replace(conditioning=told))
+    watched.watch()
+    watched.run()
+    assert list(dict.fromkeys(watched.times)) == pytest.approx((1 - told if left else told)[2:], rel=1e-6)
+
+
 def test_the_page_is_of_the_result() -> None:
     report = json.loads((RESULTS / "support.json").read_text())
     assert support.PAGE.read_text() == support.page(report)

@@ -18,7 +18,7 @@ from ttune.adapters.diffusers.guidance import check_pipeline_guides_alike
 from ttune.adapters.diffusers.kept import Kept
 from ttune.adapters.diffusers.loading import NETWORKS
 from ttune.adapters.diffusers.network import learns_variance, original
-from ttune.adapters.diffusers.pipeline_calls import check_calls
+from ttune.adapters.diffusers.pipeline_calls import check_calls, passes_what_is_left
 from ttune.adapters.diffusers.run import check_host_can
 from ttune.adapters.diffusers.scheduler import TunedScheduler
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of
@@ -103,7 +103,7 @@ def apply(
             kept.install()
         clock = _watched(weak, scheduler, clock)
         for module in _told_modules(pipeline).values():
-            ear = Ear(module, clock, start_scale, _listener(weak, schedules, check_guidance))
+            ear = Ear(module, clock, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline)))
             ears.add(ear)
             stack.callback(ear.handle.remove)
         _applied[pipeline] = _Applied(stack.pop_all(), before, ears)

@@ -62,15 +62,18 @@ class Clock:
         """The evaluation that the scheduler is at; ValueError if it is not at ``time``."""
         return self._settled(torch.as_tensor(time), AS_IT_IS)[0]
 
-    def tell(self, given: Tensor | float | int, device: torch.device, known: Convention | None) -> tuple[Tensor, Convention | None]:
+    def tell(
+        self, given: Tensor | float | int, device: torch.device, known: Convention | None, *, left: bool = False
+    ) -> tuple[Tensor, Convention | None]:
         """What the network is told where the pipeline says ``given``, of its shape, float32 (float64 for float64) on ``device``; and
-        the pipeline's convention, ``known`` from an earlier call or seen at this one (None where more than one agrees).
+        the pipeline's convention, ``known`` from an earlier call or seen at this one (None where more than one agrees: ``left`` says
+        whether it is then the last of them).
 
         Times per token that say "clean" (of the image that a video begins with) stay as they are.
         """
         time = torch.as_tensor(given)
         index, agreeing = self._settled(time, known)
-        self.heard, convention = index, agreeing[0]
+        self.heard, convention = index, agreeing[-1 if left else 0]
         dtype = torch.int64 if self.whole else torch.float64 if time.dtype == torch.float64 else torch.float32
         told = torch.full(time.shape, convention(float(self.told[index])), dtype=dtype, device=device)
         if self._per_token(time, index):

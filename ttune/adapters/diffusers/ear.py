@@ -27,19 +27,28 @@ def time_argument(module: Any) -> tuple[str, int] | None:
 class Ear:
     """What a network hears instead of the time that its pipeline passes.
 
-    ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object. Calls by
-    a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
+    ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object; ``left``
+    as of :meth:`Clock.tell`. Calls by a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
 
     It counts on the host, so torch.compile must not trace it. Of a compiled module PyTorch calls the hooks outside of the graph.
     """
 
-    def __init__(self, module: nn.Module, clock: Callable[[], Clock], start_scale: Callable[[], float], listening: Callable[[int], None]):
+    def __init__(
+        self,
+        module: nn.Module,
+        clock: Callable[[], Clock],
+        start_scale: Callable[[], float],
+        listening: Callable[[int], None],
+        *,
+        left: bool = False,
+    ) -> None:
         found = time_argument(module)
         assert found is not None
         self.name, self.place = found
         self.first = next(iter(inspect.signature(original(module).forward).parameters))
         self.clock, self.start_scale, self.listening = clock, start_scale, listening
         self.convention: Convention | None = None
+        self.left = left
         # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
         self.handle: RemovableHandle = module.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
 
@@ -53,7 +62,7 @@ class Ear:
         if given is None or not parts or not all(isinstance(part, torch.Tensor) for part in parts):
             raise ValueError(f"{self.name} must be given to {type(module).__name__}, got {given!r}")
         clock = self.clock()
-        told, self.convention = clock.tell(given, parts[0].device, self.convention)
+        told, self.convention = clock.tell(given, parts[0].device, self.convention, left=self.left)
         assert clock.index is not None
         self.listening(clock.index)
         changed: dict[tuple[str, int], Any] = {(self.name, self.place): told}

@@ -24,6 +24,21 @@ def check_calls(pipeline: Any) -> None:
 
 
 @cache
+def passes_what_is_left(kind: type) -> bool:
+    """Whether a pipeline passes its network 1 - t: at t = 1/2 that cannot be seen from the time (Lumina 2, Z-Image)."""
+    tree = _tree(kind.__call__)
+    if tree is None:
+        return False
+    differences = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)]
+    return any(
+        isinstance(one.left, ast.Constant)
+        and one.left.value in (1, 1000)
+        and any(isinstance(name, ast.Name) and name.id in ("t", "timestep") for name in ast.walk(one.right))
+        for one in differences
+    )
+
+
+@cache
 def _reason(kind: type) -> str | None:
     tree = _tree(kind.__call__)
     if tree is None:
