@@ -13,13 +13,13 @@ TORCHES := 2.11.0 2.14.1
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt ttune/torchvision.py $(shell find csrc -type f)
+.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt ttune/evaluation/features/torchvision_shim.py $(shell find csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -c constraints.txt torch numpy "setuptools>=77" wheel cmake ninja pybind11
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
 	$(PIP) install -q -c constraints.txt --no-build-isolation --no-deps $(HOSTS)
 	# torchvision of the registry is built for CUDA: beside a CPU torch plain scripts import diffusers and clean-fid only with this.
-	$(BIN)/python -c "from ttune import torchvision; torchvision.install()"
+	$(BIN)/python -c "from ttune.evaluation.features import torchvision_shim; torchvision_shim.install()"
 	touch $@
 
 demo: install
@@ -45,7 +45,7 @@ torches: install
 			hypothesis "scipy<1.18" ml_dtypes matplotlib pillow cma; \
 		cp -r ttune tests benchmarks csrc CMakeLists.txt README.md pyproject.toml $$place/tree; \
 		(cd $$place/tree && OMP_NUM_THREADS=1 ../venv/bin/python -m pytest -p no:cacheprovider -m "not slow and not huge" -k "not interpreted_kernels" --junitxml=../report.xml \
-			tests/kernels tests/samplers tests/tuning/test_endpoint.py tests/tuning/test_backpropagation.py tests/test_numpy.py \
+			tests/kernels tests/samplers tests/tuning/test_endpoint.py tests/tuning/test_backpropagation.py tests/numpy/test_numpy.py \
 			$(addprefix tests/test_,$(addsuffix .py,sampling compiled_sampler denoiser guidance frozen_time device_loop concurrency nn))) || true; \
 	done
 	$(BIN)/python -m benchmarks torches $(foreach version,$(TORCHES),$(version)=build/torches/$(version)/report.xml)
@@ -91,7 +91,7 @@ sanitize: install
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -k "not compile" --junitxml=$(CURDIR)/build/sanitize/report.xml \
-		--ignore-glob="*/test_cuda*" --ignore-glob="*/test_triton*" tests/kernels tests/test_numpy.py 2>&1 | tee $(CURDIR)/build/sanitize/log
+		--ignore-glob="*/test_cuda*" --ignore-glob="*/test_triton*" tests/kernels tests/numpy/test_numpy.py 2>&1 | tee $(CURDIR)/build/sanitize/log
 	$(BIN)/python -m benchmarks sanitizers build/sanitize/log build/sanitize/report.xml
 
 clean:

@@ -27,8 +27,8 @@ from ttune import zoo
 from ttune.comparison import Comparison, parse_methods
 from ttune.comparison.plot import write_plot
 from ttune.evaluation import FeatureStatistics, lenet64, lenet64_train_statistics
-from ttune.tuning.methods import METHODS
-from ttune.tuning.search import pooled_features
+from ttune.tuning.grid_search import pooled_features
+from ttune.tuning.methods.registry import METHODS
 from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 
 

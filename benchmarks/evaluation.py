@@ -31,7 +31,7 @@ from benchmarks.apart import apart, status_bytes
 from benchmarks.machine import command, machine
 from benchmarks.places import is_part, result_path
 from ttune.evaluation import Candidate, FeatureExtractor, Real, Samples, evaluate, write_report
-from ttune.evaluation.pictures import ArrayPictures
+from ttune.evaluation.images.image_source import ArrayPictures
 
 SHAPE = (3, 16, 16)
 INTERVAL = 0.005  # seconds between two looks at the memory

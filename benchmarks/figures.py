@@ -26,12 +26,12 @@ import ttune
 from benchmarks.machine import command, machine
 from benchmarks.places import is_part, result_path
 from ttune import zoo
-from ttune.atomic import write_atomically
 from ttune.evaluation import frechet_distance, lenet64, lenet64_train_statistics, paired_interval, rmse_to
 from ttune.evaluation.judge import Judge
-from ttune.evaluation.report import write_report
+from ttune.evaluation.table import write_report
+from ttune.storage.atomic_write import write_atomically
 from ttune.tuning import Teacher
-from ttune.tuning.points import drawn_points
+from ttune.tuning.starting_points import drawn_points
 
 HELD_OUT_SEEDS = 2**41
 SPLITS = 50  # bootstrap resamples of the paired Fréchet difference

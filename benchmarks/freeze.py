@@ -27,7 +27,7 @@ import ttune
 from benchmarks.machine import command, machine
 from benchmarks.networks import SMALL, Network, dit, unet_with_text
 from benchmarks.places import result_path
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 NETWORKS: dict[str, Callable[[], Network]] = {"dit": lambda: dit(small=False), "unet": lambda: unet_with_text(small=False)}
 QUICK: dict[str, Callable[[], Network]] = {"dit": SMALL["dit"], "unet": SMALL["unet_with_text"]}

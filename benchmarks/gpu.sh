@@ -191,7 +191,7 @@ elif stage build build 120 bash -c build; then
       stage triton triton 80 "$python" -m benchmarks kernels --device cuda --backend triton --dtype float32 \
         --shape 64,16,256,256 --shape 16,4,64,64 --shape 16,320 --output "$results/kernels-cuda-triton.json"
     fi
-    tested graphs 60 tests/test_compiled_sampler.py -k "cuda_graph"
+    tested graphs 60 tests/sampling/test_compiled_sampler.py -k "cuda_graph"
   else
     tested tests 150 tests/kernels/test_backend.py tests/kernels/test_linear_update_bits.py tests/kernels/test_philox.py
     sanitize memcheck 60
@@ -200,7 +200,7 @@ elif stage build build 120 bash -c build; then
       stage throughput throughput 90 "$python" -m benchmarks throughput --quiet --no-compile --network none --no-quality "${quick[@]}" \
         --output "$results/throughput-cpu.json"
     fi
-    tested graphs 60 tests/test_compiled_sampler.py -k "cuda_graph"
+    tested graphs 60 tests/sampling/test_compiled_sampler.py -k "cuda_graph"
   fi
   sanitize racecheck 60 --kernel-name kns=ttune --report-api-errors no
   # No filter: what other kernels wrote would count as never written.

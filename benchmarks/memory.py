@@ -27,15 +27,15 @@ from benchmarks.growth import Growth
 from benchmarks.machine import command, machine
 from benchmarks.places import is_part, result_path
 from ttune import zoo
-from ttune.evaluation.report import write_report
-from ttune.plan import Plan
-from ttune.sampling import start_state
-from ttune.tuning.backpropagation import Backpropagation
-from ttune.tuning.backpropagation import normal_equations as by_backpropagation
-from ttune.tuning.differences import normal_equations as by_differences
-from ttune.tuning.parameters import TUNABLE, Parameters
-from ttune.tuning.points import drawn_points
+from ttune.evaluation.table import write_report
+from ttune.sampling.plan import Plan
+from ttune.sampling.sample import start_state
 from ttune.tuning.problem import Problem
+from ttune.tuning.solvers.backpropagation import Backpropagation
+from ttune.tuning.solvers.backpropagation import normal_equations as by_backpropagation
+from ttune.tuning.solvers.finite_differences import normal_equations as by_differences
+from ttune.tuning.solvers.parameters import TUNABLE, Parameters
+from ttune.tuning.starting_points import drawn_points
 
 KINDS = ("sampling", "differences", "backpropagation", "whole graph")
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttune import torchvision
+from ttune.evaluation.features import torchvision_shim
 
 
 def import_diffusers() -> Any:
     """diffusers, also beside a torchvision that was built for another torch."""
-    torchvision.ensure()
+    torchvision_shim.ensure()
     return importlib.import_module("diffusers")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.noise import DiscreteVP
+from ttune.noise.schedules import DiscreteVP
 
 DIGITS = Path(__file__).parent / "data" / "digits.npz"
 DIGITS_WIDTH = 0.2  # the median root-mean-square distance of a digit to its nearest neighbour is 0.27
@@ -35,7 +35,9 @@ class Smoothed(torch.nn.Module):
         self.width = width
         self.register_buffer("centres", centres.double())
         log_alpha = torch.tensor([1.0, *noise.alphas_cumprod], dtype=torch.float64).log() / 2
-        self.register_buffer("log_alpha", log_alpha)  # of the times -1 (clean), 0, 1, ...; linear in between, as ttune.noise has it
+        self.register_buffer(
+            "log_alpha", log_alpha
+        )  # of the times -1 (clean), 0, 1, ...; linear in between, as ttune.noise.schedules has it
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         alpha, sigma = self._alpha_sigma(tau.double())

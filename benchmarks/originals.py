@@ -18,7 +18,7 @@ from tests import hosts
 from tests.samplers import k_diffusion_cases
 from tests.samplers.originals import Case
 from ttune import SAMPLERS
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 DOCS = Path(__file__).parents[1] / "docs" / "samplers.md"
 ROUNDS = "in float32 the original's coefficients are the farther ones from the float64 result"

@@ -14,11 +14,11 @@ from tqdm import tqdm
 import ttune
 from ttune import zoo
 from ttune.evaluation import lenet64, lenet64_train_statistics
-from ttune.evaluation.fid import frechet_standard_error, rmse_to
+from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.judge import Judge
-from ttune.evaluation.statistics import FeatureStatistics
+from ttune.evaluation.metrics.frechet import frechet_standard_error, rmse_to
 from ttune.tuning import Teacher
-from ttune.tuning.points import drawn_points
+from ttune.tuning.starting_points import drawn_points
 
 SEEDS = 2**41  # no tuning's x_T
 SAMPLERS = ("ddim", "dpmpp_2m")

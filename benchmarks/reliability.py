@@ -30,7 +30,7 @@ import torch
 from benchmarks import findings, repeats, rounding
 from benchmarks.machine import command, machine
 from benchmarks.places import RESULTS, ROOT, result_path
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 PAGE = ROOT / "docs" / "reliability.md"
 # What is counted: what -> arguments of pytest
@@ -39,8 +39,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "tests that call `gradcheck` or `gradgradcheck` (finite differences)": ("-m", "gradcheck", "tests/kernels"),
     "kill -9 of a tuning, at random moments and at calls that write": ("tests/tuning/test_killed.py",),
     "kill -9 of an evaluation": ("tests/evaluation/test_killed_evaluation.py",),
-    "faults: little memory, NaN, full disk, bad places, damaged files, signals, kill -9 of a sampling": ("tests/test_faults.py",),
-    "several processes, and one that dies": ("tests/test_ranks.py",),
+    "faults: little memory, NaN, full disk, bad places, damaged files, signals, kill -9 of a sampling": ("tests/storage/test_faults.py",),
+    "several processes, and one that dies": ("tests/test_distributed.py",),
     "threads, forks, repeats": ("tests/test_concurrency.py",),
 }
 # Elements and dtype of the tests with the marker `huge`, which a test holds to their text.
@@ -145,9 +145,9 @@ def page(found: Mapping[str, Any]) -> str:
             "## Files and limits",
             "",
             "Schedules, checkpoints and weights are JSON and safetensors; images and arrays are .npz, .npy and the formats that",
-            "ttune/evaluation/pictures.py names. Sizes, depths, shapes and values are checked before use. Pickles are read nowhere but in",
-            "Inception's and EfficientNet's own weights, with `weights_only=True` or as TorchScript, when asked for. `--model",
-            "package.module:factory` imports and runs that module's code. Every file is written beside its place and renamed.",
+            "ttune/evaluation/images/image_source.py names. Sizes, depths, shapes and values are checked before use. Pickles are read",
+            "nowhere but in Inception's and EfficientNet's own weights, with `weights_only=True` or as TorchScript, when asked for.",
+            "`--model package.module:factory` imports and runs that module's code. Every file is written beside its place and renamed.",
             "",
             f"Limits of what was tried: {'; '.join(limits)}.",
             "",

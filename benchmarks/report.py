@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.counts import Counts
 from benchmarks.timing import Spread
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 
 @dataclass(frozen=True)

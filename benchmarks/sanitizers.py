@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.junit import totals
 from benchmarks.machine import command, machine
 from benchmarks.places import RESULTS
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 # AddressSanitizer's stops the process; UndefinedBehaviorSanitizer's says a line and goes on.
 REPORT = re.compile(r"ERROR: AddressSanitizer: .*|^.*: runtime error: .*", re.MULTILINE)

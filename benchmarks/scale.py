@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks.machine import command
 from benchmarks.places import RESULTS, ROOT
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 MEASURED = 128  # x_T of the tunings whose evaluations are read
 PIXELS = 28 * 28  # of the bundled model, whose memory is read

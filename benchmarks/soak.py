@@ -30,8 +30,8 @@ import ttune
 from benchmarks.machine import UNKNOWN, command, machine
 from benchmarks.oracles import Smoothed
 from benchmarks.places import result_path
-from ttune.atomic import write_atomically
-from ttune.noise import DiscreteVP
+from ttune.noise.schedules import DiscreteVP
+from ttune.storage.atomic_write import write_atomically
 
 TUNINGS, SAMPLINGS = 1000, 10_000
 MOST_BYTES = 8 * 2**20  # the allocator keeps pages or not as it likes: a few MiB; a leak of 10 kB a tuning would be 9 MiB

@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.counts import Counts
 from benchmarks.samplings import Setting
 from benchmarks.timing import Spread
-from ttune.atomic import write_atomically
-from ttune.evaluation.report import COLOURS, MARKERS
+from ttune.evaluation.table import COLOURS, MARKERS
+from ttune.storage.atomic_write import write_atomically
 
 
 @dataclass

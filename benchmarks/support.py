@@ -25,7 +25,7 @@ import ttune
 from benchmarks.machine import command, machine
 from benchmarks.places import ROOT, result_path
 from tests.adapters.tiny_pipelines import FLOW, PIPELINES, Tiny
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 PAGE = ROOT / "docs" / "support.md"
 STEPS = 4

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.junit import totals
 from benchmarks.machine import command, machine
 from benchmarks.places import RESULTS
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -35,16 +35,16 @@ from benchmarks.counts import count_on_cpu
 from benchmarks.growth import Growth
 from benchmarks.machine import code, command, machine
 from benchmarks.places import is_part, result_path
-from ttune.atomic import write_atomically
-from ttune.evaluation.report import write_report
+from ttune.evaluation.table import write_report
+from ttune.storage.atomic_write import write_atomically
 from ttune.tuning import Teacher, TimeTuner
-from ttune.tuning.backpropagation import Backpropagation
-from ttune.tuning.backpropagation import normal_equations as by_backpropagation
-from ttune.tuning.differences import normal_equations as by_differences
-from ttune.tuning.methods import METHODS
-from ttune.tuning.parameters import Parameters
+from ttune.tuning.methods.registry import METHODS
 from ttune.tuning.problem import Problem
-from ttune.tuning.run import TuneResult
+from ttune.tuning.solvers.backpropagation import Backpropagation
+from ttune.tuning.solvers.backpropagation import normal_equations as by_backpropagation
+from ttune.tuning.solvers.finite_differences import normal_equations as by_differences
+from ttune.tuning.solvers.parameters import Parameters
+from ttune.tuning.tune import TuneResult
 
 NEEDS_DATA = ("timetuner",)
 SLOW_SECONDS, REPEATS = 20.0, 3  # where one run takes less, it is repeated; a spread of the slow ones would take half an hour more

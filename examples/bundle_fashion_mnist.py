@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from torch import Tensor
 
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 from ttune.zoo.fashion_mnist import DEBIAN_FOLDER, read_debian
 
 

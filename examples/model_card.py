@@ -14,9 +14,9 @@ import tyro
 import ttune
 from ttune import zoo
 from ttune.evaluation import frechet_distance, frechet_standard_error, lenet64, lenet64_train_statistics, save_grid
+from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.judge import Judge
-from ttune.evaluation.statistics import FeatureStatistics
-from ttune.tuning.points import drawn_points
+from ttune.tuning.starting_points import drawn_points
 from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 from ttune.zoo.lenet import load_lenet64
 

@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from ttune.atomic import write_atomically
+from ttune.storage.atomic_write import write_atomically
 
 STYLES = {"noto": "google", "twemoji": "twitter"}
 # Flags and letters say nothing to a model of this size, and cost a sixth of the pictures.

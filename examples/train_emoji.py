@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ttune import torchvision
-from ttune.atomic import write_atomically
+from ttune.evaluation.features import torchvision_shim
+from ttune.storage.atomic_write import write_atomically
 
-torchvision.ensure()  # which diffusers and transformers import
+torchvision_shim.ensure()  # which diffusers and transformers import
 
 from diffusers.models.attention_processor import AttnProcessor  # noqa: E402
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ttune.atomic import write_atomically
-from ttune.evaluation.statistics import StatisticsBuilder
+from ttune.evaluation.features.feature_statistics import StatisticsBuilder
+from ttune.storage.atomic_write import write_atomically
 from ttune.zoo.fashion_mnist import DEBIAN_FOLDER, read_debian, to_unit_range
 from ttune.zoo.lenet import NAME, TRAIN_STATISTICS, WEIGHTS, LeNet64, from_weights, half_weights
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ttune import torchvision
+from ttune.evaluation.features import torchvision_shim
 
 
 def diffusers() -> Any:
     """The package ``diffusers``, or the test is skipped."""
-    torchvision.ensure()
+    torchvision_shim.ensure()
     return pytest.importorskip("diffusers")

@@ -1,5 +1,5 @@
 """A tuning, or a command, in a process that may be killed at any moment, forked from one that has ttune loaded: for
-tests/tuning/test_killed.py and tests/test_faults.py."""
+tests/tuning/test_killed.py and tests/storage/test_faults.py."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(method: str, folder: Path, say: Connection, killed_at: int | None) -> No
 
 def command(arguments: list[str], folder: Path, killed_at: int) -> None:
     """A command in ``folder``, killed at that call of those that a file is written by; with 0 not at all."""
-    from ttune.cli import main
+    from ttune.cli.main import main
 
     torch.set_num_threads(1)
     os.chdir(folder)

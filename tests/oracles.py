@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.noise import EDM, VE, ContinuousVP, DiscreteVP, Flow, NoiseSchedule
+from ttune.noise.schedules import EDM, VE, ContinuousVP, DiscreteVP, Flow, NoiseSchedule
 
 
 def alpha_sigma(noise: NoiseSchedule, tau: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What tests/test_ranks.py starts several times over: ``python -m tests.ranks_program NAME OUT`` in torchrun's environment."""
+"""What tests/test_distributed.py starts several times over: ``python -m tests.ranks_program NAME OUT`` in torchrun's environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import ttune
 import ttune.tuning
 from tests.oracles import Gaussian, mixture, standard_normal
-from ttune.ranks import Ranks, joined
+from ttune.distributed import Ranks, joined
 from ttune.tuning import Endpoint
 from ttune.tuning.problem import Problem
 from ttune.tuning.residuals import Sum

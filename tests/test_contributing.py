@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ttune
-from ttune.grids import GRIDS
+from ttune.noise.grids import GRIDS
 
 RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(), re.DOTALL)
 

@@ -8,7 +8,7 @@ import pytest
 
 import ttune
 from ttune import zoo
-from ttune.sampling import check_fits
+from ttune.sampling.sample import check_fits
 
 GALLERY = Path(__file__).parent.parent / "gallery"
 FILES = sorted(GALLERY.rglob("*.json"))

@@ -4,32 +4,32 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ttune import adapters
-from ttune.noise import NoiseSchedule
+from ttune.noise.schedules import NoiseSchedule
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
 from ttune.samplers.points import Point
-from ttune.schedule import Schedule
-from ttune.schedule_file import load_schedules, save_schedules
-from ttune.shift import Shift
+from ttune.schedule.file import load_schedules, save_schedules
+from ttune.schedule.schedule import Schedule
+from ttune.schedule.time_shift import Shift
 from ttune.version import __version__
 
 # Schedules and ttune.numpy need no torch, the rest does.
 if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune import nn, ops
-    from ttune.analytic import estimate_gammas
     from ttune.comparison import Comparison, compare
-    from ttune.compiled_sampler import CompiledSampler
-    from ttune.denoiser import Denoiser
     from ttune.evaluation import fid, frechet_distance
-    from ttune.frozen_time import FrozenTime, freeze_time
-    from ttune.guidance import Classifier, ClassifierFree
-    from ttune.numpy_network import from_numpy
+    from ttune.freezing.freeze_time import FrozenTime, freeze_time
+    from ttune.network.denoiser import Denoiser
+    from ttune.network.guidance import Classifier, ClassifierFree
+    from ttune.network.layer_skipping import skip_layers
+    from ttune.network.numpy_network import from_numpy
+    from ttune.network.stitched import Stitched
+    from ttune.network.threshold import DynamicThreshold
+    from ttune.network.variants import Variants
     from ttune.ops import backends, use_backend
-    from ttune.sampling import initial_noise, noised, sample
-    from ttune.skipping import skip_layers
-    from ttune.stitched import Stitched
-    from ttune.threshold import DynamicThreshold
+    from ttune.sampling.analytic_variance import estimate_gammas
+    from ttune.sampling.compiled_sampler import CompiledSampler
+    from ttune.sampling.sample import initial_noise, noised, sample
     from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune, tune_budgets
-    from ttune.variants import Variants
 
 if TYPE_CHECKING:
     from ttune.adapters import diffusers as diffusers

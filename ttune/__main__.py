@@ -1,3 +1,3 @@
-from ttune.cli import main
+from ttune.cli.main import main
 
 main()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.adapters.told import Told
-from ttune.noise import Flow
+from ttune.adapters.timestep_override import Told
+from ttune.noise.schedules import Flow
 
 from .host import alphas, check_guidance, check_model, levels, part_of
 from .sampler import ScheduleFunction, start

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 import ttune
-from ttune.noise import EDM, DiscreteVP, Float64, Flow, NoiseSchedule
+from ttune.noise.schedules import EDM, DiscreteVP, Float64, Flow, NoiseSchedule
 
 # Relative, of the model's noise levels and the schedule's: tables of float32 differ by 1e-6, other betas by percents.
 SAME_NOISE = 1e-3

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import ttune
-from ttune.adapters.positioned import Positioned
-from ttune.batches import Batches
-from ttune.noise import EDM, DiscreteVP, Flow
+from ttune.adapters.preconditioned import Positioned
+from ttune.network.oom_batching import Batches
+from ttune.noise.schedules import EDM, DiscreteVP, Flow
 
 from .host import alphas, check_guidance, check_model, levels, part_of, prediction_type
 from .timed import TimedGuider, overriding

@@ -20,7 +20,7 @@ import ttune
 from tests.adapters import comfy_stand_in as stand_in
 from tests.adapters.small import Small, noise_like, tuned
 from ttune import NoiseSchedule
-from ttune.adapters.positioned import Positioned
+from ttune.adapters.preconditioned import Positioned
 
 ROOT = Path(__file__).parent.parent.parent
 VP, ZERO, FLOW, EDM = (

@@ -18,7 +18,7 @@ from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import assert_same
 from tests.adapters.test_diffusers_load import tiny_clip
 from tests.hosts import diffusers
-from ttune.cli import main
+from ttune.cli.main import main
 
 pytest.importorskip("transformers")
 PROMPTS = ["a cat", "sea"]
@@ -399,7 +399,7 @@ def saved_half(folder: Path) -> Any:
 @pytest.mark.parametrize("scale", [4.0, 0.0])
 def test_the_command_line_samples_what_the_pipeline_samples(scale: float, tmp_path: Path) -> None:
     """A folder of a variant, a size that is no square, a prompts file from Notepad, a negative prompt."""
-    from ttune.tuning.points import drawn_points
+    from ttune.tuning.starting_points import drawn_points
 
     pipeline = saved_half(tmp_path / "sd")
     (tmp_path / "prompts.txt").write_bytes("\ufeffa cat\r\n\r\nsea\r\n".encode())

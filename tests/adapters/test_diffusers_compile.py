@@ -13,7 +13,7 @@ import ttune
 from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import NULL, TEXT, assert_same, bent, generator, noise, run, sd_call, sd_pipeline
 from tests.hosts import diffusers
-from ttune.adapters.diffusers.clock import AS_IT_IS, Clock
+from ttune.adapters.diffusers.evaluation_counter import AS_IT_IS, Clock
 
 ORDERS = ("unet = torch.compile(unet); apply", "unet.compile(); apply", "apply; unet = torch.compile(unet)", "apply; unet.compile()")
 

@@ -16,8 +16,8 @@ import ttune
 from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import assert_same, flux_pipeline, noise, sd3_pipeline, sd_pipeline
 from tests.hosts import diffusers
-from ttune.evaluation.decoded import decoder_identity, decoder_modules
-from ttune.models import _lines, load_model
+from ttune.cli.models import _lines, load_model
+from ttune.evaluation.images.decoded import decoder_identity, decoder_modules
 
 SCHEDULES = {
     "linear": ("DDPM", {}),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.adapters import diffusers_models as models
-from ttune.adapters.diffusers.picture import Decoder
+from ttune.adapters.diffusers.vae_decoder import Decoder
 
 
 def test_latents_have_the_mean_and_deviation_of_the_configuration() -> None:

@@ -17,7 +17,7 @@ from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import assert_same, ddpm_call, noise
 from tests.adapters.test_diffusers_load import tiny_clip
 from tests.hosts import diffusers
-from ttune.cli import main
+from ttune.cli.main import main
 from ttune.tuning import Teacher
 
 QUICK = ["--samples", "8", "--holdout", "8", "--chunk", "8", "--iterations", "1", "--no-search-starts", "--no-guard", "--quiet"]

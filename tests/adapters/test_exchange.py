@@ -13,7 +13,7 @@ import ttune
 from tests.adapters.small import tuned
 from tests.hosts import diffusers
 from ttune import NoiseSchedule, Schedule
-from ttune.cli import main
+from ttune.cli.main import main
 
 VP = NoiseSchedule.scaled_linear()
 FRACTIONAL = Schedule.build(VP, "euler", 4, "log_snr", t_start=900.5)

@@ -18,7 +18,7 @@ import torch
 import ttune
 from tests.hosts import diffusers
 from ttune import NoiseSchedule, Schedule
-from ttune.cli import main
+from ttune.cli.main import main
 
 VP = NoiseSchedule.scaled_linear()
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -68,7 +68,7 @@ def end_state(scheduler: Any, schedule: Schedule, arguments: dict[str, Any]) -> 
     scheduler.set_timesteps(**arguments)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, 8, 8, generator=generator, dtype=torch.float64)
-    flow = isinstance(schedule.noise, ttune.noise.Flow)
+    flow = isinstance(schedule.noise, ttune.noise.schedules.Flow)
     x = x * (1.0 if flow else float(scheduler.init_noise_sigma))
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

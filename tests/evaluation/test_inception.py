@@ -32,9 +32,9 @@ from ttune.evaluation import (
     metric_name,
     open_reference,
 )
-from ttune.evaluation.cleanfid import import_cleanfid
-from ttune.evaluation.features import to_uint8
-from ttune.evaluation.inception import INCEPTION, INCEPTION_FILE
+from ttune.evaluation.features.cleanfid import import_cleanfid
+from ttune.evaluation.features.extractor import to_uint8
+from ttune.evaluation.features.inception import INCEPTION, INCEPTION_FILE
 
 
 def installed(distribution: str) -> bool:
@@ -64,7 +64,7 @@ except RuntimeError:
 for module in ("fid", "resize", "inception_torchscript"):
     cleanfid.import_cleanfid(module)
 import torchvision
-from ttune.torchvision import _schemas
+from ttune.evaluation.features.torchvision_shim import _schemas
 print(broken, _schemas is not None)
 """
     done = subprocess.run([sys.executable, "-c", code, str(installed("clean-fid"))], capture_output=True, text=True, check=False)
@@ -219,7 +219,9 @@ def test_weights_of_another_name_never_give_an_fid(stand_in: Path, tmp_path: Pat
 
 @needs_cleanfid
 def test_a_program_in_a_shared_folder_must_be_ones_own(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["ttune.evaluation.inception"], "DEFAULT_FOLDER", tmp_path)  # its package has a function of its name
+    monkeypatch.setattr(
+        sys.modules["ttune.evaluation.features.inception"], "DEFAULT_FOLDER", tmp_path
+    )  # its package has a function of its name
     file = tmp_path / INCEPTION_FILE
     with pytest.raises(FileNotFoundError):
         inception()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ttune.evaluation import kernel_distance, kernel_metric_name
-from ttune.evaluation.cleanfid import import_cleanfid
+from ttune.evaluation.features.cleanfid import import_cleanfid
 
 pytest.importorskip("scipy")
 try:

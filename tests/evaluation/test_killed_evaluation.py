@@ -16,7 +16,7 @@ import pytest
 import ttune
 from tests import tiny_model
 from tests.evaluation import killed_evaluation
-from ttune.cli import main
+from ttune.cli.main import main
 from ttune.evaluation.chunk_folder import ChunkFolder
 
 NOISE = ttune.NoiseSchedule.linear()

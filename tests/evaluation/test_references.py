@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ttune.evaluation import FeatureExtractor, FeatureStatistics
 from ttune.evaluation.chunk_folder import ChunkFolder
-from ttune.evaluation.pictures import ENDINGS, ArrayPictures, open_pictures, write_png
-from ttune.evaluation.references import cache_folder, open_reference, reference_of
+from ttune.evaluation.images.image_source import ENDINGS, ArrayPictures, open_pictures, write_png
+from ttune.evaluation.images.references import cache_folder, open_reference, reference_of
 
 image = pytest.importorskip("PIL.Image")
 
@@ -135,15 +135,15 @@ def test_hostile_archives_are_refused_in_words(name: str, tmp_path: Path) -> Non
 
 
 def test_archives_are_not_unpacked_beyond_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ttune.evaluation.pictures.MOST", 1000)
+    monkeypatch.setattr("ttune.evaluation.images.image_source.MOST", 1000)
     file = archive(tmp_path / "x.npz", images=npy(np.zeros((4, 1, 20, 20), np.uint8)))
     with pytest.raises(ValueError, match=r"images\.npy must have at most 1000 bytes, got 1728"):
         open_reference(file, "f")
-    monkeypatch.setattr("ttune.evaluation.references.MAX_FEATURES", 2)
+    monkeypatch.setattr("ttune.evaluation.images.references.MAX_FEATURES", 2)
     archive(tmp_path / "s.npz", mu=npy(np.zeros(3)), sigma=npy(np.eye(3)))
     with pytest.raises(ValueError, match=r"mu must be numbers of at most 2 features in one or two dimensions, got float64 \(3,\)"):
         open_reference(tmp_path / "s.npz", "f")
-    monkeypatch.setattr("ttune.evaluation.references._MOMENT", 190)
+    monkeypatch.setattr("ttune.evaluation.images.references._MOMENT", 190)
     with pytest.raises(ValueError, match=r"sigma\.npy must have at most 190 bytes, got 200"):
         open_reference(tmp_path / "s.npz", "f")
 

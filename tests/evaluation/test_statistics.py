@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 
 from ttune.evaluation import FeatureStatistics, StatisticsBuilder
-from ttune.evaluation.statistics import FORMAT
+from ttune.evaluation.features.feature_statistics import FORMAT
 
 
 def features(n: int, width: int = 6, offset: float = 0.0) -> np.ndarray:

@@ -21,7 +21,7 @@ from tests.fuzz.reference_files import npy, npz, png
 from tests.fuzz.schedule_files import bases
 from tests.fuzz.target import Target, folder
 from ttune import NoiseSchedule, Schedule
-from ttune.cli import COMMANDS, main
+from ttune.cli.main import COMMANDS, main
 
 WORDS = (
     "",

@@ -46,7 +46,7 @@ def _lists(draw: st.DrawFn) -> List:
 
 
 def _import(given: List) -> bool:
-    from ttune.commands.exchange import import_
+    from ttune.cli.exchange import import_
 
     path, out, like = folder() / "fuzzed.list", folder() / "imported.json", folder() / "like.json"
     path.write_bytes(given.data)

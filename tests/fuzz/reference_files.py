@@ -18,9 +18,9 @@ from PIL import Image
 from tests.fuzz.corpus import cases, small
 from tests.fuzz.mutation import damaged
 from tests.fuzz.target import Target, folder
-from ttune.evaluation.pictures import ENDINGS, Pictures, open_pictures
-from ttune.evaluation.references import open_reference
-from ttune.evaluation.statistics import FeatureStatistics
+from ttune.evaluation.features.feature_statistics import FeatureStatistics
+from ttune.evaluation.images.image_source import ENDINGS, Pictures, open_pictures
+from ttune.evaluation.images.references import open_reference
 
 DESCRIPTIONS = (
     "|u1",

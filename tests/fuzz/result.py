@@ -56,7 +56,7 @@ class Result:
     def write(self, path: Path) -> Path:
         """To ``path``, or to build/ under the same name if ``path`` holds a result of more inputs or other kinds; returns where it went."""
         from benchmarks.machine import machine
-        from ttune.atomic import write_atomically
+        from ttune.storage.atomic_write import write_atomically
 
         record = {"machine": machine(), **self.record()}
         earlier = _rows_of(path)

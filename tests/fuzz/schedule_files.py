@@ -14,7 +14,7 @@ from tests.fuzz.mutation import as_json, damaged, edited
 from tests.fuzz.target import Target, folder
 from ttune import SAMPLERS, NoiseSchedule, Schedule, load_schedules, save_schedules
 from ttune.samplers import sampler_options
-from ttune.shift import Shift
+from ttune.schedule.time_shift import Shift
 
 OTHERS_WORDS = ("could not convert", "ufunc", "Python int too large", "unsupported operand", "math domain")  # what Python and NumPy say
 SHORT = NoiseSchedule.linear(steps=20)  # a table of 1,000 alphas costs more than all else

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.fuzz.corpus import cases, small
 from tests.fuzz.mutation import as_json, damaged, edited
 from tests.fuzz.target import Target, folder
-from ttune.evaluation.statistics import FeatureStatistics
-from ttune.ranks import ALONE
-from ttune.tensor_file import load_tensors
+from ttune.distributed import ALONE
+from ttune.evaluation.features.feature_statistics import FeatureStatistics
+from ttune.storage.tensor_file import load_tensors
 from ttune.tuning.checkpoint import Journal
 
 SHAPES: dict[str, tuple[int | None, ...]] = {"weight": (3, 2), "bias": (3,), "scale": (), "samples": (None, 2)}

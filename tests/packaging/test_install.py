@@ -134,7 +134,7 @@ def audit(name: str, library: bytes, folder: Path) -> None:
 PROGRAM = """
 import json, sys, torch, ttune
 from importlib.metadata import metadata, version
-from ttune.cli import main
+from ttune.cli.main import main
 said = {"file": ttune.__file__, "torch": torch.__file__, "versions": [ttune.__version__, version("ttune")]}
 denoiser = ttune.zoo.load("fashion")
 schedule = ttune.zoo.schedule("ddim_5")

@@ -10,10 +10,10 @@ import ttune
 from tests import tiny_model
 from tests.report.test_report import page_of
 from tests.tuning.test_outcome import TEACHER, Fixed
-from ttune.cli import main
-from ttune.commands import tune as command
-from ttune.commands.evaluate import _method_of, _named_schedules
-from ttune.demo import _label
+from ttune.cli import tune as command
+from ttune.cli.demo import _label
+from ttune.cli.evaluate import _method_of, _named_schedules
+from ttune.cli.main import main
 from ttune.report import read_sources
 from ttune.report.figures import held_out_by_steps
 from ttune.report.rivals import GRID, START, TUNED, roles

@@ -13,7 +13,7 @@ import torch
 
 import ttune
 from tests import tiny_model
-from ttune.cli import main
+from ttune.cli.main import main
 from ttune.report import read_sources, write_page
 from ttune.report.figures import held_out_by_steps
 from ttune.report.measured import measure

@@ -12,7 +12,7 @@ from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers_load import tiny_clip
 from tests.hosts import diffusers
 from tests.report.test_report import checked, page_of
-from ttune.cli import main
+from ttune.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.samplers.originals import Case, Network, ours, unit_noise
 from ttune import NoiseSchedule
-from ttune.folding import START_DRAW
+from ttune.samplers.folding import START_DRAW
 
 NOISE = NoiseSchedule.edm(0.02, 80.0)
 STEPS = 7

@@ -17,7 +17,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import SAMPLERS, NoiseSchedule, Schedule, Stage, Start, Tableau
-from ttune.grids import GRIDS
+from ttune.noise.grids import GRIDS
 from ttune.samplers import sampler_options
 from ttune.samplers.points import MIN_FRACTION
 

@@ -8,10 +8,10 @@ import pytest
 import ttune
 from tests.oracles import Gaussian, standard_normal
 from ttune import NoiseSchedule, Schedule
-from ttune.grids import AYS_TABLES
-from ttune.noise import EDM, VE
+from ttune.noise.grids import AYS_TABLES
+from ttune.noise.schedules import EDM, VE
 from ttune.tuning import AlignYourSteps
-from ttune.tuning.ays import fitting_tables
+from ttune.tuning.methods.ays import fitting_tables
 
 SD = NoiseSchedule.scaled_linear()
 

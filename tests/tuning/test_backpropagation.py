@@ -14,13 +14,13 @@ from tests.oracles import mixture, standard_normal
 from tests.tuning.test_least_squares import nonlinear
 from ttune import DynamicThreshold, NoiseSchedule, Schedule
 from ttune.samplers import SAMPLERS
-from ttune.tuning.backpropagation import Backpropagation, has_gradients
-from ttune.tuning.backpropagation import normal_equations as by_backpropagation
-from ttune.tuning.differences import Differences
-from ttune.tuning.differences import normal_equations as by_differences
-from ttune.tuning.least_squares import Search, minimise
-from ttune.tuning.parameters import TUNABLE, Parameters
 from ttune.tuning.problem import Problem
+from ttune.tuning.solvers.backpropagation import Backpropagation, has_gradients
+from ttune.tuning.solvers.backpropagation import normal_equations as by_backpropagation
+from ttune.tuning.solvers.finite_differences import Differences
+from ttune.tuning.solvers.finite_differences import normal_equations as by_differences
+from ttune.tuning.solvers.least_squares import Search, minimise
+from ttune.tuning.solvers.parameters import TUNABLE, Parameters
 
 NOISE = NoiseSchedule.linear()
 DETERMINISTIC = [name for name in SAMPLERS if not Schedule.build(NOISE, name, 5, "linspace").tableau().stochastic]

@@ -12,8 +12,8 @@ import ttune
 from tests import tiny_model
 from ttune import Schedule
 from ttune.tuning import Teacher, choose_sampler
-from ttune.tuning.choice import FRACTIONS_TRIED, GRIDS_TRIED, SAMPLERS_TRIED
-from ttune.tuning.points import drawn_points
+from ttune.tuning.sampler_selection import FRACTIONS_TRIED, GRIDS_TRIED, SAMPLERS_TRIED
+from ttune.tuning.starting_points import drawn_points
 
 FEW = {"samples": 32, "judged": 32, "chunk": 32, "progress": False}
 

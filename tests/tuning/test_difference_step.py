@@ -10,10 +10,10 @@ from torch import Tensor
 import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import NoiseSchedule, Schedule
-from ttune.noise import Float64
-from ttune.tuning.difference_step import LARGEST, RUNG, difference_steps, dtype_step, least_rough
-from ttune.tuning.parameters import Parameters
+from ttune.noise.schedules import Float64
 from ttune.tuning.problem import Problem
+from ttune.tuning.solvers.difference_step import LARGEST, RUNG, difference_steps, dtype_step, least_rough
+from ttune.tuning.solvers.parameters import Parameters
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "dpmpp_2m", 3, "quadratic", t_start=900)

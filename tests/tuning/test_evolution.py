@@ -16,11 +16,11 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, Variants
-from ttune.evaluation.fid import frechet_distance
+from ttune.evaluation.metrics.frechet import frechet_distance
 from ttune.tuning import Evolution
-from ttune.tuning.genome import CELLS, Genes, PositionGenes
+from ttune.tuning.grid_search import pooled_features
+from ttune.tuning.methods.genome import CELLS, Genes, PositionGenes
 from ttune.tuning.problem import Problem
-from ttune.tuning.search import pooled_features
 
 FEW = NoiseSchedule.linear(16, 5e-3, 0.9)  # 16 training steps: 560 schedules of 3 steps
 X_T = standard_normal((32, 2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ttune
 from tests.oracles import Gaussian, alpha_sigma, mixture, outputs_from, standard_normal
 from ttune import Denoiser, NoiseSchedule, Schedule, zoo
-from ttune.denoiser import PREDICTION_TYPES
+from ttune.network.denoiser import PREDICTION_TYPES
 from ttune.tuning.input_checks import check_input, refuse_training
 
 NOISE = NoiseSchedule.linear()

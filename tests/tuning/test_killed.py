@@ -16,7 +16,7 @@ import pytest
 
 from tests import killed_program
 from ttune import Schedule
-from ttune.atomic import remove_unfinished
+from ttune.storage.atomic_write import remove_unfinished
 from ttune.tuning.checkpoint import remove
 
 KILLS = 60

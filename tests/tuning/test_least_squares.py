@@ -12,11 +12,11 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, outputs_from, standard_normal
 from ttune import NoiseSchedule, Schedule
-from ttune.noise import Float64
-from ttune.tuning.differences import Differences, normal_equations
-from ttune.tuning.least_squares import Search, minimise
-from ttune.tuning.parameters import Parameters
+from ttune.noise.schedules import Float64
 from ttune.tuning.problem import Problem, select, squared_errors
+from ttune.tuning.solvers.finite_differences import Differences, normal_equations
+from ttune.tuning.solvers.least_squares import Search, minimise
+from ttune.tuning.solvers.parameters import Parameters
 
 NOISE = NoiseSchedule.linear()
 

@@ -13,7 +13,7 @@ import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule
 from ttune.tuning import OptimalSteps, Teacher
-from ttune.tuning.optimal_steps import candidate_times, cheapest_path, local_costs, rolled_path
+from ttune.tuning.methods.optimal_steps import candidate_times, cheapest_path, local_costs, rolled_path
 from ttune.tuning.problem import Problem
 
 NOISE = NoiseSchedule.linear()

@@ -13,8 +13,8 @@ import pytest
 import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import Schedule
-from ttune.tuning.method import Found, Task
-from ttune.tuning.search import Ranked
+from ttune.tuning.grid_search import Ranked
+from ttune.tuning.methods.method import Found, Task
 
 NOISE = ttune.NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "leading")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttune import NoiseSchedule, Schedule
-from ttune.tuning.parameters import Parameters, coordinate, first_difference, time
+from ttune.tuning.solvers.parameters import Parameters, coordinate, first_difference, time
 
 NOISES = {
     "linear": NoiseSchedule.linear(),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import ClassifierFree, NoiseSchedule, Schedule, zoo
-from ttune.denoiser import Conditions
 from ttune.evaluation import lenet64
+from ttune.network.denoiser import Conditions
 from ttune.tuning.middle_layer import middle_layer
 from ttune.tuning.problem import Problem
 from ttune.tuning.residuals import Decoded, Features, Function, OwnActivations, Samples, Sum, as_residual, identity_of, name_of

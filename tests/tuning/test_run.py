@@ -331,7 +331,7 @@ def test_given_points_are_split_without_overlap_and_conditions_with_them() -> No
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ttune.tuning.run.decide", stop)
+        patch.setattr("ttune.tuning.tune.decide", stop)
         with pytest.raises(InterruptedError):
             tune(denoiser, teacher=teach, conditions={"tag": tags, "shared": 0.5}, iterations=1)
     assert where == set(range(18))

@@ -12,9 +12,9 @@ from torch import Tensor
 import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import SAMPLERS, ClassifierFree, Denoiser, NoiseSchedule, Schedule
-from ttune.tuning.differences import normal_equations
-from ttune.tuning.parameters import Parameters
 from ttune.tuning.problem import Problem
+from ttune.tuning.solvers.finite_differences import normal_equations
+from ttune.tuning.solvers.parameters import Parameters
 
 NOISE = NoiseSchedule.linear()
 X_T = standard_normal((12, 2))

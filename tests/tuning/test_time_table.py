@@ -16,8 +16,8 @@ import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import ClassifierFree, NoiseSchedule, Schedule, zoo
 from ttune.tuning import Teacher
-from ttune.tuning.time_table import SAMPLES, SHARES, STEPS, probe_time_table
-from ttune.tuning.whole_times import between_rows, moved, rounded
+from ttune.tuning.integer_times.coordinate_descent import between_rows, moved, rounded
+from ttune.tuning.integer_times.probe import SAMPLES, SHARES, STEPS, probe_time_table
 from ttune.zoo.unet import sinusoidal_embedding
 
 NOISE = NoiseSchedule.linear()

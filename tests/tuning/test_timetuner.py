@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import ttune
 from tests.oracles import Gaussian, outputs_from, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, apply_timetuner_ratios, timetuner_ratios
-from ttune.noise import Float64
-from ttune.plan import Plan
-from ttune.tuning.timetuner import _noised
+from ttune.noise.schedules import Float64
+from ttune.sampling.plan import Plan
+from ttune.tuning.methods.timetuner import _noised
 
 NOISE = NoiseSchedule.linear()
 

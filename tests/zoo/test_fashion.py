@@ -7,10 +7,10 @@ import torch
 import ttune
 from ttune import zoo
 from ttune.evaluation import frechet_distance, lenet64, lenet64_train_statistics, rmse_to
+from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.judge import Judge
-from ttune.evaluation.statistics import FeatureStatistics
 from ttune.tuning import Teacher
-from ttune.tuning.points import drawn_points
+from ttune.tuning.starting_points import drawn_points
 from ttune.zoo.lenet import load_lenet64
 from ttune.zoo.unet import NULL_CLASS
 

@@ -1,7 +1,7 @@
 """Other people's models and samplers, one file each: ``ttune.k_diffusion``, ``ttune.edm``, … are imported when first used.
 
 Every adapter makes a host's model a :class:`ttune.Denoiser`, so that it can be tuned, and makes the host's own sampler use the tuned
-schedule, by one mechanism: at the raw network the time is replaced, evaluation by evaluation (:mod:`ttune.adapters.told`).
+schedule, by one mechanism: at the raw network the time is replaced, evaluation by evaluation (:mod:`ttune.adapters.timestep_override`).
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ttune.adapters.applied import Applied, Checked, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
-from ttune.adapters.told import Told
-from ttune.denoiser import Denoiser
-from ttune.misspelt import meant
-from ttune.noise import Float64, NoiseSchedule
-from ttune.sampling import as_schedule
-from ttune.schedule import Schedule
-from ttune.threshold import DynamicThreshold
+from ttune.adapters.patch import Applied, Checked, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.timestep_override import Told
+from ttune.messages.names import meant
+from ttune.network.denoiser import Denoiser
+from ttune.network.threshold import DynamicThreshold
+from ttune.noise.schedules import Float64, NoiseSchedule
+from ttune.sampling.sample import as_schedule
+from ttune.schedule.schedule import Schedule
 
 __all__ = ["apply", "arguments", "denoiser", "noise", "remove", "wrap"]
 
@@ -68,8 +68,8 @@ def wrap(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Callable[..., Tensor]:
-    """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for :class:`ttune.adapters.told.Told`. A schedule of
-    another network is refused, unless ``check_model`` is False."""
+    """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for
+    :class:`ttune.adapters.timestep_override.Told`. A schedule of another network is refused, unless ``check_model`` is False."""
     schedule = as_schedule(schedule)
     refuse_other_network(network, schedule, check_model=check_model)
     _check_noise(schedule, noise_schedule)

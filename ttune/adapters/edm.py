@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
-from ttune.adapters.positioned import Positioned
-from ttune.adapters.told import Told
-from ttune.denoiser import Denoiser
-from ttune.noise import NoiseSchedule
+from ttune.adapters.patch import Applied, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.preconditioned import Positioned
+from ttune.adapters.timestep_override import Told
+from ttune.messages.warn import warn
+from ttune.network.denoiser import Denoiser
+from ttune.noise.schedules import NoiseSchedule
 from ttune.samplers.tableau import Row, Stage
-from ttune.schedule import Schedule
-from ttune.warned import warn
+from ttune.schedule.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "remove", "start"]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ttune.noise import Float64, Flow, NoiseSchedule, float64_array
-from ttune.schedule import Schedule
-from ttune.warned import warn
+from ttune.messages.warn import warn
+from ttune.noise.schedules import Float64, Flow, NoiseSchedule, float64_array
+from ttune.schedule.schedule import Schedule
 
 _EXACT = 1e-5  # relative: schedulers keep their lists in float32
 _BETWEEN = 0.01  # relative, of a noise level between whole times: .006 was measured between the first two of Stable Diffusion's

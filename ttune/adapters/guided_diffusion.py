@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import Applied, Checked, is_paused, opened, paused, refuse_other_network, refuse_settings, refuse_twice, remove
-from ttune.adapters.told import Told
-from ttune.denoiser import Denoiser
-from ttune.noise import Float64, NoiseSchedule
-from ttune.schedule import Schedule
+from ttune.adapters.patch import Applied, Checked, is_paused, opened, paused, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.timestep_override import Told
+from ttune.network.denoiser import Denoiser
+from ttune.noise.schedules import Float64, NoiseSchedule
+from ttune.schedule.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttune.noise import NoiseSchedule
-from ttune.schedule import Schedule
-from ttune.schedule_file import MAX_BYTES, save_schedules
+from ttune.noise.schedules import NoiseSchedule
+from ttune.schedule.file import MAX_BYTES, save_schedules
+from ttune.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

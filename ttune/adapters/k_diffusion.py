@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import opened, refuse_other_network, refuse_settings
-from ttune.adapters.positioned import Positioned
-from ttune.adapters.told import Told
-from ttune.denoiser import Denoiser
-from ttune.noise import Float64, NoiseSchedule
+from ttune.adapters.patch import opened, refuse_other_network, refuse_settings
+from ttune.adapters.preconditioned import Positioned
+from ttune.adapters.timestep_override import Told
+from ttune.network.denoiser import Denoiser
+from ttune.noise.schedules import Float64, NoiseSchedule
 from ttune.samplers import SAMPLERS
-from ttune.schedule import Schedule
+from ttune.schedule.schedule import Schedule
 
 # Relative, of the noise levels of a model and of the schedule's own: tables of float32 differ by 1e-6, other betas by percents.
 _SAME_NOISE = 1e-3
@@ -90,7 +90,7 @@ def wrap(
 
     ``model`` is a discrete wrapper (``get_eps`` or ``get_v``), a preconditioned one (``get_scalings``), or an object that calls one by
     its ``inner_model``, as the CFGDenoisers of web UIs do: however often that calls it, one call of it is one evaluation. ``model``
-    itself is not touched; the rest is as for :class:`ttune.adapters.told.Told`. Give the sampler :func:`sigmas`.
+    itself is not touched; the rest is as for :class:`ttune.adapters.timestep_override.Told`. Give the sampler :func:`sigmas`.
     ValueError if the noise levels of the model are not the schedule's, for a sampler or options that no function of k-diffusion has
     (:data:`FUNCTIONS`), and, before the first call of the network, in another function than the schedule's or one with other arguments.
     Unless ``check_model`` is False also if its network or what it predicts is another.

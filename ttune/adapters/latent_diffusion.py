@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.applied import (
+from ttune.adapters.patch import (
     Applied,
     Checked,
     is_paused,
@@ -31,10 +31,10 @@ from ttune.adapters.applied import (
     refuse_twice,
     remove,
 )
-from ttune.adapters.told import Told
-from ttune.denoiser import Denoiser
-from ttune.noise import NoiseSchedule
-from ttune.schedule import Schedule
+from ttune.adapters.timestep_override import Told
+from ttune.network.denoiser import Denoiser
+from ttune.noise.schedules import NoiseSchedule
+from ttune.schedule.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ttune.misspelt import meant
-from ttune.noise import NoiseSchedule
+from ttune.messages.names import meant
+from ttune.noise.schedules import NoiseSchedule
 
 if TYPE_CHECKING:
-    from ttune.denoiser import Denoiser
+    from ttune.network.denoiser import Denoiser
 
 _DTYPES = {
     "tensor(double)": np.float64,
@@ -73,8 +73,8 @@ def denoiser(
 
     A model whose time input is a whole number becomes one with ``integer_time=True``.
     """
-    from ttune.denoiser import Denoiser
-    from ttune.numpy_network import from_numpy
+    from ttune.network.denoiser import Denoiser
+    from ttune.network.numpy_network import from_numpy
 
     made = network(session, sample=sample, time=time, output=output, providers=providers)
     assert isinstance(made, _Session)

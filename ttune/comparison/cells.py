@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.comparison.bench import Bench
+from ttune.comparison.setup import Bench
 from ttune.evaluation import frechet_distance
-from ttune.schedule import Schedule
+from ttune.schedule.schedule import Schedule
 from ttune.tuning import rank_grids, tune
-from ttune.tuning.method import Method
+from ttune.tuning.grid_search import Ranked
+from ttune.tuning.methods.method import Method
 from ttune.tuning.problem import squared_errors
-from ttune.tuning.search import Ranked
 
 UNTUNED = "untuned"
 RANKED_ON = 64  # tuning x_T for all grids; the best few of them are then compared on all tuning x_T

@@ -13,20 +13,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ttune.comparison.bench import LARGEST_SEED, Bench, drawn_sets, make_bench
 from ttune.comparison.cells import UNTUNED, method_cell, untuned_cell
-from ttune.comparison.folder import Cell, Folder
-from ttune.comparison.outcome import GRID, GRID_BY_FRECHET, START, Comparison
+from ttune.comparison.comparison import Comparison
+from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
+from ttune.comparison.setup import LARGEST_SEED, Bench, drawn_sets, make_bench
 from ttune.comparison.specification import Entrant, parse_methods
-from ttune.denoiser import Denoiser
+from ttune.comparison.work_folder import Cell, Folder
 from ttune.evaluation import FeatureStatistics
-from ttune.nested import digest
-from ttune.schedule import Schedule
+from ttune.network.conditions import digest
+from ttune.network.denoiser import Denoiser
+from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
-from ttune.tuning.method import Method, WholeTimesOnlyError
-from ttune.tuning.methods import METHODS
-from ttune.tuning.points import Data, check_draws
-from ttune.tuning.search import pooled_features
+from ttune.tuning.grid_search import pooled_features
+from ttune.tuning.methods.method import Method, WholeTimesOnlyError
+from ttune.tuning.methods.registry import METHODS
+from ttune.tuning.starting_points import Data, check_draws
 
 CURVE = tuple(range(3, 21))  # untuned steps that tuned ones are compared with: twice ten at most
 POLL = 2.0  # seconds between looks at a cell that another process is at

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttune.atomic import write_atomically
-from ttune.comparison.outcome import GRID, GRID_BY_FRECHET, START
-from ttune.evaluation.report import COLOURS, MARKERS
+from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
+from ttune.evaluation.table import COLOURS, MARKERS
+from ttune.storage.atomic_write import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ttune.misspelt import must_be_one_of
-from ttune.tuning.method import Method
-from ttune.tuning.methods import METHODS
+from ttune.messages.names import must_be_one_of
+from ttune.tuning.methods.method import Method
+from ttune.tuning.methods.registry import METHODS
 
 SYNTAX = (
     "[label=]method[@best][:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=conditioning+positions"

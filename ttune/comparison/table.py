@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ttune.atomic import write_atomically
 from ttune.comparison.equivalent import Equivalent
+from ttune.comparison.result import ComparisonResult
 from ttune.evaluation.numbers import number
-from ttune.tuning.timetuner import TimeTuner
-
-if TYPE_CHECKING:
-    from ttune.comparison.outcome import Comparison
+from ttune.storage.atomic_write import write_atomically
+from ttune.tuning.methods.timetuner import TimeTuner
 
 HEADS = (
     "K",
@@ -38,7 +36,7 @@ HALF_HEADING = (
 )
 
 
-def text_table(comparison: Comparison) -> str:
+def text_table(comparison: ComparisonResult) -> str:
     """Every row, aligned, then half the steps; the lowest RMSE and Fréchet distance of a budget and sampler carry a *."""
     parts = [_heading(comparison), _aligned([HEADS, *_lines(comparison)], left=(1, 2))]
     halves = _half_lines(comparison)
@@ -47,7 +45,7 @@ def text_table(comparison: Comparison) -> str:
     return "\n".join([*parts, *_procedures(comparison), *_missing(comparison)])
 
 
-def markdown_table(comparison: Comparison) -> str:
+def markdown_table(comparison: ComparisonResult) -> str:
     """The same as markdown."""
     parts = [_heading(comparison), "", *_piped([HEADS, *_lines(comparison)]), ""]
     halves = _half_lines(comparison)
@@ -70,7 +68,7 @@ def _piped(lines: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(word.replace('|', '/') for word in row)} |" for row in rows]
 
 
-def _procedures(comparison: Comparison) -> list[str]:
+def _procedures(comparison: ComparisonResult) -> list[str]:
     """Which of TimeTuner's procedures a row is of, one line a label."""
     found: dict[str, str] = {}
     for cell, record in comparison.records.items():
@@ -82,7 +80,7 @@ def _procedures(comparison: Comparison) -> list[str]:
     return list(found.values())
 
 
-def _missing(comparison: Comparison) -> list[str]:
+def _missing(comparison: ComparisonResult) -> list[str]:
     """Why a cell has no row, one line a method and reason."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for kind, cells in (("not tuned", comparison.refused), ("failed", comparison.failed)):
@@ -91,7 +89,7 @@ def _missing(comparison: Comparison) -> list[str]:
     return [f"{kind}: {label} ({', '.join(where)}): {reason}" for (kind, label, reason), where in reasons.items()]
 
 
-def write_text(comparison: Comparison, path: Path) -> list[Path]:
+def write_text(comparison: ComparisonResult, path: Path) -> list[Path]:
     """``path`` with .txt and .md in place of its ending."""
     files = {path.with_suffix(".txt"): text_table(comparison) + "\n", path.with_suffix(".md"): markdown_table(comparison)}
     for file, text in files.items():
@@ -99,7 +97,7 @@ def write_text(comparison: Comparison, path: Path) -> list[Path]:
     return list(files)
 
 
-def _heading(comparison: Comparison) -> str:
+def _heading(comparison: ComparisonResult) -> str:
     teacher = ", ".join(f"{k} {v}" for k, v in comparison.teacher.items())
     return (
         f"{comparison.model}: {comparison.n:,} held-out x_T, teacher {teacher}; F = Fréchet distance ({comparison.features}). "
@@ -109,7 +107,7 @@ def _heading(comparison: Comparison) -> str:
     )
 
 
-def _lines(comparison: Comparison) -> list[tuple[str, ...]]:
+def _lines(comparison: ComparisonResult) -> list[tuple[str, ...]]:
     lowest: dict[tuple[Any, ...], float] = {}
     for row in comparison.rows:
         for metric in ("rmse", "frechet"):
@@ -152,7 +150,7 @@ def _equivalent(found: dict[str, Any] | None) -> str:
     return "-" if found is None else str(Equivalent(found["steps"], found["bound"]))
 
 
-def _half_lines(comparison: Comparison) -> list[tuple[str, ...]]:
+def _half_lines(comparison: ComparisonResult) -> list[tuple[str, ...]]:
     """Half the steps: a line per tuned cell for which there are untuned figures at twice its steps."""
     return [
         (

@@ -1,10 +1,15 @@
 """Measuring samples: feature extractors, distances between sets of images, paired errors, and the report of a comparison."""
 
-from ttune.evaluation.confidence import SplitInterval, split_interval
-from ttune.evaluation.efficientnet import efficientnet_lite0
-from ttune.evaluation.evaluation import Real, evaluate
-from ttune.evaluation.features import FeatureExtractor, lenet64, lenet64_train_statistics
-from ttune.evaluation.fid import (
+from ttune.evaluation.cached_samples import Candidate, Samples
+from ttune.evaluation.evaluate import Real, evaluate
+from ttune.evaluation.features.efficientnet import efficientnet_lite0
+from ttune.evaluation.features.extractor import FeatureExtractor, lenet64, lenet64_train_statistics
+from ttune.evaluation.features.feature_statistics import FeatureStatistics, StatisticsBuilder
+from ttune.evaluation.features.inception import INCEPTION, inception
+from ttune.evaluation.features.pooled_pixels import pooled_pixels
+from ttune.evaluation.images.references import open_reference
+from ttune.evaluation.metrics.confidence import SplitInterval, split_interval
+from ttune.evaluation.metrics.frechet import (
     RatioInterval,
     fid,
     frechet_distance,
@@ -13,15 +18,10 @@ from ttune.evaluation.fid import (
     paired_interval,
     rmse_to,
 )
-from ttune.evaluation.inception import INCEPTION, inception
-from ttune.evaluation.kid import kernel_distance, kernel_metric_name
+from ttune.evaluation.metrics.kid import kernel_distance, kernel_metric_name
+from ttune.evaluation.metrics.precision_recall import Manifold, PrecisionRecall, precision_recall
 from ttune.evaluation.metrics_table import print_metrics
-from ttune.evaluation.pixels import pooled_pixels
-from ttune.evaluation.precision_recall import Manifold, PrecisionRecall, precision_recall
-from ttune.evaluation.references import open_reference
-from ttune.evaluation.report import FrechetEntry, ReportRow, image_grid, print_table, save_grid, write_picture, write_report
-from ttune.evaluation.sampled import Candidate, Samples
-from ttune.evaluation.statistics import FeatureStatistics, StatisticsBuilder
+from ttune.evaluation.table import FrechetEntry, ReportRow, image_grid, print_table, save_grid, write_picture, write_report
 
 __all__ = [
     "INCEPTION",

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ttune.atomic import remove_unfinished, write_atomically
+from ttune.storage.atomic_write import remove_unfinished, write_atomically
 
 
 @dataclass(frozen=True)

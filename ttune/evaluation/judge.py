@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.denoiser import Denoiser, select
-from ttune.evaluation.features import FeatureExtractor
-from ttune.evaluation.fid import frechet_distance, frechet_standard_error, rmse_to
-from ttune.evaluation.report import ReportRow
-from ttune.evaluation.statistics import FeatureStatistics
-from ttune.sampling import sample
-from ttune.schedule import Schedule
+from ttune.evaluation.features.extractor import FeatureExtractor
+from ttune.evaluation.features.feature_statistics import FeatureStatistics
+from ttune.evaluation.metrics.frechet import frechet_distance, frechet_standard_error, rmse_to
+from ttune.evaluation.table import ReportRow
+from ttune.network.denoiser import Denoiser, select
+from ttune.sampling.sample import sample
+from ttune.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)

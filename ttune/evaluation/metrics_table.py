@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ttune.evaluation.numbers import number
-from ttune.evaluation.report import ReportRow
+from ttune.evaluation.table import ReportRow
 
 
 def print_metrics(rows: Sequence[ReportRow]) -> str:

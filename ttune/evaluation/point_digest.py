@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ttune.denoiser import Conditions
-from ttune.nested import digest
+from ttune.network.conditions import digest
+from ttune.network.denoiser import Conditions
 
 
 def point_digest(x_T: Tensor, conditions: Conditions) -> str:
-    """The digest (:func:`ttune.nested.digest`) of x_T (b, ...) and the conditions."""
+    """The digest (:func:`ttune.network.conditions.digest`) of x_T (b, ...) and the conditions."""
     return digest(x_T, conditions)

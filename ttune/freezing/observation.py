@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ttune.denoiser import Denoiser, Evaluation
 from ttune.freezing.dependence import Dependence, same_bits
 from ttune.freezing.rows import Path, leaves, spelled, take_apart
-from ttune.plan import evaluations_of
+from ttune.network.denoiser import Denoiser, Evaluation
+from ttune.network.stitched import Stitched
+from ttune.network.variants import Variants
 from ttune.samplers.points import Point
-from ttune.schedule import Schedule
-from ttune.stitched import Stitched
-from ttune.variants import Variants
+from ttune.sampling.plan import evaluations_of
+from ttune.schedule.schedule import Schedule
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of embedding_lookup
 # Marks of dependence; arguments of the network and then modules have the bits that follow.

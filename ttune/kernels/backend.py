@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ttune.kernels import triton as triton_kernels
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 
 LIBRARY = torch.library.Library("ttune", "FRAGMENT")  # holds the schemas; dropping it would undefine the operators
 _REFERENCES: dict[str, Callable[..., Any]] = {}

@@ -1,4 +1,4 @@
-"""A schedule as the steps of a sampling loop over NumPy arrays. The twin of ttune/plan.py, without torch."""
+"""A schedule as the steps of a sampling loop over NumPy arrays. The twin of ttune/sampling/plan.py, without torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ttune.folding import START_DRAW, Block, block, fold
 from ttune.numpy.operators import linear_update, linear_update_
-from ttune.prediction import data_row, prediction_type_named
-from ttune.schedule import Schedule
+from ttune.samplers.folding import START_DRAW, Block, block, fold
+from ttune.samplers.prediction import data_row, prediction_type_named
+from ttune.schedule.schedule import Schedule
 
 Array = NDArray[Any]
 Registers = Mapping[str, Array]
@@ -24,7 +24,7 @@ _NAMES = ("name", "parameter_shapes", "weights")  # of the model that a schedule
 @dataclass(frozen=True)
 class Step:
     """The update after one network evaluation: ``block.outputs`` = ``block.coeffs`` @ (``block.terms``, the clamped x_0
-    prediction, noise), see :class:`ttune.folding.Block`.
+    prediction, noise), see :class:`ttune.samplers.folding.Block`.
 
     The network is told ``conditioning`` where the state stands at ``time``. ``draw``: the number of the step's noise.
     """

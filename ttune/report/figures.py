@@ -13,7 +13,7 @@ from ttune.report.measured import Measured, Run
 from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
 from ttune.report.sources import ComparedRow, Entry
-from ttune.schedule import Schedule
+from ttune.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.denoiser import Denoiser, select
-from ttune.evaluation.fid import RatioInterval, paired_interval
-from ttune.noise import Float64
+from ttune.evaluation.metrics.frechet import RatioInterval, paired_interval
+from ttune.network.denoiser import Denoiser, select
+from ttune.noise.schedules import Float64
 from ttune.report.pictures import shown_of
 from ttune.report.rivals import roles, untuned_curves
 from ttune.report.sources import Entry
-from ttune.sampling import check_fits, sample
-from ttune.schedule import Schedule
+from ttune.sampling.sample import check_fits, sample
+from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
-from ttune.tuning.points import drawn_points
 from ttune.tuning.problem import squared_errors
+from ttune.tuning.starting_points import drawn_points
 
 # Of the x_T of a report: beyond those of ``ttune compare`` (2^41 on) and ``ttune evaluate`` (2^40 on), so that no tuning saw them.
 REPORT_SEEDS = 2**42

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ttune.evaluation.fid import RatioInterval
+from ttune.evaluation.metrics.frechet import RatioInterval
 from ttune.evaluation.numbers import NONE, number
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ttune.atomic import write_atomically
-from ttune.evaluation.report import write_picture
+from ttune.evaluation.table import write_picture
 from ttune.report import figures, tables
 from ttune.report.drawing import drawing, png_of, svg_of
 from ttune.report.figures import Drawn
@@ -22,11 +21,12 @@ from ttune.report.pictures import data_uri, strip, why_no_pictures
 from ttune.report.rivals import GRID
 from ttune.report.sources import Compared, Entry, Sources
 from ttune.report.tables import Table
-from ttune.schedule import OUTCOMES
+from ttune.schedule.schedule import OUTCOMES
+from ttune.storage.atomic_write import write_atomically
 from ttune.version import __version__
 
 if TYPE_CHECKING:
-    from ttune.denoiser import Denoiser
+    from ttune.network.denoiser import Denoiser
 
 
 @dataclass(frozen=True)

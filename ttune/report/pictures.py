@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttune.evaluation.features import to_uint8
+from ttune.evaluation.features.extractor import to_uint8
 
 if TYPE_CHECKING:
-    from ttune.denoiser import Denoiser
+    from ttune.network.denoiser import Denoiser
 
 _GAP = 2  # pixels between two samples
 _LARGEST = 160  # pixels: eight in a row still fit a screen, and a page of several budgets a mail

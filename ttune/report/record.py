@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ttune.schedule import Schedule
-from ttune.shift import Shift
+from ttune.schedule.schedule import Schedule
+from ttune.schedule.time_shift import Shift
 
 T = TypeVar("T")
 Number = float | None  # null in the file: NaN or infinity when it was written

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ttune.grids import GRIDS
+from ttune.noise.grids import GRIDS
 from ttune.report.sources import Entry
-from ttune.schedule import Schedule
+from ttune.schedule.schedule import Schedule
 
 START, GRID, TUNED = "untuned start", "best untuned grid", "tuned"
-_NAMED_GRID = re.compile(rf"({'|'.join(GRIDS)}) from ([0-9.e+-]+)")  # as ttune.tuning.search names them
+_NAMED_GRID = re.compile(rf"({'|'.join(GRIDS)}) from ([0-9.e+-]+)")  # as ttune.tuning.grid_search names them
 
 
 def roles(entry: Entry) -> dict[str, Schedule]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ttune.reading import read_bytes
 from ttune.report.record import Number, Record, read_record
-from ttune.schedule import Schedule
-from ttune.schedule_file import FORMAT, SEVERAL, load_schedules
+from ttune.schedule.file import FORMAT, SEVERAL, load_schedules
+from ttune.schedule.schedule import Schedule
+from ttune.storage.bounded_read import read_bytes
 
 MAX_BYTES = 64_000_000  # the comparison of the mixture, 143 rows with all their pairs, takes 1 MB
 

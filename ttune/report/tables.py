@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttune.evaluation.fid import RatioInterval, metric_name
+from ttune.evaluation.metrics.frechet import RatioInterval, metric_name
 from ttune.report.measured import TEACHER, Measured, Run
 from ttune.report.numbers import NONE, number, ratio, with_error
 from ttune.report.rivals import GRID, TUNED
 from ttune.report.sources import Compared, Distance, Entry, Evaluation, Interval, PrecisionRecall
-from ttune.schedule import OUTCOMES
-from ttune.schedule_file import describe
+from ttune.schedule.file import describe
+from ttune.schedule.schedule import OUTCOMES
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import inspect
 import reprlib
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ttune.samplers.adams import deis, ipndm, lms, pndm
 from ttune.samplers.ddim import ddim, ddpm
@@ -19,11 +19,9 @@ from ttune.samplers.dpmpp_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpm
 from ttune.samplers.dpmpp_singlestep import dpmpp_2s, dpmpp_3s, dpmpp_sde
 from ttune.samplers.euler import euler, euler_ancestral
 from ttune.samplers.heun import edm_heun, heun, kdpm_2
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
 from ttune.samplers.unipc import unipc
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 SAMPLERS: dict[str, Callable[..., Tableau]] = {
     builder.__name__: builder
@@ -77,7 +75,7 @@ def _fits(number: float) -> bool:
     return abs(number) <= sys.float_info.max
 
 
-def build_tableau(schedule: Schedule) -> Tableau:
+def build_tableau(schedule: Steps) -> Tableau:
     """The tableau of ``schedule.sampler`` with ``schedule.options``.
 
     ValueError for an option that it does not have or that is not of its default's kind, and where float64 cannot hold the coefficients.

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 from ttune.samplers.points import Point, expands, first_order, grows, history, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 COORDINATES = ("rho", "log_rho", "time")
 # Gauss-Legendre in log rho, in which the integrands are smooth: exact to rounding for LMS and DEIS with 32 points on steps
@@ -25,7 +22,7 @@ COORDINATES = ("rho", "log_rho", "time")
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-def lms(schedule: Schedule, *, order: int = 4, full_order_to_clean: bool = False) -> Tableau:
+def lms(schedule: Steps, *, order: int = 4, full_order_to_clean: bool = False) -> Tableau:
     """k-diffusion's ``sample_lms``: the polynomial in rho itself (Adams-Bashforth on any grid), order 1 to 4.
 
     ``full_order_to_clean``: a step to a clean image keeps its order, as k-diffusion's does, instead of being x_u = D.
@@ -33,7 +30,7 @@ def lms(schedule: Schedule, *, order: int = 4, full_order_to_clean: bool = False
     return _adams("lms", schedule, order, "rho", full_order_to_clean)
 
 
-def deis(schedule: Schedule, *, order: int = 3, coordinate: str = "log_rho") -> Tableau:
+def deis(schedule: Steps, *, order: int = 3, coordinate: str = "log_rho") -> Tableau:
     """DEIS, tAB-DEIS (Zhang and Chen 2022, arXiv 2204.13902, eq. 15), order 1 to 4 (tAB0 to tAB3).
 
     ``coordinate``: of the polynomial: "time" as in the paper's tAB, "rho" (rhoAB), or "log_rho" (diffusers' ``logrho``).
@@ -41,7 +38,7 @@ def deis(schedule: Schedule, *, order: int = 3, coordinate: str = "log_rho") -> 
     return _adams("deis", schedule, order, coordinate, False)
 
 
-def ipndm(schedule: Schedule, *, order: int = 4, full_order_to_clean: bool = False) -> Tableau:
+def ipndm(schedule: Steps, *, order: int = 4, full_order_to_clean: bool = False) -> Tableau:
     """iPNDM (Zhang and Chen 2022, section 3.3; Liu et al. 2022): Adams-Bashforth weights of an even grid, whatever the grid is.
 
     eps' = (55 eps - 59 eps1 + 37 eps2 - 9 eps3) / 24, with fewer of them at the first steps, in a DDIM step.
@@ -52,7 +49,7 @@ def ipndm(schedule: Schedule, *, order: int = 4, full_order_to_clean: bool = Fal
     return Tableau("ipndm", tuple(_even_steps(schedule, at, 0, order, full_order_to_clean)), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def pndm(schedule: Schedule, *, order: int = 4, full_order_to_clean: bool = False) -> Tableau:
+def pndm(schedule: Steps, *, order: int = 4, full_order_to_clean: bool = False) -> Tableau:
     """PNDM without its Runge-Kutta start, "PLMS" (Liu et al. 2022, arXiv 2202.09778, eq. 11 and 12, as latent diffusion has it).
 
     iPNDM whose first step averages the eps at both of its ends: one evaluation more than steps. ``full_order_to_clean``: as
@@ -72,7 +69,7 @@ def pndm(schedule: Schedule, *, order: int = 4, full_order_to_clean: bool = Fals
     return Tableau("pndm", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def _even_steps(schedule: Schedule, at: Sequence[Point], first: int, order: int, full: bool) -> list[Stage]:
+def _even_steps(schedule: Steps, at: Sequence[Point], first: int, order: int, full: bool) -> list[Stage]:
     last, stages = len(at) - 2, []
     for i in range(first, last + 1):
         t, u = at[i], at[i + 1]
@@ -89,7 +86,7 @@ def _check_order(order: int) -> None:
 _EVEN = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
 
-def _adams(name: str, schedule: Schedule, order: int, coordinate: str, full: bool) -> Tableau:
+def _adams(name: str, schedule: Steps, order: int, coordinate: str, full: bool) -> Tableau:
     _check_order(order)
     must_be_one_of("coordinate", coordinate, list(COORDINATES))
     at = points(schedule)
@@ -102,7 +99,7 @@ def _adams(name: str, schedule: Schedule, order: int, coordinate: str, full: boo
     return Tableau(name, tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def _lowered(schedule: Schedule, at: Sequence[Point], i: int, order: int, full: bool) -> int:
+def _lowered(schedule: Steps, at: Sequence[Point], i: int, order: int, full: bool) -> int:
     """The order at step i: as much history as there is (and has a finite rho), less at the end with ``lower_order_final``.
 
     ``full``: a step to a clean image is not lowered; rho = 0 is a fine end for polynomials in rho.
@@ -131,7 +128,7 @@ def _stage(t: Point, u: Point, weights: Sequence[float] | None, i: int, order: i
     return Stage(t.t, t.alpha, t.sigma, update, history("eps", i, order - 1) if more else {})
 
 
-def _integrals(schedule: Schedule, nodes: Sequence[Point], u: Point, coordinate: str) -> list[float]:
+def _integrals(schedule: Steps, nodes: Sequence[Point], u: Point, coordinate: str) -> list[float]:
     """The integral over rho, from the first node to u, of each node's Lagrange polynomial in ``coordinate``."""
     t = nodes[0]
     if coordinate == "rho":

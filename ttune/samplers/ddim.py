@@ -6,19 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 from ttune.samplers.points import Point, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "analytic")
 
 
-def ddim(schedule: Schedule, *, gammas: Sequence[float] = ()) -> Tableau:
+def ddim(schedule: Steps, *, gammas: Sequence[float] = ()) -> Tableau:
     """x_u = alpha_u D + sqrt(sigma_u^2 - s^2) eps + s noise, eq. 12.
 
     s = eta sigma_u sqrt(1 - SNR_t / SNR_u), which for alpha^2 + sigma^2 = 1 is eq. 16 and also holds for other schedules.
@@ -29,7 +26,7 @@ def ddim(schedule: Schedule, *, gammas: Sequence[float] = ()) -> Tableau:
     return _tableau("ddim", at, s, _optimal(at, s, gammas) if gammas else None)
 
 
-def ddpm(schedule: Schedule, *, variance: str = "fixed_small", gammas: Sequence[float] = ()) -> Tableau:
+def ddpm(schedule: Steps, *, variance: str = "fixed_small", gammas: Sequence[float] = ()) -> Tableau:
     """Ancestral sampling (Ho et al. 2020, algorithm 2): the posterior mean of x_u given x_t and D, and noise.
 
     The mean is that of DDIM with eta = 1. ``variance``: of the noise, which is not added on the way to a clean image:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 from ttune.samplers.points import Point, between, check_fractions, expands, first_order, history, points
 from ttune.samplers.singlestep_grid import check_inner, on_grid
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
 
 if TYPE_CHECKING:
-    from ttune.noise import NoiseSchedule
-    from ttune.schedule import Schedule
+    from ttune.noise.schedules import NoiseSchedule
 
 
-def dpm_solver_1(schedule: Schedule) -> Tableau:
+def dpm_solver_1(schedule: Steps) -> Tableau:
     """Eq. 3.7, which is DDIM: x_u = (alpha_u / alpha_t) x - sigma_u (e^h - 1) eps."""
     return _singlestep("dpm_solver_1", schedule, [1] * schedule.steps)
 
 
-def dpm_solver_2(schedule: Schedule, *, r: float = 0.5, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
+def dpm_solver_2(schedule: Steps, *, r: float = 0.5, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
     """Algorithm 1: an evaluation at the fraction ``r`` of the step in log-SNR, and its slope. A step to a clean image is first order.
 
     ``inner`` "grid" and ``solver_type``: as for :func:`ttune.samplers.dpmpp_singlestep.dpmpp_2s`.
@@ -32,7 +32,7 @@ def dpm_solver_2(schedule: Schedule, *, r: float = 0.5, inner: str = "log_snr", 
 
 
 def dpm_solver_3(
-    schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint"
+    schedule: Steps, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint"
 ) -> Tableau:
     """Algorithm 2: evaluations at the fractions ``r1`` and ``r2``. A step to a clean image is first order.
 
@@ -44,7 +44,7 @@ def dpm_solver_3(
     return _singlestep("dpm_solver_3", schedule, [3] * schedule.steps, r1=r1, r2=r2)
 
 
-def dpm_solver_fast(schedule: Schedule, *, tail: str = "1") -> Tableau:
+def dpm_solver_fast(schedule: Steps, *, tail: str = "1") -> Tableau:
     """DPM-Solver-fast (section 3.4): third-order steps, and at the end those of ``tail``, "2,1", "2" or "1".
 
     K steps are 3 (K - 2) + 3, 3 (K - 1) + 2 or 3 (K - 1) + 1 evaluations.
@@ -55,7 +55,7 @@ def dpm_solver_fast(schedule: Schedule, *, tail: str = "1") -> Tableau:
     return _singlestep("dpm_solver_fast", schedule, orders[-schedule.steps :])
 
 
-def dpm_solver_multistep(schedule: Schedule, *, order: int = 2, solver_type: str = "midpoint") -> Tableau:
+def dpm_solver_multistep(schedule: Steps, *, order: int = 2, solver_type: str = "midpoint") -> Tableau:
     """The multistep form for the noise prediction (the authors' code), of order 1, 2 or 3.
 
     x_u = (alpha_u / alpha_t) x - sigma_u (e^h - 1) [eps + (eps - eps1) / 2r], r = h_prev / h; third order by the divided
@@ -93,7 +93,7 @@ def dpm_solver_multistep(schedule: Schedule, *, order: int = 2, solver_type: str
     return Tableau("dpm_solver_multistep", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def _singlestep(name: str, schedule: Schedule, orders: list[int], r: float = 0.5, r1: float = 1 / 3, r2: float = 2 / 3) -> Tableau:
+def _singlestep(name: str, schedule: Steps, orders: list[int], r: float = 0.5, r1: float = 1 / 3, r2: float = 2 / 3) -> Tableau:
     check_fractions(r=r)
     check_fractions(r1=r1, r2=r2)
     at, stages = points(schedule), []

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 from ttune.samplers.points import Point, expands, history, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 SOLVER_TYPES = ("midpoint", "heun")
 
 
-def dpmpp_2m(schedule: Schedule, *, solver_type: str = "midpoint") -> Tableau:
+def dpmpp_2m(schedule: Steps, *, solver_type: str = "midpoint") -> Tableau:
     """x_u = (sigma_u / sigma_t) x - alpha_u (e^-h - 1) [D + (D - D1) / 2r], algorithm 2, with r = h_prev / h.
 
     First order at the first step, and on the way to a clean image, where it is x_u = D; with ``lower_order_final`` the
@@ -24,7 +21,7 @@ def dpmpp_2m(schedule: Schedule, *, solver_type: str = "midpoint") -> Tableau:
     return _multistep("dpmpp_2m", schedule, 2, 0.0, 1.0, solver_type)
 
 
-def dpmpp_3m(schedule: Schedule, *, solver_type: str = "midpoint") -> Tableau:
+def dpmpp_3m(schedule: Steps, *, solver_type: str = "midpoint") -> Tableau:
     """The third-order multistep solver (its authors' code, ``multistep_dpm_solver_third_update``).
 
     The first two steps are of order 1 and 2 (``solver_type`` as for 2M). With ``lower_order_final`` the last two are of
@@ -33,7 +30,7 @@ def dpmpp_3m(schedule: Schedule, *, solver_type: str = "midpoint") -> Tableau:
     return _multistep("dpmpp_3m", schedule, 3, 0.0, 1.0, solver_type)
 
 
-def dpmpp_2m_sde(schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0, solver_type: str = "midpoint") -> Tableau:
+def dpmpp_2m_sde(schedule: Steps, *, eta: float = 1.0, s_noise: float = 1.0, solver_type: str = "midpoint") -> Tableau:
     """SDE-DPM-Solver++(2M): x_u = (sigma_u / sigma_t) e^(-eta h) x + alpha_u (1 - e^(-h (1 + eta))) [D + ...] + noise.
 
     Section 5 of the paper for ``eta`` = 1; k-diffusion's ``sample_dpmpp_2m_sde`` for others. ``s_noise`` scales the noise.
@@ -41,12 +38,12 @@ def dpmpp_2m_sde(schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0, 
     return _multistep("dpmpp_2m_sde", schedule, 2, eta, s_noise, solver_type)
 
 
-def dpmpp_3m_sde(schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
+def dpmpp_3m_sde(schedule: Steps, *, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
     """SDE-DPM-Solver++(3M), k-diffusion's ``sample_dpmpp_3m_sde``; ``eta`` and ``s_noise`` as for 2M."""
     return _multistep("dpmpp_3m_sde", schedule, 3, eta, s_noise, "heun")
 
 
-def _multistep(name: str, schedule: Schedule, order: int, eta: float, s_noise: float, solver_type: str) -> Tableau:
+def _multistep(name: str, schedule: Steps, order: int, eta: float, s_noise: float, solver_type: str) -> Tableau:
     must_be_one_of("solver_type", solver_type, list(SOLVER_TYPES))
     if not 0 <= eta < math.inf or not 0 <= s_noise < math.inf:
         raise ValueError(f"eta and s_noise must be numbers >= 0, got {eta} and {s_noise}")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 from ttune.samplers.points import Point, between, check_fractions, expands, points
 from ttune.samplers.singlestep_grid import check_inner, on_grid
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 
 def dpmpp_2s(
-    schedule: Schedule,
+    schedule: Steps,
     *,
     r: float = 0.5,
     eta: float = 0.0,
@@ -53,7 +50,7 @@ def dpmpp_2s(
     return Tableau("dpmpp_2s", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def dpmpp_3s(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
+def dpmpp_3s(schedule: Steps, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
     """Third order with evaluations at the fractions ``r1`` and ``r2`` (the authors' code, ``singlestep_dpm_solver_third_update``).
 
     ``inner`` "grid": they are the next two positions instead (see :func:`dpmpp_2s`); ``solver_type`` "heun" then uses both.
@@ -82,7 +79,7 @@ def dpmpp_3s(schedule: Schedule, *, r1: float = 1 / 3, r2: float = 2 / 3, inner:
     return Tableau("dpmpp_3s", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def dpmpp_sde(schedule: Schedule, *, r: float = 0.5, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
+def dpmpp_sde(schedule: Steps, *, r: float = 0.5, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
     """k-diffusion's ``sample_dpmpp_sde``: 2S with noise also on the way to the intermediate evaluation."""
     check_fractions(r=r)
     at, stages = points(schedule), []

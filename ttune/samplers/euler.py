@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 from ttune.samplers.dpmpp_singlestep import ancestral
 from ttune.samplers.points import first_order, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
 
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
-
-def euler(schedule: Schedule) -> Tableau:
+def euler(schedule: Steps) -> Tableau:
     """x_hat_u = x_hat_t + (s_u - s_t) eps with x_hat = x / alpha and s = sigma / alpha, eq. 4.
 
     In exact arithmetic this is DDIM with eta = 0. It is written through x instead of D, so that for EDM models
@@ -25,7 +22,7 @@ def euler(schedule: Schedule) -> Tableau:
     return Tableau("euler", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def euler_ancestral(schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
+def euler_ancestral(schedule: Steps, *, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
     """k-diffusion's ``sample_euler_ancestral``: down to s_down, s_down^2 + s_up^2 = s_u^2, and noise back up.
 
     In exact arithmetic this is DDIM with the same ``eta`` (where that is at most 1). ``s_noise`` scales the noise.

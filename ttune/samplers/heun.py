@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 from ttune.samplers.dpmpp_singlestep import ancestral
 from ttune.samplers.points import Point, at_log_snr, between, expands, first_order, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 DERIVATIVES = ("noise", "velocity")
 
 
-def heun(schedule: Schedule, *, derivative: str = "auto") -> Tableau:
+def heun(schedule: Steps, *, derivative: str = "auto") -> Tableau:
     """x_u = x_t + (step / 2) (d_t + d_u), d_u at the end of an Euler step (Karras et al. 2022, algorithm 1 without churn).
 
     ``derivative``: "noise" integrates x / alpha over sigma / alpha, whose slope is eps; "velocity" integrates x over sigma,
@@ -39,7 +36,7 @@ def heun(schedule: Schedule, *, derivative: str = "auto") -> Tableau:
     return Tableau("heun", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-def edm_heun(schedule: Schedule, *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = 0.0, s_noise: float = 1.0) -> Tableau:
+def edm_heun(schedule: Steps, *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = 0.0, s_noise: float = 1.0) -> Tableau:
     """Karras et al. 2022, algorithm 2: before each step the noise level rises from s to (1 + gamma) s, then Heun's step.
 
     gamma = min(s_churn / steps, sqrt(2) - 1) where s = sigma / alpha lies in [s_tmin, s_tmax]; ``s_tmax`` = 0 means no upper
@@ -77,7 +74,7 @@ def edm_heun(schedule: Schedule, *, s_churn: float = 0.0, s_tmin: float = 0.0, s
     return Tableau("edm_heun", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma, start)
 
 
-def kdpm_2(schedule: Schedule, *, eta: float = 0.0, s_noise: float = 1.0) -> Tableau:
+def kdpm_2(schedule: Steps, *, eta: float = 0.0, s_noise: float = 1.0) -> Tableau:
     """k-diffusion's ``sample_dpm_2``: the slope at the middle of the step in log-SNR carries x / alpha all the way.
 
     ``eta`` > 0 is ``sample_dpm_2_ancestral``. Two evaluations a step; one to a clean image is Euler's.

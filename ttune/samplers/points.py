@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ttune.samplers.steps import Steps
+
 if TYPE_CHECKING:
-    from ttune.noise import NoiseSchedule
-    from ttune.schedule import Schedule
+    from ttune.noise.schedules import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Point:
         return self.sigma == 0
 
 
-def points(schedule: Schedule) -> list[Point]:
+def points(schedule: Steps) -> list[Point]:
     """The schedule's positions."""
     return [Point(*values) for values in zip(schedule.positions.tolist(), schedule.alphas.tolist(), schedule.sigmas.tolist(), strict=True)]
 

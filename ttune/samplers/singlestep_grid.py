@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
 
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 from ttune.samplers.points import Point, expands, first_order, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 INNER = ("log_snr", "grid")
 SOLVER_TYPES = ("midpoint", "heun")
 
 
-def on_grid(name: str, schedule: Schedule, order: int, register: str, solver_type: str) -> Tableau:
+def on_grid(name: str, schedule: Steps, order: int, register: str, solver_type: str) -> Tableau:
     """``register``: what is integrated, "D" (DPM-Solver++) or "eps" (DPM-Solver)."""
     at, stages, first = points(schedule), [], 0
     for size in _groups(at, order, schedule.lower_order_final):

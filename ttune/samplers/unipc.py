@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ttune.misspelt import must_be_one_of
+from ttune.messages.names import must_be_one_of
 from ttune.samplers.points import Point, expands, history, points
+from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
-
-if TYPE_CHECKING:
-    from ttune.schedule import Schedule
 
 VARIANTS = ("bh1", "bh2")
 Weights = dict[str, float]
 
 
-def unipc(schedule: Schedule, *, order: int = 2, variant: str = "bh2", corrector: bool = True) -> Tableau:
+def unipc(schedule: Steps, *, order: int = 2, variant: str = "bh2", corrector: bool = True) -> Tableau:
     """UniP-p with data prediction, and UniC-p (algorithms 5 and 6); B(h) = h ("bh1") or e^h - 1 ("bh2").
 
     The evaluation at t_i first corrects the step that led there, then feeds the next prediction: one evaluation a step. The

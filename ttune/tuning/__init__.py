@@ -1,23 +1,23 @@
 """Tuning: teacher, objectives, methods, and the run that ties them together."""
 
-from ttune.tuning.ays import AlignYourSteps
 from ttune.tuning.best import Accepted
 from ttune.tuning.budgets import tune_budgets
-from ttune.tuning.choice import Choice, choose_sampler
 from ttune.tuning.conditions import conditions_from
-from ttune.tuning.endpoint import Endpoint
-from ttune.tuning.evolution import Evolution
-from ttune.tuning.local import Local
-from ttune.tuning.method import Found, Method, Task
-from ttune.tuning.methods import METHODS
-from ttune.tuning.optimal_steps import OptimalSteps
+from ttune.tuning.grid_search import rank_grids
+from ttune.tuning.methods.ays import AlignYourSteps
+from ttune.tuning.methods.endpoint import Endpoint
+from ttune.tuning.methods.evolution import Evolution
+from ttune.tuning.methods.local import Local
+from ttune.tuning.methods.method import Found, Method, Task
+from ttune.tuning.methods.optimal_steps import OptimalSteps
+from ttune.tuning.methods.registry import METHODS
+from ttune.tuning.methods.shifted import Shifted
+from ttune.tuning.methods.timetuner import TimeTuner, apply_timetuner_ratios, timetuner_ratios
+from ttune.tuning.methods.trajectory import Trajectory
 from ttune.tuning.resample import resampled
-from ttune.tuning.run import TuneResult, tune
-from ttune.tuning.search import rank_grids
-from ttune.tuning.shifted import Shifted
+from ttune.tuning.sampler_selection import Choice, choose_sampler
 from ttune.tuning.teacher import Teacher
-from ttune.tuning.timetuner import TimeTuner, apply_timetuner_ratios, timetuner_ratios
-from ttune.tuning.trajectory import Trajectory
+from ttune.tuning.tune import TuneResult, tune
 
 __all__ = [
     "METHODS",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ttune.schedule import Schedule
-from ttune.shift import Shift
+from ttune.schedule.schedule import Schedule
+from ttune.schedule.time_shift import Shift
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.holdout import same_steps
 

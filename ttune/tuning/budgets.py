@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ttune.denoiser import Denoiser
-from ttune.schedule import Schedule
-from ttune.tuning.endpoint import Endpoint
-from ttune.tuning.method import Method
+from ttune.network.denoiser import Denoiser
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.methods.endpoint import Endpoint
+from ttune.tuning.methods.method import Method
 from ttune.tuning.resample import resampled
-from ttune.tuning.run import TuneResult, method_named, tune
 from ttune.tuning.teacher import Teacher
+from ttune.tuning.tune import TuneResult, method_named, tune
 
 
 def tune_budgets(

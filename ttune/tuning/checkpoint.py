@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ttune.atomic import remove_unfinished, write_atomically
-from ttune.nested import digest
-from ttune.ranks import ALONE, Ranks, Share
-from ttune.reading import read_bytes
+from ttune.distributed import ALONE, Ranks, Share
+from ttune.network.conditions import digest
+from ttune.storage.atomic_write import remove_unfinished, write_atomically
+from ttune.storage.bounded_read import read_bytes
 
 T = TypeVar("T")
 

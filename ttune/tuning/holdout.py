@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ttune.evaluation.fid import RatioInterval, frechet_distance, paired_interval
-from ttune.evaluation.statistics import features_of
-from ttune.noise import Float64
-from ttune.schedule import Schedule
+from ttune.evaluation.features.feature_statistics import features_of
+from ttune.evaluation.metrics.frechet import RatioInterval, frechet_distance, paired_interval
+from ttune.noise.schedules import Float64
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.grid_search import pooled_features
 from ttune.tuning.problem import Problem, squared_errors
-from ttune.tuning.search import pooled_features
 
 ROUNDING = 1e-9  # of the largest time: what a schedule may differ by after a way through other coordinates and back
 CHOSEN = {"tuned": "tuned", "untuned": "best untuned grid", "start": "start"}  # what a decision's figures call an outcome

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
-from ttune.denoiser import Denoiser, Evaluation, select
-from ttune.modules_behind import modules_behind
-from ttune.sampling import sample
-from ttune.schedule import Schedule
-from ttune.tuning.points import Points
-from ttune.warned import warn
+from ttune.messages.warn import warn
+from ttune.network.denoiser import Denoiser, Evaluation, select
+from ttune.network.modules_behind import modules_behind
+from ttune.sampling.sample import sample
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.starting_points import Points
 
 ENOUGH = 512  # numbers that a correlation is taken over; of large samples one has more
 STEPS = 8  # of a sampling that says which prediction type the network has

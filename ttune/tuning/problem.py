@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Conditions, Denoiser, select
-from ttune.nested import joined, mapped
-from ttune.noise import Float64
-from ttune.not_finite import stop_unless_finite
-from ttune.plan import Plan
-from ttune.ranks import ALONE, Share
-from ttune.sampling import start_state
-from ttune.schedule import Schedule
+from ttune.distributed import ALONE, Share
+from ttune.network.conditions import joined, mapped
+from ttune.network.denoiser import Conditions, Denoiser, select
+from ttune.noise.schedules import Float64
+from ttune.sampling.nonfinite import stop_unless_finite
+from ttune.sampling.plan import Plan
+from ttune.sampling.sample import start_state
+from ttune.schedule.schedule import Schedule
 from ttune.tuning.residuals import as_residual, fitted
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ttune.schedule import Schedule
-from ttune.tuning.method import Found
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.methods.method import Found
 
 LONGEST = 200  # points of a line that a plot still shows apart; endpoint takes 30 by default, an evolution's rounds are fewer
 

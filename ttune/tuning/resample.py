@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttune.noise import Float64
-from ttune.schedule import Schedule
+from ttune.noise.schedules import Float64
+from ttune.schedule.schedule import Schedule
 
 APART = 1e-6  # of the largest time: two positions of a resampled grid stand at least this far apart
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ttune.denoiser import Conditions, Denoiser, Evaluation, select
-from ttune.evaluation.features import FeatureExtractor, lenet64
-from ttune.misspelt import meant
+from ttune.evaluation.features.extractor import FeatureExtractor, lenet64
+from ttune.messages.names import meant
+from ttune.network.denoiser import Conditions, Denoiser, Evaluation, select
 from ttune.tuning.middle_layer import middle_layer
 
 Batches = Sequence[tuple[Tensor, Conditions]]  # the teacher's samples, a few at a time

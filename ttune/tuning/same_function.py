@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ttune.sampling import sample
-from ttune.schedule import Schedule
+from ttune.sampling.sample import sample
+from ttune.schedule.schedule import Schedule
 from ttune.tuning.problem import Problem
 from ttune.tuning.teacher import Teacher
 

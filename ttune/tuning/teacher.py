@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.denoiser import Conditions, Denoiser
-from ttune.nested import digest
-from ttune.not_finite import stop_unless_finite
-from ttune.plan import Plan, Registers
-from ttune.sampling import sample, start_state
-from ttune.schedule import GRIDS, Schedule
+from ttune.network.conditions import digest
+from ttune.network.denoiser import Conditions, Denoiser
+from ttune.sampling.nonfinite import stop_unless_finite
+from ttune.sampling.plan import Plan, Registers
+from ttune.sampling.sample import sample, start_state
+from ttune.schedule.schedule import GRIDS, Schedule
 
 # 2M on the log-SNR grid: on the bundled model 128 steps stand 0.001 RMSE from 256 (reported by every tuning).
 TEACHER_STEPS = 128

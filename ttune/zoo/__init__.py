@@ -8,11 +8,11 @@ from os import PathLike
 import torch
 from torch import Tensor
 
-from ttune.denoiser import ClassifierFree, Denoiser
-from ttune.misspelt import must_be_one_of
-from ttune.noise import NoiseSchedule
-from ttune.schedule import Schedule
-from ttune.tensor_file import load_tensors
+from ttune.messages.names import must_be_one_of
+from ttune.network.denoiser import ClassifierFree, Denoiser
+from ttune.noise.schedules import NoiseSchedule
+from ttune.schedule.schedule import Schedule
+from ttune.storage.tensor_file import load_tensors
 from ttune.zoo.unet import CLASSES, IMAGE_SHAPE, NULL_CLASS, UNet
 
 MODELS = ("fashion",)

@@ -21,8 +21,8 @@ from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelS
 from torch import Tensor
 
 import ttune
-from ttune.adapters.positioned import Positioned
-from ttune.noise import EDM
+from ttune.adapters.preconditioned import Positioned
+from ttune.noise.schedules import EDM
 
 from .. import NODE_CLASS_MAPPINGS as NODES
 

@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from ttune import torchvision
+from ttune.evaluation.features import torchvision_shim
 
-torchvision.ensure()  # which diffusers and transformers import
+torchvision_shim.ensure()  # which diffusers and transformers import
 
 try:
     import diffusers as _diffusers  # noqa: F401
@@ -20,7 +20,7 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError("ttune.diffusers needs the package diffusers: pip install 'ttune[diffusers]'") from None
 
-from ttune.adapters.diffusers.applied import apply, remove  # noqa: E402
+from ttune.adapters.diffusers.apply import apply, remove  # noqa: E402
 from ttune.adapters.diffusers.loading import load  # noqa: E402
 from ttune.adapters.diffusers.scheduler import TunedScheduler  # noqa: E402
 from ttune.adapters.diffusers.scheduler_config import noise_of  # noqa: E402

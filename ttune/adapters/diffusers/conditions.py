@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 
-from ttune.warned import warn
+from ttune.messages.warn import warn
 
 Conditions = dict[str, Any]
 Draw = Callable[[Tensor], Conditions]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.denoiser import ClassifierFree
-from ttune.guidance import Conditions, Guidance, Network
+from ttune.network.denoiser import ClassifierFree
+from ttune.network.guidance import Conditions, Guidance, Network
 from ttune.samplers.points import Point
 
 # Of pipelines that do not say it in their own signature (StableDiffusionPipeline's and FluxPipeline's).

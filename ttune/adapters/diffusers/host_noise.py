@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 
-from ttune.noise import Float64, Flow, NoiseSchedule
+from ttune.noise.schedules import Float64, Flow, NoiseSchedule
 
 Config = Mapping[str, Any]
 

@@ -22,11 +22,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from ttune.adapters.diffusers.conditions import check_said_once, drawn_conditions, encoded, null_of_images
 from ttune.adapters.diffusers.guidance import GuidanceInput, doubles, guidance_of
 from ttune.adapters.diffusers.network import FAMILIES, HostNetwork, learns_variance, original
-from ttune.adapters.diffusers.picture import Decoder
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of, time_unit
 from ttune.adapters.diffusers.sizes import size_of
-from ttune.denoiser import Denoiser
-from ttune.reading import read_bytes
+from ttune.adapters.diffusers.vae_decoder import Decoder
+from ttune.network.denoiser import Denoiser
+from ttune.storage.bounded_read import read_bytes
 
 NETWORKS = ("unet", "transformer")  # what pipelines call the network that denoises
 VAES = ("vae", "vqvae", "movq", "first_stage")  # and what decodes its samples; under another name whatever has a method decode

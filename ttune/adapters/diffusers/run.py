@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.adapters.diffusers.clock import Clock
-from ttune.denoiser import Denoiser
-from ttune.noise import Float64
-from ttune.plan import Plan
-from ttune.schedule import Schedule
+from ttune.adapters.diffusers.evaluation_counter import Clock
+from ttune.network.denoiser import Denoiser
+from ttune.noise.schedules import Float64
+from ttune.sampling.plan import Plan
+from ttune.schedule.schedule import Schedule
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 

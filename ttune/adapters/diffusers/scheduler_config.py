@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ttune.adapters.diffusers.host_noise import check_host_agrees
-from ttune.noise import NoiseSchedule
-from ttune.threshold import DynamicThreshold
+from ttune.network.threshold import DynamicThreshold
+from ttune.noise.schedules import NoiseSchedule
 
 Config = Mapping[str, Any]
 

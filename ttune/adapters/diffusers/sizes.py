@@ -8,7 +8,7 @@ from typing import Any
 
 from ttune.adapters.diffusers.network import HostNetwork, sample_shape_of
 from ttune.adapters.diffusers.patches import Grid
-from ttune.warned import warn
+from ttune.messages.warn import warn
 
 FLUX_SIDE = 64  # patches of a 1024 x 1024 image, its pipeline's default
 Shape = tuple[int, ...]

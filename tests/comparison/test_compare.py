@@ -1,0 +1,154 @@
+"""The comparison, end to end on a tiny model: cells, resuming, sharing the work, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ttune
+from tests import tiny_model
+from ttune.comparison import Entrant, parse_method, parse_methods
+from ttune.comparison.equivalent import equivalent_steps
+from ttune.comparison.work_folder import Cell, Folder
+from ttune.tuning import Endpoint, Found, Task, TimeTuner, Trajectory
+
+QUICK = {"samples": 8, "holdout": 8, "held_out": 24, "progress": False}
+
+
+def test_a_specification_is_a_method_with_its_settings() -> None:
+    assert parse_method("trajectory@best") == ("trajectory@best", Entrant(Trajectory(), "best"))
+    label, method = parse_method("mine=endpoint:tune=conditioning+positions,iterations=7,fix_start=true")
+    assert (label, method) == ("mine", Entrant(Endpoint(("conditioning", "positions"), fix_start=True, iterations=7)))
+    assert parse_method("endpoint:tune=conditioning")[1].method == Endpoint(("conditioning",))
+    assert parse_method("timetuner:procedure=parallel")[1].method == TimeTuner("parallel")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "the methods are endpoint"),
+        ("=endpoint", "the methods are endpoint"),
+        ("endpoint:", "ends in a colon"),
+        ("endpoint:colour=red", "with a field of"),
+        ("endpoint:iterations=many", "iterations in .* must be a value for int, got 'many'"),
+    ],
+)
+def test_a_wrong_specification_is_one_clear_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_method(text)
+
+
+def test_two_methods_of_one_label_are_refused() -> None:
+    with pytest.raises(ValueError, match="label 'a' is there twice"):
+        parse_methods(["a=endpoint", "a=trajectory"])
+
+
+def test_equivalent_steps_are_read_off_the_curve() -> None:
+    curve = {k: 1 / k**2 for k in range(3, 21)}  # a straight line in log error over log steps
+    for steps in (3, 4.5, 12.25, 20):
+        found = equivalent_steps(1 / steps**2, curve)
+        assert found is not None
+        assert found.steps == pytest.approx(steps, rel=1e-12)
+        assert not found.bound
+    assert str(equivalent_steps(1.0, curve)) == "<3"
+    assert str(equivalent_steps(1e-9, curve)) == ">20"
+    # A budget that does worse than a smaller one does not count.
+    assert equivalent_steps(0.5, {3: 1.0, 4: 0.5, 5: 0.9, 6: 0.25}).steps == 4  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_comparison_resumes_by_cell_and_says_what_was_measured(tmp_path: Path) -> None:
+    denoiser = tiny_model.factory()
+    methods = {"endpoint": Endpoint(iterations=3), "path": Trajectory()}
+    call = {"samplers": ("ddim",), "steps": (3,), "curve": (3, 6), "work": tmp_path, **QUICK}
+    first = ttune.compare(denoiser, methods, **call)
+    spent = denoiser.evaluations
+    again = ttune.compare(denoiser, methods, **call)
+    assert denoiser.evaluations == spent  # all there
+    assert again.rows == first.rows
+    rows = {row["label"]: row for row in first.rows}
+    assert list(rows) == ["start", "best untuned grid", "endpoint", "path"]  # the best by RMSE is that by Fréchet distance
+    # The figures are those of the schedule that was written.
+    schedule = ttune.Schedule.load(tmp_path / "cells" / "endpoint-ddim-3.proposed.ttune.json")
+    x_T, _ = ttune.tuning.starting_points.drawn_points(denoiser, 2**41 + ttune.tuning.starting_points.torch.arange(24))
+    teacher = ttune.tuning.Teacher.default(schedule).source
+    errors = (ttune.sample(denoiser, schedule, x_T) - ttune.sample(denoiser, teacher, x_T)).double().square()
+    assert rows["endpoint"]["rmse"] == pytest.approx(float(errors.mean().sqrt()), rel=1e-4)
+    assert rows["endpoint"]["rmse"] < rows["best untuned grid"]["rmse"] <= rows["start"]["rmse"]
+    # Equal accounting: both pay for the same teacher.
+    assert {row["cost"]["teacher"] for row in (rows["endpoint"], rows["path"])} == {(8 + 8) * 128 + 8 * 256}
+    assert [(h["label"], h["steps"]) for h in first.halves] == [("endpoint", 3), ("path", 3)]
+    files = first.save(tmp_path / "report.json")
+    assert all(file.exists() for file in files)
+    assert json.loads((tmp_path / "report.json").read_text())["rows"][2]["label"] == "endpoint"
+    assert "best untuned grid" in first.table()
+
+
+def test_a_method_from_the_best_grid_is_charged_for_the_search(tmp_path: Path) -> None:
+    methods = {"path": Trajectory(), "path@best": Entrant(Trajectory(), "best")}
+    found = ttune.compare(tiny_model.factory(), methods, samplers=("ddim",), steps=(3,), curve=(), work=tmp_path, **QUICK)
+    rows = {row["label"]: row for row in found.rows}
+    assert rows["path@best"]["rmse"] < rows["best untuned grid"]["rmse"]
+    assert rows["path@best"]["schedule"]["positions"] == rows["best untuned grid"]["positions"]
+    grids = found.records[Cell("untuned", "ddim", 3)]["cost"]["grids"]
+    assert rows["path@best"]["cost"]["grids"] == grids > 0
+    assert "grids" not in rows["path"]["cost"]
+    # TimeTuner's rows say which procedure they are of (records as its cells write them).
+    cell = Cell("path", "ddim", 3)
+    for reroll, said in ((True, "reroll=True, as released"), (False, "reroll=False, not the released procedure, which is reroll=True")):
+        settings = Entrant(ttune.TimeTuner("parallel", reroll=reroll)).settings()
+        as_timetuner = dataclasses.replace(found, records={**found.records, cell: {**found.records[cell], "settings": settings}})
+        assert f"path: TimeTuner, parallel, {said}" in as_timetuner.table()
+
+
+def test_what_a_method_cannot_tune_is_refused_and_said(tmp_path: Path) -> None:
+    found = ttune.compare(tiny_model.factory(), ["timetuner"], samplers=("ddim",), steps=(3,), curve=(), **QUICK)
+    assert "data must be given" in found.refused[Cell("timetuner", "ddim", 3)]
+    assert not found.failed
+    assert "not tuned: timetuner (ddim 3): data must be given" in found.table()
+
+
+@dataclass(frozen=True)
+class Broken(Trajectory):
+    """Fails until ``path`` exists."""
+
+    path: str = ""
+
+    def run(self, task: Task) -> Found:
+        if not Path(self.path).exists():
+            raise RuntimeError("out of luck")
+        return super().run(task)
+
+
+def test_a_cell_that_fails_is_told_of_and_tried_again(tmp_path: Path) -> None:
+    methods = {"broken": Broken(str(tmp_path / "luck")), "path": Trajectory()}
+    call = {"samplers": ("ddim",), "steps": (3,), "curve": (), "work": tmp_path / "work", **QUICK}
+    found = ttune.compare(tiny_model.factory(), methods, **call)
+    assert found.failed == {Cell("broken", "ddim", 3): "RuntimeError: out of luck"}
+    assert [row["label"] for row in found.rows][-1] == "path"
+    (tmp_path / "luck").touch()
+    assert [row["label"] for row in ttune.compare(tiny_model.factory(), methods, **call).rows][-2:] == ["broken", "path"]
+
+
+def test_a_pair_is_judged_both_ways_alike(tmp_path: Path) -> None:
+    found = ttune.compare(tiny_model.factory(), {"path": Trajectory()}, samplers=("ddim",), steps=(3,), curve=(), **QUICK)
+    forth = found.versus(("ddim", 3, "path"), ("ddim", 3, "start"))
+    back = found.versus(("ddim", 3, "start"), ("ddim", 3, "path"))
+    assert forth["rmse_ratio"] == pytest.approx(1 / back["rmse_ratio"])
+    assert forth["rmse_lead"] == pytest.approx(-back["rmse_lead"])
+    assert forth["frechet_lead"] == pytest.approx(-back["frechet_lead"])
+    assert np.sign(forth["rmse_lead"]) == np.sign(1 - forth["rmse_ratio"])
+
+
+def test_a_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
+    Folder(tmp_path, {"seed": 0})
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        Folder(tmp_path, {"seed": 1})
+
+
+def test_labels_that_look_alike_have_files_of_their_own() -> None:
+    assert Cell("a:b", "ddim", 3).name != Cell("a=b", "ddim", 3).name

@@ -1,0 +1,261 @@
+"""The compiled loop: the numbers of the plain one, from one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import ttune
+from ttune import SAMPLERS, ClassifierFree, CompiledSampler, Denoiser, NoiseSchedule, Schedule, zoo
+from ttune.sampling import compiled_sampler
+
+NOISE = NoiseSchedule.linear()
+SEEDS = torch.tensor([3, 2**40, -7])
+
+
+class Network(torch.nn.Module):
+    """Depends on the state, the time and a label, and has parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Conv2d(2, 2, 3, padding=1).double().requires_grad_(False)
+
+    def forward(self, x: Tensor, tau: Tensor, label: Tensor | None = None) -> Tensor:
+        out = self.mix(x.double()) * torch.cos(tau.double() / 500).reshape(-1, 1, 1, 1)
+        return (out if label is None else out + 0.1 * label.double().reshape(-1, 1, 1, 1)).to(x.dtype)
+
+
+def denoiser(guided: bool = False, clip: float | None = None) -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(Network().eval(), NOISE, guidance=ClassifierFree(2.5, {"label": 0}) if guided else None, clip_sample=clip)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "guided", "clip"), [*((s, True, 1.0) for s in SAMPLERS), ("dpmpp_2m", False, None), ("ddpm", False, 1.0)]
+)
+def test_one_graph_and_the_plain_loops_result(sampler: str, guided: bool, clip: float | None) -> None:
+    d, schedule = denoiser(guided, clip), Schedule.build(NOISE, sampler, 5)
+    x_T = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    conditions = {"label": torch.tensor([1, 2, 3])} if guided else {}
+    wanted = ttune.sample(d, schedule, x_T, conditions=conditions, seeds=SEEDS)
+    counted = d.evaluations
+    counter = CompileCounterWithBackend("aot_eager")
+    sampler_ = CompiledSampler(d, schedule, backend=counter)
+    torch._dynamo.reset()
+    torch.testing.assert_close(sampler_(x_T, conditions=conditions, seeds=SEEDS), wanted, rtol=1e-10, atol=1e-12)
+    assert d.evaluations == 2 * counted
+    other = sampler_(x_T + 1, conditions=conditions, seeds=SEEDS + 1)
+    torch.testing.assert_close(other, ttune.sample(d, schedule, x_T + 1, conditions=conditions, seeds=SEEDS + 1), rtol=1e-10, atol=1e-12)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_inductor(dtype: torch.dtype) -> None:
+    d, schedule = denoiser(clip=1.0), Schedule.build(NOISE, "dpmpp_2m", 4)
+    x_T = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    wanted = ttune.sample(d, schedule, x_T)
+    tolerance = 10 * torch.finfo(dtype).eps
+    torch.testing.assert_close(CompiledSampler(d, schedule)(x_T), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_layout_of_x_T_does_not_change_the_graph_between_steps() -> None:
+    d, schedule = denoiser(), Schedule.build(NOISE, "dpmpp_2m", 4)
+    counter = CompileCounterWithBackend("aot_eager")
+    sampler = CompiledSampler(d, schedule, backend=counter)
+    torch._dynamo.reset()
+    x_T = torch.randn(3, 2, 6, 12)[..., ::2]
+    torch.testing.assert_close(sampler(x_T), ttune.sample(d, schedule, x_T))
+    assert counter.frame_count == 1
+
+
+def test_uncompiled_and_the_callers_tensor_is_left_alone() -> None:
+    d, schedule = denoiser(), Schedule.build(NOISE, "ddpm", 4)
+    x_T = torch.randn(3, 2, 6, 6)
+    before = x_T.clone()
+    sampler = CompiledSampler(d, schedule, compile=False)
+    torch.testing.assert_close(sampler(x_T, seeds=SEEDS), ttune.sample(d, schedule, x_T, seeds=SEEDS))
+    assert torch.equal(x_T, before)
+
+
+def test_the_bundled_model() -> None:
+    d = zoo.load("fashion")
+    schedule = Schedule.build(d.noise, "dpmpp_2m", 3)
+    x_T = ttune.initial_noise(d.noise, d.sample_shape or (), [1, 2])
+    conditions = {"class_label": torch.tensor([3, 7])}
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    got = CompiledSampler(d, schedule, backend=counter)(x_T, conditions=conditions)
+    torch.testing.assert_close(got, ttune.sample(d, schedule, x_T, conditions=conditions), rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == 1
+
+
+def test_errors() -> None:
+    d = denoiser()
+    with pytest.raises(ValueError, match="noise schedule is not the denoiser's"):
+        CompiledSampler(d, Schedule.build(NoiseSchedule.cosine(), "ddim", 3))
+    with pytest.raises(RuntimeError, match="cuda_graph=True must be given CUDA tensors, got x_T on cpu"):
+        CompiledSampler(d, Schedule.build(NOISE, "ddim", 3), cuda_graph=True)(torch.zeros(1, 2, 6, 6))
+    with pytest.raises(TypeError, match="x_T must be a floating-point tensor"):
+        CompiledSampler(d, Schedule.build(NOISE, "ddim", 3))(torch.zeros(1, 2, 6, 6, dtype=torch.int64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_cuda_graph(sampler: str, compile: bool) -> None:
+    d, schedule = denoiser(guided=True, clip=1.0), Schedule.build(NOISE, sampler, 5)
+    assert isinstance(d.network, torch.nn.Module)
+    d.network.cuda()
+    captured = CompiledSampler(d, schedule, compile=compile, cuda_graph=True)
+    for shift in range(3):
+        x_T = torch.randn(3, 2, 6, 6, device="cuda")
+        conditions, seeds = {"label": torch.tensor([1, 2, 3], device="cuda") + shift}, SEEDS.cuda() + shift
+        wanted = ttune.sample(d, schedule, x_T, conditions=conditions, seeds=seeds)
+        torch.testing.assert_close(captured(x_T, conditions=conditions, seeds=seeds), wanted, rtol=1e-4, atol=1e-4)
+    assert len(captured._captures) == 1
+
+
+def test_a_process_may_have_many_samplers() -> None:
+    """torch.compile's limit is eight graphs for one piece of code."""
+    denoiser = Denoiser(lambda x, tau: 0.1 * x, NOISE)
+    x_T = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for steps in range(1, 12):
+        schedule = Schedule.build(NOISE, "ddim", steps)
+        sampler = ttune.CompiledSampler(denoiser, schedule, backend="eager")
+        torch.testing.assert_close(sampler(x_T), ttune.sample(denoiser, schedule, x_T))
+
+
+def test_guidance_with_a_tensor_for_nothing_is_prepared_once_and_compiled() -> None:
+    guidance = ttune.ClassifierFree(3.0, {"y": torch.tensor([0.0, 1.0])})
+    denoiser = Denoiser(lambda x, tau, y: 0.1 * x * y.mean(-1).view(-1, 1), NOISE, guidance=guidance)
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 4)
+    x_T, conditions = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), {"y": torch.arange(6.0).view(3, 2)}
+    expected = ttune.sample(denoiser, schedule, x_T, conditions=conditions)
+    sampler = ttune.CompiledSampler(denoiser, schedule, backend="eager")
+    torch.testing.assert_close(sampler(x_T, conditions=conditions), expected)
+    again = {"y": torch.ones(3, 2)}
+    torch.testing.assert_close(sampler(x_T, conditions=again), ttune.sample(denoiser, schedule, x_T, conditions=again))
+
+
+def test_a_sampler_may_have_many_shapes() -> None:
+    """torch.compile's limit is eight graphs for one piece of code."""
+    denoiser = Denoiser(lambda x, tau, more: 0.1 * x + more["b"][0], NOISE)
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 2)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    sampler = CompiledSampler(denoiser, schedule, backend=counter)
+    for n in (*range(1, 10), 1):
+        x_T, conditions = torch.randn(n, 3, generator=torch.Generator().manual_seed(n)), {"more": {"b": [torch.ones(n, 1), 0.5]}}
+        torch.testing.assert_close(sampler(x_T, conditions=conditions), ttune.sample(denoiser, schedule, x_T, conditions=conditions))
+    assert counter.frame_count == 9
+
+
+def test_a_number_among_the_conditions_has_a_graph_of_its_own() -> None:
+    """A graph holds it; the last of them are kept."""
+    denoiser, schedule = Denoiser(lambda x, tau, strength: strength * 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 2)
+    sampler, x_T = CompiledSampler(denoiser, schedule), torch.ones(2, 3)
+    codes = set()
+    sampler._compile = lambda advance: (codes.add(id(advance.__code__)), advance)[1]  # pyright: ignore[reportAttributeAccessIssue]
+    for i in range(compiled_sampler.LAYOUTS + 2):
+        conditions = {"strength": float(i)}
+        torch.testing.assert_close(sampler(x_T, conditions=conditions), ttune.sample(denoiser, schedule, x_T, conditions=conditions))
+    assert len(sampler._compiled) == compiled_sampler.LAYOUTS
+    assert len(codes) >= compiled_sampler.LAYOUTS
+
+
+def test_dynamic_shapes_share_graphs() -> None:
+    denoiser, schedule = Denoiser(lambda x, tau: 0.1 * x, NOISE), Schedule.build(NOISE, "dpmpp_2m", 2)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    sampler = CompiledSampler(denoiser, schedule, backend=counter, dynamic=True)
+    for n in range(2, 13):
+        x_T = torch.randn(n, 31)
+        torch.testing.assert_close(sampler(x_T), ttune.sample(denoiser, schedule, x_T))
+    assert counter.frame_count <= 2
+    assert len(sampler._compiled) == 1
+
+
+def test_a_compiled_step_leaves_its_inputs_alone() -> None:
+    """Of a network that writes into them, and of one with the same memory for every output."""
+    schedule = Schedule.build(NOISE, "dpmpp_2m", 3)
+    x_T, given = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), {"extra": {"gain": torch.tensor([1.0, 0.5])}}
+
+    def polite(x: Tensor, tau: Tensor, extra: dict[str, Tensor]) -> Tensor:
+        return 0.1 * x * extra["gain"][:, None] * torch.sin(tau / 300)[:, None]
+
+    def writes(x: Tensor, tau: Tensor, extra: dict[str, Tensor]) -> Tensor:
+        x.mul_(0.1).mul_(extra["gain"][:, None]).mul_(torch.sin(tau.div_(300))[:, None])
+        extra["gain"].zero_()
+        return x
+
+    for guidance in (None, ClassifierFree(2.0, {"extra": {"gain": 0.3}})):
+        expected = ttune.sample(Denoiser(polite, NOISE, guidance=guidance), schedule, x_T, conditions=given)
+        sampler = CompiledSampler(Denoiser(writes, NOISE, guidance=guidance), schedule, backend="aot_eager")
+        torch.testing.assert_close(sampler(x_T.clone(), conditions=given), expected)
+        assert given["extra"]["gain"].tolist() == [1.0, 0.5]
+
+
+def stand_in(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+    """What a CUDA graph is, on the CPU: it reads and writes the same memory at every replay, and never runs the program around it."""
+    x_0 = run().clone()
+
+    def replay() -> None:
+        x_0.copy_(run())
+
+    return x_0, replay
+
+
+def test_captures_know_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another prompt is another input of the same graph, wherever it is in the conditions; another structure is another graph."""
+    monkeypatch.setattr(compiled_sampler, "recorded", stand_in)
+    schedule = Schedule.build(NOISE, "ddpm", 3)
+
+    def means(x: Tensor, tau: Tensor, added: dict[str, Any], strength: float = 1.0) -> Tensor:
+        return 0.1 * x + strength * added["text"][0].mean((1, 2))[:, None]
+
+    denoiser = Denoiser(means, NOISE)
+    sampler = CompiledSampler(denoiser, schedule, compile=False)
+    x_T, text = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 77, 64)
+    seeds = torch.tensor([0, 2])
+    for i in range(4):
+        other = text.clone()
+        other[:, 10:60, 10:60] = i
+        conditions, seeds = {"added": {"text": [other], "n": 1}}, torch.tensor([i, 2])
+        found = sampler._replay(x_T + i, conditions, seeds)
+        torch.testing.assert_close(found, ttune.sample(denoiser, schedule, x_T + i, conditions=conditions, seeds=seeds))
+        assert float(other.max()) == i  # the caller's tensors are copied, and left alone
+    assert len(sampler._captures) == 1
+    others = [
+        {"added": {"text": (text,), "n": 1}},
+        {"added": {"text": [text], "n": 2}},
+        {"added": {"text": [text], "n": 1}, "strength": 0.5},
+        {"added": {"text": [text[:1].expand(2, 77, 64)], "n": 1}},
+        {"added": {"text": [text[:1]], "n": 1}},
+    ]
+    for i, conditions in enumerate(others):
+        found = sampler._replay(x_T, conditions, seeds)
+        torch.testing.assert_close(found, ttune.sample(denoiser, schedule, x_T, conditions=conditions, seeds=seeds))
+        assert len(sampler._captures) == i + 2
+
+
+def test_a_bounded_number_of_captures_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+        made.append(1)
+        return stand_in(run, device)
+
+    monkeypatch.setattr(compiled_sampler, "recorded", counted)
+    sampler = CompiledSampler(Denoiser(lambda x, tau: 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 2), compile=False)
+    for n in range(1, 13):
+        sampler._replay(torch.ones(n, 3), {}, None)
+        sampler._replay(torch.ones(1, 3), {}, None)  # used in between, and kept
+    assert len(sampler._captures) == compiled_sampler.CAPTURES == 8
+    assert len(made) == 12
+    sampler._replay(torch.ones(2, 3), {}, None)  # long unused
+    assert len(made) == 13

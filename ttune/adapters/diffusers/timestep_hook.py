@@ -1,0 +1,96 @@
+"""The hook at a pipeline's raw network that tells it the tuned time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ttune.adapters.diffusers.evaluation_counter import Clock, Convention
+from ttune.adapters.diffusers.network import asked_by_ttune, original
+
+TIME_NAMES = ("timestep", "timesteps", "t")
+
+
+def time_argument(module: Any) -> tuple[str, int] | None:
+    """Name and place of the time among the arguments of ``module``; None if it is told none."""
+    if not isinstance(module, nn.Module):
+        return None
+    names = list(inspect.signature(original(module).forward).parameters)
+    return next(((name, i) for i, name in enumerate(names) if name in TIME_NAMES), None)
+
+
+class Ear:
+    """What a network hears instead of the time that its pipeline passes.
+
+    ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object; ``left``
+    as of :meth:`Clock.tell`. Calls by a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
+
+    It counts on the host, so torch.compile must not trace it. Of a compiled module PyTorch calls the hooks outside of the graph.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        clock: Callable[[], Clock],
+        start_scale: Callable[[], float],
+        listening: Callable[[int], None],
+        *,
+        left: bool = False,
+    ) -> None:
+        found = time_argument(module)
+        assert found is not None
+        self.name, self.place = found
+        self.first = next(iter(inspect.signature(original(module).forward).parameters))
+        self.clock, self.start_scale, self.listening = clock, start_scale, listening
+        self.convention: Convention | None = None
+        self.left = left
+        # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
+        self.handle: RemovableHandle = module.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
+
+    @torch.compiler.disable(reason="ttune.diffusers.apply counts evaluations on the host")
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if asked_by_ttune():
+            return None
+        given = _argument(args, kwargs, self.name, self.place)
+        x = _argument(args, kwargs, self.first, 0)
+        parts = x if isinstance(x, list) else [x]  # Z-Image has one tensor per sample
+        if given is None or not parts or not all(isinstance(part, torch.Tensor) for part in parts):
+            raise ValueError(f"{self.name} must be given to {type(module).__name__}, got {given!r}")
+        clock = self.clock()
+        told, self.convention = clock.tell(given, parts[0].device, self.convention, left=self.left)
+        assert clock.index is not None
+        self.listening(clock.index)
+        changed: dict[tuple[str, int], Any] = {(self.name, self.place): told}
+        scale = self.start_scale()
+        if scale != 1:
+            changed[self.first, 0] = [part * scale for part in parts] if isinstance(x, list) else x * scale
+        return _replaced(args, kwargs, changed)
+
+
+def ears_of(module: nn.Module) -> list[tuple[nn.Module, int, Ear]]:
+    """(module, key, ear): the Ears among the forward pre-hooks of ``module``, and of what torch.compile wrapped."""
+    return [
+        (hooked, key, hook)
+        for hooked in dict.fromkeys((module, original(module)))
+        for key, hook in hooked._forward_pre_hooks.items()
+        if isinstance(hook, Ear)
+    ]
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, place: int) -> Any:
+    return kwargs[name] if name in kwargs else args[place] if place < len(args) else None
+
+
+def _replaced(args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[tuple[str, int], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    places, named = list(args), dict(kwargs)
+    for (name, place), value in changed.items():
+        if name in named:
+            named[name] = value
+        else:
+            places[place] = value
+    return tuple(places), named

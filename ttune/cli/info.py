@@ -1,0 +1,95 @@
+"""``ttune info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import tyro
+
+from ttune.cli.arguments import Flags, ModelFlags, check_paths
+from ttune.samplers import SAMPLERS, sampler_options
+
+if TYPE_CHECKING:
+    from ttune.network.denoiser import Denoiser
+    from ttune.schedule.schedule import Schedule
+
+
+def info(
+    schedules: tyro.conf.Positional[tuple[Path, ...]] = (),
+    model: str | None = None,
+    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+) -> None:
+    """Versions, backends and why one is not available, samplers, grids, bundled models. Or what schedule files hold, or a model is.
+
+    Example: ttune info
+
+    Example: ttune info ttune.json
+
+    Args:
+        schedules: Schedule files: their steps, whether tuning helped, and the figures that decided it.
+        model: As in ttune tune: its noise schedule, shape, guidance and conditions.
+        flags: How the model is loaded.
+    """
+    import platform
+
+    import numpy as np
+
+    import ttune
+    from ttune import zoo
+    from ttune.noise.grids import GRIDS
+
+    check_paths(schedules=schedules)
+    if schedules or model is not None:
+        found = [_about(schedule) for path in schedules for schedule in ttune.load_schedules(path).values()]
+        print("\n\n".join([*found, *([] if model is None else ["\n".join(_described(flags.load(model)))])]))
+        return
+    print(f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
+    print(
+        f"threads {torch.get_num_threads()}, CPU capability {torch.backends.cpu.get_cpu_capability()}, CUDA {torch.version.cuda or 'none'}"
+    )
+    for name, state in ttune.backends().items():
+        served = f"{state['detail']}; serves {', '.join(state['operators'])}"
+        print(f"backend {name:10s} {served if state['available'] else 'not available: ' + state['reason']}")
+    print("samplers")
+    for name in SAMPLERS:
+        own = ", ".join(f"{option}={value!r}" for option, value in sampler_options(name).items())
+        print(f"  {name}{f' ({own})' if own else ''}")
+    print(f"grids {', '.join(GRIDS)}")
+    print(f"bundled models {', '.join(zoo.MODELS)}")
+
+
+def _about(schedule: Schedule) -> str:
+    """A schedule, and what its file says of its tuning."""
+    from ttune.evaluation.numbers import number
+    from ttune.report.record import read_record
+
+    record = read_record(schedule)
+    lines = [str(schedule), *([f"model {schedule.model['name']}"] if "name" in schedule.model else [])]
+    lines += [f"method {record.method}, tuned on {record.samples or 'an unknown number of'} x_T"] if record.method else []
+    if (held := record.holdout) is not None:
+        best = "" if held.best_untuned is None else f", best untuned schedule {number(held.best_untuned.rmse)}"
+        lines.append(f"on {held.n:,} held-out x_T: RMSE to the teacher {number(held.rmse)} (start {number(held.rmse_start)}{best})")
+        lines += [f"  not better: {reason}" for reason in dict.fromkeys(held.refused) if schedule.outcome != "tuned"]
+    return "\n".join([*lines, *([f"{record.unfinished}"] if record.unfinished else []), *record.faults])
+
+
+def _described(denoiser: Denoiser) -> list[str]:
+    """What a command would tune, a line each."""
+    from ttune.schedule.file import describe
+
+    settings = denoiser.guidance.settings() if denoiser.guidance is not None else {"guidance": "none"}
+    draw = denoiser.draw_conditions
+    drawn = {} if draw is None else {name: _shape(value) for name, value in draw(torch.zeros(1, dtype=torch.int64)).items()}
+    needed = " (to be given)" if draw is None and getattr(denoiser.network, "names", tuple)() else ""
+    return [
+        f"model {denoiser.name or 'without a name'}: {denoiser.prediction_type} prediction, noise schedule {describe(denoiser.noise)}",
+        f"  a sample has the shape {denoiser.sample_shape}{', decoded to pictures by its VAE' if denoiser.decode else ''}",
+        f"  guidance {', '.join(f'{name}={value}' for name, value in settings.items())}",
+        f"  conditions {', '.join(f'{name} {shape}' for name, shape in drawn.items()) or 'none'}{needed}",
+    ]
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) else type(value).__name__

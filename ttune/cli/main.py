@@ -1,0 +1,119 @@
+"""The command line: ``ttune demo | tune | sample | evaluate | compare | report | analytic | export | import | info``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import NoReturn
+
+import tyro
+
+from ttune.cli.analytic import analytic
+from ttune.cli.compare import compare
+from ttune.cli.demo_command import demo
+from ttune.cli.evaluate import evaluate
+from ttune.cli.exchange import export, import_
+from ttune.cli.info import info
+from ttune.cli.report import report
+from ttune.cli.sample import sample
+from ttune.cli.tune import tune
+from ttune.distributed import RankLost, joined, world_size
+from ttune.messages.names import meant
+from ttune.network.call_note import notes_of
+from ttune.noise.grids import GRIDS
+from ttune.samplers import SAMPLERS
+from ttune.tuning.methods.registry import METHODS
+
+SHARED = ("tune", "evaluate")  # what several processes can do together
+COMMANDS = {
+    "demo": demo,
+    "tune": tune,
+    "sample": sample,
+    "evaluate": evaluate,
+    "compare": compare,
+    "report": report,
+    "analytic": analytic,
+    "export": export,
+    "import": import_,
+    "info": info,
+}
+
+# What an interrupted command leaves, and how to go on; tune knows its files and says so itself.
+KEPT = {
+    "evaluate": "With --work, what was finished is kept there and the same command goes on from it; without, it begins again.",
+    "compare": "The cells that were finished are kept in the folder of --out; the same command goes on from them.",
+    "report": "The page may not have been written, or only some of the PNGs beside it; the same command begins again.",
+    "sample": "Samples are written all at once, at the end: a file of --out is the earlier one or whole; the same command begins again.",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command the way that Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM as an exception meanwhile; in another thread than the main one signals are somebody else's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated("Terminated")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _suggest(arguments: list[str]) -> None:
+    """On stderr: which command, sampler, grid or method was probably meant."""
+    named = {"sampler": [*SAMPLERS, "auto"], "samplers": SAMPLERS, "spacing": GRIDS, "method": METHODS}
+    pairs = [("command", arguments[0], COMMANDS)] if arguments and not arguments[0].startswith("-") else []
+    pairs += [(flag, word, named[flag.lstrip("-")]) for flag, word in pairwise(arguments) if flag.lstrip("-") in named]
+    for flag, word, known in pairs:
+        if word not in known and (near := meant(word, known)):
+            print(f"ttune: {flag} {word}{near}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a mistake in the arguments or the files is one line on stderr and exit status 1."""
+
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    try:
+        if world_size() > 1 and command in COMMANDS and command not in SHARED:
+            raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
+        with _terminable(), joined():
+            try:
+                tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+            except SystemExit as end:
+                if end.code == 2:
+                    _suggest(list(sys.argv[1:] if arguments is None else arguments))
+                raise
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, say) has seen enough; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    # Among a RuntimeError's are a backend that cannot run here and torch's own, of memory on a device above all.
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError, RankLost) as error:
+        if os.environ.get("TTUNE_TRACEBACK"):
+            raise
+        # Not world_size(), which may be what failed.
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1" else ""
+        kept = f". {KEPT[command]}" if isinstance(error, RankLost) and command in KEPT else ""
+        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}{notes_of(error)}{kept}")
+    except KeyboardInterrupt as interrupt:
+        if command in KEPT and os.environ.get("RANK", "0") == "0":
+            print(f"\n{str(interrupt) or 'Interrupted'}. {KEPT[command]}", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
+
+
+if __name__ == "__main__":
+    main()

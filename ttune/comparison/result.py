@@ -1,0 +1,191 @@
+"""What a comparison found: every cell's figures, who beats whom and by how much, and what a tuned step is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ttune.comparison.cells import UNTUNED
+from ttune.comparison.equivalent import equivalent_steps
+from ttune.comparison.work_folder import Cell
+from ttune.evaluation import paired_interval
+from ttune.noise.schedules import Float64
+
+START, GRID, GRID_BY_FRECHET = "start", "best untuned grid", "best untuned grid by Fréchet"
+_PARTS = {START: "start", GRID: "grid", GRID_BY_FRECHET: "grid_by_frechet"}
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """``records`` and per-sample squared ``errors`` of the finished cells, and why others are missing (``refused``, ``failed``).
+
+    :meth:`rows` has everything by budget, sampler and label.
+    """
+
+    model: str
+    features: str
+    n: int
+    teacher: Mapping[str, Any]
+    labels: tuple[str, ...]
+    samplers: tuple[str, ...]
+    references: tuple[str, ...]  # untuned only
+    steps: tuple[int, ...]
+    records: Mapping[Cell, Mapping[str, Any]]
+    errors: Mapping[Cell, Mapping[str, Float64]]
+    refused: Mapping[Cell, str] = field(default_factory=dict)
+    failed: Mapping[Cell, str] = field(default_factory=dict)
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per budget, sampler and label, baselines first."""
+        return [
+            row
+            for steps in self.steps
+            for sampler in self.samplers
+            for label in self._labels(sampler, steps)
+            if (row := self._row(sampler, steps, label)) is not None
+        ]
+
+    @cached_property
+    def pairs(self) -> list[dict[str, Any]]:
+        """Every two labels of a cell: ratio of RMSE with its paired 95 % interval, and by how many standard errors each leads."""
+        found = []
+        for steps in self.steps:
+            for sampler in self.samplers:
+                there = [label for label in self._labels(sampler, steps) if self._figures(sampler, steps, label) is not None]
+                for i, first in enumerate(there):
+                    for second in there[i + 1 :]:
+                        found.append({"sampler": sampler, "steps": steps, "first": first, "second": second})
+                        found[-1] |= self.versus((sampler, steps, first), (sampler, steps, second))
+        return found
+
+    @cached_property
+    def halves(self) -> list[dict[str, Any]]:
+        """Tuned at K against the best untuned at 2K, of the same sampler and of the better of all samplers."""
+        found = []
+        for row in self.rows:
+            double = 2 * row["steps"]
+            if row["label"] in _PARTS or Cell(UNTUNED, row["sampler"], double) not in self.records:
+                continue
+            mine = (row["sampler"], row["steps"], row["label"])
+            entry: dict[str, Any] = {k: row[k] for k in ("sampler", "steps", "label")}
+            for which, samplers in (("same_sampler", (row["sampler"],)), ("best_sampler", (*self.samplers, *self.references))):
+                rivals = {}
+                for metric, part in (("rmse", GRID), ("frechet", GRID_BY_FRECHET)):
+                    there = [s for s in samplers if Cell(UNTUNED, s, double) in self.records]
+                    rivals[metric] = min(there, key=lambda s: (self._figures(s, double, part) or {})[metric])
+                rmse = self.versus(mine, (rivals["rmse"], double, GRID))
+                frechet = self.versus(mine, (rivals["frechet"], double, GRID_BY_FRECHET))
+                entry[which] = {k: v for k, v in rmse.items() if k.startswith("rmse")}
+                entry[which] |= {k: v for k, v in frechet.items() if k.startswith("frechet")}
+                entry[which]["rivals"] = rivals
+            found.append(entry)
+        return found
+
+    def versus(self, a: tuple[str, int, str], b: tuple[str, int, str]) -> dict[str, Any]:
+        """(sampler, steps, label) ``a`` against ``b`` on the same x_T: ratios a / b, and leads in standard errors (> 0: a is better)."""
+        figures_a, figures_b = self._figures(*a), self._figures(*b)
+        assert figures_a is not None
+        assert figures_b is not None
+        errors_a, errors_b = self._errors(*a), self._errors(*b)
+        result: dict[str, Any] = {"rmse_ratio": None, "rmse_interval": None, "rmse_lead": None}
+        if errors_a.max() > 0 and errors_b.max() > 0:
+            interval = paired_interval(np.sqrt(errors_a), np.sqrt(errors_b))
+            deviation = math.log(interval.high / interval.ratio) / _Z95
+            result["rmse_ratio"], result["rmse_interval"] = interval.ratio, [interval.low, interval.high]
+            result["rmse_lead"] = -math.log(interval.ratio) / deviation if deviation > 0 else 0.0
+        difference = figures_b["frechet"] - figures_a["frechet"]
+        deviation = float(np.std(np.subtract(figures_b["frechet_draws"], figures_a["frechet_draws"]), ddof=1))
+        result["frechet_ratio"] = figures_a["frechet"] / figures_b["frechet"] if figures_b["frechet"] > 0 else None
+        result["frechet_lead"] = difference / deviation if deviation > 0 else 0.0
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in plain values."""
+        curve = [
+            {"sampler": cell.sampler, "steps": cell.steps, "seconds": record["seconds"], "cost": record["cost"]}
+            | {name: _without_draws(record[part]) for name, part in _PARTS.items()}
+            for cell, record in self.records.items()
+            if cell.label == UNTUNED
+        ]
+        return {
+            "model": self.model,
+            "features": self.features,
+            "held_out": self.n,
+            "teacher": dict(self.teacher),
+            "samplers": list(self.samplers),
+            "references": list(self.references),
+            "rows": self.rows,
+            "pairs": [_rounded(pair) for pair in self.pairs],
+            "half_the_steps": [_rounded(half) for half in self.halves],
+            "untuned_curve": sorted(curve, key=lambda row: (row["sampler"], row["steps"])),
+            "refused": [{"cell": str(cell), "reason": reason} for cell, reason in self.refused.items()],
+            "failed": [{"cell": str(cell), "reason": reason} for cell, reason in self.failed.items()],
+        }
+
+    def curve(self, metric: str, samplers: tuple[str, ...]) -> dict[int, float]:
+        """Steps -> the best untuned error, "rmse" or "frechet", over ``samplers``."""
+        part = "grid" if metric == "rmse" else "grid_by_frechet"
+        best: dict[int, float] = {}
+        for cell, record in self.records.items():
+            if cell.label == UNTUNED and cell.sampler in samplers:
+                best[cell.steps] = min(best.get(cell.steps, math.inf), record[part][metric])
+        return best
+
+    def _labels(self, sampler: str, steps: int) -> list[str]:
+        """Baselines and methods; the best grid by Fréchet only where it is another than that by RMSE."""
+        untuned = self.records.get(Cell(UNTUNED, sampler, steps))
+        same = untuned is not None and untuned["grid"]["positions"] == untuned["grid_by_frechet"]["positions"]
+        return [label for label in (*_PARTS, *self.labels) if not (same and label == GRID_BY_FRECHET)]
+
+    def _row(self, sampler: str, steps: int, label: str) -> dict[str, Any] | None:
+        figures = self._figures(sampler, steps, label)
+        if figures is None:
+            return None
+        record = self.records[_cell(sampler, steps, label)]
+        row: dict[str, Any] = {"steps": steps, "sampler": sampler, "label": label} | _without_draws(figures)
+        if label != GRID and self._figures(sampler, steps, GRID) is not None:
+            row["against_grid"] = self.versus((sampler, steps, label), (sampler, steps, GRID))
+        for name, samplers in (("same_sampler", (sampler,)), ("best_sampler", (*self.samplers, *self.references))):
+            for metric in ("rmse", "frechet"):
+                found = equivalent_steps(figures[metric], self.curve(metric, samplers))
+                row[f"equivalent_{metric}_{name}"] = None if found is None else {"steps": found.steps, "bound": found.bound}
+        if label not in _PARTS:
+            row |= {
+                k: record[k]
+                for k in ("method", "evaluations_per_sample", "chosen", "refused", "cost", "seconds", "peak_memory", "schedule")
+            }
+            row |= {k: record[k] for k in ("outcome", "proposed_outcome") if k in record}  # cells of earlier versions have none
+            row["kept"] = _without_draws(record["kept"])
+            row["evaluations"] = sum(record["cost"].values())
+        return row
+
+    def _figures(self, sampler: str, steps: int, label: str) -> Mapping[str, Any] | None:
+        record = self.records.get(_cell(sampler, steps, label))
+        return None if record is None else record[_PARTS.get(label, "proposed")]
+
+    def _errors(self, sampler: str, steps: int, label: str) -> Float64:
+        return self.errors[_cell(sampler, steps, label)][_PARTS.get(label, "proposed")]
+
+
+def _cell(sampler: str, steps: int, label: str) -> Cell:
+    return Cell(UNTUNED if label in _PARTS else label, sampler, steps)
+
+
+def _without_draws(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in figures.items() if k != "frechet_draws"}
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits: there are many of these, and none is more certain."""
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -1,0 +1,152 @@
+"""What all cells of a comparison share: x_T, the teacher's x_0 from there, features; and the figures of a schedule on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttune.evaluation import FeatureStatistics, frechet_distance, frechet_standard_error
+from ttune.evaluation.features.feature_statistics import features_of
+from ttune.network.denoiser import Denoiser, select
+from ttune.noise.schedules import Float64
+from ttune.schedule.schedule import Schedule
+from ttune.tuning import Teacher
+from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.starting_points import HOLDOUT_SEEDS, Data, Points, drawn_points
+
+# Held-out x_T of a comparison: beyond those that tuning itself holds out (2^32 on) and those of ``ttune evaluate`` (2^40 on).
+HELD_OUT_SEEDS = 2**41
+# Bootstrap draws of a Fréchet distance; its standard error is then known to 10 %, and to 24 % where a distance takes seconds.
+RESAMPLES, RESAMPLES_IF_WIDE, WIDE = 50, 10, 512
+
+
+@dataclass(frozen=True)
+class Bench:
+    """``problem``: the held-out x_T and where the teacher arrives. ``teacher`` remembers its x_0 of all tuning x_T.
+
+    ``features``: images (n, ...) -> (n, f), named ``features_name``; ``real``: statistics of real images in them, or None.
+    ``teacher_cost``: network evaluations of one sample that the teacher takes for the x_T of one tuning.
+    """
+
+    problem: Problem
+    teacher: Teacher
+    features: Callable[[Tensor], Any]
+    features_name: str
+    real: FeatureStatistics | None
+    data: Data | None
+    samples: int
+    holdout: int
+    seed: int
+    teacher_cost: int
+    progress: bool
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return self.problem.denoiser
+
+    def tuning_problem(self, samples: int | None = None) -> Problem:
+        """The x_T that methods tune on, all or the first few; the teacher's x_0 are remembered."""
+        x_T, conditions = _tuning_points(self.denoiser, self.seed, self.samples)
+        target = _endpoints(self.teacher, self.denoiser, (x_T, conditions), self.problem.chunk, False)
+        problem = Problem(self.denoiser, x_T, conditions, target, self.problem.chunk)
+        return problem if samples is None else problem.head(samples)
+
+    def figures(self, schedule: Schedule) -> tuple[dict[str, Any], Tensor]:
+        """The figures of a schedule on the held-out x_T, and its squared error per sample (n,).
+
+        "frechet_draws": the distance to the teacher's samples under bootstrap draws, the same draws for every
+        schedule, so that differences between two schedules have a paired standard error.
+        """
+        x = self.problem.samples(schedule)
+        errors = squared_errors(x, self.problem.target)
+        mine, teachers = (features_of(self.features, images) for images in (x, self.problem.target))
+        draws = _bootstrap(mine, teachers)
+        record: dict[str, Any] = {
+            "rmse": float(np.sqrt(errors.mean())),
+            "rmse_standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors)) / (2 * np.sqrt(errors.mean()))) if errors.any() else 0.0,
+            "frechet": frechet_distance(mine, teachers),
+            "frechet_standard_error": float(np.std(draws, ddof=1)),
+            "frechet_draws": draws,
+            "real": None,
+        }
+        if self.real is not None:
+            record["real"] = frechet_distance(FeatureStatistics.of_features(mine, self.real.features), self.real)
+            record["real_standard_error"] = frechet_standard_error(mine, self.real)
+        return record, torch.from_numpy(errors)
+
+
+LARGEST_SEED = HELD_OUT_SEEDS // (2 * HOLDOUT_SEEDS)
+
+
+def drawn_sets(denoiser: Denoiser, seed: int, samples: int, holdout: int, held_out: int) -> dict[str, Points]:
+    """The x_T and conditions that are tuned on, that tunings hold out, and that the figures are measured on."""
+    return {
+        "tuning": _tuning_points(denoiser, seed, samples),
+        "holdout": drawn_points(denoiser, torch.arange(holdout) + (seed * 2 * HOLDOUT_SEEDS + HOLDOUT_SEEDS)),
+        "figures": drawn_points(denoiser, torch.arange(held_out) + HELD_OUT_SEEDS),
+    }
+
+
+def make_bench(
+    denoiser: Denoiser,
+    source: Teacher,
+    *,
+    features: Callable[[Tensor], Any],
+    features_name: str,
+    real: FeatureStatistics | None,
+    data: Data | None,
+    samples: int,
+    holdout: int,
+    held_out: int,
+    chunk: int,
+    seed: int,
+    progress: bool,
+    shared: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]],
+) -> Bench:
+    """The bench of a comparison; what the teacher arrives at is computed through ``shared``, once for all processes."""
+    teacher = Teacher(source.source, remember=True)
+    sets = drawn_sets(denoiser, seed, samples, holdout, held_out)
+
+    def arrive(points: Points) -> Callable[[], dict[str, Tensor]]:
+        def compute() -> dict[str, Tensor]:
+            before = denoiser.evaluations
+            x_0 = _endpoints(Teacher(teacher.source), denoiser, points, chunk, progress)
+            return {"x_0": x_0, "evaluations": torch.tensor(denoiser.evaluations - before)}
+
+        return compute
+
+    arrived = {name: shared(f"teacher-{name}", arrive(points)) for name, points in sets.items()}
+    for name in ("tuning", "holdout"):
+        x_T, conditions = sets[name]
+        rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+        chunks = [(x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows]
+        teacher.learn(chunks, arrived[name]["x_0"].to(x_T.device))
+    x_T, conditions = sets["figures"]
+    problem = Problem(denoiser, x_T, conditions, arrived["figures"]["x_0"].to(x_T.device), chunk)
+    cost = sum(int(arrived[name]["evaluations"]) for name in ("tuning", "holdout"))
+    return Bench(problem, teacher, features, features_name, real, data, samples, holdout, seed, cost, progress)
+
+
+def _tuning_points(denoiser: Denoiser, seed: int, samples: int) -> Points:
+    """The x_T that :func:`ttune.tune` draws for ``seed``."""
+    return drawn_points(denoiser, torch.arange(samples) + seed * 2 * HOLDOUT_SEEDS)
+
+
+def _endpoints(teacher: Teacher, denoiser: Denoiser, points: Points, chunk: int, progress: bool) -> Tensor:
+    x_T, conditions = points
+    rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+    bar = tqdm(rows, desc="teacher", disable=not progress, leave=False)
+    return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in bar])
+
+
+def _bootstrap(mine: Float64, teachers: Float64) -> list[float]:
+    rng = np.random.default_rng(0)
+    resamples = RESAMPLES if mine.shape[1] < WIDE else RESAMPLES_IF_WIDE
+    picks = (rng.integers(0, len(mine), len(mine)) for _ in range(resamples))
+    return [frechet_distance(mine[pick], teachers[pick]) for pick in picks]

@@ -1,0 +1,1 @@
+"""A network seen as one prediction of x_0: conditions, guidance, memory."""

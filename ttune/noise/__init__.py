@@ -1,0 +1,1 @@
+"""Noise schedules alpha(t), sigma(t), and the spacings of untuned times."""

@@ -1,0 +1,198 @@
+"""Sampling: from x_T to x_0 by the one loop of :mod:`ttune.sampling.plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttune import ops
+from ttune.kernels.philox import as_seeds
+from ttune.messages.warn import warn
+from ttune.network.denoiser import Denoiser
+from ttune.network.guidance import Classifier, ClassifierFree
+from ttune.noise.schedules import NoiseSchedule
+from ttune.sampling.nonfinite import first_not_finite
+from ttune.sampling.plan import Callback, Plan
+from ttune.schedule.schedule import Schedule
+
+
+def sample(
+    denoiser: Denoiser,
+    schedule: Schedule | str | PathLike[str],
+    x_T: Tensor,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+    seeds: Tensor | Sequence[int] | None = None,
+    backend: str | None = None,
+    callback: Callback | None = None,
+    conditioning: Tensor | None = None,
+    from_state: bool = False,
+    check_model: bool = True,
+) -> Tensor:
+    """Sample from ``x_T`` (B, ...), the state at the largest time, and return x_0 (B, ...) in the same dtype.
+
+    ``schedule`` may be the path of a ttune.json, which is then read at every call.
+
+    ``conditions`` go to the network as keyword arguments: tensors, in dicts, lists and tuples too, of one row per sample or one row for
+    all, but for those that the denoiser names as ``shared``. ``seeds`` (B,) int64 make the noise of stochastic
+    samplers, the same for any batch size and device; without them they are drawn from torch's generator.
+    ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
+    follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
+
+    ``conditioning``: what the network is told instead of the schedule's and its shift: (n_evaluations,), or per sample (n_evaluations, B),
+    or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
+    (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
+
+    Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser; the latter is not looked at with
+    ``check_model=False``; and for conditions of another number of rows. Warns (UserWarning) of other weights than it was tuned for.
+    """
+    schedule = as_schedule(schedule)
+    if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
+        raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
+    denoiser.check_conditions(conditions, x_T.shape[0])
+    stochastic = schedule.tableau().stochastic
+    context = ops.use_backend(backend) if backend is not None else nullcontext()
+    with torch.no_grad(), context:
+        known = denoiser.__dict__.get("_last_plan")
+        plan = fitting_plan(denoiser, schedule, x_T.device, check_model=check_model)
+        if not from_state and denoiser.__dict__.get("_last_plan") is not known:
+            warn_of_plain_noise(schedule.noise, x_T)  # once: looking at values waits for the device
+        registers = {"x": x_T if from_state else start_state(schedule, x_T)}
+        drawn = seed_tensor(seeds, x_T) if stochastic else None
+        told = _told(conditioning, schedule, x_T, denoiser.integer_time)
+        x_0 = plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
+        if not torch.compiler.is_compiling() and not x_0.is_meta and not torch.isfinite(x_0).all():
+            # Once, at the end: looking at every step would make the host wait at each.
+            found = (
+                "" if callback is not None or told is not None else f": {first_not_finite(plan, denoiser, registers, conditions, drawn)}"
+            )
+            warn(f"x_0 is not finite{found}")
+        return x_0
+
+
+def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
+    """A schedule as it is, or that of a file. TypeError for anything else."""
+    if isinstance(given, (str, PathLike)):
+        return Schedule.load(given)
+    if not isinstance(given, Schedule):
+        raise TypeError(f"schedule must be a ttune.Schedule or the path of a ttune.json, got {type(given).__name__}")
+    return given
+
+
+def warn_of_plain_noise(noise: NoiseSchedule, x_T: Tensor) -> None:
+    """Warn of an x_T of mean square 1 where the largest sigma, which it should have, is far from it (EDM, VE)."""
+    largest = float(noise.sigma(noise.t_max))
+    if noise.start_scale(noise.t_min) == 1.0 or largest < 4 or torch.compiler.is_compiling() or x_T.is_meta or not x_T.numel():
+        return
+    size = float(x_T.detach().float().square().mean().sqrt())
+    if 0.5 < size < 2:
+        warn(
+            f"x_T has a standard deviation near 1, the largest sigma of this noise schedule is {largest:g}: give "
+            f"x_T = {largest:g} * torch.randn(...), or ttune.initial_noise(noise, sample_shape, seeds); from_state=True says that "
+            f"a state is at the schedule's first position already"
+        )
+
+
+def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device, *, check_model: bool = True) -> Plan:
+    """The plan of ``schedule`` for ``denoiser``, once it is checked that they fit: the last one again, where nothing changed.
+
+    Checking and folding cost as much as all else that a step of a small image costs beside its network. Not remembered where a
+    scale is a function, which may return another number next time, or the guidance a user's own, which may change, nor under a
+    compiler, for which remembering is a side effect.
+    """
+    guidance = denoiser.guidance
+    frozen = guidance is None or (type(guidance) in (ClassifierFree, Classifier) and not callable(guidance.scale))
+    if not frozen or torch.compiler.is_compiling():
+        check_fits(denoiser, schedule, check_model=check_model)
+        return Plan.make(denoiser, schedule, device)
+    key = (schedule, device, check_model, *(getattr(denoiser, name) for name in _SETTINGS))
+    last = denoiser.__dict__.get("_last_plan")
+    if last is not None and all(a is b or (isinstance(a, _PLAIN) and a == b) for a, b in zip(last[0], key, strict=True)):
+        return last[1]
+    check_fits(denoiser, schedule, check_model=check_model)
+    plan = Plan.make(denoiser, schedule, device)
+    denoiser.__dict__["_last_plan"] = (key, plan)
+    return plan
+
+
+# What a denoiser may be told anew between two calls; numbers and words are compared, everything else must be the same object.
+_SETTINGS = tuple(f.name for f in dataclasses.fields(Denoiser) if f.init)
+_PLAIN = (str, float, int, bool, tuple, torch.device)
+
+
+def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Tensor:
+    """alpha x_0 + sigma noise at the schedule's first position: the start of image to image, for ``sample(..., from_state=True)``.
+
+    ``x_0`` (B, ...); ``seeds`` one per sample: the noise is that of :func:`initial_noise`.
+    """
+    unit = ops.philox_normal(tuple(x_0.shape[1:]), seed_tensor(seeds, x_0), draw=-1, dtype=x_0.dtype)
+    return float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * unit
+
+
+def _told(conditioning: Tensor | None, schedule: Schedule, x: Tensor, integer_time: bool) -> Tensor | None:
+    if conditioning is None:
+        return None
+    noise, count = schedule.noise, len(schedule.conditioning)
+    told = torch.as_tensor(conditioning, dtype=torch.float64, device=x.device)
+    if told.ndim not in (1, 2, 3) or told.shape[0] != count or (told.ndim > 1 and told.shape[1] != x.shape[0]):
+        raise ValueError(
+            f"conditioning must have shape ({count},), ({count}, {x.shape[0]}) or ({count}, {x.shape[0]}, frames), got {tuple(told.shape)}"
+        )
+    if not ((told >= noise.t_min) & (told <= noise.t_max)).all():
+        raise ValueError(
+            f"conditioning must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {told.min():g} to {told.max():g}"
+        )
+    if integer_time and (told % 1 != 0).any():
+        raise ValueError(f"conditioning must be whole times where integer_time=True, got {told[told % 1 != 0][0]:g} among them")
+    return told
+
+
+def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:
+    """x_T as the state at the schedule's first position (semantics: as it is for VP, scaled by sigma otherwise)."""
+    scale = schedule.noise.start_scale(schedule.positions[0])
+    return x_T if scale == 1.0 else x_T * scale
+
+
+def initial_noise(
+    noise: NoiseSchedule, sample_shape: Sequence[int], seeds: Tensor | Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """x_T (B, *sample_shape) from one seed per sample: sigma(T) times unit noise, bit-identical for any batch size."""
+    unit = ops.philox_normal(tuple(sample_shape), as_seeds(seeds), draw=-1, dtype=dtype)  # draws from 0 on belong to the steps
+    return unit * float(noise.sigma(noise.t_max)) if noise.start_scale(noise.t_min) != 1.0 else unit
+
+
+def check_fits(denoiser: Denoiser, schedule: Schedule, *, check_model: bool = True) -> None:
+    """ValueError if ``schedule`` does not belong to ``denoiser``; never a silent substitute. Without ``check_model`` it may have been
+    tuned for another one. Warns of other weights (:meth:`ttune.Denoiser.check_model`)."""
+    if denoiser.noise != schedule.noise:
+        raise ValueError("schedule: its noise schedule is not the denoiser's; build or tune one on denoiser.noise")
+    if check_model:
+        denoiser.check_model(schedule.model)
+    for variant in set(schedule.variants):
+        denoiser.network_at(float(schedule.positions[0]), variant)  # ValueError if there is none
+    if denoiser.integer_time and (np.mod(schedule.conditioning, 1.0) != 0).any():
+        raise ValueError(
+            f"schedule: the denoiser knows whole times only (integer_time=True), the conditioning is {schedule.conditioning.tolist()}; "
+            f"use schedule.with_integer_times()"
+        )
+
+
+def seed_tensor(seeds: Tensor | Sequence[int] | None, x: Tensor) -> Tensor:
+    """One int64 seed per sample of ``x``, on its device; drawn from torch's generator if none are given. Raises as :func:`as_seeds`."""
+    if seeds is None:
+        return torch.randint(2**62, (x.shape[0],), dtype=torch.int64).to(x.device)
+    seeds = as_seeds(seeds, x.device)
+    if seeds.shape != (x.shape[0],):
+        raise ValueError(f"seeds must hold one number per sample, shape ({x.shape[0]},), got {tuple(seeds.shape)}")
+    return seeds
+
+
+def _describe(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,369 @@
+"""Where the steps of a sampler stand, and what the network is told there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ttune.messages.names import must_be_one_of
+from ttune.noise.grids import GRIDS, grid
+from ttune.noise.schedules import Float64, NoiseSchedule, float64_array
+from ttune.samplers import SAMPLERS, Tableau, build_tableau
+from ttune.samplers.correction import MAX_DEPTH, corrected
+from ttune.schedule.time_shift import Shift
+
+Option = float | str | bool | tuple[float, ...]  # a sampler's own
+_DRAWS = 2**63  # an evaluation's number, which numbers its draw of noise, is an int64 in the kernels
+
+# What a tuning can return, and what such a schedule is called wherever it is shown.
+OUTCOMES = {"tuned": "tuned", "untuned": "best untuned schedule", "start": "untuned start"}
+# The same in files from before there was the word: "chosen" of their held-out figures.
+_CHOSEN = {"tuned": "tuned", "best untuned grid": "untuned", "start": "start"}
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A sampler's steps: frozen, validated, float64. Build one with :meth:`build`, or load one with :meth:`load`.
+
+    ``positions`` (n_positions,) are times, strictly decreasing, in the network's own unit; ``conditioning``
+    (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
+    denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
+    sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
+    ``coefficients`` (n_evaluations, 2 + depth) are added to the solver's own of x, of D and of the ``depth`` predictions before
+    (:mod:`ttune.samplers.correction`); None for the solver as it is.
+    ``shift``: every sample is told the time that its variance belongs to (:class:`ttune.schedule.time_shift.Shift`); None for all the same.
+    ``variants`` (n_evaluations,): which network of a :class:`ttune.Variants` serves each evaluation; () where all use network 0.
+    ``first``: of a :meth:`part`, the number of its first evaluation in the whole; noise and scales per evaluation count from there.
+    """
+
+    noise: NoiseSchedule
+    sampler: str
+    positions: Float64
+    conditioning: Float64 = None  # type: ignore[assignment]  # None: where each evaluation stands
+    eta: float = 0.0
+    lower_order_final: bool = False
+    model: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+    first: int = 0
+    coefficients: Float64 | None = None
+    shift: Shift | None = None
+    variants: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        must_be_one_of("sampler", self.sampler, sorted(SAMPLERS))
+        eta = _numbers(self.eta)
+        if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta!r}")
+        if eta and self.sampler != "ddim":
+            raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
+        object.__setattr__(self, "eta", float(eta))
+        object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
+        object.__setattr__(self, "options", _checked_options(self.options))
+        if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
+            raise ValueError(f"first must be a whole number >= 0, got {self.first!r}")
+        tableau = build_tableau(self)
+        if self.first + len(tableau.stages) >= _DRAWS:
+            raise ValueError(
+                f"first must be below 2^63 - {len(tableau.stages)}, for the draws of noise of {len(tableau.stages)} evaluations to have "
+                f"64-bit numbers, got {self.first}"
+            )
+        if self.coefficients is not None:
+            object.__setattr__(self, "coefficients", _checked_coefficients(self.coefficients, len(tableau.stages)))
+            tableau = corrected(tableau, self.coefficients)
+        object.__setattr__(self, "variants", _checked_variants(self.variants, len(tableau.stages)))
+        object.__setattr__(self, "_tableau", tableau)
+        # A position may stand below the smallest trained time; the network is never told such a time.
+        told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.conditioning is None else self.conditioning
+        conditioning = _frozen("conditioning", told)
+        if len(conditioning) != len(tableau.stages):
+            raise ValueError(
+                f"conditioning must hold one time per network evaluation, {len(tableau.stages)} for {self.sampler!r} "
+                f"on {len(self.positions)} positions, got {len(conditioning)}"
+            )
+        if (conditioning < self.noise.t_min).any() or (conditioning > self.noise.t_max).any():
+            raise ValueError(
+                f"conditioning must lie in the trained range [{self.noise.t_min:g}, {self.noise.t_max:g}], got {conditioning.tolist()}"
+            )
+        object.__setattr__(self, "conditioning", conditioning)
+        if self.shift is not None:
+            if not isinstance(self.shift, Shift):
+                raise TypeError(f"shift must be a ttune.Shift or None, got {type(self.shift).__name__}")
+            self.shift.tables(self.noise, tableau.times.tolist(), self.first)  # says where it has no meaning
+
+    @staticmethod
+    def build(
+        noise: NoiseSchedule,
+        sampler: str = "ddim",
+        steps: int | None = 10,
+        spacing: str | Sequence[float] | np.ndarray = "leading",
+        eta: float = 0.0,
+        t_start: float | None = None,
+        final: str = "zero",
+        lower_order_final: bool = False,
+        offset: int = 0,
+        options: Mapping[str, Option] | None = None,
+    ) -> Schedule:
+        """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
+
+        ``spacing`` is the name of a grid (:data:`ttune.noise.grids.GRIDS`) or the steps + 1 positions themselves.
+        ``final`` is "zero" (the last position is clean) or "min" (it is the smallest trained time).
+        ``t_start`` replaces the largest trained time as the first position; ``offset`` shifts the leading grid.
+        ``options`` are the sampler's own, e.g. ``{"order": 3}``; "eta" of DDIM may be among them.
+        Always exactly ``steps`` steps, whether or not that divides the number of training steps.
+        """
+        if isinstance(spacing, str):
+            if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+                raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
+            positions = grid(noise, spacing, int(steps), t_start=t_start, final=final, offset=offset)
+        else:
+            positions = _frozen("spacing", spacing)
+            if t_start is not None:
+                raise ValueError(f"t_start cannot go with explicit positions, whose first is the start; got {t_start}")
+            if steps is not None and len(positions) != steps + 1:
+                raise ValueError(f"spacing: explicit positions must be steps + 1 = {steps + 1} times, got {len(positions)}")
+        own = dict(options or {})
+        if sampler == "ddim" and "eta" in own:
+            eta = own.pop("eta")  # pyright: ignore[reportAssignmentType]
+        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final, options=own)
+
+    def settings(self) -> dict[str, Any]:
+        """All that the tableau is made of, in plain values: for fingerprints."""
+        return {
+            "sampler": self.sampler,
+            "positions": self.positions.tolist(),
+            "conditioning": self.conditioning.tolist(),
+            "eta": self.eta,
+            "lower_order_final": self.lower_order_final,
+            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
+            "first": self.first,
+            **({} if self.coefficients is None else {"coefficients": self.coefficients.tolist()}),
+            **({} if self.shift is None else {"shift": self.shift.to_dict()}),
+            **({"variants": list(self.variants)} if self.variants else {}),
+        }
+
+    @property
+    def outcome(self) -> str | None:
+        """What the tuning in the record (``tuned``) returned: "tuned", "untuned" (the best untuned schedule) or "start" (its start).
+
+        The last two are returned where tuning did not help. None: there is no record of a tuning. A file from before outcomes were
+        recorded is read by the figures of its decision; without these its schedule counts as tuned.
+        """
+        said, holdout = self.tuned.get("outcome"), self.tuned.get("holdout")
+        if isinstance(said, str) and said in OUTCOMES:
+            return said
+        if not self.tuned.keys() - {"choice"}:  # of a sampler: no tuning changed its schedule
+            return "start" if self.tuned else None
+        chosen = holdout.get("chosen") if isinstance(holdout, Mapping) else None
+        return _CHOSEN.get(chosen, "tuned") if isinstance(chosen, str) else "tuned"
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are: one fewer than positions, and for some samplers fewer than evaluations."""
+        return len(self.positions) - 1
+
+    @property
+    def alphas(self) -> Float64:
+        """(n_positions,) alpha at the positions."""
+        return self.noise.alpha(self.positions)
+
+    @property
+    def sigmas(self) -> Float64:
+        """(n_positions,) sigma at the positions."""
+        return self.noise.sigma(self.positions)
+
+    def tableau(self) -> Tableau:
+        """The sampler's coefficients on these positions; ``print`` it to see them."""
+        return self._tableau  # pyright: ignore[reportAttributeAccessIssue]
+
+    def drifted(self) -> list[int]:
+        """The evaluations where the network is told a time beyond the neighbouring positions: worth a look."""
+        times = self.tableau().times
+        above = np.concatenate([[self.noise.t_max], times[:-1]])
+        below = np.append(times[1:], max(self.positions[-1], self.noise.t_min))
+        return np.flatnonzero((self.conditioning > above) | (self.conditioning < below)).tolist()
+
+    def replace(self, **changes: Any) -> Schedule:
+        """A copy with some fields changed.
+
+        New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift, and the network is
+        told where they stand unless a new ``conditioning`` says otherwise. Variants are kept where only positions move, as many as before.
+        """
+        if "sampler" in changes and changes["sampler"] != self.sampler:
+            changes = {"options": {}} | changes
+        if {"positions", "sampler", "noise", "options"} & changes.keys():
+            moved = changes.keys().isdisjoint(("sampler", "noise", "options")) and len(changes["positions"]) == len(self.positions)
+            kept = self.variants if moved else ()
+            changes = {"conditioning": None, "coefficients": None, "shift": None, "variants": kept} | changes
+        if {"positions", "conditioning", "coefficients", "shift", "variants", "sampler", "noise", "options"} & changes.keys():
+            changes = {"tuned": {}, "model": {}} | changes
+        return dataclasses.replace(self, **changes)
+
+    def part(self, first: int = 0, last: int | None = None) -> Schedule:
+        """Steps ``first`` to ``last`` (exclusive) alone, told what they are told here: to start from an intermediate state, to
+        stop early, or to hand over to another sampler. Its noise, and guidance scales per evaluation, are those that these
+        steps have in the whole; a multistep sampler begins anew at first order. Only for samplers with one evaluation a step.
+        ValueError: an empty range, several evaluations a step, or an early stop with ``lower_order_final``."""
+        last = self.steps if last is None else last
+        if not 0 <= first < last <= self.steps:
+            raise ValueError(f"first and last must satisfy 0 <= first < last <= {self.steps}, got {first} and {last}")
+        if len(self.conditioning) != self.steps:
+            raise ValueError(f"part is defined for samplers with one evaluation a step, {self.sampler!r} has more; build a schedule there")
+        if self.coefficients is not None and (first, last) != (0, self.steps):
+            raise ValueError("part is not defined for a schedule with tuned coefficients: they combine predictions of all its steps")
+        if self.lower_order_final and last < self.steps:
+            raise ValueError("part that stops early is not defined with lower_order_final=True: its own last step would be another")
+        options = {name: value[first:last] if isinstance(value, tuple) else value for name, value in self.options.items()}
+        return self.replace(
+            positions=self.positions[first : last + 1],
+            conditioning=self.conditioning[first:last],
+            options=options,
+            first=self.first + first,
+            coefficients=self.coefficients,
+            shift=self.shift,
+            variants=self.variants[first:last],
+            model=self.model,
+        )
+
+    def with_integer_times(self) -> Schedule:
+        """Positions and conditioning rounded to whole times, for networks that only know those."""
+        return self.replace(
+            positions=np.round(self.positions),
+            conditioning=np.round(self.conditioning),
+            coefficients=self.coefficients,
+            shift=self.shift,
+            variants=self.variants,
+        )
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write ``ttune.json`` atomically."""
+        from ttune.schedule import file
+
+        file.save(self, path)
+
+    @staticmethod
+    def load(
+        path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None, steps: int | None = None
+    ) -> Schedule:
+        """Read and validate ``ttune.json``; refuse it if ``noise``, ``sampler`` or ``steps`` is given and is another one.
+
+        Of a file of several schedules (:func:`ttune.load_schedules`), ``steps`` picks one.
+        """
+        from ttune.schedule import file
+
+        return file.load(path, noise=noise, sampler=sampler, steps=steps)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        return (
+            (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first, self.shift, self.variants)
+            == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first, other.shift, other.variants)
+            and np.array_equal(self.positions, other.positions)
+            and np.array_equal(self.conditioning, other.conditioning)
+            and (self.coefficients is None) == (other.coefficients is None)
+            and (self.coefficients is None or np.array_equal(self.coefficients, other.coefficients))  # pyright: ignore[reportArgumentType]
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes(), self.variants))
+
+    def __str__(self) -> str:
+        words = [f"{self.sampler}, {self.steps} steps"]
+        if "unfinished" in self.tuned:
+            words.append("best so far of an unfinished tuning")
+        elif self.outcome is not None:
+            words.append(f"{OUTCOMES[self.outcome]}{'' if self.outcome == 'tuned' else ' (tuning did not help)'}")
+        head = ", ".join([*words, *([str(self.shift)] if self.shift else [])])
+        chosen = [f"   variant {v}" for v in self.variants] or [""] * len(self.conditioning)
+        rows = [
+            f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f}){chosen[i]}"
+            for i, (t, c) in enumerate(zip(self.tableau().times, self.conditioning, strict=True))
+        ]
+        return "\n".join([head, *rows, f"      t = {self.positions[-1]:10.4f}"])
+
+
+def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
+    positions = _frozen("positions", values)
+    if len(positions) < 2:
+        raise ValueError(f"positions must be at least two times (one step), got {len(positions)}")
+    if (np.diff(positions) >= 0).any():
+        raise ValueError(f"positions must be strictly decreasing, got {positions.tolist()}")
+    if positions[0] > noise.t_max or positions[-1] < noise.t_clean:
+        raise ValueError(f"positions must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {positions.tolist()}")
+    return positions
+
+
+def _checked_coefficients(values: ArrayLike, evaluations: int) -> Float64:
+    try:
+        array = float64_array(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"coefficients must be a table of numbers, got {values!r}") from None
+    if array.ndim != 2 or array.shape[0] != evaluations or not 2 <= array.shape[1] <= 2 + MAX_DEPTH:
+        raise ValueError(
+            f"coefficients must have shape ({evaluations}, 2 to {2 + MAX_DEPTH}): one row per evaluation, columns x, D and earlier D; "
+            f"got {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"coefficients must be finite, got {array.tolist()}")
+    array.flags.writeable = False
+    return array
+
+
+def _checked_variants(values: Sequence[int], evaluations: int) -> tuple[int, ...]:
+    """As a tuple; () if all are 0, so that what is the same compares the same."""
+    try:
+        numbers = list(values)
+    except TypeError:
+        raise ValueError(f"variants must be a sequence of whole numbers, got {values!r}") from None
+    if not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0 for v in numbers):
+        raise ValueError(f"variants must be whole numbers >= 0, got {numbers}")
+    if numbers and len(numbers) != evaluations:
+        raise ValueError(f"variants must hold one number per network evaluation, {evaluations}, or none, got {len(numbers)}")
+    return tuple(map(int, numbers)) if any(numbers) else ()
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options must be a mapping of names to values, got {options!r}")
+    checked: dict[str, Option] = {}
+    for name, value in options.items():
+        plain = value if isinstance(value, (bool, str)) else _numbers(value)
+        if not isinstance(name, str) or plain is None:
+            raise ValueError(f"options must map names to finite numbers, lists of them, words or truth values, got {name!r}: {value!r}")
+        checked[name] = plain
+    return checked
+
+
+def _numbers(value: Any) -> int | float | tuple[float, ...] | None:
+    """A finite number, or a tuple of them; None for anything else."""
+    if isinstance(value, np.ndarray) or hasattr(value, "detach"):
+        value = value.tolist()  # a plain number, if it has no dimension
+    if isinstance(value, (list, tuple)):
+        numbers = tuple(_numbers(v) for v in value)
+        return numbers if all(isinstance(v, (int, float)) for v in numbers) else None  # pyright: ignore[reportReturnType]
+    if isinstance(value, (int, np.integer)):
+        return None if isinstance(value, bool) else int(value)
+    return float(value) if isinstance(value, (float, np.floating)) and np.isfinite(value) else None
+
+
+def _frozen(name: str, values: ArrayLike) -> Float64:
+    try:
+        array = float64_array(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}") from None
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array.tolist()}")
+    array.flags.writeable = False
+    return array
+
+
+__all__ = ["GRIDS", "Schedule"]

@@ -1,0 +1,1 @@
+"""Networks whose time table is not smooth between rows."""

@@ -1,0 +1,206 @@
+"""Tuning for networks that only know whole times, or whose rows lie off the curve: coordinate descent on whole numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ttune.network.denoiser import Denoiser
+from ttune.network.stitched import Stitched
+from ttune.network.variants import Variants
+from ttune.noise.schedules import Float64
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.best import BestSoFar
+from ttune.tuning.methods.method import Found, Method, Task
+from ttune.tuning.problem import Problem
+
+STEPS = (16, 8, 4, 2, 1)  # rows, tried from the coarsest: after a continuous search the solution is not far
+SWEEPS = 3  # over all coordinates with one step, at most
+SAMPLES = 64  # x_T that the descent looks at
+
+
+@dataclasses.dataclass
+class BetweenRows:
+    """A network that knows whole times, made to answer for the ones in between: outputs interpolated in the told time.
+
+    So a continuous method can search it where rows lie on a smooth curve. A call between two rows is two calls of the network;
+    ``counted`` is told how many samples the second one saw.
+    """
+
+    network: Callable[..., Tensor]
+    counted: Callable[[int], None]
+
+    def __call__(self, x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
+        # A derivative at a whole time needs the row on one of its sides too.
+        below = (tau.detach().ceil() - 1).clamp_min(0) if tau.requires_grad else tau.detach().floor()
+        share = tau - below
+        output = self.network(x, below, **conditions)
+        if not tau.requires_grad and not share.any():
+            return output
+        self.counted(x.shape[0])
+        above = self.network(x, torch.where(share > 0, below + 1, below), **conditions)
+        # Channels may be more than those of x (a learned variance); the time is one per sample.
+        share = share.reshape(*share.shape, *(1,) * (output.ndim - share.ndim)).to(output.dtype)
+        return torch.lerp(output, above, share)
+
+
+def between_rows(denoiser: Denoiser) -> Denoiser:
+    """A denoiser of its own counter for continuous methods: ``denoiser`` with interpolation between whole times."""
+
+    def wrapped(network: Callable[..., Tensor]) -> BetweenRows:
+        return BetweenRows(network, count)
+
+    def count(samples: int) -> None:
+        made.evaluations += samples
+
+    network = denoiser.network
+    if isinstance(network, (Stitched, Variants)):
+        inner: Any = dataclasses.replace(network, networks=tuple(wrapped(n) for n in network.networks))
+    else:
+        inner = wrapped(network)
+    made = dataclasses.replace(denoiser, network=inner, integer_time=False)
+    return made
+
+
+def rounded(schedule: Schedule, *, told_apart: bool) -> Schedule | None:
+    """``schedule`` told whole times. Its positions stay where what is told is free to differ from them (``told_apart``), else
+    they are rounded too; None where two of them would fall together."""
+    if told_apart:
+        told = schedule.conditioning.round()
+        return (
+            schedule if (told == schedule.conditioning).all() else schedule.replace(conditioning=told, coefficients=schedule.coefficients)
+        )
+    try:
+        return schedule.with_integer_times()
+    except ValueError:
+        return None
+
+
+def find_whole_times(task: Task, method: Method, between: Denoiser | None, *, search: bool) -> Found:
+    """What ``method`` finds for a network that is to be told whole times, which ``task.problem.denoiser`` says (``integer_time``).
+
+    A continuous method (``search``) is given ``between``, or if None a denoiser that interpolates between whole times; what it finds
+    is rounded, and searched from there, the rounded start being one of the places to begin. Other methods make whole times themselves.
+    """
+    whole = task.problem
+    # Where nothing that is searched moves the steps, they stay where they were given.
+    told_apart = "conditioning" in method.changes or "positions" not in method.changes
+    task = dataclasses.replace(task, best=WholeBest(task.best, told_apart))
+    if search:
+        relaxed = between_rows(whole.denoiser) if between is None else dataclasses.replace(between)
+        task.ledger.watch(relaxed)
+        task = dataclasses.replace(task, problem=dataclasses.replace(whole, denoiser=relaxed))
+    found = method.run(task)
+    candidates = [r for r in (rounded(c, told_apart=told_apart) for c in found.candidates) if r is not None]
+    history = dict(found.history)
+    start = rounded(task.start, told_apart=told_apart)
+    begin = candidates if start is None else [*candidates, start]
+    if search and begin:
+        with task.ledger.entry("whole times"):
+            best, history["whole times"] = search_whole_times(
+                task, whole, begin, method.changes, fix_start=getattr(method, "fix_start", False)
+            )
+        candidates = [best, *(c for c in candidates if c != best)]
+    # An untuned grid stays where it stands and is told the nearest whole times.
+    grids = [dataclasses.replace(g, schedule=rounded(g.schedule, told_apart=True) or g.schedule) for g in found.grids]
+    return Found(candidates, history, grids)
+
+
+class WholeBest(BestSoFar):
+    """The best so far, told whole times: what a continuous method accepts is rounded before it is remembered, and then has no RMSE."""
+
+    def __init__(self, inner: BestSoFar, told_apart: bool) -> None:
+        self._inner, self._told_apart = inner, told_apart
+
+    def accept(self, name: str, state: Any, schedule: Schedule, *, samples: int, rmse: float | None = None) -> None:
+        whole = rounded(schedule, told_apart=self._told_apart) or rounded(schedule, told_apart=True)
+        assert whole is not None
+        self._inner.accept(name, state, whole, samples=samples)
+
+
+def search_whole_times(
+    task: Task, problem: Problem, candidates: Sequence[Schedule], changes: Sequence[str], *, fix_start: bool = False
+) -> tuple[Schedule, list[float]]:
+    """From the best of ``candidates`` (told whole times) downhill in whole numbers, and the root of the cost on the way.
+
+    A move shifts one told time, or one position together with what is told there, by 16, 8, 4, 2 and at last 1 row, up or down, and is kept
+    if the mean square of the residuals falls. So the result is never worse on these x_T than the best candidate. Every
+    finished sweep is remembered in the task's journal.
+    """
+
+    def accept(schedule: Schedule) -> None:
+        task.best.accept("whole times", state, schedule, samples=len(problem))
+
+    few = problem.head(SAMPLES)
+    state: dict[str, Any] | None = task.journal.get("whole times")
+    if state is None:
+        costs = [few.cost(candidate) for candidate in candidates]
+        best = costs.index(min(costs))
+        state = {"best": best, "level": 0, "sweep": 0, "history": [costs[best] ** 0.5], **_plain(candidates[best])}
+        accept(candidates[best])
+    schedule = _from_plain(candidates[state["best"]], state)
+    history: list[float] = list(state["history"])
+    with tqdm(total=len(STEPS), initial=state["level"], desc="whole times", disable=not task.progress, leave=False) as bar:
+        level, sweep = state["level"], state["sweep"]
+        while level < len(STEPS):
+            before = history[-1]
+            schedule, cost = _sweep(few, schedule, before**2, STEPS[level], changes, fix_start)
+            history.append(cost**0.5)
+            level, sweep = (level, sweep + 1) if history[-1] < before and sweep + 1 < SWEEPS else (level + 1, 0)
+            state = {"best": state["best"], "level": level, "sweep": sweep, "history": history, **_plain(schedule)}
+            accept(schedule)
+            bar.update(level - bar.n)
+            bar.set_postfix(rms=f"{history[-1]:.4f}")
+    return schedule, history
+
+
+def _sweep(problem: Problem, schedule: Schedule, cost: float, step: int, changes: Sequence[str], fix_start: bool) -> tuple[Schedule, float]:
+    """Every coordinate once, both ways."""
+    moves: list[tuple[str, int]] = []
+    if "positions" in changes:
+        moves += [("positions", i) for i in range(1 if fix_start else 0, schedule.steps)]
+    if "conditioning" in changes:
+        moves += [("conditioning", i) for i in range(len(schedule.conditioning))]
+    for what, i in moves:
+        for shift in (step, -step):
+            trial = moved(schedule, what, i, shift)
+            trial_cost = cost if trial is None else problem.cost(trial)
+            if trial is not None and trial_cost < cost:
+                schedule, cost = trial, trial_cost
+                break
+    return schedule, cost
+
+
+def moved(schedule: Schedule, what: str, i: int, shift: int) -> Schedule | None:
+    """One told time, or one position with what is told there, shifted by whole rows; None where that leaves the range."""
+    noise, positions, told = schedule.noise, schedule.positions.copy(), schedule.conditioning.copy()
+    if what == "conditioning":
+        told[i] += shift
+    else:
+        positions[i] += shift
+        try:
+            followed = schedule.replace(positions=positions).tableau().times
+        except ValueError:
+            return None
+        told += (followed - schedule.tableau().times).round()
+    if ((told < noise.t_min) | (told > noise.t_max)).any():
+        return None
+    return _told(schedule, positions, told)
+
+
+def _told(schedule: Schedule, positions: Float64, told: Float64) -> Schedule:
+    return schedule.replace(positions=positions, conditioning=told, coefficients=schedule.coefficients)
+
+
+def _plain(schedule: Schedule) -> dict[str, list[float]]:
+    return {"positions": schedule.positions.tolist(), "conditioning": schedule.conditioning.tolist()}
+
+
+def _from_plain(like: Schedule, state: dict[str, Any]) -> Schedule:
+    return _told(like, np.array(state["positions"]), np.array(state["conditioning"]))

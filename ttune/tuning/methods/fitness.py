@@ -1,0 +1,78 @@
+"""How good a schedule is, as one number that is to become small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from ttune.evaluation.features.feature_statistics import FeatureStatistics, features_of
+from ttune.evaluation.metrics.frechet import frechet_distance
+from ttune.messages.names import meant
+from ttune.noise.schedules import Float64
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.grid_search import pooled_features
+from ttune.tuning.holdout import Features
+from ttune.tuning.problem import Problem, squared_errors
+
+Fitness = Callable[[Schedule, Tensor, Problem], float]  # (schedule, its samples (n, ...) from problem.x_T, problem)
+FITNESSES = ("frechet", "rmse")
+
+
+class Score(NamedTuple):
+    fitness: float
+    rmse: float  # to the teacher
+
+
+class Judge:
+    """Samples schedules on ``problem``.
+
+    ``fitness``: "frechet", the Fréchet distance of ``features`` (default: pooled pixels) to those of the teacher's samples from the same
+    x_T; "rmse" to them; or a function, whose value must be finite (FloatingPointError).
+    """
+
+    def __init__(self, problem: Problem, fitness: str | Fitness, features: Features | None = None) -> None:
+        self.problem = problem
+        self._fitness = fitness
+        self._features = features or pooled_features
+        self._target = None
+        if fitness == "frechet":
+            if len(problem) < 2:
+                raise ValueError(f"samples: a Fréchet distance needs at least 2 samples, got {len(problem)}; use fitness='rmse'")
+            (target,) = problem.per_sample(lambda chunk: [features_of(self._features, chunk.target)])
+            self._target = FeatureStatistics.of_features(target, "fitness")
+
+    def __call__(self, schedule: Schedule) -> Score:
+        if callable(self._fitness):
+            return self._of_function(self._fitness, schedule)
+
+        def figures(chunk: Problem) -> tuple[Float64, ...]:
+            x = chunk.run(schedule)
+            errors = squared_errors(x, chunk.target)
+            return (errors,) if self._target is None else (errors, features_of(self._features, x))
+
+        found = self.problem.per_sample(figures)
+        rmse = float(np.sqrt(found[0].mean()))
+        return Score(rmse if self._target is None else frechet_distance(found[1], self._target), rmse)
+
+    def _of_function(self, function: Fitness, schedule: Schedule) -> Score:
+        x = self.problem.samples(schedule)
+        fitness = float(function(schedule, x, self.problem))
+        if not np.isfinite(fitness):
+            raise FloatingPointError(f"fitness must return finite numbers, got {fitness} for {schedule}")
+        return Score(fitness, float(np.sqrt(squared_errors(x, self.problem.target).mean())))
+
+
+def check_fitness(fitness: object) -> None:
+    if not callable(fitness) and fitness not in FITNESSES:
+        raise ValueError(
+            f"fitness must be one of {list(FITNESSES)} or a function (schedule, samples, problem) -> float, got {fitness!r}"
+            f"{meant(fitness, FITNESSES)}"
+        )
+
+
+def fitness_name(fitness: str | Fitness) -> str:
+    """For records; functions are told apart by their names only."""
+    return fitness if isinstance(fitness, str) else f"a function: {getattr(fitness, '__qualname__', type(fitness).__name__)}"

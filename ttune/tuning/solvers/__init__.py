@@ -1,0 +1,1 @@
+"""What minimises a residual: least squares, differences, backpropagation."""

@@ -1,0 +1,369 @@
+"""Normal equations from backpropagation: a cost that does not grow with the number of parameters.
+
+Every sample is given its own copy of the parameters. One backward pass with the residuals r as cotangent then gives the exact
+gradient J^T r; one with random signs v gives v_s^T J_s for every sample s, a row whose outer products add up to an unbiased
+estimate of J^T J.
+
+The sampler is run without a graph, keeping each stage's registers and outputs, and walked backwards a stage at a time, calling the network
+again there: only one call's activations exist at any time, of a few samples.
+
+How the rows of the tableau depend on the parameters is a matter of float64 numbers: central differences of the tableau, no
+network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttune.network.denoiser import Denoiser, select
+from ttune.network.guidance import Classifier
+from ttune.noise.schedules import Float64
+from ttune.samplers.folding import PREDICTION
+from ttune.sampling.plan import Plan, Registers, evaluations_of, folded
+from ttune.sampling.sample import start_state
+from ttune.schedule.schedule import Schedule
+from ttune.tuning.problem import Problem, finite
+from ttune.tuning.solvers.least_squares import NormalEquations, Search
+from ttune.tuning.solvers.parameters import Parameters
+
+STEP = 1e-5  # of the tableau's central differences in float64: their error is of the order of its square
+# Of a chunk, the share whose activations exist at once. On the bundled model a sample's are 1.7 MiB and a chunk of 64 needs 22 MiB to be
+# sampled: an eighth of it took 1.5 times that memory (beyond the cached states), a sixteenth no more (``python -m benchmarks memory``).
+MICRO_SHARE = 16
+PROBES = 1  # random rows of every sample's Jacobian
+
+
+@dataclass(frozen=True)
+class Backpropagation:
+    """``micro`` samples in one backward pass of the network, by default a sixteenth of a chunk: activations of a pass are many
+    times what a forward needs, so that these few take about the memory of a whole chunk's forward. ``seed``: of the random signs."""
+
+    seed: int = 0
+    probes: int = PROBES
+    micro: int | None = None
+
+    def __call__(self, problem: Problem, parameters: Parameters, search: Search) -> NormalEquations:
+        return normal_equations(problem, parameters, np.array(search.theta), self, draw=len(search.history))
+
+    def cost(self, problem: Problem, parameters: Parameters, schedule: Schedule) -> float:
+        return problem.cost(schedule)
+
+    def fresh(self, search: Search) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A number, or several, that the sampler is made of, and its derivative in the free parameters: (...) and (P, ...)."""
+
+    value: Tensor
+    slope: Tensor
+
+    def of_each(self, copies: Tensor) -> Tensor:
+        """(B, ...) for copies (B, P) of the parameters' changes: as if every sample had its own."""
+        return self.value + torch.tensordot(copies, self.slope, 1)
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """One stage's rows over named registers, as functions of the parameters, and the row of D for a threshold function."""
+
+    names: tuple[str, ...]  # columns: "x", "o0", ..., retained, "D" (clamped), "prediction"
+    outputs: tuple[str, ...]
+    rows: Sensitivity  # (R, C)
+    prediction: Sensitivity  # (1 + outputs,): of x and the network's outputs
+
+    def __call__(self, denoiser: Denoiser, registers: Registers, outputs: Sequence[Tensor], copies: Tensor) -> dict[str, Tensor]:
+        """The registers after this stage, every sample with its own copy of the parameters (B, P)."""
+        known = dict(registers) | {f"o{j}": o for j, o in enumerate(outputs)}
+        if PREDICTION in self.names:
+            assert denoiser.threshold is not None
+            terms = [registers["x"], *outputs][: self.prediction.value.shape[0]]
+            known[PREDICTION] = denoiser.threshold(_combined(self.prediction.of_each(copies), terms))
+        table = self.rows.of_each(copies)
+        made: dict[str, Tensor] = {}
+        for r, name in enumerate(self.outputs):
+            used = [c for c, column in enumerate(self.names) if column in known]
+            made[name] = _combined(table[:, r, used], [known[self.names[c]] for c in used])
+            if name == "D":  # the first row, where the denoiser clips: what later rows use is the clamped prediction
+                assert denoiser.clip_sample is not None
+                known["D"] = made["D"] = made["D"].clamp(-denoiser.clip_sample, denoiser.clip_sample)
+        return {name: tensor for name, tensor in made.items() if name != "D"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A schedule and its derivatives, ready for tensors."""
+
+    stages: tuple[StageRows, ...]
+    told: Sensitivity  # (n_evaluations,)
+    start_scale: Sensitivity  # ()
+
+    @staticmethod
+    def make(denoiser: Denoiser, parameters: Parameters, theta: Float64, device: torch.device) -> Model:
+        base = _numbers(denoiser, parameters.schedule(theta))
+        slopes = [_slope(denoiser, parameters, theta, j, base) for j in parameters.free]
+
+        def sensitivity(key: str, shape: tuple[int, ...], index: Mapping[tuple[object, ...], int]) -> Sensitivity:
+            value, slope = np.zeros(shape), np.zeros((len(slopes), *shape))
+            for place, flat in index.items():
+                value.reshape(-1)[flat] = base.get((key, *place), 0.0)
+                slope.reshape(len(slopes), -1)[:, flat] = [s.get((key, *place), 0.0) for s in slopes]
+            return Sensitivity(torch.from_numpy(value).to(device), torch.from_numpy(slope).to(device))
+
+        keys = dict.fromkeys(key for numbers in (base, *slopes) for key in numbers)
+        count = sum(key[0] == "told" for key in keys)
+        stages = []
+        for i in range(count):
+            rows = [key for key in keys if key[0] == f"row {i}"]
+            outputs = tuple(dict.fromkeys(str(key[1]) for key in rows))
+            names = tuple(dict.fromkeys(str(key[2]) for key in rows))
+            index: dict[tuple[object, ...], int] = {(o, n): r * len(names) + c for r, o in enumerate(outputs) for c, n in enumerate(names)}
+            width = sum(key[0] == f"prediction {i}" for key in keys)
+            stages.append(
+                StageRows(
+                    names,
+                    outputs,
+                    sensitivity(f"row {i}", (len(outputs), len(names)), index),
+                    sensitivity(f"prediction {i}", (width,), {(c,): c for c in range(width)}),
+                )
+            )
+        return Model(
+            tuple(stages),
+            sensitivity("told", (count,), {(i,): i for i in range(count)}),
+            sensitivity("start", (), {(): 0}),
+        )
+
+
+def _combined(coefficients: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """sum_c coefficients[:, c] terms[c], in the terms' dtype: coefficients (B, C), terms (B, ...)."""
+    shape = (-1, *(1 for _ in terms[0].shape[1:]))
+    weights = coefficients.to(terms[0].dtype).unbind(1)
+    return sum((weight.reshape(shape) * term for weight, term in zip(weights, terms, strict=True)), torch.zeros_like(terms[0]))
+
+
+Numbers = Mapping[tuple[object, ...], float]
+Signs = Callable[[Tensor], Tensor]  # (B, m) -> as many random signs, others at every call
+
+
+def _numbers(denoiser: Denoiser, schedule: Schedule) -> Numbers:
+    """Everything about a run that depends on the schedule, by name."""
+    evaluations = evaluations_of(denoiser, schedule)
+    numbers: dict[tuple[object, ...], float] = {("start",): schedule.noise.start_scale(schedule.positions[0])}
+    for i, (evaluation, rows) in enumerate(zip(evaluations, folded(denoiser, schedule, evaluations), strict=True)):
+        numbers["told", i] = float(schedule.conditioning[i])
+        numbers |= {(f"prediction {i}", c): value for c, value in enumerate(evaluation.row)}
+        numbers |= {(f"row {i}", name, column): value for name, row in rows.items() for column, value in row.items()}
+    return numbers
+
+
+def _slope(denoiser: Denoiser, parameters: Parameters, theta: Float64, j: int, base: Numbers) -> Numbers:
+    """The derivative of every number in parameter ``j``: a central difference, one-sided where a bound stops it."""
+    sides: list[tuple[float, Numbers]] = []
+    for h in (STEP, -STEP):
+        moved = theta.copy()
+        moved[j] += h
+        if np.array_equal(parameters.project(moved), moved):
+            try:
+                schedule = parameters.schedule(moved)
+            except ValueError:
+                continue
+            sides.append((h, _numbers(denoiser, schedule)))
+    keys = {key for _, numbers in sides for key in numbers} | set(base)
+    slope = {}
+    for key in keys:
+        each = [(numbers.get(key, 0.0) - base.get(key, 0.0)) / h for h, numbers in sides]
+        # A told time that a bound holds does not move on one side; the other side is its slope.
+        stuck = key[0] == "told" and len(each) == 2 and 0.0 in each
+        slope[key] = sum(each) if stuck else sum(each) / max(len(each), 1)
+    return {key: value for key, value in slope.items() if value != 0.0}
+
+
+def normal_equations(
+    problem: Problem, parameters: Parameters, theta: Float64, how: Backpropagation | None = None, draw: int = 0
+) -> NormalEquations:
+    """Those at ``theta``: cost and J^T r exactly, J^T J estimated. ``draw`` numbers the random signs."""
+    how = how or Backpropagation()
+    model = Model.make(problem.denoiser, parameters, theta, problem.x_T.device)
+    schedule = parameters.schedule(theta)
+    plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
+
+    def sums(chunk: Problem) -> tuple[float, Float64, Float64]:
+        r, (along_r, *random) = vector_products(chunk, schedule, plan, model, how, _signs_of(chunk, how, draw))
+        P = along_r.shape[1]
+        A = sum((rows.T @ rows for rows in random), torch.zeros(P, P, dtype=torch.float64, device=along_r.device))
+        return float(r.square().sum()), A.cpu().numpy() / max(len(random), 1), along_r.sum(0).cpu().numpy()
+
+    cost, A, g = problem.total(sums)
+    return NormalEquations(float(cost) / problem.elements, A / problem.elements, g / problem.elements)
+
+
+def _signs_of(chunk: Problem, how: Backpropagation, draw: int) -> Signs:
+    """Random signs, each sample's own: the same whichever rank has it, and in whatever part of a chunk."""
+    seed = (how.seed * 1_000_003 + draw) * 2**32
+    generators = [torch.Generator().manual_seed((seed + _number_of(x)) % 2**64) for x in chunk.x_T]
+
+    def signs(r: Tensor) -> Tensor:
+        return torch.stack([torch.randint(2, r.shape[1:], generator=generator) for generator in generators]).to(r) * 2 - 1
+
+    return signs
+
+
+def _number_of(x: Tensor) -> int:
+    """32 bits that a sample's x_T has whichever samples are beside it."""
+    held = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return int(hashlib.sha256(held.numpy().tobytes()).hexdigest()[:8], 16)
+
+
+def vector_products(
+    chunk: Problem, schedule: Schedule, plan: Plan, model: Model, how: Backpropagation, random_signs: Signs
+) -> tuple[Tensor, list[Tensor]]:
+    """The residuals r (B, m), and for every sample its r^T J and ``how.probes`` random v^T J: (B, P) each."""
+    denoiser = chunk.denoiser
+    visited: list[tuple[Registers, Sequence[Tensor]]] = []
+    with torch.no_grad():
+        begin = {"x": start_state(schedule, chunk.x_T)}
+        run = plan.run(denoiser, begin, chunk.conditions, visit=lambda _i, registers, outputs: visited.append((registers, outputs)))
+        x_0 = finite(run, schedule).detach()
+    with torch.enable_grad():
+        leaf = x_0.requires_grad_()
+        r = chunk.residuals(leaf)
+        signs = [random_signs(r) for _ in range(how.probes)]
+        seeds = [r.detach(), *signs]
+        pulled = [torch.autograd.grad(r, leaf, seed, retain_graph=True)[0] for seed in seeds]
+    cotangents: list[dict[str, Tensor]] = [{"x": c} for c in pulled]
+    slopes = [torch.zeros(len(chunk), len(model.start_scale.slope), dtype=torch.float64, device=chunk.x_T.device) for _ in seeds]
+    micro = how.micro or max(1, chunk.chunk // MICRO_SHARE)
+    for i in reversed(range(len(model.stages))):
+        registers, outputs = visited.pop()
+        on_outputs = _through_update(denoiser, model.stages[i], registers, outputs, cotangents, slopes)
+        _through_network(chunk, plan, model, i, registers["x"], on_outputs, cotangents, slopes, micro)
+    for cotangent, slope in zip(cotangents, slopes, strict=True):
+        x = _through_start(plan, begin["x"], cotangent["x"])
+        along = (x.double() * (chunk.x_T.double())).flatten(1).sum(1)
+        slope += along[:, None] * model.start_scale.slope
+    return r.detach(), slopes
+
+
+def _through_update(
+    denoiser: Denoiser,
+    stage: StageRows,
+    registers: Registers,
+    outputs: Sequence[Tensor],
+    cotangents: list[dict[str, Tensor]],
+    slopes: list[Tensor],
+) -> list[list[Tensor]]:
+    """From cotangents of the registers after a stage to those before it (in place), and returned, of the network's outputs."""
+    with torch.enable_grad():
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in registers.items()}
+        outs = [o.detach().requires_grad_() for o in outputs]
+        copies = torch.zeros_like(slopes[0]).requires_grad_()
+        made = stage(denoiser, leaves, outs, copies)
+    on_outputs = []
+    for cotangent, slope in zip(cotangents, slopes, strict=True):
+        names = [name for name in made if name in cotangent and made[name].requires_grad]
+        inputs = [*leaves.values(), *outs, copies]
+        grads = torch.autograd.grad(
+            [made[n] for n in names], inputs, [cotangent[n] for n in names], retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        slope += grads[-1]
+        on_outputs.append(list(grads[len(leaves) : -1]))
+        cotangent.clear()
+        cotangent.update(zip(leaves, grads, strict=False))
+    return on_outputs
+
+
+def _through_network(
+    chunk: Problem,
+    plan: Plan,
+    model: Model,
+    i: int,
+    x: Tensor,
+    on_outputs: list[list[Tensor]],
+    cotangents: list[dict[str, Tensor]],
+    slopes: list[Tensor],
+    micro: int,
+) -> None:
+    """From cotangents of the outputs of evaluation ``i`` to those of its state (added) and of the time that it is told."""
+    denoiser, n = chunk.denoiser, len(chunk)
+    for start in range(0, n, micro):
+        rows = slice(start, start + micro)
+        with torch.enable_grad():
+            leaf = x[rows].detach().requires_grad_()
+            told = model.told.value[i].to(torch.float64).expand(len(leaf)).clone().requires_grad_()
+            before = denoiser.evaluations
+            outputs = plan.outputs(denoiser, i, leaf, select(chunk.conditions, rows, n, denoiser.shared), told)
+            spent = denoiser.evaluations - before
+        live = [j for j, output in enumerate(outputs) if output.requires_grad]
+        for on_output, cotangent, slope in zip(on_outputs, cotangents, slopes, strict=True):
+            if not live:
+                continue
+            on_x, on_told = torch.autograd.grad(
+                [outputs[j] for j in live],
+                [leaf, told],
+                [on_output[j][rows] for j in live],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            denoiser.evaluations += 2 * spent  # a backward counts twice its forward
+            cotangent["x"][rows] += on_x
+            slope[rows] += on_told[:, None] * model.told.slope[:, i]
+
+
+def _through_start(plan: Plan, x: Tensor, cotangent: Tensor) -> Tensor:
+    """The cotangent of the scaled x_T, where the sampler does something before its first evaluation."""
+    if plan.start is None:
+        return cotangent
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(plan.start({"x": leaf}, ())["x"], leaf, cotangent)[0]
+
+
+CHECK_SAMPLES = 4
+# Along the gradient, in units of half log-SNR. A loss in half precision may not see the shortest one.
+CHECK_STEPS = (1e-2, 3e-2, 1e-1)
+
+
+def has_gradients(problem: Problem, parameters: Parameters) -> bool:
+    """Whether backpropagation through this network says what the network does (:func:`why_no_gradients`)."""
+    return not why_no_gradients(problem, parameters)
+
+
+def why_no_gradients(problem: Problem, parameters: Parameters) -> str:
+    """Why backpropagation through this network does not say what the network does; empty where it does. One step along its gradient, tried.
+
+    A network that is not made of differentiable operations, or detaches something on the way, is found out here.
+    """
+    if isinstance(problem.denoiser.guidance, Classifier):
+        return "a Classifier's guidance is a gradient itself, made apart from the graph"
+    few, theta = problem.head(CHECK_SAMPLES), parameters.start_vector
+    try:
+        g = normal_equations(few, parameters, theta).g
+    except (RuntimeError, NotImplementedError) as error:  # an operation without a derivative, or tensors that NumPy cannot take
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if not np.isfinite(g).all():
+        return f"the gradient is not finite, in {problem.x_T.dtype}"
+    if not g.any():
+        return "the gradient is zero: the output is cut off from the state and the time (no_grad, detach, a buffer of the network's own)"
+    half = few.x_T.element_size() == 2
+    reason = ""
+    for step in CHECK_STEPS if half else CHECK_STEPS[:1]:
+        along = np.zeros_like(theta)
+        along[parameters.free] = step * g / np.linalg.norm(g)
+        trials = [parameters.project(theta + along), parameters.project(theta - along)]
+        try:
+            found = few.cost(parameters.schedule(trials[0])) - few.cost(parameters.schedule(trials[1]))
+        except ValueError as error:
+            return reason or f"no step along the gradient can be tried: {error}"
+        predicted = 2 * g @ (trials[0] - trials[1])[parameters.free]
+        if 0.5 * predicted < found < 2 * predicted:
+            return ""
+        reason = f"a step along the gradient changes the loss by {found:.3g}, and the gradient says {predicted:.3g}"
+    return reason + (f"; {few.x_T.dtype} may be too coarse to see it: try x_T in float32" if half else "")
