@@ -2,7 +2,7 @@
 
     python -m benchmarks compare                            # all: hours on two cores; resumable, and several processes share the work
     python -m benchmarks compare --models digits mixture    # the oracles only: minutes
-    python -m benchmarks compare --methods endpoint all=endpoint:tune=conditioning+positions+coefficients
+    python -m benchmarks compare --methods endpoint all=endpoint:tune=network_times+times+coefficients
     python -m benchmarks compare --redraw                   # only the pictures, anew from the results that are there
 
 1,000 held-out x_T; writes benchmarks/results/compare-MODEL.json, .txt, .md and .png. The cells are those of ``ttune compare`` and
@@ -37,7 +37,7 @@ class Args:
     """Compare tuning methods at several budgets."""
 
     models: tuple[str, ...] = ("digits", "mixture", "fashion")
-    methods: tuple[str, ...] = (*METHODS, *(f"{name}@best" for name in METHODS if METHODS[name]().changes == ("conditioning",)))
+    methods: tuple[str, ...] = (*METHODS, *(f"{name}@best" for name in METHODS if METHODS[name]().changes == ("network_times",)))
     """Methods and their settings, as in ``ttune compare``; those that cannot move the steps start from the best grid too."""
     steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
     samplers: tuple[str, ...] = ("ddim", "dpmpp_2m")

@@ -55,7 +55,7 @@ def measure(network: Network, batches: Sequence[int], steps: int, rounds: int) -
         turns = rounds if batch == 1 else max(2, rounds // 4)  # a call at batch 16 takes as long as 16 at batch 1
         with torch.no_grad():
             for i in tqdm(range(turns), desc=f"{network.name}, batch {batch}", leave=False):
-                t = torch.full((batch,), float(schedule.conditioning[i % steps]))
+                t = torch.full((batch,), float(schedule.network_times[i % steps]))
                 expected, seconds = _timed(lambda x=x, t=t, given=given: original(x, t, **given).sample)
                 got, frozen_seconds = _timed(lambda x=x, t=t, given=given: call(x, t, **given))
                 error = max(error, float((got - expected).abs().max() / expected.abs().max()))

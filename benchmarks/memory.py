@@ -136,7 +136,7 @@ def cached_bytes(problem: Problem, schedule: ttune.Schedule) -> int:
 def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
     """The gradient in the told times by one backward pass through the whole loop."""
     plan = Plan.make(problem.denoiser, schedule)
-    told = torch.tensor(schedule.conditioning.copy(), dtype=torch.float64, requires_grad=True)
+    told = torch.tensor(schedule.network_times.copy(), dtype=torch.float64, requires_grad=True)
     x = plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, told=told)
     return torch.autograd.grad(x.square().sum(), told)[0]
 

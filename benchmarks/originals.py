@@ -56,7 +56,7 @@ Each is shown by a test in `tests/samplers/test_diffusers.py`.
   `unipc` of order 3 without its corrector is the same step with the whole one, and of third order.
 
 A step to a clean image is first order here. LMS, iPNDM and PNDM keep their order there in both libraries: that is
-`options={{"full_order_to_clean": True}}`. diffusers' singlestep solvers evaluate on the grid's own positions: `"inner": "grid"`.
+`options={{"full_order_to_clean": True}}`. diffusers' singlestep solvers evaluate on the grid's own times: `"inner": "grid"`.
 """
 
 

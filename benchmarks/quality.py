@@ -76,7 +76,7 @@ def best_grids(denoiser: ttune.Denoiser) -> list[ttune.Schedule]:
         return []
     curve = json.loads(BEST.read_text())["untuned_curve"]
     return [
-        ttune.Schedule.build(denoiser.noise, row["sampler"], row["steps"], row["best untuned grid"]["positions"])
+        ttune.Schedule.build(denoiser.noise, row["sampler"], row["steps"], row["best untuned grid"]["times"])
         for row in curve
         if row["sampler"] in SAMPLERS
     ]

@@ -73,10 +73,10 @@ def works() -> dict[str, tuple[Callable[[], list[Tensor]], int]]:
 
     def tuned() -> list[Tensor]:
         result = ttune.tune(
-            network, short, x_T=small, iterations=2, tune=("conditioning",), search_starts=False, progress=False,
+            network, short, x_T=small, iterations=2, tune=("network_times",), search_starts=False, progress=False,
             teacher=ttune.Schedule.build(noise, "dpmpp_2m", 8),
         )  # fmt: skip
-        return [torch.from_numpy(result.schedule.conditioning.copy())]
+        return [torch.from_numpy(result.schedule.network_times.copy())]
 
     return {
         "`linear_update`, a million elements": (lambda: ops.linear_update([x, y], coeffs), 50),

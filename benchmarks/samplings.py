@@ -103,8 +103,8 @@ def schedule_of(setting: Setting) -> ttune.Schedule:
     noise, steps = setting.workload.noise, setting.steps
     if setting.sampler == "ddim":
         return ttune.Schedule.build(noise, "ddim", steps, "leading")
-    positions = np.round(np.linspace(0, 999, steps + 1))[::-1][:-1]
-    return ttune.Schedule.build(noise, "dpmpp_2m", steps, [*positions, -1.0])
+    times = np.round(np.linspace(0, 999, steps + 1))[::-1][:-1]
+    return ttune.Schedule.build(noise, "dpmpp_2m", steps, [*times, -1.0])
 
 
 def _own(setting: Setting, compile: bool) -> dict[str, Sampling]:
@@ -163,7 +163,7 @@ def _plain(setting: Setting, compile: bool) -> dict[str, Sampling]:
     dtype = torch.float64 if setting.dtype == torch.float64 else torch.float32
     # One tensor each and not views of one: torch.compile copies inputs on a GPU that are not aligned to 16 bytes.
     apart = lambda table, dtype: [row.clone() for row in torch.tensor(table, device=device).to(dtype)]  # noqa: E731
-    times = apart(schedule.positions[:-1], torch.float32)
+    times = apart(schedule.times[:-1], torch.float32)
     step = ddim_step if ddim else multistep_step
     folded_step = folded_ddim_step if ddim else folded_multistep_step
 
@@ -204,7 +204,7 @@ def _folded(setting: Setting) -> Sampling:
     """Eager code by somebody who folded the scalars by hand: as few passes as PyTorch's operators allow, two for DDIM and four for
     2M, one more with guidance."""
     schedule, predict = schedule_of(setting), setting.predict()
-    times = torch.tensor(schedule.positions[:-1], dtype=torch.float32, device=setting.device).unbind()
+    times = torch.tensor(schedule.times[:-1], dtype=torch.float32, device=setting.device).unbind()
     guided = lambda outputs: outputs[0] if len(outputs) == 1 else torch.lerp(outputs[1], outputs[0], SCALE)  # noqa: E731
     ddim_rows, multistep_rows = _folded_ddim(_ddim_rows(schedule)), _folded_multistep(_multistep_rows(schedule))
 
@@ -281,7 +281,7 @@ def _k_diffusion(setting: Setting) -> Sampling:
     sampling = _k_diffusion_sampling()
     schedule, predict = schedule_of(setting), setting.predict()
     sigmas = torch.tensor(schedule.sigmas / schedule.alphas, dtype=torch.float32, device=setting.device)
-    times = torch.tensor(schedule.positions, dtype=torch.float32, device=setting.device)
+    times = torch.tensor(schedule.times, dtype=torch.float32, device=setting.device)
     alphas = schedule.alphas.tolist()
     evaluation = itertools.count()
 
@@ -366,7 +366,7 @@ def _time_tuner(setting: Setting, module: ModuleType) -> Sampling | None:
     predict = setting.predict()
     tuner = module.TimeTuner(lambda x, t, *_: combined(predict(x, (t[0] - 1 / 1000) * 1000)), noise, device=setting.device)
     schedule = _to_first_index(setting)
-    times = torch.tensor((schedule.positions + 1) / 1000, dtype=torch.float32, device=setting.device)
+    times = torch.tensor((schedule.times + 1) / 1000, dtype=torch.float32, device=setting.device)
 
     @torch.no_grad()
     def call(x: Tensor) -> Tensor:

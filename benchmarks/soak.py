@@ -130,7 +130,7 @@ def _work() -> tuple[Callable[[int], object], Callable[[int], object]]:
     def tune(i: int) -> ttune.TuneResult:
         return ttune.tune(
             denoiser, schedules[i % 3], x_T=ttune.initial_noise(noise, (2,), range(i, i + 8)), teacher=teacher, iterations=1,
-            search_starts=False, tune=("conditioning",), progress=False,
+            search_starts=False, tune=("network_times",), progress=False,
         )  # fmt: skip
 
     def sample(i: int) -> Tensor:

@@ -160,8 +160,8 @@ class Watched:
             schedule = ttune.Schedule.build(noise, sampler, STEPS, listed)
         except (ValueError, AttributeError):  # apply has to refuse it
             return ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", STEPS)
-        times = schedule.conditioning
-        return schedule.replace(conditioning=[*times[1:-1], times[-2], times[-2]])
+        times = schedule.network_times
+        return schedule.replace(network_times=[*times[1:-1], times[-2], times[-2]])
 
 
 def graphs(tiny: Tiny, schedule: ttune.Schedule | None) -> list[int]:

@@ -183,11 +183,11 @@ def network(x: Tensor, tau: Tensor) -> Tensor:
 
 
 def iteration(kind: str, pixels: int, samples: int) -> dict[str, Any]:
-    """One Gauss-Newton iteration over conditioning and positions of five steps of 2M, in chunks of 64; the allocator's peak."""
+    """One Gauss-Newton iteration over network_times and times of five steps of 2M, in chunks of 64; the allocator's peak."""
     denoiser = ttune.Denoiser(network, ttune.NoiseSchedule.linear())
     x_T = torch.randn(samples, pixels, generator=torch.Generator().manual_seed(0))
     problem = Problem(denoiser, x_T, {}, torch.zeros_like(x_T), CHUNK)
-    parameters = Parameters(ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 5, "quadratic"), ("conditioning", "positions"))
+    parameters = Parameters(ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 5, "quadratic"), ("network_times", "times"))
     call = lambda: KINDS[kind](problem, parameters)  # noqa: E731
     call()
     evaluations = denoiser.evaluations

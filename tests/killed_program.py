@@ -47,7 +47,7 @@ def outcome(result: ttune.TuneResult) -> dict[str, Any]:
     """All that must not depend on interruptions."""
     schedule = result.schedule
     cost = {name: value for name, value in result.cost.items() if name != "seconds"}
-    bits = [schedule.positions.tobytes(), schedule.conditioning.tobytes()]
+    bits = [schedule.times.tobytes(), schedule.network_times.tobytes()]
     return {"bits": bits, "holdout": result.holdout, "history": result.history, "cost": cost, "teacher": result.teacher}
 
 

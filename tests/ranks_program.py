@@ -62,10 +62,10 @@ def neighbours(ranks: Ranks) -> dict[str, Any]:
 METHODS: dict[str, dict[str, Any]] = {
     "endpoint": {"iterations": 2},
     "backpropagation": {
-        "method": Endpoint(("conditioning", "positions"), iterations=3, search_starts=False, optimizer="backpropagation"),
+        "method": Endpoint(("network_times", "times"), iterations=3, search_starts=False, optimizer="backpropagation"),
         "residual": "mixed",
     },
-    "broyden": {"method": Endpoint(("conditioning", "positions"), iterations=5, search_starts=False, optimizer="broyden")},
+    "broyden": {"method": Endpoint(("network_times", "times"), iterations=5, search_starts=False, optimizer="broyden")},
     "trajectory": {"method": "trajectory", "teacher": None},
 }
 
@@ -90,7 +90,7 @@ def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
         **(settings | options),
     )
     cost = {purpose: value for purpose, value in result.cost.items() if purpose != "seconds"}
-    bits = [result.schedule.positions.tolist(), result.schedule.conditioning.tolist()]
+    bits = [result.schedule.times.tolist(), result.schedule.network_times.tolist()]
     return {"schedule": bits, "holdout": result.holdout, "history": result.history, "cost": cost, "teacher": result.teacher}
 
 

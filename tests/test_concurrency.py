@@ -206,12 +206,12 @@ def test_repeats_are_the_same_bits_also_where_torch_insists_on_them() -> None:
         again = tuned()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert again.schedule.conditioning.tobytes() == result.schedule.conditioning.tobytes()
+    assert again.schedule.network_times.tobytes() == result.schedule.network_times.tobytes()
     assert again.holdout == result.holdout
 
 
 def tuned() -> ttune.TuneResult:
     return ttune.tune(
         mixture(NOISE).denoiser(), ttune.Schedule.build(NOISE, "ddim", 2), x_T=standard_normal((8, 2)), iterations=2,
-        teacher=ttune.Schedule.build(NOISE, "dpmpp_2m", 6, "log_snr"), search_starts=False, tune=("conditioning",), progress=False,
+        teacher=ttune.Schedule.build(NOISE, "dpmpp_2m", 6, "log_snr"), search_starts=False, tune=("network_times",), progress=False,
     )  # fmt: skip

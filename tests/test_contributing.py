@@ -30,7 +30,7 @@ def test_a_sampler_and_a_grid_of_the_recipes_work_together() -> None:
         exec(recipe, {})
     noise = ttune.NoiseSchedule.linear()
     schedule = ttune.Schedule.build(noise, "half_way", 4, "cubic")
-    np.testing.assert_allclose(schedule.positions[:-1], 999 * np.array([1, 0.75, 0.5, 0.25]) ** 3)
+    np.testing.assert_allclose(schedule.times[:-1], 999 * np.array([1, 0.75, 0.5, 0.25]) ** 3)
     denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, noise)
     x_T = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     reference = schedule.replace(sampler="ddim")

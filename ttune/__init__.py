@@ -7,7 +7,7 @@ from ttune import adapters
 from ttune.noise.schedules import NoiseSchedule
 from ttune.samplers import SAMPLERS, Stage, Start, Tableau
 from ttune.samplers.points import Point
-from ttune.schedule.file import load_schedules, save_schedules
+from ttune.schedule.collection import load_schedules, save_schedules
 from ttune.schedule.schedule import Schedule
 from ttune.schedule.time_shift import Shift
 from ttune.version import __version__

@@ -63,7 +63,7 @@ class _Start:
         if self.begun:
             return self.model_scaling(sigma, noise, latent_image, *args, **kwargs)
         self.begun = True
-        return start(self.schedule, noise, latent_image) / float(alphas(self.schedule.noise, self.schedule.positions[0]))
+        return start(self.schedule, noise, latent_image) / float(alphas(self.schedule.noise, self.schedule.times[0]))
 
 
 def times(schedule: ttune.Schedule, host: Any) -> Told:
@@ -79,7 +79,7 @@ def check_schedule(schedule: ttune.Schedule) -> None:
             f"schedule must be for one of {sorted(SAMPLERS)} to run in ComfyUI's samplers, got {schedule.sampler!r}; {INSTEAD}"
         )
     plain, noise, model = schedule.replace(options={}, eta=0.0, lower_order_final=False), schedule.noise, schedule.model
-    ends_low = noise.t_clean < schedule.positions[-1] <= noise.t_min and schedule.alphas[-1] != 1
+    ends_low = noise.t_clean < schedule.times[-1] <= noise.t_min and schedule.alphas[-1] != 1
     for what, is_there in {
         f"{schedule.shift}, which needs the state": schedule.shift is not None,
         "tuned coefficients": schedule.coefficients is not None,

@@ -46,7 +46,7 @@ def levels(noise: NoiseSchedule, t: ArrayLike) -> Float64:
 
 def part_of(schedule: ttune.Schedule, sigmas: Tensor) -> ttune.Schedule:
     """The steps of ``schedule`` that ``sigmas`` (n,) are: all of them, or some that follow each other. ValueError for other sigmas."""
-    given, own = sigmas.detach().double().cpu().numpy(), levels(schedule.noise, schedule.positions)
+    given, own = sigmas.detach().double().cpu().numpy(), levels(schedule.noise, schedule.times)
     first = int(np.argmin(np.abs(own - given[0])))
     last = first + len(given) - 1
     if last > schedule.steps or not np.allclose(given, own[first : last + 1], rtol=SAME_SIGMA, atol=1e-9):
@@ -137,11 +137,11 @@ def check_guidance(guider: Any, schedule: ttune.Schedule, model_options: Any = N
 
 
 def _check_guidance_input(guider: Any, scale: float) -> None:
-    """Of networks that get the scale as an input, as Flux does, it is part of the conditioning (FluxGuidance)."""
-    given = [conditioning.get("guidance") for conditioning in getattr(guider, "conds", {}).get("positive", [])]
+    """Of networks that get the scale as an input, as Flux does, it is part of the network_times (FluxGuidance)."""
+    given = [network_times.get("guidance") for network_times in getattr(guider, "conds", {}).get("positive", [])]
     if not given or any(value is None or not abs(value - scale) <= SAME_CFG for value in given):
         raise ValueError(
-            f"guidance of the conditioning must be {scale:g}, which the schedule was tuned at, got {given}; "
+            f"guidance of the network_times must be {scale:g}, which the schedule was tuned at, got {given}; "
             f"set it by FluxGuidance, {ANYWAY}"
         )
 
@@ -174,7 +174,7 @@ def _check_continuous(model_sampling: Any, schedule: ttune.Schedule) -> None:
             f"load one tuned for it"
         )
     lowest = float(model_sampling.sigma_min)
-    low, high = schedule.conditioning.min(), max(schedule.conditioning.max(), schedule.positions[0])
+    low, high = schedule.network_times.min(), max(schedule.network_times.max(), schedule.times[0])
     if low < lowest * (1 - SAME_NOISE) or high > highest * (1 + SAME_NOISE):
         raise ValueError(
             f"schedule's sigmas must lie in the model's range, {lowest:g} to {highest:g}, got {low:g} to {high:g}; "

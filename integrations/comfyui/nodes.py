@@ -70,7 +70,7 @@ class ScheduleSigmas:
         return {"required": {"schedule": ("TTUNE_SCHEDULE",)}}
 
     def sigmas(self, schedule: ttune.Schedule) -> tuple[torch.Tensor]:
-        return (torch.tensor(levels(schedule.noise, schedule.positions), dtype=torch.float32),)
+        return (torch.tensor(levels(schedule.noise, schedule.times), dtype=torch.float32),)
 
 
 class ScheduleSampler:

@@ -65,7 +65,7 @@ class ScheduleFunction:
             finally:
                 model.inner_model = guider
                 vars(guider).update(cfg)
-        return _handed_over(schedule, end, is_sample=schedule.positions[-1] == self.schedule.positions[-1] <= schedule.noise.t_min)
+        return _handed_over(schedule, end, is_sample=schedule.times[-1] == self.schedule.times[-1] <= schedule.noise.t_min)
 
 
 class Evaluations:
@@ -102,7 +102,7 @@ class Evaluations:
 
     def _show(self, position: float, D: Tensor, x_host: Tensor) -> None:
         """Preview, progress, and interruption, which ComfyUI raises from there."""
-        step = min(int(np.count_nonzero(self.schedule.positions >= position)) - 1, self.schedule.steps - 1)
+        step = min(int(np.count_nonzero(self.schedule.times >= position)) - 1, self.schedule.steps - 1)
         self.bar.update(step + 1 - self.bar.n)
         if self.callback is not None:
             sigma = float(levels(self.schedule.noise, position))

@@ -36,10 +36,10 @@ class Small(nn.Module):
 def tuned(
     noise: ttune.NoiseSchedule, sampler: str, steps: int, spacing: str = "log_snr", share: float = 0.03, **build: object
 ) -> ttune.Schedule:
-    """A schedule as a tuning might leave it: fractional positions, every evaluation told another time than it stands at."""
+    """A schedule as a tuning might leave it: fractional times, every evaluation told another time than it stands at."""
     schedule = ttune.Schedule.build(noise, sampler, steps, spacing, **build)  # type: ignore[arg-type]
-    told = schedule.tableau().times * (1 + share * np.cos(1 + np.arange(len(schedule.conditioning))))
-    return schedule.replace(conditioning=np.clip(told, noise.t_min, noise.t_max))
+    told = schedule.tableau().times * (1 + share * np.cos(1 + np.arange(len(schedule.network_times))))
+    return schedule.replace(network_times=np.clip(told, noise.t_min, noise.t_max))
 
 
 def noise_like(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

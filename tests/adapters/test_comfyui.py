@@ -198,9 +198,9 @@ def test_what_a_schedule_says_beside_its_times(nodes: Any) -> None:
     patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4)
     coefficients = 0.02 * np.cos(np.arange(12.0)).reshape(4, 3)
     coefficients[0, 2] = 0
-    corrected = schedule.replace(coefficients=coefficients, conditioning=schedule.conditioning)
+    corrected = schedule.replace(coefficients=coefficients, network_times=schedule.network_times)
     assert relative(theirs(nodes, patcher, corrected), ours("eps", patcher, corrected)) < CLOSE
-    shifted = schedule.replace(shift=ttune.Shift(100.0, 50.0), conditioning=schedule.conditioning)
+    shifted = schedule.replace(shift=ttune.Shift(100.0, 50.0), network_times=schedule.network_times)
     assert relative(theirs(nodes, patcher, shifted), ours("eps", patcher, shifted)) < CLOSE
     for how in ("recompute", "keep"):
         clipped = tuned(VP, "ddim", 4).replace(model={"clip_sample": 1.0, "clip_epsilon": how})
@@ -396,7 +396,7 @@ def test_caches_of_other_nodes_and_conditionings_that_begin_later(nodes: Any) ->
         model, sampler = model_of(patcher)
         theirs(nodes, model, schedule, sampler=sampler)
         assert last["calls"] == 5
-        np.testing.assert_allclose(patcher.model.network.heard, schedule.conditioning[[0, 3, 4]], rtol=1e-6)
+        np.testing.assert_allclose(patcher.model.network.heard, schedule.network_times[[0, 3, 4]], rtol=1e-6)
 
         class Later(stand_in.CFGGuider):
             def predict_noise(self, x: Tensor, sigma: Tensor, *rest: Any) -> Tensor:
@@ -418,7 +418,7 @@ def test_the_time_is_the_models_own_between_evaluations(nodes: Any) -> None:
         asked.clear()
         theirs(nodes, model, schedule, sampler=sampler, mask=mask, latent=LATENT)
         times = [int(t[0]) for t in asked[1:]]  # after the check of the model
-        np.testing.assert_array_equal(times, np.round(schedule.positions[:-1]))
+        np.testing.assert_array_equal(times, np.round(schedule.times[:-1]))
 
 
 def test_a_node_behind_that_replaces_model_sampling(nodes: Any) -> None:
@@ -545,7 +545,7 @@ def test_guidance_that_is_an_input_of_the_network(nodes: Any) -> None:
         if passes:
             assert relative(theirs(nodes, patcher, schedule, guider=guider), ours("eps", patcher, schedule, scale=None)) < CLOSE
         else:
-            with pytest.raises(ValueError, match=r"guidance of the conditioning must be 3\.5.*set it by FluxGuidance"):
+            with pytest.raises(ValueError, match=r"guidance of the network_times must be 3\.5.*set it by FluxGuidance"):
                 theirs(nodes, patcher, schedule, guider=guider)
     guider.conds, guider.cfg = {"positive": [{"guidance": 3.5}]}, 3.5  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="cfg must be 1"):

@@ -28,9 +28,9 @@ def noise(*shape: int) -> Tensor:
 
 
 def bent(schedule: ttune.Schedule, denoiser: ttune.Denoiser | None = None) -> ttune.Schedule:
-    """As a tuned one: told fractional times beside the positions."""
-    told = 0.93 * schedule.conditioning + 0.01 * schedule.noise.t_max
-    return schedule.replace(conditioning=told, model={} if denoiser is None else denoiser.identity())
+    """As a tuned one: told fractional times beside the times."""
+    told = 0.93 * schedule.network_times + 0.01 * schedule.noise.t_max
+    return schedule.replace(network_times=told, model={} if denoiser is None else denoiser.identity())
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def test_every_sampler_is_a_scheduler(sampler: str, pixel: tuple[Any, ttune.Deno
     ttune.diffusers.apply(pipeline, schedule)
     try:
         theirs = run(pipeline, schedule.steps, noise(2, 1, 8, 8), seed=11)
-        assert len(pipeline.scheduler.timesteps) == len(schedule.conditioning)
+        assert len(pipeline.scheduler.timesteps) == len(schedule.network_times)
     finally:
         ttune.diffusers.remove(pipeline)
     seeds = torch.randint(2**62, (2,), dtype=torch.int64, generator=torch.Generator().manual_seed(11))
@@ -403,7 +403,7 @@ def test_controlnet_hears_the_same_time(tmp_path: Path) -> None:
     image = torch.rand(2, 3, 16, 16, generator=generator())
     tuned = sd_call(pipeline, 4, image=image)
     assert tuned.isfinite().all()
-    assert heard["controlnet"] == heard["unet"] == pytest.approx(schedule.conditioning.tolist())
+    assert heard["controlnet"] == heard["unet"] == pytest.approx(schedule.network_times.tolist())
     ttune.diffusers.remove(pipeline)
     plain = sd_call(pipeline, 4, image=image)
     assert not torch.equal(plain, tuned)
@@ -463,5 +463,5 @@ def test_half_precision_tells_times_in_full(dtype: torch.dtype, pixel: tuple[Any
     schedule = bent(ttune.Schedule.build(LINEAR, "dpmpp_2m", 3, "log_snr"))
     ttune.diffusers.apply(pipeline, schedule)
     assert run(pipeline, 3, noise(2, 1, 8, 8).to(dtype)).dtype == dtype
-    assert [float(t[0]) for t in heard] == pytest.approx(schedule.conditioning.tolist(), rel=1e-6)
+    assert [float(t[0]) for t in heard] == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
     assert heard[0].dtype == torch.float32

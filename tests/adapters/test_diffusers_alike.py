@@ -432,7 +432,7 @@ def test_a_schedule_knows_the_guidance_that_is_an_input() -> None:
     pipeline, x = flux(), noise(2, 16, 16)
     denoiser = ttune.diffusers.load(pipeline, prompts=PROMPTS, guidance_scale=2.0, **SIZE)
     schedule = ttune.Schedule.build(denoiser.noise, "euler", 3, "linspace")
-    schedule = schedule.replace(conditioning=0.9 * schedule.conditioning, model=denoiser.identity())
+    schedule = schedule.replace(network_times=0.9 * schedule.network_times, model=denoiser.identity())
     assert (schedule.model["guidance_scale"], schedule.model["guidance"]) == (2.0, "input")
     assert denoiser.draw_conditions is not None
     ours = ttune.sample(denoiser, schedule, x, conditions=denoiser.draw_conditions(torch.arange(2)))

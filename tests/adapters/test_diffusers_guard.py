@@ -74,7 +74,7 @@ def test_pipelines_still_find_the_settings_of_the_model() -> None:
 def tuned_pipeline(folder: Path) -> tuple[Any, ttune.Schedule]:
     pipeline = ddpm(folder / "plain")
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "dpmpp_2m", 4, "log_snr")
-    schedule = schedule.replace(conditioning=0.9 * schedule.conditioning)
+    schedule = schedule.replace(network_times=0.9 * schedule.network_times)
     ttune.diffusers.apply(pipeline, schedule)
     return pipeline, schedule
 
@@ -126,7 +126,7 @@ def test_a_changed_schedule_in_a_saved_configuration_is_refused(tmp_path: Path) 
     tuned_scheduler().save_pretrained(tmp_path)
     path = tmp_path / "scheduler_config.json"
     content = json.loads(path.read_text())
-    content["ttune_schedules"]["conditioning"][0] = 7.0
+    content["ttune_schedules"]["network_times"][0] = 7.0
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="was changed after it was written"):
         ttune.diffusers.TunedScheduler.from_pretrained(tmp_path)

@@ -159,7 +159,7 @@ def test_prompts_go_through_the_pipelines_own_encoder(tmp_path: Path) -> None:
     wanted, _ = pipeline.encode_prompt(PROMPTS, torch.device("cpu"), 1, True)
     torch.testing.assert_close(conditions["encoder_hidden_states"], wanted[[0, 1, 2, 0]].detach())
     schedule = ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 3, "log_snr").replace(model=denoiser.identity())
-    schedule = schedule.replace(conditioning=0.9 * schedule.conditioning, model=denoiser.identity())
+    schedule = schedule.replace(network_times=0.9 * schedule.network_times, model=denoiser.identity())
     ours = ttune.sample(denoiser, schedule, noise(4, 4, 8, 8), conditions=conditions)
     ttune.diffusers.apply(pipeline, schedule)
     texts = [PROMPTS[i % 3] for i in range(4)]
@@ -186,7 +186,7 @@ def test_prompts_and_sizes_of_sdxl(tmp_path: Path) -> None:
     conditions = denoiser.draw_conditions(torch.arange(3))
     assert conditions["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 3
     schedule = ttune.Schedule.build(denoiser.noise, "euler", 3, "trailing")
-    schedule = schedule.replace(conditioning=0.9 * schedule.conditioning, model=denoiser.identity())
+    schedule = schedule.replace(network_times=0.9 * schedule.network_times, model=denoiser.identity())
     ours = ttune.sample(denoiser, schedule, noise(3, 4, 8, 8), conditions=conditions)
     pipeline = models.loaded("StableDiffusionXLPipeline", folder)
     ttune.diffusers.apply(pipeline, schedule)

@@ -18,10 +18,10 @@ from tests.hosts import diffusers
 WHOLE = (950.0, 700.0, 400.0, 150.0, -1.0)
 
 
-def tuned(sampler: str = "ddim", positions: tuple[float, ...] = WHOLE) -> ttune.Schedule:
+def tuned(sampler: str = "ddim", times: tuple[float, ...] = WHOLE) -> ttune.Schedule:
     noise = ttune.NoiseSchedule.linear()
-    schedule = ttune.Schedule.build(noise, sampler, len(positions) - 1, list(positions))
-    return schedule.replace(conditioning=0.95 * schedule.conditioning)
+    schedule = ttune.Schedule.build(noise, sampler, len(times) - 1, list(times))
+    return schedule.replace(network_times=0.95 * schedule.network_times)
 
 
 def images(pipeline: Any, steps: int = 4) -> torch.Tensor:

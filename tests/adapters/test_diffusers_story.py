@@ -73,7 +73,7 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     schedule = ttune.Schedule.load(out)
     assert schedule.steps == 5
     assert schedule.model["name"] == "UNet2DModel"
-    assert not np.array_equal(schedule.conditioning, schedule.positions[:-1])
+    assert not np.array_equal(schedule.network_times, schedule.times[:-1])
     samples_alike(folder, schedule)
 
 

@@ -48,9 +48,9 @@ def pipeline_with(made: Any, folder: Path) -> tuple[Any, list[float]]:
     return pipeline, heard
 
 
-def tuned(sampler: str, positions: Any = POSITIONS, **more: Any) -> ttune.Schedule:
-    schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), sampler, len(positions) - 1, np.array(positions), **more)
-    return schedule.replace(conditioning=0.95 * schedule.conditioning + 0.125)
+def tuned(sampler: str, times: Any = POSITIONS, **more: Any) -> ttune.Schedule:
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), sampler, len(times) - 1, np.array(times), **more)
+    return schedule.replace(network_times=0.95 * schedule.network_times + 0.125)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -61,7 +61,7 @@ def test_the_tuned_scheduler_keeps_fractions(name: str, tmp_path: Path) -> None:
     assert pipeline.scheduler.timesteps.dtype == torch.float32
     assert pipeline.scheduler.timesteps.tolist() == pytest.approx(schedule.tableau().times.tolist(), rel=1e-6)
     run(pipeline, schedule.steps, noise(1, 1, 8, 8), seed=1)
-    assert heard == pytest.approx(schedule.conditioning.tolist(), rel=1e-6)
+    assert heard == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
     assert any(t % 1 for t in heard)
 
 
@@ -79,8 +79,8 @@ def test_a_scheduler_that_cannot_keep_fractions_is_not_kept(name: str, tmp_path:
 KEPT = {
     "EulerDiscrete": ("EulerDiscrete", {}, {}),
     "HeunDiscrete": ("HeunDiscrete", {}, {}),
-    "DDIM, its own grid": ("DDIM", {"timestep_spacing": "trailing"}, {"positions": (999.0, 749.0, 499.0, 249.0, -1.0)}),
-    "whole times of 2M": ("DPMSolverMultistep", {}, {"positions": (950.0, 700.0, 400.0, 150.0, -1.0)}),
+    "DDIM, its own grid": ("DDIM", {"timestep_spacing": "trailing"}, {"times": (999.0, 749.0, 499.0, 249.0, -1.0)}),
+    "whole times of 2M": ("DPMSolverMultistep", {}, {"times": (950.0, 700.0, 400.0, 150.0, -1.0)}),
 }
 
 
@@ -98,7 +98,7 @@ def test_a_scheduler_that_makes_the_steps_is_kept(case: str, tmp_path: Path) -> 
     # As its pipelines do: some schedulers keep x / alpha.
     scale = 1.0 if name in ("DDIM", "DPMSolverMultistep") else float(1 / schedule.alphas[0])
     theirs = run(pipeline, 4, scale * noise(2, 1, 8, 8))
-    assert heard == pytest.approx(schedule.conditioning.tolist(), rel=1e-6)
+    assert heard == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
     denoiser = ttune.diffusers.load(pipeline)
     ours = ttune.sample(denoiser, schedule, noise(2, 1, 8, 8))
     # Their tables are float32, and between whole times sigma / alpha is a straight line.
@@ -113,15 +113,15 @@ def test_a_scheduler_that_makes_the_steps_is_kept(case: str, tmp_path: Path) -> 
 NOT_KEPT = {
     "another sampler": ("DPMSolverMultistep", {}, "ddim", {}),
     "another order at the end": ("EulerDiscrete", {}, "lms", {}),
-    "clipping": ("DDIM", {"clip_sample": True, "timestep_spacing": "trailing"}, "ddim", {"positions": (999.0, 749.0, 499.0, 249.0, -1.0)}),
-    "the last position": ("DDIM", {"set_alpha_to_one": False}, "ddim", {"positions": (750.0, 500.0, 250.0, 0.0, -1.0)}),
+    "clipping": ("DDIM", {"clip_sample": True, "timestep_spacing": "trailing"}, "ddim", {"times": (999.0, 749.0, 499.0, 249.0, -1.0)}),
+    "the last position": ("DDIM", {"set_alpha_to_one": False}, "ddim", {"times": (750.0, 500.0, 250.0, 0.0, -1.0)}),
 }
 
 
 @pytest.mark.parametrize("why", NOT_KEPT)
 def test_a_scheduler_that_makes_other_steps_is_not_kept(why: str, tmp_path: Path) -> None:
     name, settings, sampler, more = NOT_KEPT[why]
-    whole = {"positions": (950.0, 700.0, 400.0, 150.0, -1.0)} | more
+    whole = {"times": (950.0, 700.0, 400.0, 150.0, -1.0)} | more
     pipeline, _ = pipeline_with(scheduler(name, **settings), tmp_path)
     with pytest.raises(ValueError, match=rf"keep_scheduler: {name}Scheduler as it is does not make the steps of '{sampler}'"):
         ttune.diffusers.apply(pipeline, tuned(sampler, **whole), keep_scheduler=True)
@@ -137,16 +137,16 @@ def test_noise_of_ones_own_is_not_kept(tmp_path: Path) -> None:
 def test_flow_matching_keeps_fractions(keep: bool, tmp_path: Path) -> None:
     made = diffusers().FlowMatchEulerDiscreteScheduler()
     pipeline, heard = pipeline_with(made, tmp_path)
-    positions = np.array([1.0, 0.7105, 0.4053, 0.1505, 0.0])
-    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, positions)
-    schedule = schedule.replace(conditioning=0.95 * schedule.conditioning)
+    times = np.array([1.0, 0.7105, 0.4053, 0.1505, 0.0])
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, times)
+    schedule = schedule.replace(network_times=0.95 * schedule.network_times)
     ttune.diffusers.apply(pipeline, schedule, keep_scheduler=keep)
     pipeline.scheduler.set_timesteps(4)
     x = noise(2, 1, 8, 8)
     with torch.no_grad():
         for t in pipeline.scheduler.timesteps:
             x = pipeline.scheduler.step(pipeline.unet(x, t).sample, t, x).prev_sample
-    assert heard == pytest.approx((1000 * schedule.conditioning).tolist(), rel=1e-6)
+    assert heard == pytest.approx((1000 * schedule.network_times).tolist(), rel=1e-6)
     denoiser = ttune.diffusers.load(pipeline)
     ours = ttune.sample(denoiser, schedule, noise(2, 1, 8, 8))
     torch.testing.assert_close(x, ours, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
@@ -187,16 +187,16 @@ def test_a_flow_scheduler_with_a_shift_is_kept(settings: dict[str, Any], tmp_pat
     scheduler = pipeline.scheduler
     noise_schedule = ttune.diffusers.noise_of(scheduler)
     schedule = ttune.Schedule.build(noise_schedule, "euler", 6, [1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0])
-    schedule = schedule.replace(conditioning=0.95 * schedule.conditioning)
+    schedule = schedule.replace(network_times=0.95 * schedule.network_times)
     ttune.diffusers.apply(pipeline, schedule)
     replaced = sd3_call(pipeline, 6)
     heard.clear()
     ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
     assert pipeline.scheduler is scheduler
     kept = sd3_call(pipeline, 6)
-    assert heard == pytest.approx((1000 * schedule.conditioning).tolist(), rel=1e-6)
+    assert heard == pytest.approx((1000 * schedule.network_times).tolist(), rel=1e-6)
     torch.testing.assert_close(kept, replaced, rtol=1e-4, atol=1e-5 * float(replaced.abs().max()))
-    np.testing.assert_allclose(scheduler.sigmas, schedule.positions, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scheduler.sigmas, schedule.times, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"shift_terminal": 0.05}, {"use_karras_sigmas": True}], ids=str)
@@ -230,7 +230,7 @@ def test_lists_of_a_schedule_are_its_own_with_and_without_the_end() -> None:
         for given in (schedule.sigmas, schedule.sigmas[:-1]):
             made.set_timesteps(sigmas=given.tolist())
             assert made.num_inference_steps == schedule.steps
-        made.set_timesteps(timesteps=schedule.positions[:-1].tolist())
+        made.set_timesteps(timesteps=schedule.times[:-1].tolist())
         assert made.num_inference_steps == schedule.steps
     with pytest.raises(ValueError, match="sigmas must be the schedule's own"):
         made.set_timesteps(sigmas=np.linspace(0.9, 0.01, 10).tolist())

@@ -47,7 +47,7 @@ def test_it_gives_the_samples_of_our_loop(sampler: str, predict_x0: bool, option
     solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns, model_type=kind), ns, predict_x0=predict_x0)
     with ttune.dpm_solver.apply(solver, schedule):
         theirs = solver.sample(X_T, **ttune.dpm_solver.arguments(schedule, ns))
-    np.testing.assert_allclose(network.heard, schedule.conditioning, rtol=1e-12)
+    np.testing.assert_allclose(network.heard, schedule.network_times, rtol=1e-12)
     torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-5)
     assert "get_time_steps" not in solver.__dict__
 

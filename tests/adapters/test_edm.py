@@ -32,8 +32,8 @@ def test_its_own_sampler_gives_the_samples_of_our_loop(precond: type[EDMPrecond]
     with ttune.edm.apply(net, schedule):
         theirs = edm_sampler(net, UNIT, LABELS, num_steps=4)
         again = edm_sampler(net, UNIT, LABELS, num_steps=4)
-    heard = net.model.small.heard[: len(schedule.conditioning)]
-    c_noise = np.log(schedule.conditioning * (0.5 if precond is VEPrecond else 1)) / (1 if precond is VEPrecond else 4)
+    heard = net.model.small.heard[: len(schedule.network_times)]
+    c_noise = np.log(schedule.network_times * (0.5 if precond is VEPrecond else 1)) / (1 if precond is VEPrecond else 4)
     np.testing.assert_allclose(heard, c_noise, rtol=1e-12)
     torch.testing.assert_close(theirs, mine, rtol=1e-10, atol=1e-10)
     assert torch.equal(again, theirs)
@@ -120,7 +120,7 @@ def test_only_the_noise_argument_changes() -> None:
     c_noise = torch.full((3,), np.log(told) / 4, dtype=torch.float64)
     D = 0.25 / total**2 * x + position * 0.5 / total * net.model(x / total, c_noise)
     torch.testing.assert_close(ttune.edm.denoiser(net)(x, position, told), D, rtol=1e-12, atol=1e-12)
-    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [position, 0.0]).replace(conditioning=[told])):
+    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [position, 0.0]).replace(network_times=[told])):
         torch.testing.assert_close(net(x, torch.tensor(position)), D, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(net(x=x, sigma=torch.tensor(position), class_labels=None), D, rtol=1e-12, atol=1e-12)
 
@@ -129,7 +129,7 @@ def test_the_denoiser_and_the_bare_network_work_while_a_schedule_is_applied() ->
     net = EDMPrecond()
     denoiser, noise = ttune.edm.denoiser(net), torch.full((3,), 0.3, dtype=torch.float64)
     D, bare = denoiser(UNIT, 2.0, 3.0), net.model(UNIT, noise)
-    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [5.0, 0.0]).replace(conditioning=[7.0])):
+    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [5.0, 0.0]).replace(network_times=[7.0])):
         net(UNIT, torch.tensor(5.0))
         assert torch.equal(denoiser(UNIT, 2.0, 3.0), D)
         assert torch.equal(net.model(UNIT, noise), bare)
@@ -199,7 +199,7 @@ def test_tuned_with_gradients_in_the_told_time() -> None:
     torch.testing.assert_close(gradient, difference, rtol=1e-6, atol=1e-6)
     schedule = ttune.Schedule.build(denoiser.noise, "heun", 2, "karras")
     # The scalings' derivative in the position is inside the network, where backpropagation does not see it: the check finds that out.
-    for optimizer, parameters in (("backpropagation", ("conditioning",)), ("auto", ("conditioning", "positions"))):
+    for optimizer, parameters in (("backpropagation", ("network_times",)), ("auto", ("network_times", "times"))):
         result = ttune.tune(
             denoiser,
             schedule,
@@ -211,7 +211,7 @@ def test_tuned_with_gradients_in_the_told_time() -> None:
             guard=False,
             progress=False,
         )
-        assert not np.array_equal(result.schedule.conditioning, schedule.conditioning)
+        assert not np.array_equal(result.schedule.network_times, schedule.network_times)
     assert not net.model._forward_pre_hooks
 
 

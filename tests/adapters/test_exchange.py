@@ -31,14 +31,14 @@ def test_schedulers_that_keep_fractions_are_given_them(name: str) -> None:
     arguments = ttune.exchange.set_timesteps(scheduler(name), FRACTIONAL)
     host = scheduler(name)
     host.set_timesteps(**arguments)
-    np.testing.assert_allclose(list(dict.fromkeys(host.timesteps.tolist())), FRACTIONAL.positions[:-1], rtol=1e-6)
+    np.testing.assert_allclose(list(dict.fromkeys(host.timesteps.tolist())), FRACTIONAL.times[:-1], rtol=1e-6)
 
 
 def test_flow_times_are_a_thousandfold() -> None:
     schedule = Schedule.build(NoiseSchedule.flow(), "euler", 4, [0.9, 0.61, 0.377, 0.1, 0.0])
     host = scheduler("FlowMatchEulerDiscreteScheduler")
     host.set_timesteps(**ttune.exchange.set_timesteps(host, schedule))
-    np.testing.assert_allclose(host.sigmas.tolist(), schedule.positions, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(host.sigmas.tolist(), schedule.times, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_schedulers_that_truncate_are_named(name: str) -> None:
     whole = FRACTIONAL.with_integer_times()
     host = scheduler(name)
     host.set_timesteps(**ttune.exchange.set_timesteps(host, whole))
-    assert host.timesteps.tolist() == whole.positions[:-1].tolist()
+    assert host.timesteps.tolist() == whole.times[:-1].tolist()
 
 
 @pytest.mark.parametrize("name", TAKES_NONE)
@@ -89,9 +89,9 @@ def test_lists_come_back_as_they_went(noise: NoiseSchedule) -> None:
     sigmas = ttune.exchange.sigmas(schedule)
     assert sigmas[-1] == 0
     back = ttune.exchange.from_sigmas(noise, "dpmpp_2m", sigmas)
-    np.testing.assert_allclose(back.positions, schedule.positions, rtol=1e-9, atol=1e-9 * noise.t_max)
+    np.testing.assert_allclose(back.times, schedule.times, rtol=1e-9, atol=1e-9 * noise.t_max)
     again = ttune.exchange.from_timesteps(noise, "dpmpp_2m", ttune.exchange.timesteps(schedule))
-    np.testing.assert_allclose(again.positions, schedule.positions, rtol=1e-12)
+    np.testing.assert_allclose(again.times, schedule.times, rtol=1e-12)
     part = ttune.exchange.timesteps(schedule)[:3]
     assert ttune.exchange.from_timesteps(noise, "dpmpp_2m", part, final="min").steps == 2
 
@@ -99,9 +99,9 @@ def test_lists_come_back_as_they_went(noise: NoiseSchedule) -> None:
 def test_told_times_are_given_up_by_name_only() -> None:
     schedule = tuned(VP, "euler", 4)
     for export in (ttune.exchange.sigmas, ttune.exchange.timesteps):
-        with pytest.raises(ValueError, match="schedule tells the network other times than its positions"):
+        with pytest.raises(ValueError, match="schedule tells the network other times than its times"):
             export(schedule)
-        assert export(schedule, drop_told=True) == export(schedule.replace(conditioning=schedule.tableau().times))
+        assert export(schedule, drop_told=True) == export(schedule.replace(network_times=schedule.tableau().times))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -123,15 +123,15 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     schedule.save(file)
     main(["export", "--schedule", str(file), "--to", "t_ratios", "--out", str(listed)])
     main(["import", "--values", str(listed), "--kind", "t_ratios", "--like", str(file), "--out", str(made)])
-    np.testing.assert_allclose(Schedule.load(made).conditioning, schedule.conditioning, rtol=1e-12)
+    np.testing.assert_allclose(Schedule.load(made).network_times, schedule.network_times, rtol=1e-12)
     main(["export", "--schedule", str(file), "--to", "sigmas", "--drop-told", "--out", str(listed)])
     main(["import", "--values", str(listed), "--noise", "scaled_linear", "--sampler", "dpmpp_2m", "--out", str(made)])
     back = Schedule.load(made)
     assert back.sampler == "dpmpp_2m"
-    np.testing.assert_allclose(back.positions, schedule.positions, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(back.times, schedule.times, rtol=1e-9, atol=1e-9)
     capsys.readouterr()
     main(["export", "--schedule", str(file), "--to", "timesteps", "--scheduler", "EulerDiscreteScheduler", "--drop-told"])
-    assert json.loads(capsys.readouterr().out) == schedule.positions[:-1].tolist()
+    assert json.loads(capsys.readouterr().out) == schedule.times[:-1].tolist()
     noise = ["--noise", "linear", "--noise-option", "steps", "500", "beta_end", "0.03"]
     listed.write_text("[400, 200.5, 10]")
     main(["import", "--values", str(listed), "--kind", "timesteps", *noise, "--sampler", "ddim", "--out", str(made)])

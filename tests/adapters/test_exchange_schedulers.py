@@ -100,7 +100,7 @@ def test_a_scheduler_steps_where_the_schedule_does_or_is_refused(name: str) -> N
             accepted += 1
             ends = end_state(scheduler, schedule, arguments | own)
             # TCD's solver ends at index 0 wherever its steps are.
-            assert (ends - 0.7).abs().max() < (0.1 if name == "TCDScheduler" else 0.02), (settings, schedule.positions, arguments)
+            assert (ends - 0.7).abs().max() < (0.1 if name == "TCDScheduler" else 0.02), (settings, schedule.times, arguments)
     assert all(name in refusal for refusal in refusals), refusals
     if name in ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"):
         assert accepted >= 2
@@ -120,8 +120,8 @@ def test_the_shift_of_a_flow_scheduler_is_taken_off(settings: dict[str, Any], ow
     arguments = ttune.exchange.set_timesteps(scheduler, FLOW, **own)
     assert list(arguments) == [given]
     scheduler.set_timesteps(**arguments, **own)
-    np.testing.assert_allclose(scheduler.sigmas, FLOW.positions, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(scheduler.timesteps, 1000 * FLOW.positions[:-1], rtol=1e-6)
+    np.testing.assert_allclose(scheduler.sigmas, FLOW.times, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(scheduler.timesteps, 1000 * FLOW.times[:-1], rtol=1e-6)
 
 
 REFUSED = (
@@ -159,7 +159,7 @@ def test_the_command_line_asks_the_scheduler_of_the_model(tmp_path: Path, capsys
     main(["export", "--schedule", str(tmp_path / "flow.json"), "--to", "sigmas", "--model", str(tmp_path / "model")])
     scheduler = diffusers().FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(sigmas=json.loads(capsys.readouterr().out))
-    np.testing.assert_allclose(scheduler.sigmas, FLOW.positions, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(scheduler.sigmas, FLOW.times, rtol=1e-6, atol=1e-7)
     for arguments, message in (
         (["flow.json", "--to", "timesteps", "--model", str(tmp_path / "model")], "use --to sigmas with --model"),
         (["vp.json", "--to", "timesteps", "--model", str(tmp_path / "euler")], "the last step ends at the noise level"),
@@ -168,4 +168,4 @@ def test_the_command_line_asks_the_scheduler_of_the_model(tmp_path: Path, capsys
         with pytest.raises(SystemExit, match=message):
             main(["export", "--schedule", str(tmp_path / arguments[0]), *arguments[1:]])
     main(["export", "--schedule", str(tmp_path / "vp.json"), "--to", "timesteps", "--scheduler", "EulerDiscreteScheduler"])
-    assert json.loads(capsys.readouterr().out) == FRACTIONAL.positions[:-1].tolist()
+    assert json.loads(capsys.readouterr().out) == FRACTIONAL.times[:-1].tolist()

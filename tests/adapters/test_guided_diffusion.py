@@ -43,14 +43,14 @@ def test_ddim_gives_the_samples_of_our_loop(mean: str, steps: int, rescale: bool
     model, whole = Small(scale=1000), diffusion(steps, rescale=rescale, mean=mean)
     denoiser = ttune.guided_diffusion.denoiser(model, whole, clip_denoised=clip)
     schedule = tuned(denoiser.noise, "ddim", 4, "log_snr", t_start=0.9 * steps)
-    assert (schedule.positions[1:3] % 1 != 0).all()
+    assert (schedule.times[1:3] % 1 != 0).all()
     mine = ttune.sample(denoiser, schedule, X_T, conditions=LABELS)
     before = whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS) if steps == 400 else None
     spaced = ttune.guided_diffusion.apply(model, whole, schedule)
     assert type(spaced) is gaussian.GaussianDiffusion
     model.heard.clear()
     theirs = spaced.ddim_sample_loop(model, X_T.shape, noise=X_T, clip_denoised=clip, model_kwargs=LABELS)
-    np.testing.assert_allclose(model.heard, schedule.conditioning * (1000 / steps if rescale else 1), rtol=1e-6)
+    np.testing.assert_allclose(model.heard, schedule.network_times * (1000 / steps if rescale else 1), rtol=1e-6)
     close(mine, theirs)
     with pytest.raises(ValueError, match="the model's time must be"):
         whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS)
@@ -86,7 +86,7 @@ def test_a_classifier_is_given_the_position() -> None:
         return torch.zeros_like(x)
 
     spaced.ddim_sample_loop(model, X_T.shape, noise=X_T, cond_fn=gradient, model_kwargs={})
-    np.testing.assert_allclose(seen, schedule.positions[:-1], rtol=1e-6)
+    np.testing.assert_allclose(seen, schedule.times[:-1], rtol=1e-6)
 
 
 TARGET = 0.5
@@ -239,5 +239,5 @@ def test_a_time_that_is_passed_by_name() -> None:
     model, whole = Named(), diffusion()
     schedule = tuned(ttune.guided_diffusion.noise(whole), "ddim", 3)
     ttune.guided_diffusion.apply(model, whole, schedule)
-    model(X_T, timesteps=torch.full((3,), float(schedule.positions[0])))
-    assert model.small.heard == pytest.approx([schedule.conditioning[0]])
+    model(X_T, timesteps=torch.full((3,), float(schedule.times[0])))
+    assert model.small.heard == pytest.approx([schedule.network_times[0]])

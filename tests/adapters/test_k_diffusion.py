@@ -53,7 +53,7 @@ def test_discrete_models_sample_as_in_our_own_loop(kind: str, sampler: str, func
     network.heard.clear()
     sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
     theirs = getattr(sampling, function)(ttune.k_diffusion.wrap(model, schedule), ttune.k_diffusion.start(schedule, X_T), sigmas, **options)
-    np.testing.assert_allclose(network.heard, schedule.conditioning, rtol=1e-12)
+    np.testing.assert_allclose(network.heard, schedule.network_times, rtol=1e-12)
     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
     # And the told times matter: untold it is another image.
     untold = getattr(sampling, function)(model, ttune.k_diffusion.start(schedule, X_T), sigmas, **options)
@@ -322,7 +322,7 @@ def test_tuned_from_the_wrapper() -> None:
     settings = {"iterations": 1, "search_starts": False, "guard": False, "progress": False}
     result = ttune.tune(denoiser, schedule, x_T=noise_like(8, 2, 6, 6), **settings)
     assert result.holdout is not None
-    assert not np.array_equal(result.schedule.conditioning, schedule.conditioning)
+    assert not np.array_equal(result.schedule.network_times, schedule.network_times)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -90,21 +90,21 @@ def test_its_samplers_give_the_samples_of_our_loop(kind: str, name: str, latent:
         again = ttune.sample(denoiser, schedule, X_T, conditions={cond: C})  # the denoiser is not told what the sampler is
     assert torch.equal(again, mine)
     model.network.heard = heard
-    np.testing.assert_allclose(model.network.heard, schedule.conditioning, rtol=1e-6)
+    np.testing.assert_allclose(model.network.heard, schedule.network_times, rtol=1e-6)
     assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
     assert torch.equal(sampled(sampler, 5), before)
     assert "apply_model" not in model.__dict__
     assert "make_schedule" not in sampler.__dict__
 
 
-def test_v_models_at_whole_positions() -> None:
+def test_v_models_at_whole_times() -> None:
     model = Latent("v")
     sampler = ddim.DDIMSampler(model)
     denoiser = ttune.latent_diffusion.denoiser(model, guidance=ttune.ClassifierFree(2.0, {"c": 0}))
     fractional = tuned(denoiser.noise, "ddim", 4)
-    with pytest.raises(ValueError, match="positions must be whole for a model that predicts v"):
+    with pytest.raises(ValueError, match="times must be whole for a model that predicts v"):
         ttune.latent_diffusion.apply(sampler, fractional)
-    schedule = fractional.replace(positions=np.round(fractional.positions), conditioning=fractional.conditioning)
+    schedule = fractional.replace(times=np.round(fractional.times), network_times=fractional.network_times)
     mine = ttune.sample(denoiser, schedule, X_T, conditions={"c": C})
     with ttune.latent_diffusion.apply(sampler, schedule):
         theirs = sampled(sampler, 4)

@@ -77,7 +77,7 @@ def test_sampled_and_tuned_as_the_same_network_in_torch(tmp_path: Path) -> None:
     x_T, conditions = noise_like(8, 2, 6, 6, dtype=torch.float32), {"y": torch.arange(8) % 4}
     start = ttune.Schedule.build(NOISE, "ddim", 2, "log_snr")
     result = ttune.tune(denoiser, start, x_T=x_T, conditions=conditions, iterations=1, search_starts=False, guard=False, progress=False)
-    assert not np.array_equal(result.schedule.conditioning, start.conditioning)
+    assert not np.array_equal(result.schedule.network_times, start.network_times)
 
 
 @pytest.mark.parametrize("kind", [{}, {"shape": []}, {"shape": [1]}, {"time": "double", "name": "timestep"}])
@@ -88,7 +88,7 @@ def test_the_loop_for_arrays(kind: dict[str, Any]) -> None:
     plan = tnp.Plan.make(schedule)
     registers = plan.start(X_T.numpy())
     for step in plan.steps:
-        registers = step(registers, [network(registers["x"], step.conditioning, y=labels)])
+        registers = step(registers, [network(registers["x"], step.network_times, y=labels)])
     twin = ttune.Denoiser(Small(scale=1000, dtype=torch.float32), NOISE)
     expected = ttune.sample(twin, schedule, X_T, conditions={"y": torch.from_numpy(labels)})
     assert np.abs(registers["x"] - expected.numpy()).max() / expected.abs().max() < 1e-5
@@ -169,7 +169,7 @@ def test_inputs_in_any_order_and_an_output_in_one_memory(inputs: tuple[str, ...]
     plan = tnp.Plan.make(schedule)
     registers = plan.start(x)
     for step in plan.steps:
-        registers = step(registers, [network(registers["x"], step.conditioning, **more)])
+        registers = step(registers, [network(registers["x"], step.network_times, **more)])
     twin = ttune.Denoiser(lambda z, tau: z * 0.5 + tau.reshape(-1, 1, 1, 1) / 1000 + len(more), NOISE)
     expected = ttune.sample(twin, schedule, torch.from_numpy(x)).numpy()
     assert np.abs(registers["x"] - expected).max() / np.abs(expected).max() < 1e-5

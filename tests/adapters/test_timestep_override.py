@@ -62,7 +62,7 @@ def test_a_broken_off_run_may_begin_again() -> None:
     [
         ([899.9], r"time must be 900 at evaluation 0 of 4, got 899\.9"),
         ([900, 300], r"time must be 600\.5 at evaluation 1 of 4, got 300"),
-        ([900, 600], r"time must be 600\.5 at evaluation 1 of 4, got 600; the sampler must run on the schedule's own positions \(900, 60"),
+        ([900, 600], r"time must be 600\.5 at evaluation 1 of 4, got 600; the sampler must run on the schedule's own times \(900, 60"),
         ([900, 600.5, 300, 0, 600.5], r"time must be 900, the first, after all 4 evaluations, got 600\.5"),
         ([float("nan")], "got nan"),
     ],
@@ -121,10 +121,10 @@ def test_of_a_schedule_in_the_unit_of_the_host() -> None:
     noise = ttune.NoiseSchedule.linear()
     rho = lambda t: noise.sigma(t) / noise.alpha(t)  # noqa: E731
     schedule = ttune.Schedule.build(noise, "heun", 3, "log_snr", t_start=900.0)
-    schedule = schedule.replace(conditioning=np.clip(schedule.conditioning + 2.5, noise.t_min, noise.t_max))
+    schedule = schedule.replace(network_times=np.clip(schedule.network_times + 2.5, noise.t_min, noise.t_max))
     told = Told.of(schedule, rho, rho, unit="sigma")
     times = schedule.tableau().times
-    for t, c in zip(noise.sigma(times) / noise.alpha(times), schedule.conditioning, strict=True):
+    for t, c in zip(noise.sigma(times) / noise.alpha(times), schedule.network_times, strict=True):
         assert told(torch.tensor(t)).item() == pytest.approx(float(noise.sigma(c) / noise.alpha(c)), rel=1e-12)
 
 

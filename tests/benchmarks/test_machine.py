@@ -14,8 +14,8 @@ from benchmarks import compare, figures, machine, memory, places
 
 
 def test_a_command_is_what_was_typed_without_places_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = ["--steps", "3", "5", "--methods", "a=endpoint:tune=conditioning+positions", "--case", "2m + cfg"]
-    expected = "python -m benchmarks x --steps 3 5 --methods a=endpoint:tune=conditioning+positions --case '2m + cfg'"
+    typed = ["--steps", "3", "5", "--methods", "a=endpoint:tune=network_times+times", "--case", "2m + cfg"]
+    expected = "python -m benchmarks x --steps 3 5 --methods a=endpoint:tune=network_times+times --case '2m + cfg'"
     assert machine.command("x", typed) == expected
     monkeypatch.setattr("sys.argv", ["/usr/bin/anything", *typed])
     assert machine.command("x", None) == expected

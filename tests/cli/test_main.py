@@ -141,8 +141,8 @@ def test_evolution(operators: str, tmp_path: Path) -> None:
     file = tmp_path / "ttune.json"
     main(["tune", "--out", str(file), *QUICK, "--method", "evolution", "--operators", operators, "--fitness", "rmse", "--rounds", "2"])
     schedule = ttune.Schedule.load(file)
-    assert (schedule.positions % 1 == 0).all() == (operators == "genetic")
-    assert not schedule.tuned or schedule.tuned["tune"] == {"genetic": ["positions"], "cma": ["conditioning", "positions"]}[operators]
+    assert (schedule.times % 1 == 0).all() == (operators == "genetic")
+    assert not schedule.tuned or schedule.tuned["tune"] == {"genetic": ["times"], "cma": ["network_times", "times"]}[operators]
 
 
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "Interrupted."), (signal.SIGTERM, "Terminated.")])
@@ -167,7 +167,7 @@ def test_a_signal_leaves_the_best_so_far_and_says_where(
     assert f"The best schedule so far is {partial}" in said
     assert not out.exists()
     best = ttune.Schedule.load(partial)
-    assert best.conditioning[0] == whole.conditioning[0]
+    assert best.network_times[0] == whole.network_times[0]
     assert best.tuned["method"] == "trajectory"
     assert "never compared with its start on held-out x_T" in best.tuned["unfinished"]
     main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(partial), *TINY, "--n", "2"])
@@ -258,8 +258,8 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
             "tune: only method 'endpoint' knows this, got 'trajectory'",
         ),
         (
-            ["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--tune", "positions"],
-            "tune: --operators genetic searches positions",
+            ["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--tune", "times"],
+            "tune: --operators genetic searches times",
         ),
         (["tune", "--out", "a.json", *QUICK, "--method", "ays", "--fix-start"], "fix_start does not go with method 'ays'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
@@ -346,7 +346,7 @@ def test_an_interrupted_command_says_what_is_left_of_it(
 def test_a_report_file_that_somebody_made_up_is_no_traceback(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
-    start = {"sampler": "ddim", "positions": [999, 499, -1], "options": None}
+    start = {"sampler": "ddim", "times": [999, 499, -1], "options": None}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tuned": {"start": start}, "digest": ""}))
     assert "its record of 'start' is not a schedule: options must be a mapping" in str(read_sources([file]).entries[0].record.faults)
     main(["report", str(file), "--out", str(tmp_path / "r.html")])

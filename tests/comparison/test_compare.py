@@ -22,9 +22,9 @@ QUICK = {"samples": 8, "holdout": 8, "held_out": 24, "progress": False}
 
 def test_a_specification_is_a_method_with_its_settings() -> None:
     assert parse_method("trajectory@best") == ("trajectory@best", Entrant(Trajectory(), "best"))
-    label, method = parse_method("mine=endpoint:tune=conditioning+positions,iterations=7,fix_start=true")
-    assert (label, method) == ("mine", Entrant(Endpoint(("conditioning", "positions"), fix_start=True, iterations=7)))
-    assert parse_method("endpoint:tune=conditioning")[1].method == Endpoint(("conditioning",))
+    label, method = parse_method("mine=endpoint:tune=network_times+times,iterations=7,fix_start=true")
+    assert (label, method) == ("mine", Entrant(Endpoint(("network_times", "times"), fix_start=True, iterations=7)))
+    assert parse_method("endpoint:tune=network_times")[1].method == Endpoint(("network_times",))
     assert parse_method("timetuner:procedure=parallel")[1].method == TimeTuner("parallel")
 
 
@@ -93,7 +93,7 @@ def test_a_method_from_the_best_grid_is_charged_for_the_search(tmp_path: Path) -
     found = ttune.compare(tiny_model.factory(), methods, samplers=("ddim",), steps=(3,), curve=(), work=tmp_path, **QUICK)
     rows = {row["label"]: row for row in found.rows}
     assert rows["path@best"]["rmse"] < rows["best untuned grid"]["rmse"]
-    assert rows["path@best"]["schedule"]["positions"] == rows["best untuned grid"]["positions"]
+    assert rows["path@best"]["schedule"]["times"] == rows["best untuned grid"]["times"]
     grids = found.records[Cell("untuned", "ddim", 3)]["cost"]["grids"]
     assert rows["path@best"]["cost"]["grids"] == grids > 0
     assert "grids" not in rows["path"]["cost"]

@@ -51,7 +51,7 @@ def test_what_was_not_returned_is_crossed_and_labels_stay_inside(
     content = report((5,), chosen)
     for row in content["rows"]:
         if row["label"] == "endpoint":
-            row["label"] = "endpoint:tune=conditioning+positions+coefficients"
+            row["label"] = "endpoint:tune=network_times+times+coefficients"
     figure = drawn(content, tmp_path, monkeypatch)
     (legend,) = figure.legends
     assert ("not returned: no better than untuned" in [text.get_text() for text in legend.get_texts()]) == crossed

@@ -250,7 +250,7 @@ def test_half_precision_is_allowed_more_rounding() -> None:
 
 def test_schedules_and_weights_tell_folders_apart(tmp_path: Path) -> None:
     base = candidate()
-    told = base.schedule.replace(conditioning=base.schedule.conditioning + 1.0)
+    told = base.schedule.replace(network_times=base.schedule.network_times + 1.0)
     layer = torch.nn.Linear(6, 6)
     denoiser = ttune.Denoiser(layer, NOISE)
     made = Samples(denoiser, points, FEATURES, 4, 4, 0, tmp_path)

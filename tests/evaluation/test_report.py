@@ -109,14 +109,14 @@ def test_image_grid_and_save_grid(images: torch.Tensor, tmp_path: Path) -> None:
 
 
 def offsets(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    positions = np.linspace(999, -1, steps + 1)
-    return positions, positions[:-1] + 5.0
+    times = np.linspace(999, -1, steps + 1)
+    return times, times[:-1] + 5.0
 
 
 def test_write_picture_shows_every_pixel_of_every_image(images: torch.Tensor, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
-    rows = [("teacher, 128 steps", images[:8]), ("DDIM, 5 steps, tuned conditioning and positions", images[8:16])]
+    rows = [("teacher, 128 steps", images[:8]), ("DDIM, 5 steps, tuned network_times and times", images[8:16])]
     path = tmp_path / "picture.png"
     write_picture(path, rows, {"tuned": offsets(5), "a much longer name of a way of tuning": offsets(10)})
     pixels = np.asarray(image.open(path).convert("L"))
@@ -154,6 +154,6 @@ def test_write_picture_refuses(images: torch.Tensor, tmp_path: Path) -> None:
         write_picture(path, [], {})
     with pytest.raises(ValueError, match="rows: images must have the same shape in every row"):
         write_picture(path, [("a", images[:8]), ("b", images[:7])])
-    with pytest.raises(ValueError, match=r"offsets\['a'\]: must be K or K \+ 1 positions and K conditioning times, got \(4,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"offsets\['a'\]: must be K or K \+ 1 times and K network times, got \(4,\) and \(2,\)"):
         write_picture(path, [("a", images[:8])], {"a": (np.zeros(4), np.zeros(2))})
     assert not path.exists()

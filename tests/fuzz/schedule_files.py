@@ -26,7 +26,7 @@ def bases() -> list[dict[str, Any]]:
     explicit = NoiseSchedule.from_alphas_cumprod([0.9, 0.7, 0.4, 0.1])
     told = Schedule.build(SHORT, "ddim", 3, "quadratic", t_start=17.3)
     schedules = [
-        told.replace(conditioning=[16.1, 1 / 3, 2.0], model={"name": "m", "clip_sample": 1.0}, tuned={"method": "endpoint", "seed": 3}),
+        told.replace(network_times=[16.1, 1 / 3, 2.0], model={"name": "m", "clip_sample": 1.0}, tuned={"method": "endpoint", "seed": 3}),
         Schedule.build(NoiseSchedule.cosine(steps=12), "unipc", 4, options={"order": 3, "variant": "bh1", "corrector": False}),
         Schedule.build(NoiseSchedule.continuous_vp(), "dpmpp_2m", 3, "log_snr", lower_order_final=True),
         Schedule.build(NoiseSchedule.edm(), "heun", 2, "karras"),
@@ -92,10 +92,10 @@ def check_options(defaults: dict[str, Any], options: dict[str, Any]) -> None:
 def check(schedule: Schedule) -> None:
     """The rules of a schedule, written anew."""
     noise = schedule.noise
-    positions, told = schedule.positions, schedule.conditioning
-    assert np.isfinite(positions).all()
-    assert (np.diff(positions) < 0).all()
-    assert noise.t_clean <= positions[-1] < positions[0] <= noise.t_max
+    times, told = schedule.times, schedule.network_times
+    assert np.isfinite(times).all()
+    assert (np.diff(times) < 0).all()
+    assert noise.t_clean <= times[-1] < times[0] <= noise.t_max
     assert ((told >= noise.t_min) & (told <= noise.t_max)).all()
     assert 0 <= schedule.eta <= 1
     assert 0 <= schedule.first < 2**63 - schedule.steps  # the number of a draw of noise, int64
@@ -124,7 +124,7 @@ def same_when_written_again(schedule: Schedule) -> None:
 def _texts(draw: st.DrawFn) -> bytes:
     data = as_json(draw(edited(bases())))
     if not draw(st.integers(0, 15)):  # the same key twice
-        key = draw(st.sampled_from((b'"positions"', b'"noise"', b'"sampler"', b'"kind"', b'"format"')))
+        key = draw(st.sampled_from((b'"times"', b'"noise"', b'"sampler"', b'"kind"', b'"format"')))
         data = data.replace(key, key + b": 1, " + key, 1)
     return data
 

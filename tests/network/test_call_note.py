@@ -118,7 +118,7 @@ def test_misspelt_names_say_what_was_meant(tmp_path: Path) -> None:
         (lambda: Schedule.build(NOISE, "ddim", 3, "lispace"), "linspace"),
         (lambda: Denoiser(plain, NOISE, "epsilons"), "epsilon"),
         (lambda: ttune.tune(Denoiser(plain, NOISE), SCHEDULE, method="endpiont", sample_shape=(3, 8, 8)), "endpoint"),
-        (lambda: ttune.tune(Denoiser(plain, NOISE), SCHEDULE, tune="position", sample_shape=(3, 8, 8)), "positions"),
+        (lambda: ttune.tune(Denoiser(plain, NOISE), SCHEDULE, tune="position", sample_shape=(3, 8, 8)), "times"),
         (lambda: ttune.use_backend("cpuu").__enter__(), "cpu"),
         (lambda: ttune.zoo.load("fashon"), "fashion"),
     ):
@@ -144,8 +144,8 @@ def test_one_name_to_tune_and_a_path_as_schedule(tmp_path: Path) -> None:
         expected = ttune.sample(denoiser, Schedule.load(file), x_T)
         torch.testing.assert_close(ttune.sample(denoiser, path, x_T), expected)
         torch.testing.assert_close(ttune.CompiledSampler(denoiser, path, compile=False)(x_T), expected)
-    result = ttune.tune(denoiser, file, tune="positions", x_T=x_T, iterations=1, search_starts=False, progress=False, guard=False)
-    assert result.schedule.tuned["tune"] == ["positions"]
+    result = ttune.tune(denoiser, file, tune="times", x_T=x_T, iterations=1, search_starts=False, progress=False, guard=False)
+    assert result.schedule.tuned["tune"] == ["times"]
     with pytest.raises(TypeError, match=r"schedule must be a ttune\.Schedule or the path"):
         ttune.sample(denoiser, 3, x_T)  # type: ignore[arg-type]
 

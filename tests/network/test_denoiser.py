@@ -53,7 +53,7 @@ def test_v_prediction_at_pure_noise() -> None:
             Denoiser(lambda x, tau: x, noise, prediction_type=kind)(eps, 1.0)
 
 
-# ---------------------------------------------------------------------------------------------------------- conditioning
+# ---------------------------------------------------------------------------------------------------------- network_times
 
 
 def test_tau_reaches_only_the_network() -> None:
@@ -203,11 +203,11 @@ def test_missing_conditions_are_named(conditions: dict[str, object], message: st
 
 def clipped_by_hand(network: nn.Module | object, sampler: str, schedule: Schedule, x: Tensor, clip: float, recompute: bool) -> Tensor:
     """A straight loop: predict, clamp, step."""
-    t, a, s = schedule.positions, schedule.alphas, schedule.sigmas
+    t, a, s = schedule.times, schedule.alphas, schedule.sigmas
     lam = NOISE.half_log_snr(t)
     D_prev = None
     for i in range(schedule.steps):
-        eps = network(x, torch.full((len(x),), schedule.conditioning[i], dtype=x.dtype))  # type: ignore[operator]
+        eps = network(x, torch.full((len(x),), schedule.network_times[i], dtype=x.dtype))  # type: ignore[operator]
         D = ((x - s[i] * eps) / a[i]).clamp(-clip, clip)
         if sampler == "ddim":
             x = a[i + 1] * D + s[i + 1] * ((x - a[i] * D) / s[i] if recompute else eps)
@@ -319,7 +319,7 @@ def test_another_noise_schedule_is_refused() -> None:
 def test_networks_of_whole_times() -> None:
     denoiser = Denoiser(mixture(NOISE), NOISE, integer_time=True)
     schedule, x_T = Schedule.build(NOISE, "ddim", 3, "quadratic", t_start=900.5), standard_normal((2, 2))
-    with pytest.raises(ValueError, match=r"whole times only \(integer_time=True\), the conditioning is \[900.5, .*with_integer_times"):
+    with pytest.raises(ValueError, match=r"whole times only \(integer_time=True\), the network_times is \[900.5, .*with_integer_times"):
         ttune.sample(denoiser, schedule, x_T)
     assert torch.isfinite(ttune.sample(denoiser, schedule.with_integer_times(), x_T)).all()
 

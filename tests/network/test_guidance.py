@@ -169,9 +169,9 @@ def test_stitched_networks_serve_their_times() -> None:
 
     denoiser = Denoiser(Stitched([named("small", 0.9), named("large", 1.0)], [500.0]), NOISE)
     # What the network is told may lie on the other side of the switch: its place counts.
-    schedule = SCHEDULE.replace(conditioning=SCHEDULE.conditioning * 0.7)
+    schedule = SCHEDULE.replace(network_times=SCHEDULE.network_times * 0.7)
     ttune.sample(denoiser, schedule, X_T)
-    assert [name for name, _ in seen] == ["small" if t > 500 else "large" for t in schedule.positions[:-1]]
+    assert [name for name, _ in seen] == ["small" if t > 500 else "large" for t in schedule.times[:-1]]
     assert len({name for name, _ in seen}) == 2
     with pytest.raises(ValueError, match="one network, and this schedule uses several"):
         CompiledSampler(denoiser, schedule)
@@ -186,24 +186,24 @@ def test_told_per_sample_and_per_frame() -> None:
 
     denoiser = Denoiser(framed, NOISE)
     shifts = torch.tensor([0.0, -3.0, -7.0], dtype=torch.float64)
-    base = torch.tensor(SCHEDULE.conditioning)
+    base = torch.tensor(SCHEDULE.network_times)
     per_sample = (base[:, None] + shifts).clamp(min=0)
-    got = ttune.sample(denoiser, SCHEDULE, X_T, conditioning=per_sample)
+    got = ttune.sample(denoiser, SCHEDULE, X_T, network_times=per_sample)
     for b in range(3):
-        own = SCHEDULE.replace(conditioning=per_sample[:, b].numpy())
+        own = SCHEDULE.replace(network_times=per_sample[:, b].numpy())
         torch.testing.assert_close(got[b : b + 1], ttune.sample(denoiser, own, X_T[b : b + 1]))
     same = per_sample[..., None].expand(-1, -1, 2)
-    torch.testing.assert_close(ttune.sample(denoiser, SCHEDULE, X_T, conditioning=same), got)
-    with pytest.raises(ValueError, match=r"conditioning must have shape \(5,\), \(5, 3\) or \(5, 3, frames\), got \(4,\)"):
-        ttune.sample(denoiser, SCHEDULE, X_T, conditioning=base[:4])
-    with pytest.raises(ValueError, match="conditioning must lie in the trained range"):
-        ttune.sample(denoiser, SCHEDULE, X_T, conditioning=base + 5)
+    torch.testing.assert_close(ttune.sample(denoiser, SCHEDULE, X_T, network_times=same), got)
+    with pytest.raises(ValueError, match=r"network_times must have shape \(5,\), \(5, 3\) or \(5, 3, frames\), got \(4,\)"):
+        ttune.sample(denoiser, SCHEDULE, X_T, network_times=base[:4])
+    with pytest.raises(ValueError, match="network_times must lie in the trained range"):
+        ttune.sample(denoiser, SCHEDULE, X_T, network_times=base + 5)
 
 
 @pytest.mark.parametrize("noise", [NOISE, NoiseSchedule.edm()], ids=["VP", "EDM"])
 def test_stopping_early_and_going_on(noise: NoiseSchedule) -> None:
     denoiser = Denoiser(lambda x, tau: 0.1 * x, noise)
-    schedule = Schedule.build(noise, "ddim", 6, "log_snr").replace(conditioning=None)
+    schedule = Schedule.build(noise, "ddim", 6, "log_snr").replace(network_times=None)
     x_T = X_T * float(noise.sigma(noise.t_max))
     whole = ttune.sample(denoiser, schedule, x_T)
     half = ttune.sample(denoiser, schedule.part(0, 3), x_T)
@@ -363,7 +363,7 @@ def test_a_part_of_a_variance_exploding_schedule_is_not_scaled_again() -> None:
 
 
 def test_a_part_remembers_its_model_and_refuses_what_is_no_part() -> None:
-    tuned = SCHEDULE.replace(conditioning=SCHEDULE.conditioning - 0.5 * (SCHEDULE.conditioning > 1), model={"name": "other"})
+    tuned = SCHEDULE.replace(network_times=SCHEDULE.network_times - 0.5 * (SCHEDULE.network_times > 1), model={"name": "other"})
     assert tuned.part(1, 3).model == {"name": "other"}
     with pytest.raises(ValueError, match="lower_order_final"):
         Schedule.build(NOISE, "dpmpp_2m", 5, lower_order_final=True).part(0, 3)
@@ -405,7 +405,7 @@ def test_options_survive_the_file(sampler: str, tmp_path: Path) -> None:
     from ttune.samplers import sampler_options
 
     schedule = Schedule.build(NOISE, sampler, 5, "linspace", options={k: v for k, v in sampler_options(sampler).items() if v != ()})
-    schedule.part(0).save(tmp_path / "s.json") if len(schedule.conditioning) == 5 else schedule.save(tmp_path / "s.json")
+    schedule.part(0).save(tmp_path / "s.json") if len(schedule.network_times) == 5 else schedule.save(tmp_path / "s.json")
     again = Schedule.load(tmp_path / "s.json")
     assert again.options == schedule.options
     assert str(again.tableau()) == str(schedule.tableau())
@@ -418,9 +418,9 @@ def test_single_predictions_and_callbacks_are_checked() -> None:
     with pytest.raises(ValueError, match=r"callback must return None or a state of shape \(3, 2, 4\), got \(1, 2, 4\)"):
         ttune.sample(Denoiser(network, NOISE), SCHEDULE, X_T, callback=lambda i, t, x: x[:1])
     whole = SCHEDULE.with_integer_times()
-    told = (torch.tensor(whole.conditioning) - 0.5).clamp(min=0.0)
+    told = (torch.tensor(whole.network_times) - 0.5).clamp(min=0.0)
     with pytest.raises(ValueError, match="whole times where integer_time=True"):
-        ttune.sample(Denoiser(network, NOISE, integer_time=True), whole, X_T, conditioning=told)
+        ttune.sample(Denoiser(network, NOISE, integer_time=True), whole, X_T, network_times=told)
     with pytest.raises(ValueError, match="compile must be False"):
         CompiledSampler(denoisers()["classifier"], SCHEDULE)
 
@@ -439,7 +439,7 @@ def test_tuning_sees_the_guidance_of_each_place(guidance: str) -> None:
     }[guidance]
     target, conditions = standard_normal((3, 2, 4), 6), {"label": LABELS}
     start = Schedule.build(NOISE, "dpmpp_2m", 4, "linspace", t_start=950.0)
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     theta = parameters.start_vector + 0.05
     problem = Problem(steered, X_T, conditions, target)
     _, _, g = normal_equations(problem, parameters, theta)

@@ -40,7 +40,7 @@ def test_each_evaluation_uses_its_variant(sampler: str) -> None:
     """A network that changes at a time is the same said in another way."""
     plain = Schedule.build(NOISE, sampler, 4, "linspace")
     stitched = Denoiser(Stitched([rough, EXACT], [500.0]), NOISE)
-    chosen = plain.replace(variants=[int(t > 500) for t in plain.positions[:-1]])
+    chosen = plain.replace(variants=[int(t > 500) for t in plain.times[:-1]])
     assert 0 < sum(chosen.variants) < 4
     assert torch.equal(ttune.sample(denoiser(), chosen, X_T), ttune.sample(stitched, plain, X_T))
     assert torch.equal(ttune.sample(denoiser(), plain, X_T), ttune.sample(EXACT.denoiser(), plain, X_T))
@@ -85,10 +85,10 @@ def test_variants_are_part_of_a_schedule() -> None:
     assert SCHEDULE.replace(variants=[0, 0, 0, 0]) == SCHEDULE
     assert chosen.part(1, 3).variants == (1, 0)
     assert chosen.part(2).first == 2
-    assert chosen.replace(positions=[900, 500, 300, 20, -1]).variants == chosen.variants
-    assert chosen.replace(positions=[900, 500, -1]).variants == ()
+    assert chosen.replace(times=[900, 500, 300, 20, -1]).variants == chosen.variants
+    assert chosen.replace(times=[900, 500, -1]).variants == ()
     assert chosen.replace(sampler="heun").variants == ()
-    assert chosen.replace(conditioning=SCHEDULE.conditioning * 0.9).variants == chosen.variants
+    assert chosen.replace(network_times=SCHEDULE.network_times * 0.9).variants == chosen.variants
     assert not chosen.replace(tuned={"a": 1}).replace(variants=()).tuned
     assert "variant 1" in str(chosen)
     assert "variant" not in str(SCHEDULE)

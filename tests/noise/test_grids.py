@@ -71,14 +71,14 @@ def beta_sigma(K: int) -> list[float]:
 def _stretched(table: str) -> Callable[[int], list[float]]:
     def formula(K: int) -> list[float]:
         logs = [math.log(value) for value in AYS_TABLES[table]]
-        positions = []
+        times = []
         for i in range(K):
             place = 10 * i / K
             j = int(place)
             value = logs[j] + (place - j) * (logs[j + 1] - logs[j])
             share = (value - logs[-1]) / (logs[0] - logs[-1])
-            positions.append(at_rho(math.exp(math.log(rho(0)) + share * (math.log(rho(999)) - math.log(rho(0))))))
-        return positions
+            times.append(at_rho(math.exp(math.log(rho(0)) + share * (math.log(rho(999)) - math.log(rho(0))))))
+        return times
 
     return formula
 
@@ -112,9 +112,9 @@ def test_every_grid_has_a_formula_here() -> None:
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("K", [1, 2, 3, 5, 7, 10, 13, 30, 128])
 def test_formula(name: str, K: int) -> None:
-    positions = grid(LINEAR, name, K)
+    times = grid(LINEAR, name, K)
     formula: Callable[[int], list[float]] = FORMULAS[name]
-    np.testing.assert_allclose(positions, [*formula(K), -1], rtol=1e-9, atol=1e-7)
+    np.testing.assert_allclose(times, [*formula(K), -1], rtol=1e-9, atol=1e-7)
 
 
 def test_diffusers_and_dpm_solvers_published_grids() -> None:
@@ -129,23 +129,23 @@ def test_diffusers_and_dpm_solvers_published_grids() -> None:
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 @given(K=st.integers(1, 37), name=st.sampled_from(sorted(GRIDS)), u=st.floats(0.5, 0.999))
 def test_k_is_exact(noise: NoiseSchedule, final: str, K: int, name: str, u: float) -> None:
-    """Whatever the arguments: exactly K + 1 decreasing positions from t_start to the end, or an error that names the grid."""
+    """Whatever the arguments: exactly K + 1 decreasing times from t_start to the end, or an error that names the grid."""
     t_start = u * noise.t_max
     # Grids of whole numbers may run out of them, and do not exist in continuous time; the quadratic one can pass t_min.
     may_fail = name in ("leading", "trailing") or (name == "quadratic" and t_start / K**2 <= noise.t_min)
     try:
-        positions = grid(noise, name, K, t_start=t_start, final=final)
+        times = grid(noise, name, K, t_start=t_start, final=final)
     except ValueError:
         if not may_fail:
             raise
         return
-    assert positions.shape == (K + 1,)
-    assert (np.diff(positions) < 0).all()
-    assert positions[-1] == (noise.t_clean if final == "zero" else noise.t_min)
+    assert times.shape == (K + 1,)
+    assert (np.diff(times) < 0).all()
+    assert times[-1] == (noise.t_clean if final == "zero" else noise.t_min)
     if name not in ("leading", "trailing"):
-        assert positions[0] == t_start  # exactly
-    assert positions[0] <= t_start + (0.5 if name == "trailing" else 0)  # whole times
-    assert positions.dtype == np.float64
+        assert times[0] == t_start  # exactly
+    assert times[0] <= t_start + (0.5 if name == "trailing" else 0)  # whole times
+    assert times.dtype == np.float64
 
 
 @pytest.mark.parametrize("K", range(1, 41))
@@ -165,10 +165,10 @@ def test_t_start_takes_the_place_of_n() -> None:
 
 
 def test_log_snr_and_karras_ends() -> None:
-    positions = grid(LINEAR, "log_snr", 4, t_start=900, final="min")
-    np.testing.assert_allclose(np.diff(LINEAR.half_log_snr(positions), 2), 0, atol=1e-9)
+    times = grid(LINEAR, "log_snr", 4, t_start=900, final="min")
+    np.testing.assert_allclose(np.diff(LINEAR.half_log_snr(times), 2), 0, atol=1e-9)
     zero = grid(LINEAR, "log_snr", 4, t_start=900)
-    np.testing.assert_array_equal(zero[:-1], positions[:-1])
+    np.testing.assert_array_equal(zero[:-1], times[:-1])
     assert grid(LINEAR, "karras", 4)[-2] == pytest.approx(0, abs=1e-6)  # the smallest trained time is evaluated
     roots = np.exp(-LINEAR.half_log_snr(grid(LINEAR, "karras", 4, final="min"))) ** (1 / 7)
     np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-9)
@@ -202,19 +202,19 @@ def test_flow_shift_bends_the_even_grid() -> None:
         ({"t_start": 1000}, r"t_start must lie in \(0, 999\], got 1000"),
         ({"t_start": 0}, r"t_start must lie in \(0, 999\], got 0"),
         ({"t_start": math.nan}, "t_start must lie in .*nan"),
-        ({"offset": 300}, "offset=300 gives positions"),
-        ({"offset": -1}, "offset=-1 gives positions"),
+        ({"offset": 300}, "offset=300 gives times"),
+        ({"offset": -1}, "offset=-1 gives times"),
         ({"offset": 1, "spacing": "linspace"}, "offset is an option of the 'leading' grid"),
-        ({"spacing": [999, 500, 500, -1], "steps": 3}, "positions must be strictly decreasing"),
-        ({"spacing": [1, 500, -1], "steps": 2}, "positions must be strictly decreasing"),
+        ({"spacing": [999, 500, 500, -1], "steps": 3}, "times must be strictly decreasing"),
+        ({"spacing": [1, 500, -1], "steps": 2}, "times must be strictly decreasing"),
         ({"spacing": [999, math.nan, -1], "steps": 2}, "spacing must be finite"),
-        ({"spacing": [1000, -1], "steps": 1}, r"positions must lie in \[-1, 999\]"),
-        ({"spacing": [999, -2], "steps": 1}, r"positions must lie in \[-1, 999\]"),
+        ({"spacing": [1000, -1], "steps": 1}, r"times must lie in \[-1, 999\]"),
+        ({"spacing": [999, -2], "steps": 1}, r"times must lie in \[-1, 999\]"),
         ({"spacing": [999, -1], "steps": 2}, r"steps \+ 1 = 3 times, got 2"),
         ({"spacing": [999], "steps": None}, "at least two times"),
         ({"spacing": [[999, -1]], "steps": None}, r"one-dimensional, got shape \(1, 2\)"),
         ({"spacing": ["a", "b"], "steps": None}, "spacing must be a sequence of numbers"),
-        ({"spacing": [999, -1], "steps": 1, "t_start": 999}, "t_start cannot go with explicit positions"),
+        ({"spacing": [999, -1], "steps": 1, "t_start": 999}, "t_start cannot go with explicit times"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
@@ -231,6 +231,6 @@ def test_grids_that_need_what_the_noise_schedule_lacks() -> None:
         grid(NoiseSchedule.flow(), "karras", 5)
 
 
-def test_explicit_positions_are_used_as_they_are() -> None:
+def test_explicit_times_are_used_as_they_are() -> None:
     values = [998.25, 12.5, 0.125, -0.5]
-    assert Schedule.build(LINEAR, "ddim", None, values).positions.tolist() == values
+    assert Schedule.build(LINEAR, "ddim", None, values).times.tolist() == values

@@ -314,14 +314,14 @@ def network(x: np.ndarray, tau: float) -> np.ndarray:
 def test_a_loop_in_numpy_is_that_of_sample(sampler: str, settings: dict[str, Any]) -> None:
     noise = ttune.NoiseSchedule.linear()
     schedule = ttune.Schedule.build(noise, sampler, 7, "quadratic", t_start=900)
-    schedule = schedule.replace(conditioning=schedule.conditioning * 0.97)
+    schedule = schedule.replace(network_times=schedule.network_times * 0.97)
     (x_T,) = generated((2, 3, 5), np.float32)
     seeds, plan = [3, 4], tnp.Plan.make(schedule, **settings)
     registers = plan.start(x_T, seeds)
     for step in plan.steps:
-        outputs = [network(registers["x"], step.conditioning)]
+        outputs = [network(registers["x"], step.network_times)]
         if "guidance_scale" in settings:
-            outputs.append(network(registers["x"], 0.5 * step.conditioning))
+            outputs.append(network(registers["x"], 0.5 * step.network_times))
         registers = step(registers, outputs, seeds)
 
     def torch_network(x: Tensor, tau: Tensor, half: Tensor | None = None) -> Tensor:
@@ -357,7 +357,7 @@ def test_a_loop_starts_as_sample_does(monkeypatch: pytest.MonkeyPatch) -> None:
         plan = tnp.Plan.make(schedule, "sample")
         registers = plan.start(x_T, [5, 6])
         for step in plan.steps:
-            registers = step(registers, [network(registers["x"], step.conditioning)])
+            registers = step(registers, [network(registers["x"], step.network_times)])
         denoiser = ttune.Denoiser(lambda x, tau: torch.from_numpy(network(x.numpy(), float(tau[0]))), noise, "sample")
         wanted = ttune.sample(denoiser, schedule, torch.from_numpy(x_T), seeds=[5, 6])
         np.testing.assert_allclose(registers["x"], wanted.numpy(), rtol=1e-6, atol=1e-6)

@@ -21,8 +21,8 @@ from ttune.report.rivals import GRID, START, TUNED, roles
 MODEL = tiny_model.factory()
 FIRST = ttune.Schedule.build(MODEL.noise, "ddim", 4)
 GOOD = ttune.Schedule.build(MODEL.noise, "ddim", 4, "quadratic", t_start=950.0)
-BAD = FIRST.replace(conditioning=0.3 * FIRST.conditioning)
-BETTER = GOOD.replace(conditioning=0.99 * GOOD.conditioning)
+BAD = FIRST.replace(network_times=0.3 * FIRST.network_times)
+BETTER = GOOD.replace(network_times=0.99 * GOOD.network_times)
 
 
 def result_of(outcome: str) -> ttune.TuneResult:

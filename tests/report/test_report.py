@@ -114,7 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     several = [ttune.Schedule.build(denoiser.noise, "dpmpp_2m", k) for k in (2, 3)]
     results = ttune.tune_budgets(denoiser, several, **few)
     ttune.save_schedules({k: result.schedule for k, result in results.items()}, folder / "several.json")
-    everything = ("conditioning", "positions", "coefficients")
+    everything = ("network_times", "times", "coefficients")
     ttune.tune(denoiser, several[0], tune=everything, search_starts=False, **few).schedule.save(folder / "coefficients.json")
     ttune.tune(denoiser, ttune.Schedule.build(denoiser.noise, "heun", 2), **few).schedule.save(folder / "heun.json")
     ttune.Schedule.build(denoiser.noise, "ddim", 4).save(folder / "untuned.json")
@@ -132,14 +132,12 @@ def test_every_section_of_several_schedules_with_a_model(folder: Path, tmp_path:
     assert len(page.all("img")) == 4 * 4 - 1 + 2
     assert {picture["width"] for picture in page.all("img")} == {str(3 * 8 + 2 * 2)}
     beside = sorted(path.name for path in tmp_path.glob("report-*.png"))
-    assert {"report-told.png", "report-positions.png", "report-cost.png", "report-quality-seconds.png", "report-samples-0.png"} <= set(
-        beside
-    )
+    assert {"report-told.png", "report-times.png", "report-cost.png", "report-quality-seconds.png", "report-samples-0.png"} <= set(beside)
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in beside)
     heun = page.tables[page.captions.index("Steps of heun, 2 steps")]  # three evaluations
     schedule = ttune.Schedule.load(folder / "heun.json")
     assert [row[1] for row in heun[1:]] == [f"{t:.5g}" for t in schedule.tableau().times]
-    assert [row[2] for row in heun[1:]] == [f"{t:.5g}" for t in schedule.conditioning]
+    assert [row[2] for row in heun[1:]] == [f"{t:.5g}" for t in schedule.network_times]
     assert any("added to x" in t[0] for t in page.tables)
 
 
@@ -243,7 +241,7 @@ def test_hostile_names_are_words(folder: Path, tmp_path: Path) -> None:
 
 def test_a_record_that_makes_no_sense_costs_its_own_field_only(folder: Path, tmp_path: Path) -> None:
     schedule = ttune.Schedule.load(folder / "heun.json")
-    odd = {"history": {"a": {"at": [0], "values": []}}, "start": {"sampler": "heun", "positions": [1, 2]}, "cost": "much", "seed": "x"}
+    odd = {"history": {"a": {"at": [0], "values": []}}, "start": {"sampler": "heun", "times": [1, 2]}, "cost": "much", "seed": "x"}
     schedule.replace(tuned={**schedule.tuned, **odd}).save(tmp_path / "odd.json")
     page = page_of(tmp_path / "odd.json", out=tmp_path / "r.html", denoiser=tiny_model.factory(), n=4, shown=1)
     for name in ("history of 'a'", "'start' is not a schedule", "'cost' cannot be read", "'seed' cannot be read"):

@@ -118,20 +118,20 @@ def discrete(
         noise = NoiseSchedule.from_alphas_cumprod(made.alphas_cumprod.tolist())
         if name in ("DDIM", "DDPM", "PNDM"):
             final = 0.0 if config.get("set_alpha_to_one") is False else -1.0
-            positions = np.append(list(dict.fromkeys(made.timesteps.tolist())), final)
+            times = np.append(list(dict.fromkeys(made.timesteps.tolist())), final)
         else:
             sigmas = np.array(list(dict.fromkeys(made.sigmas.tolist())))
             with np.errstate(divide="ignore"):
-                positions = noise.time(-np.log(sigmas))
-            positions[sigmas == 0] = -1.0
+                times = noise.time(-np.log(sigmas))
+            times[sigmas == 0] = -1.0
         told = np.array(made.timesteps.tolist(), np.float64)
-        # Whole positions are meant exactly; the scheduler's float32 table of sigma has moved them a little.
-        positions = np.where(np.abs(positions - positions.round()) < 1e-3, positions.round(), positions)
+        # Whole times are meant exactly; the scheduler's float32 table of sigma has moved them a little.
+        times = np.where(np.abs(times - times.round()) < 1e-3, times.round(), times)
         x = unit_noise(-1, dtype)
         network = Network(noise)
-        alpha = float(noise.alpha(positions[0]))
+        alpha = float(noise.alpha(times[0]))
         theirs = steps_of(made, choose, lambda x, t: network(x, t.expand(len(x))), x / alpha if name in LEVELS else x, **step)
-    return ours(noise, sampler, positions, x, conditioning=told, **build), theirs
+    return ours(noise, sampler, times, x, network_times=told, **build), theirs
 
 
 def inverted(
@@ -158,25 +158,25 @@ def flow(name: str, sampler: str, config: dict[str, Any], steps: int, dtype: tor
     with scheduler(name, dtype, config) as (made, choose):
         made.set_timesteps(steps)
         noise = NoiseSchedule.flow()
-        positions = np.array(list(dict.fromkeys(made.sigmas.tolist())))
+        times = np.array(list(dict.fromkeys(made.sigmas.tolist())))
         told = np.array(made.timesteps.tolist(), np.float64) / 1000
         network = Network(noise, "flow_prediction")
         x = unit_noise(-1, dtype)
         theirs = steps_of(made, choose, lambda x, t: network(x, (t.double() / 1000).expand(len(x))), x)
-    return ours(noise, sampler, positions, x, conditioning=told, prediction_type="flow_prediction", **build), theirs
+    return ours(noise, sampler, times, x, network_times=told, prediction_type="flow_prediction", **build), theirs
 
 
 def ipndm_on_a_vp_table(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """IPNDM with a table of ours: its own starts at alpha = 0, where it divides by 1e-8 and loses the prediction."""
-    noise, positions = NoiseSchedule.linear(), np.append(np.arange(999, 0, -111.0), -1.0)
+    noise, times = NoiseSchedule.linear(), np.append(np.arange(999, 0, -111.0), -1.0)
     with scheduler("IPNDM", dtype, {}) as (made, choose):
         made.set_timesteps(9)
-        made.alphas = torch.tensor(noise.alpha(positions), dtype=dtype)
-        made.betas = torch.tensor(noise.sigma(positions), dtype=dtype)
-        made.timesteps = torch.tensor(positions[:-1], dtype=dtype)
+        made.alphas = torch.tensor(noise.alpha(times), dtype=dtype)
+        made.betas = torch.tensor(noise.sigma(times), dtype=dtype)
+        made.timesteps = torch.tensor(times[:-1], dtype=dtype)
         x, network = unit_noise(-1, dtype), Network(noise, "v_prediction")
         theirs = steps_of(made, choose, lambda x, t: network(x, t.expand(len(x))), x)
-    return ours(noise, "ipndm", positions, x, prediction_type="v_prediction", options={"full_order_to_clean": True}), theirs
+    return ours(noise, "ipndm", times, x, prediction_type="v_prediction", options={"full_order_to_clean": True}), theirs
 
 
 def described(config: dict[str, Any], step: dict[str, Any], steps: int) -> str:

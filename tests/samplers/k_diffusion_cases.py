@@ -68,7 +68,7 @@ def drawing(made: types.ModuleType, draw: Callable[[], Tensor]) -> Iterator[None
         yield
 
 
-# sampler, k-diffusion's function, positions, options of ours, options of theirs
+# sampler, k-diffusion's function, times, options of ours, options of theirs
 ROWS: tuple[tuple[str, str, np.ndarray, dict[str, Any], dict[str, Any]], ...] = (
     ("euler", "sample_euler", TO_CLEAN, {}, {}),
     ("euler_ancestral", "sample_euler_ancestral", TO_CLEAN, {"eta": 1.0}, {"eta": 1.0}),
@@ -98,7 +98,7 @@ ROWS: tuple[tuple[str, str, np.ndarray, dict[str, Any], dict[str, Any]], ...] = 
 )
 
 
-def case(sampler: str, function: str, positions: np.ndarray, mine: dict[str, Any], options: dict[str, Any]) -> Case:
+def case(sampler: str, function: str, times: np.ndarray, mine: dict[str, Any], options: dict[str, Any]) -> Case:
     # Which of our draws comes first, and how far apart: evaluations of a two-stage step have a number each.
     churns = function == "sample_heun"
     first, stride = (-2, 1) if churns else (1, 2) if function in ("sample_dpmpp_2s_ancestral", "sample_dpm_2_ancestral") else (0, 1)
@@ -128,10 +128,10 @@ def case(sampler: str, function: str, positions: np.ndarray, mine: dict[str, Any
                 torch.set_default_dtype(default)
             return ours(NOISE, sampler, np.minimum(grid, 80.0), x, options=mine, exact=exact), theirs
         with drawing(made, draw):
-            theirs = getattr(made, function)(model, x, torch.tensor(positions, dtype=dtype), **options, **extra)
-        return ours(NOISE, sampler, positions, x, options=mine, exact=exact), theirs
+            theirs = getattr(made, function)(model, x, torch.tensor(times, dtype=dtype), **options, **extra)
+        return ours(NOISE, sampler, times, x, options=mine, exact=exact), theirs
 
-    described = ", ".join([*(f"{k}={v}" for k, v in options.items()), "to sigma_min" if positions[-1] else "to 0"])
+    described = ", ".join([*(f"{k}={v}" for k, v in options.items()), "to sigma_min" if times[-1] else "to 0"])
     return Case(sampler, f"k-diffusion {function}", described, run, rounds=options.get("n") == 10)
 
 

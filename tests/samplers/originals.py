@@ -81,19 +81,19 @@ def unit_noise(draw: int, dtype: torch.dtype) -> Tensor:
 def ours(
     noise: NoiseSchedule,
     sampler: str,
-    positions: Sequence[float] | np.ndarray,
+    times: Sequence[float] | np.ndarray,
     x: Tensor,
     *,
     prediction_type: str = "epsilon",
-    conditioning: Sequence[float] | np.ndarray | None = None,
+    network_times: Sequence[float] | np.ndarray | None = None,
     options: Mapping[str, Any] | None = None,
     exact: bool = False,
     **build: Any,
 ) -> Tensor:
     """This library's final state from the state ``x`` at the first position."""
-    schedule = Schedule.build(noise, sampler, None, positions, options=options, **build)
-    if conditioning is not None:
-        schedule = schedule.replace(conditioning=np.clip(conditioning, noise.t_min, noise.t_max))
+    schedule = Schedule.build(noise, sampler, None, times, options=options, **build)
+    if network_times is not None:
+        schedule = schedule.replace(network_times=np.clip(network_times, noise.t_min, noise.t_max))
     x = x.double() if exact else x
     denoiser = ttune.Denoiser(Network(noise, prediction_type), noise, prediction_type=prediction_type)
-    return ttune.sample(denoiser, schedule, x / noise.start_scale(schedule.positions[0]), seeds=SEEDS)
+    return ttune.sample(denoiser, schedule, x / noise.start_scale(schedule.times[0]), seeds=SEEDS)

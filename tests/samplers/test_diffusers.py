@@ -113,15 +113,15 @@ def test_the_bundled_model(name: str, sampler: str, config: dict[str, Any], buil
     x, label = ttune.initial_noise(d.noise, d.sample_shape or (), [5, 6]), torch.tensor([2, 8])
     with scheduler(name, torch.float32, {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)} | config) as (made, choose):
         made.set_timesteps(5)
-        positions = [*dict.fromkeys(made.timesteps.tolist()), -1.0]
-        scale = float(d.noise.alpha(positions[0])) if name in diffusers_cases.LEVELS else 1.0
+        times = [*dict.fromkeys(made.timesteps.tolist()), -1.0]
+        scale = float(d.noise.alpha(times[0])) if name in diffusers_cases.LEVELS else 1.0
 
         @torch.no_grad()
         def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return d.outputs(x, t, {"class_label": label})[0]
 
         theirs = steps_of(made, choose, network, x / scale)
-    schedule = ttune.Schedule.build(d.noise, sampler, None, positions, **build)
+    schedule = ttune.Schedule.build(d.noise, sampler, None, times, **build)
     unclipped = ttune.Denoiser(d.network, d.noise, prediction_type=d.prediction_type)
     assert d.prediction_type == "epsilon"
     mine = ttune.sample(unclipped, schedule, x, conditions={"class_label": label})

@@ -72,9 +72,9 @@ ORDERS: tuple[tuple[str, dict[str, Any], int, str], ...] = (
 
 def error(noise: NoiseSchedule, sampler: str, options: dict[str, Any], steps: int) -> float:
     gaussian, x_T = Gaussian(noise, S), standard_normal((1, 4)) * float(noise.sigma(noise.t_max))
-    positions = noise.time(np.linspace(float(noise.half_log_snr(noise.t_max)), END, steps + 1))
-    x = ttune.sample(gaussian.denoiser(), Schedule.build(noise, sampler, None, positions, options=options), x_T)
-    return float((x - gaussian.flow(end=float(positions[-1]))(x_T)).abs().max())
+    times = noise.time(np.linspace(float(noise.half_log_snr(noise.t_max)), END, steps + 1))
+    x = ttune.sample(gaussian.denoiser(), Schedule.build(noise, sampler, None, times, options=options), x_T)
+    return float((x - gaussian.flow(end=float(times[-1]))(x_T)).abs().max())
 
 
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
@@ -97,9 +97,9 @@ def test_weak_order_of_the_variance(sampler: str) -> None:
     options = {"eta": 1.0} if sampler in ("kdpm_2", "dpmpp_2s") else {}
     errors = []
     for steps in (40, 80):
-        positions = noise.time(np.linspace(float(noise.half_log_snr(1.0)), END, steps + 1))
-        schedule = Schedule.build(noise, sampler, None, positions, options=options)
-        errors.append(abs(_variance(schedule, S) / Gaussian(noise, S).v(float(positions[-1])) ** 2 - 1))
+        times = noise.time(np.linspace(float(noise.half_log_snr(1.0)), END, steps + 1))
+        schedule = Schedule.build(noise, sampler, None, times, options=options)
+        errors.append(abs(_variance(schedule, S) / Gaussian(noise, S).v(float(times[-1])) ** 2 - 1))
     assert np.log2(errors[0] / errors[1]) > 0.85
 
 
@@ -108,7 +108,7 @@ def _variance(schedule: Schedule, s: float) -> float:
     tableau = schedule.tableau()
     stages = tableau.stages
     n = len(stages) + 1
-    start = np.eye(n)[0] * Gaussian(schedule.noise, s).v(float(schedule.positions[0]))
+    start = np.eye(n)[0] * Gaussian(schedule.noise, s).v(float(schedule.times[0]))
     registers = {"x": start}
     for i, stage in enumerate(stages):
         v2 = stage.alpha**2 * s**2 + stage.sigma**2

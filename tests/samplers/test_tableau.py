@@ -52,13 +52,13 @@ def test_a_true_prediction_is_kept(sampler: str, noise: NoiseSchedule) -> None:
     assert len(schedules) > 20
     for schedule in schedules:
         tableau = schedule.tableau()
-        assert len(tableau.stages) == len(schedule.conditioning)
-        assert tableau.end_time == schedule.positions[-1]
+        assert len(tableau.stages) == len(schedule.network_times)
+        assert tableau.end_time == schedule.times[-1]
         assert (tableau.end_alpha, tableau.end_sigma) == (schedule.alphas[-1], schedule.sigmas[-1])
         if tableau.stochastic:
             continue
         start = float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * eps
-        x = ttune.sample(denoiser, schedule, start / noise.start_scale(schedule.positions[0]))
+        x = ttune.sample(denoiser, schedule, start / noise.start_scale(schedule.times[0]))
         # Methods in epsilon divide by alpha: rounding grows by the largest coefficient, in two-stage steps twice.
         largest = max(abs(c) for stage in tableau.stages for c in stage.update.values())
         atol = max(1e-9, 4 * torch.finfo(torch.float64).eps * largest**2)
@@ -104,7 +104,7 @@ def test_every_option_keeps_a_true_prediction(sampler: str, options: dict[str, A
         for final, lowered in itertools.product(("zero", "min"), (False, True)):
             schedule = Schedule.build(noise, sampler, steps, "linspace", final=final, lower_order_final=lowered, options=options)
             if options.get("inner") == "grid":
-                np.testing.assert_array_equal(schedule.tableau().times, schedule.positions[:-1])
+                np.testing.assert_array_equal(schedule.tableau().times, schedule.times[:-1])
 
 
 def test_options_of_singlestep_solvers_are_checked() -> None:
@@ -160,18 +160,16 @@ def test_fractions_of_a_step_have_a_least_one(sampler: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "positions", "options"),
+    ("sampler", "times", "options"),
     [
         ("euler_ancestral", [800.0, 400.0, 0.0], {"s_noise": 1e300}),
         ("dpm_solver_2", [800.0, math.nextafter(800.0, 0), 0.0], {}),
     ],
 )
-def test_what_float64_cannot_hold_is_refused(sampler: str, positions: list[float], options: dict[str, float]) -> None:
+def test_what_float64_cannot_hold_is_refused(sampler: str, times: list[float], options: dict[str, float]) -> None:
     """Squares beyond it, and steps whose length in log-SNR is lost in rounding."""
-    with pytest.raises(
-        ValueError, match=f"positions and options of the sampler '{sampler}' must leave its coefficients within float64, got"
-    ):
-        Schedule.build(LINEAR, sampler, None, positions, options=options)
+    with pytest.raises(ValueError, match=f"times and options of the sampler '{sampler}' must leave its coefficients within float64, got"):
+        Schedule.build(LINEAR, sampler, None, times, options=options)
 
 
 # ---------------------------------------------------------------------------------------------------------- wrong tables
@@ -236,9 +234,9 @@ def test_ddim_is_a_straight_transcription() -> None:
     for eta in (0.0, 0.5):
         schedule = Schedule.build(LINEAR, "ddim", 6, "linspace", eta=eta)
         x = x_T
-        bars = LINEAR.alpha(schedule.positions) ** 2
+        bars = LINEAR.alpha(schedule.times) ** 2
         for i in range(6):
-            eps = network(x, torch.full((4,), schedule.positions[i], dtype=torch.float64))
+            eps = network(x, torch.full((4,), schedule.times[i], dtype=torch.float64))
             x_0 = (x - math.sqrt(1 - bars[i]) * eps) / math.sqrt(bars[i])
             s = eta * math.sqrt((1 - bars[i + 1]) / (1 - bars[i])) * math.sqrt(1 - bars[i] / bars[i + 1])
             fresh = ttune.ops.philox_normal((2,), seeds, draw=i, dtype=torch.float64)
@@ -306,7 +304,7 @@ def test_2m_is_algorithm_2(spacing: str, final: str, lower_final: bool) -> None:
         x_T = standard_normal((5, 2))
         for steps in (1, 2, 3, 8):
             schedule = Schedule.build(noise, "dpmpp_2m", steps, spacing, final=final, lower_order_final=lower_final)
-            expected = algorithm_2(network, noise, schedule.positions.tolist(), x_T, lower_final)
+            expected = algorithm_2(network, noise, schedule.times.tolist(), x_T, lower_final)
             torch.testing.assert_close(ttune.sample(network.denoiser(), schedule, x_T), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -346,7 +344,7 @@ def test_samples_of_a_mixture_reach_its_modes(sampler: str) -> None:
 
 def heun(schedule: Schedule) -> Tableau:
     """Euler to u, evaluate there, average both slopes: two evaluations a step, but one where u is clean."""
-    t, a, s = schedule.positions, schedule.alphas, schedule.sigmas
+    t, a, s = schedule.times, schedule.alphas, schedule.sigmas
     stages = []
     for i in range(len(t) - 1):
         growth = a[i + 1] / a[i]
@@ -361,12 +359,12 @@ def heun(schedule: Schedule) -> Tableau:
 def test_a_new_sampler_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SAMPLERS, "heun", heun)
     schedule = Schedule.build(LINEAR, "heun", 4, "linspace")
-    assert len(schedule.conditioning) == 7
-    t = schedule.positions
-    np.testing.assert_array_equal(schedule.conditioning, [t[0], t[1], t[1], t[2], t[2], t[3], t[3]])
+    assert len(schedule.network_times) == 7
+    t = schedule.times
+    np.testing.assert_array_equal(schedule.network_times, [t[0], t[1], t[1], t[2], t[2], t[3], t[3]])
     gaussian = Gaussian(LINEAR, 0.6)
     assert -slope("heun", gaussian.denoiser(), gaussian.flow(end=0.0), (20, 40, 80)) == pytest.approx(2, abs=0.2)
-    # The network is told what the conditioning says at every one of its evaluations.
+    # The network is told what the network_times says at every one of its evaluations.
     told: list[float] = []
 
     def spy(x: Tensor, tau: Tensor) -> Tensor:
@@ -374,7 +372,7 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch)
         return x
 
     wanted = np.linspace(990, 10, 7)
-    ttune.sample(ttune.Denoiser(spy, LINEAR), schedule.replace(conditioning=wanted), standard_normal((1, 2)))
+    ttune.sample(ttune.Denoiser(spy, LINEAR), schedule.replace(network_times=wanted), standard_normal((1, 2)))
     np.testing.assert_allclose(told, wanted)
 
 
@@ -398,7 +396,7 @@ def churned() -> Iterator[None]:
     """A scratch sampler with an option, with noise before its first evaluation, and louder than the variance asks."""
 
     def sampler(schedule: Schedule, *, churn: float = 0.5, loudness: float = 1.0) -> Tableau:
-        t, alpha, sigma = schedule.positions, schedule.alphas, schedule.sigmas
+        t, alpha, sigma = schedule.times, schedule.alphas, schedule.sigmas
         hat = sigma[0] * (1 + churn)
         added = loudness * math.sqrt(hat**2 - sigma[0] ** 2)
         stages = (Stage(hat, alpha[0], hat, {"D": alpha[1], "eps": sigma[1]}),)
@@ -441,7 +439,7 @@ def test_options_are_the_builders_keywords(tmp_path: Path) -> None:
         build(churn=math.nan)
     schedule = build(churn=0.25)
     assert schedule != build()
-    assert schedule.replace(conditioning=[70.0]).options == {"churn": 0.25}
+    assert schedule.replace(network_times=[70.0]).options == {"churn": 0.25}
     assert schedule.replace(sampler="euler").options == {}
     schedule.save(tmp_path / "ttune.json")
     assert Schedule.load(tmp_path / "ttune.json") == schedule

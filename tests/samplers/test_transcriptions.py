@@ -159,7 +159,7 @@ def test_lms_is_the_integral_of_a_polynomial(order: int) -> None:
     x, slopes = start(), []
     for i, (s, u) in enumerate(itertools.pairwise(LEVELS)):
         slopes = [(x - F(x, s)) / s, *slopes[: order - 1]]
-        nodes = np.array([LEVELS[i - k] for k in range(len(slopes))]) / s  # in units of s, for the conditioning
+        nodes = np.array([LEVELS[i - k] for k in range(len(slopes))]) / s  # in units of s, for the network_times
         for j, slope in enumerate(slopes):
             others = np.delete(nodes, j)
             basis = np.polynomial.Polynomial(np.atleast_1d(np.poly(others))[::-1]) / np.prod(nodes[j] - others)
@@ -171,7 +171,7 @@ def test_lms_is_the_integral_of_a_polynomial(order: int) -> None:
 def test_dpm_solver_3_of_the_paper() -> None:
     """Lu et al. 2022, algorithm 2, with r1 = 1/3, r2 = 2/3; VP, epsilon."""
     noise = NoiseSchedule.continuous_vp()
-    positions = noise.time(np.linspace(-3.0, 2.0, 4))
+    times = noise.time(np.linspace(-3.0, 2.0, 4))
     network = Network(noise)
 
     def point(lam: float) -> tuple[float, float]:
@@ -181,7 +181,7 @@ def test_dpm_solver_3_of_the_paper() -> None:
         return network(x, torch.tensor(float(noise.time(lam)), dtype=torch.float64).expand(len(x)))
 
     x = begin = unit_noise(-1, torch.float64)
-    lams = [float(noise.half_log_snr(t)) for t in positions]
+    lams = [float(noise.half_log_snr(t)) for t in times]
     for lam, end in itertools.pairwise(lams):
         h, (a, _) = end - lam, point(lam)
         (a1, s1), (a2, s2), (a3, s3) = point(lam + h / 3), point(lam + 2 * h / 3), point(end)
@@ -191,7 +191,7 @@ def test_dpm_solver_3_of_the_paper() -> None:
         u2 = a2 / a * x - s2 * math.expm1(2 * h / 3) * e - s2 * 2 * (math.expm1(2 * h / 3) / (2 * h / 3) - 1) * D1
         D2 = eps(u2, lam + 2 * h / 3) - e
         x = a3 / a * x - s3 * math.expm1(h) * e - s3 * 1.5 * (math.expm1(h) / h - 1) * D2
-    torch.testing.assert_close(ours(noise, "dpm_solver_3", positions, begin), x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours(noise, "dpm_solver_3", times, begin), x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
@@ -229,13 +229,13 @@ def test_analytic_variance(eta: float) -> None:
     sigma_n*^2 = lambda_n^2 + (sqrt(bar_beta_n / alpha_n) - sqrt(bar_beta_{n-1} - lambda_n^2))^2 (1 - Gamma_n).
     """
     noise = NoiseSchedule.linear()
-    positions, gammas = [900.0, 600.0, 300.0, 20.0, -1.0], [0.99, 0.8, 0.6, 0.3]
+    times, gammas = [900.0, 600.0, 300.0, 20.0, -1.0], [0.99, 0.8, 0.6, 0.3]
     if eta < 1:
-        schedule = Schedule.build(noise, "ddim", None, positions, eta=eta, options={"gammas": tuple(gammas)})
+        schedule = Schedule.build(noise, "ddim", None, times, eta=eta, options={"gammas": tuple(gammas)})
     else:
-        schedule = Schedule.build(noise, "ddpm", None, positions, options={"variance": "analytic", "gammas": tuple(gammas)})
+        schedule = Schedule.build(noise, "ddpm", None, times, options={"variance": "analytic", "gammas": tuple(gammas)})
     stages = schedule.tableau().stages
-    bar = noise.alpha(positions) ** 2
+    bar = noise.alpha(times) ** 2
     for i in range(3):
         ratio = bar[i] / bar[i + 1]  # alpha_n of one step
         bar_beta, bar_beta_before = 1 - bar[i], 1 - bar[i + 1]
@@ -247,10 +247,10 @@ def test_analytic_variance(eta: float) -> None:
 def test_analytic_variance_makes_gaussian_data_exact() -> None:
     """Its meaning: on x_0 ~ N(0, s^2) the posterior is Gaussian, and with the optimal variance every step has the right one."""
     noise, s = NoiseSchedule.linear(), 0.4
-    positions = [950.0, 500.0, 100.0, 0.0]
-    gammas = [float(noise.sigma(t) ** 2) / Gaussian(noise, s).v(t) ** 2 for t in positions[:-1]]  # E eps^2
-    tableau = Schedule.build(noise, "ddpm", None, positions, options={"variance": "analytic", "gammas": tuple(gammas)}).tableau()
-    for stage, t, u in zip(tableau.stages, positions, positions[1:], strict=False):
+    times = [950.0, 500.0, 100.0, 0.0]
+    gammas = [float(noise.sigma(t) ** 2) / Gaussian(noise, s).v(t) ** 2 for t in times[:-1]]  # E eps^2
+    tableau = Schedule.build(noise, "ddpm", None, times, options={"variance": "analytic", "gammas": tuple(gammas)}).tableau()
+    for stage, t, u in zip(tableau.stages, times, times[1:], strict=False):
         v2 = Gaussian(noise, s).v(t) ** 2
         gain = stage.update["D"] * stage.alpha * s**2 / v2 + stage.update["eps"] * stage.sigma / v2
         assert gain**2 * v2 + stage.update["noise"] ** 2 == pytest.approx(Gaussian(noise, s).v(u) ** 2, rel=1e-9)

@@ -125,14 +125,14 @@ def test_sampling(network: Network, sampler: str, settings: dict[str, Any]) -> N
     hostile, plain = denoisers(network, settings)
     expected = ttune.sample(plain, schedule, X_T, conditions=given(), seeds=SEEDS)
     x_T, conditions = X_T.clone(), given()
-    told = torch.from_numpy(schedule.conditioning.copy())
+    told = torch.from_numpy(schedule.network_times.copy())
     for _ in range(2):
-        assert torch.equal(ttune.sample(hostile, schedule, x_T, conditions=conditions, seeds=SEEDS, conditioning=told), expected)
+        assert torch.equal(ttune.sample(hostile, schedule, x_T, conditions=conditions, seeds=SEEDS, network_times=told), expected)
         found = CompiledSampler(hostile, schedule, compile=False)(x_T, conditions=conditions, seeds=SEEDS)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(x_T, X_T)
     assert torch.equal(conditions["extra"]["gain"], GAIN)
-    assert torch.equal(told, torch.from_numpy(schedule.conditioning.copy()))
+    assert torch.equal(told, torch.from_numpy(schedule.network_times.copy()))
     with torch.inference_mode():
         assert torch.equal(ttune.sample(hostile, schedule, x_T + 0, conditions=given(), seeds=SEEDS), expected)
 
@@ -200,7 +200,7 @@ def tune(network: Network, **more: Any) -> ttune.TuneResult:
 
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in ("differences", "broyden", "backpropagation", "adam")},
-    "coefficients": {"tune": ("conditioning", "coefficients"), "optimizer": "auto"},
+    "coefficients": {"tune": ("network_times", "coefficients"), "optimizer": "auto"},
     "own": {"optimizer": "differences", "residual": lambda x: x[:, :4].clone()},
     "trajectory": {"method": "trajectory"},
     "local": {"method": "local"},
@@ -299,7 +299,7 @@ def test_a_network_of_arrays() -> None:
     plan, x_T = Plan.make(schedule), X_T.numpy().copy()
     registers = plan.start(x_T)
     for step in plan.steps:
-        registers = step(registers, [double(registers["x"], step.conditioning)])
+        registers = step(registers, [double(registers["x"], step.network_times)])
     assert registers["x"].dtype == np.float32
     np.testing.assert_allclose(registers["x"], ttune.sample(Denoiser(polite, NOISE), schedule, X_T).numpy(), rtol=1e-5, atol=1e-6)
     plan.start(x_T)["x"][:] = 777

@@ -170,7 +170,7 @@ def test_the_callback_can_replace_the_state() -> None:
         return other if i == 1 else None
 
     x = ttune.sample(denoiser, schedule, standard_normal((2, 2)), callback=replace)
-    rest = Schedule.build(NOISE, "ddim", None, schedule.positions[2:])
+    rest = Schedule.build(NOISE, "ddim", None, schedule.times[2:])
     torch.testing.assert_close(x, ttune.sample(denoiser, rest, other), rtol=1e-12, atol=0)
     last = ttune.sample(denoiser, schedule, other, callback=lambda i, t, x: torch.zeros_like(x) if i == 3 else None)
     assert not last.any()
@@ -179,7 +179,7 @@ def test_the_callback_can_replace_the_state() -> None:
 # ------------------------------------------------------------------------------------------------------ the loop itself
 
 
-def test_the_network_is_asked_once_a_step_and_told_the_conditioning() -> None:
+def test_the_network_is_asked_once_a_step_and_told_the_network_times() -> None:
     told: list[float] = []
     network = mixture(NOISE)
 
@@ -190,9 +190,9 @@ def test_the_network_is_asked_once_a_step_and_told_the_conditioning() -> None:
 
     for sampler in SAMPLERS:
         schedule = Schedule.build(NOISE, sampler, 5, "linspace")
-        schedule = schedule.replace(conditioning=schedule.conditioning * 0.9 + 1 / 3)
+        schedule = schedule.replace(network_times=schedule.network_times * 0.9 + 1 / 3)
         ttune.sample(ttune.Denoiser(spy, NOISE), schedule, standard_normal((2, 2)))
-        assert told == schedule.conditioning.tolist()
+        assert told == schedule.network_times.tolist()
         told.clear()
 
 
@@ -239,7 +239,7 @@ def test_final_zero_and_min() -> None:
     gaussian = Gaussian(NOISE, 0.6)
     x_T = standard_normal((4, 2))
     zero, least = (Schedule.build(NOISE, "dpmpp_2m", 200, "log_snr", final=final) for final in ("zero", "min"))
-    assert (zero.positions[-1], least.positions[-1]) == (-1, 0)
+    assert (zero.times[-1], least.times[-1]) == (-1, 0)
     torch.testing.assert_close(ttune.sample(gaussian.denoiser(), zero, x_T), gaussian.flow()(x_T), rtol=1e-3, atol=0)
     torch.testing.assert_close(ttune.sample(gaussian.denoiser(), least, x_T), gaussian.flow(end=0.0)(x_T), rtol=1e-3, atol=0)
     # The same to first order only if the last step were to land elsewhere:

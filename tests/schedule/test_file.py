@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.noise.test_schedules import any_noise
 from ttune import SAMPLERS, NoiseSchedule, Schedule, load_schedules, save_schedules
 from ttune.schedule import file
-from ttune.schedule.file import check_storable
+from ttune.schedule.collection import check_storable
 from ttune.storage import atomic_write
 
 NOISE = NoiseSchedule.linear()
@@ -30,7 +30,7 @@ NOISE = NoiseSchedule.linear()
 def example() -> Schedule:
     schedule = Schedule.build(NOISE, "ddim", 3, "quadratic", t_start=951.3)
     tuned = {"method": "endpoint", "seed": 3}
-    return schedule.replace(conditioning=[940.123456789, 1 / 3, 100.0], model={"name": "m", "clip_sample": 1.0}, tuned=tuned)
+    return schedule.replace(network_times=[940.123456789, 1 / 3, 100.0], model={"name": "m", "clip_sample": 1.0}, tuned=tuned)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def edit(path: Path, digest: bool = False, **changes: Any) -> Path:
 def test_round_trip(path: Path) -> None:
     loaded, original = Schedule.load(path), example()
     assert loaded == original
-    np.testing.assert_array_equal(loaded.positions, original.positions)
-    np.testing.assert_array_equal(loaded.conditioning, original.conditioning)
+    np.testing.assert_array_equal(loaded.times, original.times)
+    np.testing.assert_array_equal(loaded.network_times, original.network_times)
     assert (loaded.model, loaded.tuned) == (original.model, original.tuned)
     loaded.save(path.with_name("again.json"))
     assert path.with_name("again.json").read_bytes() == path.read_bytes()
@@ -63,16 +63,16 @@ def test_round_trip(path: Path) -> None:
 def test_any_schedule_makes_the_round_trip_bit_for_bit(tmp_path: Path, noise: NoiseSchedule, data: st.DataObject) -> None:
     fractions = data.draw(st.lists(st.floats(0.001, 0.99), min_size=1, max_size=6, unique_by=lambda u: round(u, 3)))
     low, high = noise.t_min, noise.t_max
-    positions = [low + u * (high - low) for u in sorted(fractions, reverse=True)] + [noise.t_clean]
-    if len(set(positions)) < len(positions):  # a range of a single step has no room
+    times = [low + u * (high - low) for u in sorted(fractions, reverse=True)] + [noise.t_clean]
+    if len(set(times)) < len(times):  # a range of a single step has no room
         return
     sampler = data.draw(st.sampled_from(sorted(SAMPLERS)))
-    schedule = Schedule(noise, sampler, np.array(positions), eta=data.draw(st.sampled_from([0, 0.3, 1])) if sampler == "ddim" else 0)
-    schedule = schedule.replace(conditioning=np.clip(schedule.conditioning * 0.97, low, high), tuned={"x": data.draw(st.floats())})
+    schedule = Schedule(noise, sampler, np.array(times), eta=data.draw(st.sampled_from([0, 0.3, 1])) if sampler == "ddim" else 0)
+    schedule = schedule.replace(network_times=np.clip(schedule.network_times * 0.97, low, high), tuned={"x": data.draw(st.floats())})
     schedule.save(tmp_path / "s.json")
     loaded = Schedule.load(tmp_path / "s.json", noise=noise, sampler=sampler)
     assert loaded == schedule
-    assert loaded.conditioning.tobytes() == schedule.conditioning.tobytes()
+    assert loaded.network_times.tobytes() == schedule.network_times.tobytes()
 
 
 def test_the_file_is_readable_by_a_person(path: Path) -> None:
@@ -92,13 +92,13 @@ def test_a_truncated_file_is_refused_at_every_length(path: Path) -> None:
             Schedule.load(path)
 
 
-@pytest.mark.parametrize("field", ["positions", "conditioning", "eta", "tuned", "model", "ttune_version", "noise"])
+@pytest.mark.parametrize("field", ["times", "network_times", "eta", "tuned", "model", "ttune_version", "noise"])
 def test_an_edited_file_is_refused(path: Path, field: str) -> None:
     content = json.loads(path.read_text())
     value = content[field]
     changed = {
-        "positions": lambda: [900.0, *value[1:]],
-        "conditioning": lambda: [900.0, *value[1:]],
+        "times": lambda: [900.0, *value[1:]],
+        "network_times": lambda: [900.0, *value[1:]],
         "eta": lambda: 0.5,
         "tuned": lambda: value | {"seed": 4},
         "model": lambda: {},
@@ -111,8 +111,8 @@ def test_an_edited_file_is_refused(path: Path, field: str) -> None:
 
 
 def test_an_edited_file_without_digest_is_used(path: Path) -> None:
-    edit(path, conditioning=[900.0, 10.0, 5.0])
-    assert Schedule.load(path).conditioning.tolist() == [900, 10, 5]
+    edit(path, network_times=[900.0, 10.0, 5.0])
+    assert Schedule.load(path).network_times.tolist() == [900, 10, 5]
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_an_edited_file_without_digest_is_used(path: Path) -> None:
         ({"format": "other"}, "format must be 'ttune schedule', got 'other'"),
         ({"schema_version": 2}, "schema_version must be 1 for this ttune, got 2"),
         ({"surprise": 1}, "not a readable schedule file: .*unknown field .*surprise"),
-        ({"positions": "all"}, "not a readable schedule file: .*positions"),
-        ({"positions": [1.0, None]}, "not a readable schedule file: .*positions"),
-        ({"positions": [100.0, 200.0, 50.0, -1.0]}, "positions must be strictly decreasing"),
-        ({"positions": [999.0, -1.0]}, "conditioning must hold one time per network evaluation, 1 .*got 3"),
-        ({"positions": []}, "positions must be at least two times"),
-        ({"positions": [2000.0, 500.0, 100.0, -1.0]}, r"positions must lie in \[-1, 999\]"),
-        ({"conditioning": [1e5, 10.0, 5.0]}, "conditioning must lie in the trained range"),
-        ({"conditioning": []}, "conditioning must hold one time per network evaluation"),
+        ({"times": "all"}, "not a readable schedule file: .*times"),
+        ({"times": [1.0, None]}, "not a readable schedule file: .*times"),
+        ({"times": [100.0, 200.0, 50.0, -1.0]}, "times must be strictly decreasing"),
+        ({"times": [999.0, -1.0]}, "network_times must hold one time per network evaluation, 1 .*got 3"),
+        ({"times": []}, "times must be at least two times"),
+        ({"times": [2000.0, 500.0, 100.0, -1.0]}, r"times must lie in \[-1, 999\]"),
+        ({"network_times": [1e5, 10.0, 5.0]}, "network_times must lie in the trained range"),
+        ({"network_times": []}, "network_times must hold one time per network evaluation"),
         ({"sampler": "magic"}, "sampler must be one of .*'magic'"),
         ({"sampler": ["ddim"]}, "not a readable schedule file: .*sampler"),
         ({"eta": 2.0}, "eta must lie in"),
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_named(path: Path, changes: dict[str, Any], message
         Schedule.load(path)
 
 
-@pytest.mark.parametrize("field", ["format", "schema_version", "sampler", "positions", "conditioning", "noise", "ttune_version"])
+@pytest.mark.parametrize("field", ["format", "schema_version", "sampler", "times", "network_times", "noise", "ttune_version"])
 def test_a_missing_field_is_named(path: Path, field: str) -> None:
     content = json.loads(path.read_text())
     del content[field]
@@ -173,7 +173,7 @@ def test_mutated_files_load_as_valid_schedules_or_not_at_all(tmp_path: Path, dat
         example().save(tmp_path / "base.json")
     content = json.loads((tmp_path / "base.json").read_text()) | {"digest": ""}
     field = data.draw(st.sampled_from(sorted(content)))
-    if field in ("positions", "conditioning") and data.draw(st.booleans()):
+    if field in ("times", "network_times") and data.draw(st.booleans()):
         content[field][data.draw(st.integers(0, 2))] = data.draw(numbers)
     elif field == "noise" and data.draw(st.booleans()):
         key = data.draw(st.sampled_from(["kind", "steps", "beta_start", "beta_end"]))
@@ -194,12 +194,12 @@ def test_mutated_files_load_as_valid_schedules_or_not_at_all(tmp_path: Path, dat
 
 def check(loaded: Schedule) -> None:
     noise = loaded.noise
-    assert np.isfinite(loaded.positions).all()
-    assert (np.diff(loaded.positions) < 0).all()
-    assert noise.t_clean <= loaded.positions[-1]
-    assert loaded.positions[0] <= noise.t_max
-    assert ((loaded.conditioning >= noise.t_min) & (loaded.conditioning <= noise.t_max)).all()
-    assert len(loaded.conditioning) == loaded.steps == 3
+    assert np.isfinite(loaded.times).all()
+    assert (np.diff(loaded.times) < 0).all()
+    assert noise.t_clean <= loaded.times[-1]
+    assert loaded.times[0] <= noise.t_max
+    assert ((loaded.network_times >= noise.t_min) & (loaded.network_times <= noise.t_max)).all()
+    assert len(loaded.network_times) == loaded.steps == 3
     assert 0 <= loaded.eta <= 1
     assert isinstance(loaded.lower_order_final, bool)
 
@@ -341,7 +341,7 @@ def test_infinite_numbers_in_the_record_do_not_spoil_the_file(tmp_path: Path) ->
 
 def several(tmp_path: Path) -> tuple[Path, dict[int, Schedule]]:
     noise = NoiseSchedule.linear()
-    schedules = {k: Schedule.build(noise, "ddim", k).replace(conditioning=np.linspace(900, 3, k)) for k in (6, 3, 4)}
+    schedules = {k: Schedule.build(noise, "ddim", k).replace(network_times=np.linspace(900, 3, k)) for k in (6, 3, 4)}
     save_schedules(schedules, tmp_path / "several.json")
     return tmp_path / "several.json", schedules
 
@@ -378,7 +378,7 @@ def test_two_schedules_of_the_same_steps_have_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["schedules"][1].update(positions=[999.0, 500.0, 100.0, -2.0]), "was changed after it was written"),
+        (lambda content: content["schedules"][1].update(times=[999.0, 500.0, 100.0, -2.0]), "was changed after it was written"),
         (lambda content: content["schedules"][1].pop("noise"), "missing required field `noise`"),
         (lambda content: content.update(schedules=[]), "at least one, got none"),
         (lambda content: content.update(schema_version=2), "schema_version must be 1"),

@@ -16,11 +16,11 @@ NOISE = NoiseSchedule.linear()
 def test_an_untuned_schedule() -> None:
     schedule = Schedule.build(NOISE, "ddim", 4, "linspace")
     assert schedule.steps == 4
-    np.testing.assert_allclose(schedule.positions, [999, 749.25, 499.5, 249.75, -1])
-    np.testing.assert_array_equal(schedule.conditioning, schedule.positions[:-1])
-    np.testing.assert_array_equal(schedule.alphas, NOISE.alpha(schedule.positions))
-    np.testing.assert_array_equal(schedule.sigmas, NOISE.sigma(schedule.positions))
-    assert schedule.positions.dtype == schedule.conditioning.dtype == np.float64
+    np.testing.assert_allclose(schedule.times, [999, 749.25, 499.5, 249.75, -1])
+    np.testing.assert_array_equal(schedule.network_times, schedule.times[:-1])
+    np.testing.assert_array_equal(schedule.alphas, NOISE.alpha(schedule.times))
+    np.testing.assert_array_equal(schedule.sigmas, NOISE.sigma(schedule.times))
+    assert schedule.times.dtype == schedule.network_times.dtype == np.float64
     assert dict(schedule.tuned) == dict(schedule.model) == {}
 
 
@@ -30,9 +30,9 @@ def test_learned_numbers_are_read(dtype: torch.dtype) -> None:
     grid = torch.nn.Parameter(torch.tensor([992.0, 500.0, -1.0], dtype=dtype))
     expected = grid.detach().double().numpy()
     schedule = Schedule.build(NOISE, "ddim", 2, grid)
-    np.testing.assert_array_equal(schedule.positions, expected)
+    np.testing.assert_array_equal(schedule.times, expected)
     assert Schedule.build(NOISE, "ddim", 2, list(grid)) == schedule
-    assert schedule.replace(conditioning=grid[:2]) == schedule
+    assert schedule.replace(network_times=grid[:2]) == schedule
     np.testing.assert_array_equal(schedule.replace(coefficients=torch.ones(2, 2).requires_grad_()).coefficients, np.ones((2, 2)))
     assert ttune.exchange.from_timesteps(NOISE, "ddim", grid[:2]) == schedule
 
@@ -41,8 +41,8 @@ def test_arrays_are_frozen_copies() -> None:
     given = np.array([999.0, 500.0, -1.0])
     schedule = Schedule.build(NOISE, "ddim", 2, given)
     given[1] = 1e6
-    assert schedule.positions[1] == 500
-    for array in (schedule.positions, schedule.conditioning):
+    assert schedule.times[1] == 500
+    for array in (schedule.times, schedule.network_times):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1.0
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -60,24 +60,24 @@ def test_arrays_are_frozen_copies() -> None:
         ({"first": 2**63 - 2}, r"first must be below 2\^63 - 2, .*got 9223372036854775806"),
         ({"first": 10**400}, r"first must be below 2\^63 - 2, "),
         ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta is an option of the sampler 'ddim', got eta=0.5 with 'dpmpp_2m'"),
-        ({"positions": [500.0, 600.0, -1.0]}, r"positions must be strictly decreasing, got \[500.0, 600.0, -1.0\]"),
-        ({"positions": [500.0, 500.0]}, "positions must be strictly decreasing"),
-        ({"positions": [999.0, math.nan, -1.0]}, "positions must be finite"),
-        ({"positions": [math.inf, -1.0]}, "positions must be finite"),
-        ({"positions": [999.5, -1.0]}, r"positions must lie in \[-1, 999\], got \[999.5, -1.0\]"),
-        ({"positions": [999.0, -1.5]}, r"positions must lie in \[-1, 999\]"),
-        ({"positions": [999.0]}, "positions must be at least two times .*got 1"),
-        ({"positions": []}, "positions must be at least two times .*got 0"),
-        ({"positions": 3.0}, "positions must be one-dimensional"),
-        ({"positions": ["x", "y"]}, "positions must be a sequence of numbers"),
-        ({"conditioning": [999.0]}, "conditioning must hold one time per network evaluation, 2 .*got 1"),
-        ({"conditioning": [999.0, math.nan]}, "conditioning must be finite"),
-        ({"conditioning": [999.0, -0.5]}, r"conditioning must lie in the trained range \[0, 999\], got \[999.0, -0.5\]"),
-        ({"conditioning": [999.5, 500.0]}, r"conditioning must lie in the trained range \[0, 999\]"),
+        ({"times": [500.0, 600.0, -1.0]}, r"times must be strictly decreasing, got \[500.0, 600.0, -1.0\]"),
+        ({"times": [500.0, 500.0]}, "times must be strictly decreasing"),
+        ({"times": [999.0, math.nan, -1.0]}, "times must be finite"),
+        ({"times": [math.inf, -1.0]}, "times must be finite"),
+        ({"times": [999.5, -1.0]}, r"times must lie in \[-1, 999\], got \[999.5, -1.0\]"),
+        ({"times": [999.0, -1.5]}, r"times must lie in \[-1, 999\]"),
+        ({"times": [999.0]}, "times must be at least two times .*got 1"),
+        ({"times": []}, "times must be at least two times .*got 0"),
+        ({"times": 3.0}, "times must be one-dimensional"),
+        ({"times": ["x", "y"]}, "times must be a sequence of numbers"),
+        ({"network_times": [999.0]}, "network_times must hold one time per network evaluation, 2 .*got 1"),
+        ({"network_times": [999.0, math.nan]}, "network_times must be finite"),
+        ({"network_times": [999.0, -0.5]}, r"network_times must lie in the trained range \[0, 999\], got \[999.0, -0.5\]"),
+        ({"network_times": [999.5, 500.0]}, r"network_times must lie in the trained range \[0, 999\]"),
     ],
 )
 def test_wrong_fields_are_named(fields: dict[str, object], message: str) -> None:
-    values: dict[str, object] = {"sampler": "ddim", "positions": [999.0, 500.0, -1.0]} | fields
+    values: dict[str, object] = {"sampler": "ddim", "times": [999.0, 500.0, -1.0]} | fields
     with pytest.raises(ValueError, match=message):
         Schedule(NOISE, **values)  # type: ignore[arg-type]
 
@@ -89,46 +89,46 @@ def test_the_last_draw_that_there_is_a_number_for() -> None:
 
 
 def test_a_position_below_the_trained_range_is_told_its_end() -> None:
-    assert Schedule.build(NOISE, "ddim", 2, [999, -0.5, -1]).conditioning.tolist() == [999, 0]
+    assert Schedule.build(NOISE, "ddim", 2, [999, -0.5, -1]).network_times.tolist() == [999, 0]
 
 
 def tuned() -> Schedule:
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
-    return dataclasses.replace(schedule, conditioning=[990.0, 600.0, 300.0], model={"name": "m"}, tuned={"method": "endpoint"})
+    return dataclasses.replace(schedule, network_times=[990.0, 600.0, 300.0], model={"name": "m"}, tuned={"method": "endpoint"})
 
 
 def test_replace_keeps_what_still_holds() -> None:
     schedule = tuned()
     assert schedule.replace(model={"name": "other"}).tuned == {"method": "endpoint"}
-    assert schedule.replace(model={"name": "other"}).conditioning.tolist() == [990, 600, 300]
-    assert schedule.replace(lower_order_final=True).conditioning.tolist() == [990, 600, 300]
+    assert schedule.replace(model={"name": "other"}).network_times.tolist() == [990, 600, 300]
+    assert schedule.replace(lower_order_final=True).network_times.tolist() == [990, 600, 300]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"positions": [900.0, 500.0, 100.0, -1.0]},
+        {"times": [900.0, 500.0, 100.0, -1.0]},
         {"sampler": "dpmpp_2m"},
         {"noise": NoiseSchedule.cosine()},
-        {"positions": [900.0, 100.0, -1.0]},  # another number of steps
+        {"times": [900.0, 100.0, -1.0]},  # another number of steps
     ],
 )
 def test_replace_forgets_the_tuning_of_other_steps(changes: dict[str, object]) -> None:
     replaced = tuned().replace(**changes)
     assert dict(replaced.tuned) == dict(replaced.model) == {}
-    np.testing.assert_array_equal(replaced.conditioning, replaced.positions[:-1])
-    assert tuned().conditioning.tolist() == [990, 600, 300]  # the original is untouched
+    np.testing.assert_array_equal(replaced.network_times, replaced.times[:-1])
+    assert tuned().network_times.tolist() == [990, 600, 300]  # the original is untouched
 
 
-def test_replace_with_new_conditioning() -> None:
-    replaced = tuned().replace(conditioning=[999.0, 601.0, 301.0])
-    assert replaced.conditioning.tolist() == [999, 601, 301]
+def test_replace_with_new_network_times() -> None:
+    replaced = tuned().replace(network_times=[999.0, 601.0, 301.0])
+    assert replaced.network_times.tolist() == [999, 601, 301]
     assert dict(replaced.tuned) == {}
-    both = tuned().replace(positions=[900.0, 100.0, -1.0], conditioning=[890.0, 90.0], tuned={"by": "hand"})
-    assert both.conditioning.tolist() == [890, 90]
+    both = tuned().replace(times=[900.0, 100.0, -1.0], network_times=[890.0, 90.0], tuned={"by": "hand"})
+    assert both.network_times.tolist() == [890, 90]
     assert both.tuned == {"by": "hand"}
-    with pytest.raises(ValueError, match="conditioning must hold one time per network evaluation"):
-        tuned().replace(conditioning=[1.0])
+    with pytest.raises(ValueError, match="network_times must hold one time per network evaluation"):
+        tuned().replace(network_times=[1.0])
 
 
 def test_equality_is_of_values() -> None:
@@ -140,17 +140,17 @@ def test_equality_is_of_values() -> None:
         Schedule.build(NOISE, "ddim", 6),
         Schedule.build(NOISE, "ddim", 5, eta=0.5),
         Schedule.build(NoiseSchedule.cosine(), "ddim", 5),
-        a.replace(conditioning=a.conditioning + 0.25),
+        a.replace(network_times=a.network_times + 0.25),
         "ddim",
     ):
         assert a != other
 
 
 def test_whole_times() -> None:
-    schedule = Schedule.build(NOISE, "ddim", 3, "quadratic").replace(conditioning=[998.6, 300.4, 100.5])
+    schedule = Schedule.build(NOISE, "ddim", 3, "quadratic").replace(network_times=[998.6, 300.4, 100.5])
     whole = schedule.with_integer_times()
-    assert whole.positions.tolist() == [999, 444, 111, -1]
-    assert whole.conditioning.tolist() == [999, 300, 100]
+    assert whole.times.tolist() == [999, 444, 111, -1]
+    assert whole.network_times.tolist() == [999, 300, 100]
 
 
 def test_text() -> None:

@@ -24,8 +24,8 @@ SHIFT = Shift(window=60.0, cutoff=200.0, data_variance=0.25)
 
 
 def schedule(noise: NoiseSchedule = NOISE, shift: Shift | None = SHIFT, sampler: str = "ddim", **options: Any) -> Schedule:
-    positions = POSITIONS if noise == NOISE else np.append(POSITIONS[:-1] / 999 * noise.t_max, noise.t_clean)
-    return Schedule(noise, sampler, positions, shift=shift, **options)
+    times = POSITIONS if noise == NOISE else np.append(POSITIONS[:-1] / 999 * noise.t_max, noise.t_clean)
+    return Schedule(noise, sampler, times, shift=shift, **options)
 
 
 def of_variance(*variances: float, n: int = 50) -> Tensor:
@@ -72,8 +72,8 @@ def test_the_first_and_those_below_the_cutoff_are_told_the_schedule() -> None:
     assert told(schedule().part(1), 0, x) == told(schedule(), 1, x)  # a part's first evaluation is not the first
 
 
-def test_a_tuned_conditioning_is_shifted_by_as_much() -> None:
-    tuned = schedule().replace(conditioning=[990.0, 720.0, 390.0, 100.0])
+def test_a_tuned_network_times_is_shifted_by_as_much() -> None:
+    tuned = schedule().replace(network_times=[990.0, 720.0, 390.0, 100.0])
     x = of_variance(level(NOISE, 690.0, 0.25), 50.0)
     np.testing.assert_allclose(told(tuned, 1, x), [710.0, 750.0], atol=0.01)
 
@@ -87,7 +87,7 @@ def test_whole_times_where_the_network_knows_no_others() -> None:
 def test_other_noise_schedules(noise: NoiseSchedule) -> None:
     v = 0.0 if noise == NoiseSchedule.flow() else 0.25
     shifted = schedule(noise, Shift(0.1 * noise.t_max, 0.2 * noise.t_max, v))
-    t = float(shifted.positions[1])
+    t = float(shifted.times[1])
     x = of_variance(*(level(noise, s, v) for s in (0.98 * t, t, 1.03 * t)))
     np.testing.assert_allclose(told(shifted, 1, x), [0.98 * t, t, 1.03 * t], rtol=1e-3)
 
@@ -104,7 +104,7 @@ def test_the_loop_tells_every_sample_its_own_time(sampler: str) -> None:
         return network(x, tau)
 
     x_0 = ttune.sample(ttune.Denoiser(recording, NOISE), shifted, x_T)
-    x, conditioning = {"x": x_T}, []
+    x, network_times = {"x": x_T}, []
     denoiser = network.denoiser()
     plan = Plan.make(denoiser, shifted.replace(shift=None))
     for i, t in enumerate(shifted.tableau().times):
@@ -113,14 +113,14 @@ def test_the_loop_tells_every_sample_its_own_time(sampler: str) -> None:
         if i > 0 and t > 200:
             times = np.linspace(t - 30, t + 30, 6001)
             tau = torch.tensor([times[np.abs(NOISE.alpha(times) ** 2 * 0.25 + NOISE.sigma(times) ** 2 - float(w)).argmin()] for w in v])
-        conditioning.append(tau)
+        network_times.append(tau)
         x = plan.advance(i, x, plan.outputs(denoiser, i, x["x"], {}, tau))
-    torch.testing.assert_close(torch.stack(seen), torch.stack(conditioning), rtol=0, atol=0.02)
+    torch.testing.assert_close(torch.stack(seen), torch.stack(network_times), rtol=0, atol=0.02)
     torch.testing.assert_close(x_0, x["x"], rtol=0, atol=2e-3)
     assert len({round(t, 6) for t in seen[1].tolist()}) > 1
-    # An explicit conditioning is told instead.
+    # An explicit network_times is told instead.
     plain = ttune.sample(denoiser, shifted.replace(shift=None), x_T)
-    torch.testing.assert_close(ttune.sample(denoiser, shifted, x_T, conditioning=torch.tensor(shifted.conditioning)), plain)
+    torch.testing.assert_close(ttune.sample(denoiser, shifted, x_T, network_times=torch.tensor(shifted.network_times)), plain)
 
 
 def test_samples_do_not_depend_on_their_batch() -> None:
@@ -185,8 +185,8 @@ def test_a_file_with_a_wrong_shift_is_refused(value: dict[str, float], tmp_path:
 
 
 def test_new_steps_drop_it_and_a_part_keeps_it() -> None:
-    assert schedule().replace(positions=POSITIONS[1:]).shift is None
-    assert schedule().replace(conditioning=[999, 1, 1, 1]).shift == SHIFT
+    assert schedule().replace(times=POSITIONS[1:]).shift is None
+    assert schedule().replace(network_times=[999, 1, 1, 1]).shift == SHIFT
     assert schedule().part(1, 3).shift == SHIFT
 
 

@@ -437,7 +437,7 @@ def test_a_tuning_without_memory_ends_where_one_with_memory_ends(optimizer: str)
         denoiser = ttune.Denoiser(called, NOISE)
         results.append(
             ttune.tune(
-                denoiser, schedule, x_T=standard_normal((16, 2)), chunk=12, iterations=2, tune=("conditioning",),
+                denoiser, schedule, x_T=standard_normal((16, 2)), chunk=12, iterations=2, tune=("network_times",),
                 optimizer=optimizer, search_starts=False, progress=False,
                 teacher=ttune.Schedule.build(NOISE, "dpmpp_2m", 8, "log_snr"),
             )
@@ -445,7 +445,7 @@ def test_a_tuning_without_memory_ends_where_one_with_memory_ends(optimizer: str)
     plenty, little = results
     # J^T J is estimated with random signs of every chunk, which halves have of their own: the way differs, the end only by the tolerance.
     tolerance = 1e-6 if optimizer == "differences" else 2e-2
-    np.testing.assert_allclose(little.schedule.conditioning, plenty.schedule.conditioning, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(little.schedule.network_times, plenty.schedule.network_times, rtol=tolerance, atol=tolerance)
     assert little.holdout["rmse"] == pytest.approx(plenty.holdout["rmse"], rel=tolerance)
 
 

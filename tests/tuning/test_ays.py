@@ -30,7 +30,7 @@ def test_the_published_ten_steps(table: str) -> None:
     published = AYS_TABLES[table]
     noise = EDM(published[-1], published[0])
     result = tune(noise, method=AlignYourSteps(table))
-    np.testing.assert_allclose(result.schedule.positions, [*published[:-1], 0.0], rtol=1e-9)
+    np.testing.assert_allclose(result.schedule.times, [*published[:-1], 0.0], rtol=1e-9)
     assert result.schedule.tuned["method"] == "ays"
     assert table in fitting_tables(noise)
 
@@ -61,7 +61,7 @@ def test_where_no_table_fits_it_says_why(noise: NoiseSchedule) -> None:
 
 
 def test_a_named_table_is_stretched_where_it_can_be() -> None:
-    assert tune(VE(), 4, AlignYourSteps("ays_svd")).schedule.positions[0] == 1.0
+    assert tune(VE(), 4, AlignYourSteps("ays_svd")).schedule.times[0] == 1.0
     with pytest.raises(ValueError, match=r"spacing 'ays_svd' needs a finite sigma / alpha at t_start"):
         tune(NoiseSchedule.flow(), 4, AlignYourSteps("ays_svd"))
     with pytest.raises(ValueError, match=r"table must be one of \['ays', .*\], got 'sd'"):

@@ -95,7 +95,7 @@ def test_a_residual_map_is_differentiated_too() -> None:
     np.testing.assert_allclose(found.g, expected.g, rtol=1e-5, atol=3e-6 * np.abs(expected.g).max())
 
 
-@pytest.mark.parametrize("tune", [("conditioning", "positions"), TUNABLE])
+@pytest.mark.parametrize("tune", [("network_times", "times"), TUNABLE])
 def test_the_cost_does_not_grow_with_the_number_of_parameters(tune: tuple[str, ...]) -> None:
     denoiser, K, n = nonlinear(NOISE), 5, 7
     parameters = Parameters(Schedule.build(NOISE, "ddim", K, "linspace"), tune)
@@ -112,7 +112,7 @@ def test_it_ends_where_differences_end(sampler: str) -> None:
     task = Problem(network.denoiser(), x_T, {}, target)
     ends = []
     for linearise in (Differences(), Backpropagation()):
-        parameters = Parameters(Schedule.build(NOISE, sampler, 6, "quadratic"), ("conditioning", "positions"))
+        parameters = Parameters(Schedule.build(NOISE, sampler, 6, "quadratic"), ("network_times", "times"))
         search = minimise(task, parameters, Search(parameters.start_vector.tolist()), linearise=linearise, iterations=15)
         ends.append(search.history[-1])
     assert ends[1] < 1.3 * ends[0]
@@ -133,7 +133,7 @@ def test_who_has_gradients() -> None:
     target = ttune.sample(network.denoiser(), Schedule.build(NOISE, "dpmpp_2m", 64, "log_snr"), x_T)
     start = Schedule.build(NOISE, "ddim", 4, "linspace", t_start=900)
     found = {
-        name: has_gradients(Problem(ttune.Denoiser(f, NOISE), x_T, {}, target), Parameters(start, ("conditioning", "positions")))
+        name: has_gradients(Problem(ttune.Denoiser(f, NOISE), x_T, {}, target), Parameters(start, ("network_times", "times")))
         for name, f in answers.items()
     }
     assert found == {"mixture": True, "numpy": False, "detached": False}

@@ -25,16 +25,16 @@ def test_a_log_snr_grid_resampled_is_a_log_snr_grid(noise: NoiseSchedule, steps:
     six = Schedule.build(noise, "ddim", 6, "log_snr", t_start=t_start, final="min")
     found = resampled(six, steps)
     assert found.steps == steps
-    assert found.positions[[0, -1]].tolist() == six.positions[[0, -1]].tolist()
-    np.testing.assert_allclose(np.diff(noise.half_log_snr(found.positions), 2), 0, atol=1e-6)
+    assert found.times[[0, -1]].tolist() == six.times[[0, -1]].tolist()
+    np.testing.assert_allclose(np.diff(noise.half_log_snr(found.times), 2), 0, atol=1e-6)
 
 
 def test_the_distance_told_is_carried_in_units_of_the_step() -> None:
     six = Schedule.build(NOISE, "ddim", 6, "linspace", t_start=900)
-    told = six.replace(conditioning=six.positions[:-1] + 0.25 * np.diff(six.positions))
+    told = six.replace(network_times=six.times[:-1] + 0.25 * np.diff(six.times))
     found = resampled(told, 9)
-    np.testing.assert_allclose(found.conditioning, found.positions[:-1] + 0.25 * np.diff(found.positions), atol=1e-9)
-    np.testing.assert_array_equal(resampled(six, 9).conditioning, found.positions[:-1])  # the truth stays the truth
+    np.testing.assert_allclose(found.network_times, found.times[:-1] + 0.25 * np.diff(found.times), atol=1e-9)
+    np.testing.assert_array_equal(resampled(six, 9).network_times, found.times[:-1])  # the truth stays the truth
 
 
 def test_a_resampled_schedule_is_valid_for_every_sampler_and_grid() -> None:
@@ -96,7 +96,7 @@ def test_budgets_that_do_not_go_together_are_refused(given: list[Schedule], mess
         ttune.tune_budgets(tiny_model.factory(), given, **QUICK)
 
 
-@pytest.mark.parametrize("held", [{"tune": ("conditioning",)}, {"fix_start": True}])
+@pytest.mark.parametrize("held", [{"tune": ("network_times",)}, {"fix_start": True}])
 def test_a_neighbours_result_moves_nothing_that_is_held(held: dict[str, Any]) -> None:
     schedules = [Schedule.build(NOISE, "ddim", k, "linspace", t_start=t) for k, t in ((3, 800.0), (4, 999.0))]
     results = ttune.tune_budgets(
@@ -112,4 +112,4 @@ def test_a_neighbours_result_moves_nothing_that_is_held(held: dict[str, Any]) ->
     )
     kept = slice(0, 1) if held.get("fix_start") else slice(None)
     for schedule in schedules:
-        assert results[schedule.steps].schedule.positions[kept].tolist() == schedule.positions[kept].tolist()
+        assert results[schedule.steps].schedule.times[kept].tolist() == schedule.times[kept].tolist()

@@ -90,4 +90,4 @@ def test_an_exact_candidate_is_the_best() -> None:
     exact = Schedule.build(denoiser.noise, "ipndm", 3, "linspace", t_start=0.9 * 999)
     choice = choose_sampler(denoiser, 3, teacher=Teacher(exact), **FEW)
     assert choice.sampler == "ipndm"
-    np.testing.assert_array_equal(choice.schedules[3].positions, exact.positions)
+    np.testing.assert_array_equal(choice.schedules[3].times, exact.times)

@@ -38,7 +38,7 @@ def test_the_oracle_is_right(s: float, t: float, u: float) -> None:
     x = standard_normal((3, 2))
     eps = gaussian(x, torch.full((3,), tau, dtype=torch.float64))
     torch.testing.assert_close(eps, exact_factor(NOISE, s, t, u) * x, rtol=1e-8, atol=0)
-    schedule = Schedule(NOISE, "ddim", np.array([t, u])).replace(conditioning=[tau])
+    schedule = Schedule(NOISE, "ddim", np.array([t, u])).replace(network_times=[tau])
     torch.testing.assert_close(ttune.sample(gaussian.denoiser(), schedule, x), gaussian.flow(t, u)(x), rtol=1e-6, atol=0)
     if s == 1:  # sin phi* = sin((phi_t + phi_u) / 2) / cos((phi_t - phi_u) / 2)
         a, b = np.arcsin(NOISE.sigma(t)), np.arcsin(NOISE.sigma(u))
@@ -47,41 +47,41 @@ def test_the_oracle_is_right(s: float, t: float, u: float) -> None:
 
 # The leading grid's only position for K = 1 is index 0.
 @pytest.mark.parametrize(("K", "spacing"), [(1, "linspace"), (3, "linspace"), (5, "linspace"), (3, "leading"), (5, "leading")])
-def test_endpoint_conditioning_reaches_the_exact_teacher(K: int, spacing: str) -> None:
+def test_endpoint_network_times_reaches_the_exact_teacher(K: int, spacing: str) -> None:
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", K, spacing)
-    result = tuned(gaussian, start, tune=("conditioning",))
+    result = tuned(gaussian, start, tune=("network_times",))
     assert result.improved
     assert rmse(gaussian, start) > 0.1
     assert rmse(gaussian, result.schedule) <= 1e-5
-    np.testing.assert_array_equal(result.schedule.positions, start.positions)
+    np.testing.assert_array_equal(result.schedule.times, start.times)
 
 
-def position_gain(positions: np.ndarray) -> float:
-    """x_0 / x_T of DDIM on these positions for s = 1, the network told the truth: a product of scalars."""
-    gain, alpha, sigma = 1.0, NOISE.alpha(positions), NOISE.sigma(positions)
-    for i in range(len(positions) - 1):
+def position_gain(times: np.ndarray) -> float:
+    """x_0 / x_T of DDIM on these times for s = 1, the network told the truth: a product of scalars."""
+    gain, alpha, sigma = 1.0, NOISE.alpha(times), NOISE.sigma(times)
+    for i in range(len(times) - 1):
         gain *= alpha[i + 1] * (1 - sigma[i] ** 2) / alpha[i] + sigma[i + 1] * sigma[i]
     return gain
 
 
-def test_positions_alone_cannot() -> None:
-    """With t_0 = T and K = 5, no positions leave less than .2203 (Nelder-Mead on the product of the gains). The tuner comes to
+def test_times_alone_cannot() -> None:
+    """With t_0 = T and K = 5, no times leave less than .2203 (Nelder-Mead on the product of the gains). The tuner comes to
     .237 from the quadratic grid: with a single residual, whose slope vanishes at the minimum, Gauss-Newton stops early."""
     first = float(NOISE.half_log_snr(T))
 
     def error(log_gaps: np.ndarray) -> float:
-        positions = np.concatenate([[T], NOISE.time(first + np.cumsum(np.exp(log_gaps))), [-1.0]])
-        return abs(position_gain(positions) - 1) if (np.diff(positions) < 0).all() else 9.0
+        times = np.concatenate([[T], NOISE.time(first + np.cumsum(np.exp(log_gaps))), [-1.0]])
+        return abs(position_gain(times) - 1) if (np.diff(times) < 0).all() else 9.0
 
     floor = optimize.minimize(error, np.zeros(4), method="Nelder-Mead", options={"maxiter": 2000, "xatol": 1e-6, "fatol": 1e-8}).fun
     assert floor == pytest.approx(0.2203, abs=1e-4)
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", 5, "quadratic")
-    assert rmse(gaussian, start) == pytest.approx(abs(position_gain(start.positions) - 1), rel=1e-9)
-    result = tuned(gaussian, start, tune=("positions",), fix_start=True)
+    assert rmse(gaussian, start) == pytest.approx(abs(position_gain(start.times) - 1), rel=1e-9)
+    result = tuned(gaussian, start, tune=("times",), fix_start=True)
     assert floor - 1e-9 <= rmse(gaussian, result.schedule) < 0.24 < rmse(gaussian, start)
-    assert result.schedule.positions[0] == T
+    assert result.schedule.times[0] == T
 
 
 def test_both_together_are_exact_and_the_start_search_runs() -> None:
@@ -103,7 +103,7 @@ def test_the_1d_search_finds_the_told_time(method: str, s: float, t: float, u: f
     result = tuned(gaussian, Schedule(NOISE, "ddim", np.array([t, u])), method=method, teacher=gaussian.flow(t, u))
     wanted = exact_told_time(NOISE, s, t, u)
     assert u < wanted < t
-    assert abs(result.schedule.conditioning[0] - wanted) <= 0.003 * T
+    assert abs(result.schedule.network_times[0] - wanted) <= 0.003 * T
 
 
 def test_the_1d_search_step_by_step_follows_the_flow() -> None:
@@ -111,8 +111,8 @@ def test_the_1d_search_step_by_step_follows_the_flow() -> None:
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", 4, "linspace")
     result = tuned(gaussian, start, method="trajectory")
-    wanted = [exact_told_time(NOISE, 1.0, t, u) for t, u in pairwise(start.positions)]
-    np.testing.assert_allclose(result.schedule.conditioning, wanted, atol=0.003 * T)
+    wanted = [exact_told_time(NOISE, 1.0, t, u) for t, u in pairwise(start.times)]
+    np.testing.assert_allclose(result.schedule.network_times, wanted, atol=0.003 * T)
     assert rmse(gaussian, result.schedule) < 0.1 * rmse(gaussian, start)
 
 
@@ -122,8 +122,8 @@ def test_local_tunes_every_step_from_the_teachers_own_state(s: float) -> None:
     gaussian = Gaussian(NOISE, s)
     start = Schedule.build(NOISE, "ddim", 5, "linspace")
     result = tuned(gaussian, start, method="local")
-    wanted = [exact_told_time(NOISE, s, t, u) for t, u in pairwise(start.positions)]
-    np.testing.assert_allclose(result.schedule.conditioning, wanted, atol=0.003 * T)
+    wanted = [exact_told_time(NOISE, s, t, u) for t, u in pairwise(start.times)]
+    np.testing.assert_allclose(result.schedule.network_times, wanted, atol=0.003 * T)
 
 
 def test_local_does_not_make_up_for_earlier_steps() -> None:
@@ -135,7 +135,7 @@ def test_local_does_not_make_up_for_earlier_steps() -> None:
         return x_T if t == T else 0.9 * x_T
 
     start = Schedule(NOISE, "ddim", np.array([T, 980.0, 500.0, -1.0]))
-    along, local = (tuned(gaussian, start, method=m, teacher=teacher, guard=False).schedule.conditioning for m in ("trajectory", "local"))
+    along, local = (tuned(gaussian, start, method=m, teacher=teacher, guard=False).schedule.network_times for m in ("trajectory", "local"))
     assert abs(local[1] - exact_told_time(NOISE, 1.0, 980.0, 500.0)) <= 0.003 * T
     assert abs(along[1] - local[1]) > 0.01 * T
 
@@ -146,7 +146,7 @@ def test_1d_searches_serve_samplers_with_several_evaluations_a_step(method: str,
     """Every update lands where another evaluation stands, so every told time has a state of the teacher to be judged by."""
     gaussian = Gaussian(NOISE, 0.9)
     start = Schedule.build(NOISE, sampler, 3, "linspace")
-    assert len(start.conditioning) > start.steps
+    assert len(start.network_times) > start.steps
     result = tuned(gaussian, start, method=method)
     assert result.improved
     assert result.holdout["ratio"] < 0.5
@@ -160,10 +160,10 @@ def test_the_objective_of_timetuner_is_biased(s: float) -> None:
     x_0, eps = s * standard_normal((16, 4), 1), standard_normal((16, 4), 2)
     tuner = TimeTuner("parallel", iterations=300, lr=8e-3)
     (rho,) = tuner.ratios(gaussian.denoiser(), schedule, lambda j: (x_0, eps, {}))
-    told = ttune.apply_timetuner_ratios(schedule, [rho]).conditioning[0]
+    told = ttune.apply_timetuner_ratios(schedule, [rho]).network_times[0]
     x = standard_normal((4, 2), 3)
     one_step = Schedule(NOISE, "ddim", np.array([t, u]))
-    gain = float((ttune.sample(gaussian.denoiser(), one_step.replace(conditioning=[told]), x) / x).mean())
+    gain = float((ttune.sample(gaussian.denoiser(), one_step.replace(network_times=[told]), x) / x).mean())
     untuned = float((ttune.sample(gaussian.denoiser(), one_step, x) / x).mean())
     exact = gaussian.v(u) / gaussian.v(t)
     bias = (NOISE.sigma(t) / gaussian.v(t)) / (NOISE.sigma(u) / gaussian.v(u))
@@ -188,7 +188,7 @@ def test_with_the_default_teacher_the_error_is_the_teachers() -> None:
     """Tuning reaches the default teacher to rounding, so what remains to the exact flow is the teacher's own error, as reported."""
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", 3, "linspace")
-    result = tuned(gaussian, start, teacher=None, tune=("conditioning",))
+    result = tuned(gaussian, start, teacher=None, tune=("network_times",))
     x_T = standard_normal((16, 4), seed=99)
     teacher = Teacher.default(start).endpoint(gaussian.denoiser(), x_T, {})
     own = float((teacher - gaussian.flow()(x_T)).square().mean().sqrt())
@@ -214,10 +214,10 @@ def test_other_samplers_become_exact_too(sampler: str) -> None:
 def test_told_times_alone_make_every_solver_exact(sampler: str) -> None:
     """Of any order, with one evaluation a step or several: the Gaussian endpoint is a product of gains that the told times reach."""
     start = Schedule.build(NOISE, sampler, 3, "linspace")
-    result = tuned(Gaussian(NOISE, 0.8), start, tune=("conditioning",))
+    result = tuned(Gaussian(NOISE, 0.8), start, tune=("network_times",))
     assert result.holdout["rmse_start"] > 0.05
     assert result.holdout["rmse"] <= 1e-5
-    np.testing.assert_array_equal(result.schedule.positions, start.positions)
+    np.testing.assert_array_equal(result.schedule.times, start.times)
 
 
 def test_flow_matching_becomes_exact_too() -> None:

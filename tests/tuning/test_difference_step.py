@@ -57,7 +57,7 @@ PRECISIONS = [
 def test_steps_are_nearly_the_best_for_every_precision(dtype: torch.dtype, state: torch.dtype) -> None:
     """The error of the column against the exact one is within a factor of 3 of that of the luckiest of 30 steps."""
     problem = problem_of(dtype, state)
-    parameters = Parameters(START, ("conditioning", "positions"))
+    parameters = Parameters(START, ("network_times", "times"))
     found = difference_steps(problem, parameters, parameters.start_vector, samples=64)
     assert found.steps.shape == (len(parameters.free),)
     for j, h in zip(parameters.free.tolist(), found.steps.tolist(), strict=True):
@@ -72,7 +72,7 @@ def test_steps_are_nearly_the_best_for_every_precision(dtype: torch.dtype, state
 
 def test_the_step_of_the_states_dtype_is_useless_for_a_bfloat16_network() -> None:
     problem = problem_of(torch.bfloat16, torch.float32)
-    parameters = Parameters(START, ("conditioning", "positions"))
+    parameters = Parameters(START, ("network_times", "times"))
     found = difference_steps(problem, parameters, parameters.start_vector, samples=64)
     ratios = []
     for j, h in zip(parameters.free.tolist(), found.steps.tolist(), strict=True):
@@ -90,7 +90,7 @@ def test_the_step_of_the_states_dtype_is_useless_for_a_bfloat16_network() -> Non
 def test_the_noise_is_that_of_the_rounding(dtype: torch.dtype) -> None:
     """Rounding of single outputs is known: eps / sqrt(12) of values of order one, here measured against the exact network."""
     problem, exact = problem_of(dtype, torch.float64), problem_of(torch.float64, torch.float64)
-    parameters = Parameters(START, ("conditioning",))
+    parameters = Parameters(START, ("network_times",))
     found = difference_steps(problem, parameters, parameters.start_vector, samples=64)
     true = float((problem.samples(START) - exact.samples(START)).square().mean().sqrt())
     assert np.median(found.noise) == pytest.approx(true, rel=1.0)  # a factor of two: the rung where it is read is not all noise
@@ -100,7 +100,7 @@ def test_a_table_without_rows_in_between_gets_a_step_that_changes_something() ->
     """A network that rounds the time to whole rows: small steps change nothing, and are passed over."""
     exact = mixture(NOISE)
     denoiser = ttune.Denoiser(lambda x, tau: exact(x, tau.round()), NOISE)
-    parameters = Parameters(START.with_integer_times(), ("conditioning",))
+    parameters = Parameters(START.with_integer_times(), ("network_times",))
     problem = Problem(denoiser, X_T, {}, torch.zeros_like(X_T))
     found = difference_steps(problem, parameters, parameters.start_vector)
     for j, h in zip(parameters.free.tolist(), found.steps.tolist(), strict=True):
@@ -109,7 +109,7 @@ def test_a_table_without_rows_in_between_gets_a_step_that_changes_something() ->
 
 def test_a_parameter_without_effect_keeps_the_dtypes_step() -> None:
     denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, NOISE)
-    parameters = Parameters(START, ("conditioning",))
+    parameters = Parameters(START, ("network_times",))
     found = difference_steps(Problem(denoiser, X_T, {}, torch.zeros_like(X_T)), parameters, parameters.start_vector)
     assert found.steps.tolist() == [dtype_step(torch.float64)] * 3
     assert found.noise.tolist() == [0.0] * 3
@@ -118,7 +118,7 @@ def test_a_parameter_without_effect_keeps_the_dtypes_step() -> None:
 def test_bounds_are_respected_and_the_cost_is_small() -> None:
     """At T neither the told time nor the start can go up."""
     start = Schedule.build(NOISE, "ddim", 3, "linspace")
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     problem = problem_of(torch.float32, torch.float32)
     found = difference_steps(problem, parameters, parameters.start_vector)
     assert np.isfinite(found.steps).all()

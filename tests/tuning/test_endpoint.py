@@ -61,13 +61,13 @@ def test_every_optimizer_goes_down_and_resumes_bit_for_bit(optimizer: str, tmp_p
 
 def test_coefficients_join_and_do_better() -> None:
     both = tune(Endpoint(iterations=12, search_starts=False))
-    all_three = tune(Endpoint(("conditioning", "positions", "coefficients"), iterations=12, search_starts=False))
+    all_three = tune(Endpoint(("network_times", "times", "coefficients"), iterations=12, search_starts=False))
     assert all_three.schedule.coefficients is not None
     assert all_three.holdout["rmse"] < 0.5 * both.holdout["rmse"]
     assert set(all_three.history) == {"given", "tuned"}
-    assert all_three.schedule.tuned["tune"] == ["conditioning", "positions", "coefficients"]
+    assert all_three.schedule.tuned["tune"] == ["network_times", "times", "coefficients"]
     alone = tune(Endpoint(("coefficients",), iterations=12))
-    assert np.array_equal(alone.schedule.positions, Schedule.build(NOISE, "dpmpp_2m", 4, "linspace").positions)
+    assert np.array_equal(alone.schedule.times, Schedule.build(NOISE, "dpmpp_2m", 4, "linspace").times)
     assert alone.holdout["rmse"] < alone.holdout["rmse_start"]
 
 
@@ -77,9 +77,9 @@ def test_samplers_with_several_evaluations_a_step_have_a_told_time_for_each(samp
     result = ttune.tune(
         mixture(NOISE).denoiser(), start, x_T=X_T, teacher=TEACHER, progress=False, search_starts=False, iterations=8, fix_start=True
     )
-    moved = result.schedule.conditioning != result.schedule.tableau().times
+    moved = result.schedule.network_times != result.schedule.tableau().times
     assert result.holdout["rmse"] < 0.8 * result.holdout["rmse_start"]
-    assert moved.sum() >= len(start.conditioning) - 1
+    assert moved.sum() >= len(start.network_times) - 1
 
 
 def test_further_starts_are_tried() -> None:
@@ -91,7 +91,7 @@ def test_further_starts_are_tried() -> None:
     with pytest.raises(ValueError, match=r"also must hold schedules of the sampler.*got 'ddim' and 4"):
         tune(Endpoint(also=(other,)))
     elsewhere = Schedule.build(NOISE, "dpmpp_2m", 4, "quadratic", t_start=900)
-    for held in (Endpoint(("conditioning",), also=(elsewhere,)), Endpoint(fix_start=True, also=(elsewhere,))):
+    for held in (Endpoint(("network_times",), also=(elsewhere,)), Endpoint(fix_start=True, also=(elsewhere,))):
         with pytest.raises(ValueError, match="also must keep what is not tuned"):
             tune(held)
 

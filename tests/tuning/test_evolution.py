@@ -58,15 +58,15 @@ def test_operators_make_schedules(name: str, fix_start: bool) -> None:
     for genome in parents + children:
         schedule = genes.schedule(genome)
         assert schedule.steps == 6
-        assert schedule.positions[-1] == start.positions[-1]
+        assert schedule.times[-1] == start.times[-1]
         assert genes.encode(schedule) == genome
-        assert not fix_start or schedule.positions[0] == start.positions[0]
-        np.testing.assert_array_equal(schedule.conditioning, np.clip(schedule.positions[:-1], noise.t_min, noise.t_max))
+        assert not fix_start or schedule.times[0] == start.times[0]
+        np.testing.assert_array_equal(schedule.network_times, np.clip(schedule.times[:-1], noise.t_min, noise.t_max))
         if name == "discrete":
-            np.testing.assert_array_equal(schedule.positions[1:-1] % 1, 0)
-    (positions,) = genes.parts
-    assert isinstance(positions, PositionGenes)
-    assert len(positions.times) == (1000 if name == "discrete" else CELLS) or fix_start
+            np.testing.assert_array_equal(schedule.times[1:-1] % 1, 0)
+    (times,) = genes.parts
+    assert isinstance(times, PositionGenes)
+    assert len(times.times) == (1000 if name == "discrete" else CELLS) or fix_start
 
 
 def test_a_crossover_takes_genes_of_its_parents_only_and_a_mutation_keeps_most() -> None:
@@ -91,7 +91,7 @@ def test_nearest_genomes_are_moved_apart() -> None:
     assert genes.count() == 1820
     assert PositionGenes(Schedule.build(FEW, "ddim", 4), fix_start=True).count() == 220  # below the start, 12: 12 over 3
     with pytest.raises(ValueError, match="17 steps need as many different times, this grid has 16"):
-        PositionGenes(Schedule.build(FEW, "ddim", 16).replace(positions=np.append(np.linspace(15, 0, 17), -1)))
+        PositionGenes(Schedule.build(FEW, "ddim", 16).replace(times=np.append(np.linspace(15, 0, 17), -1)))
 
 
 # ------------------------------------------------------------------------------------------------------ exhaustive search
@@ -108,7 +108,7 @@ def every_score(fitness: str) -> dict[tuple[float, ...], float]:
         return frechet_distance(pooled_features(x), pooled_features(target))
 
     grids = [(*sorted(c, reverse=True), -1.0) for c in combinations(range(16), 3)]
-    return {positions: score(ttune.sample(denoiser, START.replace(positions=positions), x_T)) for positions in grids}
+    return {times: score(ttune.sample(denoiser, START.replace(times=times), x_T)) for times in grids}
 
 
 @pytest.mark.parametrize("fitness", ["rmse", "frechet"])
@@ -117,7 +117,7 @@ def test_evolution_finds_what_exhaustive_search_finds(fitness: str) -> None:
     assert len(scores) == 560
     for seed in range(2):
         result = tune(Evolution(fitness=fitness, search_starts=False, **SMALL), seed=seed, guard=False)
-        assert tuple(result.schedule.positions) == min(scores, key=lambda positions: scores[positions])
+        assert tuple(result.schedule.times) == min(scores, key=lambda times: scores[times])
         assert result.history["fitness"][-1] == pytest.approx(min(scores.values()), rel=1e-9)
         assert result.history["fitness"][0] > result.history["fitness"][-1]  # it was not among the first
         assert len(result.history["fitness"]) == 8
@@ -128,12 +128,12 @@ def test_no_candidate_is_judged_twice_and_a_small_space_is_searched_out() -> Non
 
     def fitness(schedule: Schedule, x: Tensor, problem: Problem) -> float:
         assert x.shape == problem.target.shape
-        seen.append(tuple(schedule.positions))
-        return float(abs(schedule.positions[1] - 7))
+        seen.append(tuple(schedule.times))
+        return float(abs(schedule.times[1] - 7))
 
     result = tune(Evolution(fitness=fitness, **SMALL))
     assert len(set(seen)) == len(seen) == 192
-    assert seen[0] == tuple(np.round(START.positions))
+    assert seen[0] == tuple(np.round(START.times))
     assert result.history["fitness"][-1] == 0
     seen.clear()
     start = Schedule.build(FEW, "ddim", 2, "linspace")  # 120 schedules
@@ -150,8 +150,8 @@ def test_untuned_grids_are_in_the_first_population() -> None:
         return 1.0
 
     result = tune(Evolution(fitness=fitness, population=60, rounds=1))
-    judged = {tuple(schedule.positions) for schedule in first}
-    whole = [tuple(entry.schedule.positions) for entry in result.grids if (entry.schedule.positions % 1 == 0).all()]
+    judged = {tuple(schedule.times) for schedule in first}
+    whole = [tuple(entry.schedule.times) for entry in result.grids if (entry.schedule.times % 1 == 0).all()]
     assert len(whole) >= 5
     assert judged >= set(whole[:5])
     assert result.cost["grids"] == len(result.grids) * 24 * 3
@@ -166,11 +166,11 @@ def test_a_network_of_whole_times_gets_whole_times() -> None:
     start = Schedule.build(FEW, "ddim", 3, "leading")
     result = tune(Evolution(fitness="rmse", search_starts=False, **SMALL), start, denoiser, teacher=Schedule.build(FEW, "ddim", 16))
     assert result.improved
-    assert (result.schedule.conditioning % 1 == 0).all()
+    assert (result.schedule.network_times % 1 == 0).all()
     # Methods that stand between whole times are searched with a network that answers there, then in whole times.
     for method, sampler in ((Evolution(cells=10, **SMALL), "ddim"), (Evolution(**SMALL), "heun"), (Evolution("cma", rounds=2), "ddim")):
         result = tune(method, start.replace(sampler=sampler), denoiser, teacher=Schedule.build(FEW, "ddim", 16), guard=False)
-        assert (result.schedule.conditioning % 1 == 0).all()
+        assert (result.schedule.network_times % 1 == 0).all()
         assert "whole times" in result.history
 
 
@@ -188,7 +188,7 @@ def test_a_continuous_model_evolves_on_a_grid() -> None:
     result = tune(Evolution(fitness="rmse", cells=40, **SMALL), start, gaussian.denoiser(), **options)
     assert result.improved
     assert result.holdout["ratio"] < 0.8
-    y = np.log(result.schedule.positions[:-1] / noise.sigma_min) / np.log(noise.sigma_max / noise.sigma_min) * 39
+    y = np.log(result.schedule.times[:-1] / noise.sigma_min) / np.log(noise.sigma_max / noise.sigma_min) * 39
     np.testing.assert_allclose(y, np.round(y), atol=1e-6)
 
 
@@ -208,11 +208,11 @@ def several() -> ttune.Denoiser:
 
 
 def cost(schedule: Schedule) -> float:
-    return sum(COSTS[v] for v in schedule.variants or (0,) * len(schedule.conditioning))
+    return sum(COSTS[v] for v in schedule.variants or (0,) * len(schedule.network_times))
 
 
 def test_variants_under_a_budget_are_those_of_exhaustive_search() -> None:
-    """Positions and networks together: 56 x 3^3 schedules, of which 952 are within the budget."""
+    """Times and networks together: 56 x 3^3 schedules, of which 952 are within the budget."""
     noise = NoiseSchedule.linear(8, 5e-3, 0.9)
     network, budget = mixture(noise), 2.0
     denoiser = ttune.Denoiser(
@@ -223,7 +223,7 @@ def test_variants_under_a_budget_are_those_of_exhaustive_search() -> None:
     start = start.replace(variants=denoiser.network.fitting(3, budget))
     target = ttune.sample(denoiser, teacher := Schedule.build(noise, "dpmpp_2m", 8, "log_snr"), X_T[:24])
     every = [
-        start.replace(positions=(*sorted(c, reverse=True), -1.0), variants=v)
+        start.replace(times=(*sorted(c, reverse=True), -1.0), variants=v)
         for c in combinations(range(8), 3)
         for v in product(range(3), repeat=3)
         if sum(COSTS[k] for k in v) <= budget + 1e-9
@@ -233,9 +233,9 @@ def test_variants_under_a_budget_are_those_of_exhaustive_search() -> None:
     method = Evolution(fitness="rmse", budget=budget, search_starts=False, population=24, mutations=14, crossovers=6, rounds=14)
     result = tune(method, start, denoiser, teacher=teacher, guard=False)
     best = every[int(np.argmin(scores))]
-    assert (result.schedule.positions.tolist(), result.schedule.variants) == (best.positions.tolist(), best.variants)
+    assert (result.schedule.times.tolist(), result.schedule.variants) == (best.times.tolist(), best.variants)
     assert result.history["fitness"][-1] == pytest.approx(min(scores), rel=1e-9)
-    assert result.schedule.tuned["tune"] == ["positions", "variants"]
+    assert result.schedule.tuned["tune"] == ["times", "variants"]
     assert len(result.history["fitness"]) * 24 < len(every) / 2
 
 
@@ -252,9 +252,9 @@ def test_no_candidate_is_beyond_the_budget() -> None:
     start = start.replace(variants=denoiser.network.fitting(4, 2.5))
     assert start.variants == (2, 2, 2, 0)
     result = tune(Evolution(fitness=fitness, budget=2.5, **SMALL), start, denoiser)
-    assert len({(schedule.positions.tobytes(), schedule.variants) for schedule in seen}) == len(seen) == 192
+    assert len({(schedule.times.tobytes(), schedule.variants) for schedule in seen}) == len(seen) == 192
     assert max(map(cost, seen)) == pytest.approx(2.5)
-    np.testing.assert_allclose(seen[0].positions, start.positions, atol=0.5)
+    np.testing.assert_allclose(seen[0].times, start.times, atol=0.5)
     assert all(entry.schedule.variants == start.variants for entry in result.grids)
     assert cost(result.schedule) <= 2.5 + 1e-9
     with pytest.raises(ValueError, match=r"no less than what the schedule costs, 4, got 2.5; .*variants=\[2, 2, 2, 0\]"):
@@ -265,7 +265,7 @@ def test_no_candidate_is_beyond_the_budget() -> None:
     seen.clear()
     tune(Evolution(fitness=fitness, tune=("variants",), search_starts=False, **SMALL), start, denoiser)
     assert max(map(cost, seen)) <= cost(start) + 1e-9
-    assert {schedule.positions.tobytes() for schedule in seen} == {start.positions.tobytes()}
+    assert {schedule.times.tobytes() for schedule in seen} == {start.times.tobytes()}
 
 
 def test_variants_are_no_worse_than_the_start_and_survive_an_interruption(tmp_path: Path) -> None:
@@ -305,17 +305,17 @@ def test_variants_are_no_worse_than_the_start_and_survive_an_interruption(tmp_pa
 
 
 def test_cma_reaches_what_least_squares_reaches() -> None:
-    """The exact teacher, to 1e-5, by conditioning alone and by everything."""
+    """The exact teacher, to 1e-5, by network_times alone and by everything."""
     noise = NoiseSchedule.linear()
     gaussian = Gaussian(noise)
     start = Schedule.build(noise, "ddim", 3, "linspace")
-    for names, rounds in ((("conditioning",), 55), (("conditioning", "positions"), 90)):
+    for names, rounds in ((("network_times",), 55), (("network_times", "times"), 90)):
         method = Evolution("cma", "rmse", tune=names, rounds=rounds, search_starts=False)
         result = tune(method, start, gaussian.denoiser(), teacher=gaussian.flow())
         assert result.holdout["rmse_start"] > 0.1
         assert result.holdout["rmse"] <= 1e-5
         assert result.schedule.tuned["tune"] == list(names)
-        assert np.array_equal(result.schedule.positions, start.positions) == (names == ("conditioning",))
+        assert np.array_equal(result.schedule.times, start.times) == (names == ("network_times",))
 
 
 def test_cma_begins_from_the_best_grid_and_stays_in_the_trained_range() -> None:
@@ -328,9 +328,9 @@ def test_cma_begins_from_the_best_grid_and_stays_in_the_trained_range() -> None:
     first, last = result.history["fitness"][0], result.history["fitness"][-1]
     assert first <= min(entry.rmse for entry in result.grids) * (1 + 1e-12)
     assert last < 0.8 * first
-    assert result.schedule.positions[0] <= noise.t_max
+    assert result.schedule.times[0] <= noise.t_max
     fixed = tune(Evolution("cma", "rmse", rounds=8, fix_start=True), start, mixture(noise).denoiser(), teacher=teacher, guard=False)
-    assert fixed.schedule.positions[0] == start.positions[0]
+    assert fixed.schedule.times[0] == start.times[0]
 
 
 def test_cma_leaves_numpys_generator_alone() -> None:
@@ -364,7 +364,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (Evolution(cells=2), ValueError, "3 steps need as many different times, this grid has 2"),
         (Evolution(probability=0.0), ValueError, r"probability must lie in \(0, 1\], got 0.0"),
         (Evolution(population=30), ValueError, r"mutations \+ crossovers must be at most the population, got 25 \+ 15 of 30"),
-        (Evolution(tune=("conditioning",)), ValueError, r"tune must name one or both of .* for operators='genetic'"),
+        (Evolution(tune=("network_times",)), ValueError, r"tune must name one or both of .* for operators='genetic'"),
         (Evolution(tune=("variants",)), ValueError, r"needs a network that is a ttune\.Variants, got Mixture"),
         (Evolution("cma", budget=3.0), ValueError, "budget is for tuning variants with operators='genetic', got 3.0"),
         (Evolution(budget=-1.0), ValueError, "budget must be a positive number, got -1.0"),

@@ -50,7 +50,7 @@ def brute_force(problem: Problem, parameters: Parameters, theta: Float64, h: flo
 
 @pytest.mark.parametrize("noise", [NOISE, NoiseSchedule.edm(0.1, 5.0), NoiseSchedule.flow(2.0)], ids=["linear", "edm", "flow"])
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
-@pytest.mark.parametrize("tune", [("conditioning",), ("positions",), ("conditioning", "positions")])
+@pytest.mark.parametrize("tune", [("network_times",), ("times",), ("network_times", "times")])
 def test_normal_equations_with_restarts_are_those_of_brute_force(tune: tuple[str, ...], sampler: str, noise: NoiseSchedule) -> None:
     denoiser = nonlinear(noise)
     x_T, target = standard_normal((7, 3), 1), standard_normal((7, 3), 2)
@@ -72,16 +72,16 @@ def test_normal_equations_with_restarts_are_those_of_brute_force(tune: tuple[str
 
 @pytest.mark.parametrize("spacing", ["linspace", "log_snr", "karras", "leading"])
 def test_restarts_save_what_they_promise(spacing: str) -> None:
-    """K told times and K positions: column j restarts at its own step, so the evaluations are a triangle, not a square."""
+    """K told times and K times: column j restarts at its own step, so the evaluations are a triangle, not a square."""
     denoiser, K, n = nonlinear(NOISE), 6, 4
     start = Schedule.build(NOISE, "ddim", K, spacing, t_start=903.3)
-    start = start.replace(conditioning=np.clip(start.conditioning * 0.987, 0, None))
+    start = start.replace(network_times=np.clip(start.network_times * 0.987, 0, None))
     problem = Problem(denoiser, standard_normal((n, 3)), {}, standard_normal((n, 3), 2))
     before = denoiser.evaluations
-    normal_equations(problem, parameters := Parameters(start, ("conditioning",)), parameters.start_vector)
+    normal_equations(problem, parameters := Parameters(start, ("network_times",)), parameters.start_vector)
     assert denoiser.evaluations - before == n * (K + sum(K - j for j in range(K)))
     before = denoiser.evaluations
-    normal_equations(problem, parameters := Parameters(start, ("positions",)), parameters.start_vector)
+    normal_equations(problem, parameters := Parameters(start, ("times",)), parameters.start_vector)
     # t_j, j >= 1, restarts at the update before it, with the output kept; t_0 from the very start.
     assert denoiser.evaluations - before == n * (K + K + sum(K - j for j in range(1, K)))
 
@@ -91,7 +91,7 @@ def test_differences_at_a_bound_go_the_other_way() -> None:
     denoiser = nonlinear(NOISE)
     start = Schedule.build(NOISE, "ddim", 3, "linspace")
     problem = Problem(denoiser, standard_normal((5, 3)), {}, standard_normal((5, 3), 2))
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     _, A, _ = normal_equations(problem, parameters, parameters.start_vector)
     assert (np.diag(A) > 1e-12).all()
 
@@ -102,7 +102,7 @@ def test_the_iteration_goes_down_and_says_so() -> None:
     start = Schedule.build(NOISE, "ddim", 4, "linspace")
     target = ttune.sample(network.denoiser(), Schedule.build(NOISE, "dpmpp_2m", 64, "log_snr"), x_T)
     problem = Problem(network.denoiser(), x_T, {}, target)
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     seen: list[dict[str, object]] = []
     search = minimise(
         problem,
@@ -128,7 +128,7 @@ def test_the_iteration_stops_at_the_teacher_itself() -> None:
     start = Schedule.build(NOISE, "ddim", 3, "linspace")
     x_T = standard_normal((8, 2))
     problem = Problem(gaussian.denoiser(), x_T, {}, ttune.sample(gaussian.denoiser(), start, x_T))
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     search = minimise(problem, parameters, Search(parameters.start_vector.tolist()), linearise=Differences(), iterations=5)
     assert search.done
     assert search.history == [0.0]
@@ -141,7 +141,7 @@ def test_float32_networks_make_progress() -> None:
     x_T = standard_normal((32, 2)).float()
     start = Schedule.build(NOISE, "dpmpp_2m", 5, "quadratic")
     target = ttune.sample(single, Schedule.build(NOISE, "dpmpp_2m", 64, "log_snr"), x_T)
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     search = minimise(
         Problem(single, x_T, {}, target), parameters, Search(parameters.start_vector.tolist()), linearise=Differences(), iterations=12
     )

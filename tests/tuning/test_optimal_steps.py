@@ -119,9 +119,9 @@ def test_costs_add_up_to_a_formula() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "unipc"])
 def test_the_steps_are_the_teachers_times(sampler: str) -> None:
     result = tune(START.replace(sampler=sampler), guard=False)
-    assert set(result.schedule.positions) <= set(candidate_times(TEACHER, START, 64))
+    assert set(result.schedule.times) <= set(candidate_times(TEACHER, START, 64))
     assert result.schedule.steps == 4
-    np.testing.assert_array_equal(result.schedule.conditioning, result.schedule.tableau().times)
+    np.testing.assert_array_equal(result.schedule.network_times, result.schedule.tableau().times)
     assert result.schedule.tuned["method"] == "optimal_steps"
     if sampler != "heun":  # for which the costs of first-order steps mean little
         assert result.holdout["ratio"] < 0.8
@@ -129,9 +129,9 @@ def test_the_steps_are_the_teachers_times(sampler: str) -> None:
 
 def test_fix_start_keeps_t_0() -> None:
     start = Schedule.build(NOISE, "ddim", 4, "linspace", t_start=900.5)
-    assert tune(start, fix_start=True).schedule.positions[0] == 900.5
+    assert tune(start, fix_start=True).schedule.times[0] == 900.5
     for cost in ("local", "rolled"):
-        assert tune(start, method=OptimalSteps(cost, fix_start=True, candidates=9), guard=False).schedule.positions[0] == 900.5
+        assert tune(start, method=OptimalSteps(cost, fix_start=True, candidates=9), guard=False).schedule.times[0] == 900.5
 
 
 @pytest.mark.parametrize("noise", [NoiseSchedule.edm(), NoiseSchedule.flow(3.0), NoiseSchedule.continuous_vp(), NoiseSchedule.ve()])

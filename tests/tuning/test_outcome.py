@@ -21,7 +21,7 @@ START = Schedule.build(NOISE, "ddim", 4, "leading")
 TEACHER = Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr")
 GOOD = Schedule.build(NOISE, "ddim", 4, "quadratic", t_start=950.0)  # better than the start here, see below
 OTHER = Schedule.build(NOISE, "ddim", 4, "linspace")
-BAD = START.replace(conditioning=0.3 * START.conditioning)
+BAD = START.replace(network_times=0.3 * START.network_times)
 ZEROS = np.zeros((4, 5))
 
 
@@ -30,7 +30,7 @@ class Fixed:
     """A method that finds what it was given."""
 
     name: ClassVar[str] = "fixed"
-    changes: ClassVar[tuple[str, ...]] = ("conditioning", "positions")
+    changes: ClassVar[tuple[str, ...]] = ("network_times", "times")
     candidates: tuple[Schedule, ...] = ()
     grids: tuple[Schedule, ...] = ()
 
@@ -52,12 +52,12 @@ def tune(candidates: tuple[Schedule, ...], grids: tuple[Schedule, ...] = (), **o
 CASES = {
     "a better one": ((GOOD,), (), True, "tuned", GOOD),
     "a worse one, and a better grid": ((BAD,), (GOOD,), True, "untuned", GOOD),
-    "a worse one, and a worse grid": ((BAD,), (BAD.replace(conditioning=0.2 * START.conditioning),), True, "start", START),
+    "a worse one, and a worse grid": ((BAD,), (BAD.replace(network_times=0.2 * START.network_times),), True, "start", START),
     "a worse one alone": ((BAD,), (), True, "start", START),
     "none at all": ((), (), True, "start", START),
     "a worse one, unchecked": ((BAD,), (GOOD,), False, "tuned", BAD),
     "an untuned grid, unchecked": ((OTHER,), (GOOD, OTHER), False, "untuned", OTHER),
-    "an untuned grid but for rounding": ((GOOD.replace(positions=GOOD.positions * (1 - 1e-14)),), (GOOD,), False, "untuned", GOOD),
+    "an untuned grid but for rounding": ((GOOD.replace(times=GOOD.times * (1 - 1e-14)),), (GOOD,), False, "untuned", GOOD),
     "the start, unchecked": ((START,), (), False, "start", START),
     "the start with coefficients of zero": ((START.replace(coefficients=ZEROS),), (), False, "start", START),
 }
@@ -69,8 +69,8 @@ def test_the_outcome_is_that_of_what_was_returned(case: str, tmp_path: Path) -> 
     result = tune(candidates, grids, guard=guard)
     assert result.outcome == outcome
     assert result.improved == (outcome == "tuned")
-    np.testing.assert_allclose(result.schedule.positions, schedule.positions, rtol=1e-12)
-    np.testing.assert_allclose(result.schedule.conditioning, schedule.conditioning, rtol=1e-12)
+    np.testing.assert_allclose(result.schedule.times, schedule.times, rtol=1e-12)
+    np.testing.assert_allclose(result.schedule.network_times, schedule.network_times, rtol=1e-12)
     assert result.record["outcome"] == outcome
     first, *_ = result.summary().splitlines()
     assert ("tuned" in str(result.schedule).splitlines()[0].split(", ")) == (outcome == "tuned")
@@ -91,7 +91,7 @@ def test_the_outcome_is_that_of_what_was_returned(case: str, tmp_path: Path) -> 
 
 
 def test_the_reason_is_said_once_with_its_numbers() -> None:
-    result = tune((BAD, BAD.replace(conditioning=BAD.conditioning)), (GOOD,))
+    result = tune((BAD, BAD.replace(network_times=BAD.network_times)), (GOOD,))
     reasons = [line for line in result.summary().splitlines() if line.startswith("  not better: ")]
     assert len(reasons) == 1
     own, best = result.holdout["proposed"]["rmse"], result.holdout["best_untuned"]["rmse"]

@@ -15,7 +15,7 @@ NOISES = {
     "edm": NoiseSchedule.edm(),
     "flow": NoiseSchedule.flow(3.0),
 }
-KNOBS = [("conditioning",), ("positions",), ("conditioning", "positions")]
+KNOBS = [("network_times",), ("times",), ("network_times", "times")]
 LINEAR = NOISES["linear"]
 
 
@@ -30,9 +30,9 @@ def test_the_start_vector_is_the_start(noise: NoiseSchedule, final: str, tune: t
     for sampler in ("ddim", "dpmpp_2m"):
         for K in (1, 2, 5):
             start = Schedule.build(noise, sampler, K, "linspace", t_start=0.93 * noise.t_max, final=final)
-            start = start.replace(conditioning=np.clip(start.conditioning * 0.98, noise.t_min, None))
+            start = start.replace(network_times=np.clip(start.network_times * 0.98, noise.t_min, None))
             for fix_start in (False, True):
-                if K == 1 and fix_start and tune == ("positions",):
+                if K == 1 and fix_start and tune == ("times",):
                     with pytest.raises(ValueError, match="leaves nothing to tune in a schedule of 1 step"):
                         Parameters(start, tune, fix_start=fix_start)
                     continue
@@ -42,17 +42,17 @@ def test_the_start_vector_is_the_start(noise: NoiseSchedule, final: str, tune: t
                 assert np.array_equal(parameters.project(parameters.start_vector), parameters.start_vector)
                 # Not only by comparison: next to the start the decoding is continuous.
                 near = parameters.schedule(parameters.project(parameters.start_vector + 1e-12))
-                np.testing.assert_allclose(near.positions, start.positions, rtol=1e-8, atol=1e-8 * noise.t_max)
-                np.testing.assert_allclose(near.conditioning, start.conditioning, rtol=1e-8, atol=1e-8 * noise.t_max)
+                np.testing.assert_allclose(near.times, start.times, rtol=1e-8, atol=1e-8 * noise.t_max)
+                np.testing.assert_allclose(near.network_times, start.network_times, rtol=1e-8, atol=1e-8 * noise.t_max)
 
 
 @given(data=st.data())
 def test_any_vector_is_a_valid_schedule(data: st.DataObject) -> None:
-    """Decreasing positions, told times in the trained range: or, where no room is left before the last position, a ValueError."""
+    """Decreasing times, told times in the trained range: or, where no room is left before the last position, a ValueError."""
     noise = NOISES[data.draw(st.sampled_from(sorted(NOISES)))]
     tune = data.draw(st.sampled_from(KNOBS))
     K = data.draw(st.integers(1, 6))
-    fix_start = data.draw(st.booleans()) and (K > 1 or "conditioning" in tune)
+    fix_start = data.draw(st.booleans()) and (K > 1 or "network_times" in tune)
     start = Schedule.build(noise, "ddim", K, "linspace", t_start=data.draw(st.sampled_from([1.0, 0.9])) * noise.t_max)
     parameters = Parameters(start, tune, fix_start=fix_start)
     moved = parameters.start_vector.copy()
@@ -64,59 +64,59 @@ def test_any_vector_is_a_valid_schedule(data: st.DataObject) -> None:
     except ValueError as error:
         message = str(error)
     else:
-        assert (np.diff(schedule.positions) < 0).all()
-        assert schedule.positions[-1] == start.positions[-1]
-        assert (schedule.conditioning >= noise.t_min).all()
-        assert (schedule.conditioning <= noise.t_max).all()
-        if fix_start or "positions" not in tune:
-            assert schedule.positions[0] == start.positions[0]
-        if "positions" not in tune:
-            np.testing.assert_array_equal(schedule.positions, start.positions)
-        message = "positions must be strictly decreasing"
-    assert "positions must be strictly decreasing" in message
-    assert "positions" in tune or message == "positions must be strictly decreasing"
+        assert (np.diff(schedule.times) < 0).all()
+        assert schedule.times[-1] == start.times[-1]
+        assert (schedule.network_times >= noise.t_min).all()
+        assert (schedule.network_times <= noise.t_max).all()
+        if fix_start or "times" not in tune:
+            assert schedule.times[0] == start.times[0]
+        if "times" not in tune:
+            np.testing.assert_array_equal(schedule.times, start.times)
+        message = "times must be strictly decreasing"
+    assert "times must be strictly decreasing" in message
+    assert "times" in tune or message == "times must be strictly decreasing"
 
 
 def test_one_component_moves_one_thing(noise: NoiseSchedule) -> None:
     start = Schedule.build(noise, "ddim", 4, "linspace", t_start=0.9 * noise.t_max)
-    parameters = Parameters(start, ("conditioning", "positions"))
+    parameters = Parameters(start, ("network_times", "times"))
     for j in range(8):
         theta = parameters.start_vector.copy()
         theta[j] += 0.01
         moved = parameters.schedule(theta)
-        changed = moved.positions != start.positions
+        changed = moved.times != start.times
         if j < 4:  # t_j and, by the gaps, those after it; the told times follow
             np.testing.assert_array_equal(changed, [i >= j for i in range(4)] + [False])
-            np.testing.assert_array_equal(moved.conditioning, moved.positions[:-1])
+            np.testing.assert_array_equal(moved.network_times, moved.times[:-1])
         else:
             assert not changed.any()
-            assert (moved.conditioning != start.conditioning).tolist() == [i == j - 4 for i in range(4)]
-            y = coordinate(noise, moved.conditioning) - coordinate(noise, start.conditioning)
+            assert (moved.network_times != start.network_times).tolist() == [i == j - 4 for i in range(4)]
+            y = coordinate(noise, moved.network_times) - coordinate(noise, start.network_times)
             assert y[j - 4] == pytest.approx(0.01, rel=1e-6)
 
 
 def test_the_start_does_not_leave_the_trained_range() -> None:
-    parameters = Parameters(Schedule.build(LINEAR, "ddim", 3, "linspace"), ("positions",))
+    parameters = Parameters(Schedule.build(LINEAR, "ddim", 3, "linspace"), ("times",))
     theta = parameters.start_vector.copy()
     theta[0] -= 0.5
-    assert parameters.schedule(parameters.project(theta)).positions[0] == 999
+    assert parameters.schedule(parameters.project(theta)).times[0] == 999
     theta[0] += 1.0
-    assert parameters.schedule(parameters.project(theta)).positions[0] < 999
+    assert parameters.schedule(parameters.project(theta)).times[0] < 999
 
 
-BOTH = ("conditioning", "positions")
+BOTH = ("network_times", "times")
 
 
 def test_a_fixed_start_is_not_free() -> None:
     start = Schedule.build(LINEAR, "ddim", 3, "linspace")
     assert Parameters(start, BOTH).free.tolist() == [0, 1, 2, 3, 4, 5]
     assert Parameters(start, BOTH, fix_start=True).free.tolist() == [1, 2, 3, 4, 5]
-    assert Parameters(start, ("conditioning",), fix_start=True).free.tolist() == [0, 1, 2]
+    assert Parameters(start, ("network_times",), fix_start=True).free.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("tune", [(), ("weights",), ("positions", "tau")])
+@pytest.mark.parametrize("tune", [(), ("weights",), ("times", "tau")])
 def test_unknown_parameters_are_named(tune: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"tune must name one or more of \['conditioning', 'positions', 'coefficients'\]"):
+    with pytest.raises(ValueError, match=r"tune must name one or more of \['network_times', 'times', 'coefficients'\]"):
         Parameters(Schedule.build(LINEAR, "ddim", 3), tune)
 
 
@@ -131,10 +131,10 @@ def test_the_coordinate_and_its_inverse(noise: NoiseSchedule) -> None:
 
 def changed(start: Schedule, j: int, **what: float) -> Schedule:
     """``start`` with one position or told time shifted a little."""
-    positions, told = start.positions.copy(), start.conditioning.copy()
-    positions[j] += what.get("position", 0.0)
+    times, told = start.times.copy(), start.network_times.copy()
+    times[j] += what.get("position", 0.0)
     told[j] += what.get("told", 0.0)
-    return start.replace(positions=positions, conditioning=told)
+    return start.replace(times=times, network_times=told)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])

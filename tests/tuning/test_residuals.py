@@ -277,7 +277,7 @@ def test_own_activations_by_their_word_are_counted_and_resumed(tmp_path: Path) -
         return ttune.Denoiser(Counted().double().requires_grad_(False), NOISE)
 
     limit = 10**9
-    options: dict[str, Any] = {"residual": "own", "guard": False, "tune": ("conditioning",), "iterations": 2}
+    options: dict[str, Any] = {"residual": "own", "guard": False, "tune": ("network_times",), "iterations": 2}
     whole = tune(denoiser=denoiser(), **options)
     assert whole.cost["residual"] == 2 + 2 * 18  # the layer is looked for, and the parts weighed, once; then the goal
     assert whole.schedule.tuned["residual"] == "samples + own activations of 'blocks.2' at t = 10"
@@ -287,7 +287,7 @@ def test_own_activations_by_their_word_are_counted_and_resumed(tmp_path: Path) -
         tune(denoiser=denoiser(), checkpoint=tmp_path / "c", **options)
     limit = 10**9
     resumed = tune(denoiser=denoiser(), checkpoint=tmp_path / "c", resume=True, **options)
-    assert resumed.schedule.conditioning.tobytes() == whole.schedule.conditioning.tobytes()
+    assert resumed.schedule.network_times.tobytes() == whole.schedule.network_times.tobytes()
     assert {k: v for k, v in resumed.cost.items() if k != "seconds"} == {k: v for k, v in whole.cost.items() if k != "seconds"}
     assert np.isfinite(whole.holdout["rmse"])
 

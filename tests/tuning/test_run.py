@@ -136,8 +136,8 @@ class Interrupting:
 
 
 def same(a: TuneResult, b: TuneResult) -> None:
-    assert a.schedule.positions.tobytes() == b.schedule.positions.tobytes()
-    assert a.schedule.conditioning.tobytes() == b.schedule.conditioning.tobytes()
+    assert a.schedule.times.tobytes() == b.schedule.times.tobytes()
+    assert a.schedule.network_times.tobytes() == b.schedule.network_times.tobytes()
     assert (a.improved, a.holdout, a.history, a.teacher) == (b.improved, b.holdout, b.history, b.teacher)
     assert {k: v for k, v in a.cost.items() if k != "seconds"} == {k: v for k, v in b.cost.items() if k != "seconds"}
 
@@ -181,7 +181,7 @@ def test_a_finished_run_resumed_says_the_same(tmp_path: Path) -> None:
 
 CHANGES: dict[str, dict[str, Any]] = {
     "iterations": {"iterations": 5},
-    "tune": {"tune": ("positions",)},
+    "tune": {"tune": ("times",)},
     "fix_start": {"fix_start": True},
     "search_starts": {"search_starts": True},
     "chunk": {"chunk": 7},

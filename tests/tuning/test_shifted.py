@@ -55,8 +55,8 @@ def test_it_helps_where_states_have_the_wrong_variance() -> None:
     assert result.improved
     assert result.schedule.shift is not None
     assert result.holdout["ratio"] < 0.97
-    np.testing.assert_array_equal(result.schedule.positions, start.positions)
-    np.testing.assert_array_equal(result.schedule.conditioning, start.conditioning)
+    np.testing.assert_array_equal(result.schedule.times, start.times)
+    np.testing.assert_array_equal(result.schedule.network_times, start.network_times)
 
 
 def test_the_measured_variance_is_that_of_the_teachers_samples() -> None:

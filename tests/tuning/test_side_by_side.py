@@ -38,7 +38,7 @@ class Counting:
 
 def equations(denoiser: Denoiser, schedule: Schedule, limit: int, conditions: dict[str, Tensor] | None = None) -> list[Any]:
     problem = Problem(denoiser, X_T, conditions or {}, torch.zeros_like(X_T), chunk=5)
-    parameters = Parameters(schedule, ("conditioning", "positions", "coefficients"))
+    parameters = Parameters(schedule, ("network_times", "times", "coefficients"))
     theta = parameters.start_vector * 0.97
     return list(normal_equations(problem, parameters, theta, None, limit))
 
@@ -75,7 +75,7 @@ def test_a_null_condition_with_rows_is_left_alone() -> None:
     null = torch.zeros(5, dtype=torch.float64)
     denoiser = Denoiser(network, NOISE, guidance=ClassifierFree(3.0, {"label": null}))
     problem = Problem(denoiser, X_T[:5], {"label": torch.ones(5, dtype=torch.float64)}, torch.zeros(5, 2, dtype=X_T.dtype), chunk=5)
-    parameters = Parameters(Schedule.build(NOISE, "ddim", 3, "quadratic"), ("conditioning",))
+    parameters = Parameters(Schedule.build(NOISE, "ddim", 3, "quadratic"), ("network_times",))
     normal_equations(problem, parameters, parameters.start_vector, None, 8)
     assert max(network.batches) == 10
 
@@ -101,8 +101,8 @@ def test_a_tuning_arrives_at_the_same_schedule() -> None:
     one, many = (
         ttune.tune(denoiser, start, method=ttune.tuning.Endpoint(iterations=5, search_starts=False, together=n), **options) for n in (1, 9)
     )
-    np.testing.assert_allclose(one.schedule.positions, many.schedule.positions, rtol=1e-6)
-    np.testing.assert_allclose(one.schedule.conditioning, many.schedule.conditioning, rtol=1e-6)
+    np.testing.assert_allclose(one.schedule.times, many.schedule.times, rtol=1e-6)
+    np.testing.assert_allclose(one.schedule.network_times, many.schedule.network_times, rtol=1e-6)
     assert one.cost["tuning"] == many.cost["tuning"]
     with pytest.raises(ValueError, match="together must be at least 1, got 0"):
         ttune.tune(denoiser, start, method=ttune.tuning.Endpoint(together=0), **options)

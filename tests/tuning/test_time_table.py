@@ -171,25 +171,25 @@ def test_between_rows_interpolates_and_counts_two_calls() -> None:
 
 def test_moves_stay_in_range_and_take_the_told_time_along() -> None:
     start = Schedule.build(NOISE, "ddim", 3, "leading")  # 666, 333, 0, clean
-    start = start.replace(conditioning=start.conditioning + np.array([10.0, 0, 3]))
-    up = moved(start, "positions", 1, 8)
+    start = start.replace(network_times=start.network_times + np.array([10.0, 0, 3]))
+    up = moved(start, "times", 1, 8)
     assert up is not None
-    assert up.positions.tolist() == [666, 341, 0, -1]
-    assert up.conditioning.tolist() == [676, 341, 3]
-    told = moved(start, "conditioning", 0, -4)
+    assert up.times.tolist() == [666, 341, 0, -1]
+    assert up.network_times.tolist() == [676, 341, 3]
+    told = moved(start, "network_times", 0, -4)
     assert told is not None
-    assert told.conditioning.tolist() == [672, 333, 3]
-    assert moved(start, "positions", 2, -2) is None  # onto or beyond the clean end
-    assert moved(start, "conditioning", 2, -4) is None
-    assert moved(start, "positions", 0, 400) is None
+    assert told.network_times.tolist() == [672, 333, 3]
+    assert moved(start, "times", 2, -2) is None  # onto or beyond the clean end
+    assert moved(start, "network_times", 2, -4) is None
+    assert moved(start, "times", 0, 400) is None
     apart, together = (
-        rounded(start.replace(positions=start.positions + np.array([0.3, 0, 0, 0])), told_apart=True),
+        rounded(start.replace(times=start.times + np.array([0.3, 0, 0, 0])), told_apart=True),
         rounded(start, told_apart=False),
     )
     assert apart is not None
-    assert apart.positions[0] == 666.3
+    assert apart.times[0] == 666.3
     assert together is not None
-    assert together.conditioning.tolist() == start.conditioning.tolist()
+    assert together.network_times.tolist() == start.network_times.tolist()
     crowded = Schedule(NOISE, "ddim", np.array([10.2, 9.9, 0.0]))
     assert rounded(crowded, told_apart=False) is None
 
@@ -225,7 +225,7 @@ def test_such_networks_are_tuned_in_whole_numbers(name: str, declared: bool, met
     assert result.time_table is not None
     assert result.time_table["kind"] == ("whole" if declared else NETWORKS[name][1])
     assert result.improved
-    assert (result.schedule.conditioning % 1 == 0).all()
+    assert (result.schedule.network_times % 1 == 0).all()
     assert result.schedule.tuned["time_table"] == result.time_table
     assert "time table: " in result.summary()
     assert result.cost["whole times"] > 0
@@ -242,7 +242,7 @@ def test_whole_numbers_are_better_than_rounding_the_continuous_solution() -> Non
     result = tune(ttune.Denoiser(odd_rows_off, NOISE), iterations=10)
     history = result.history["whole times"]
     assert history[-1] < 0.9 * history[0]
-    even = np.mod(result.schedule.conditioning, 2) == 0
+    even = np.mod(result.schedule.network_times, 2) == 0
     assert even.mean() >= 0.5
 
 
@@ -268,7 +268,7 @@ def test_budgets_share_a_teacher_on_whole_times() -> None:
     teacher = Teacher(Schedule.build(NOISE, "dpmpp_2m", 128, "log_snr"), remember=True)
     assert teacher.on_whole_times() is teacher.on_whole_times()
     assert isinstance(teacher.on_whole_times().source, Schedule)
-    tuned = Teacher(START.replace(conditioning=START.conditioning * 0.99))
+    tuned = Teacher(START.replace(network_times=START.network_times * 0.99))
     assert tuned.on_whole_times() is tuned
 
 
@@ -299,7 +299,7 @@ def test_an_interrupted_search_in_whole_numbers_goes_on_where_it_stood(tmp_path:
 def test_methods_that_make_whole_times_themselves_are_left_alone() -> None:
     result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), method="optimal_steps", guard=False)
     assert "whole times" not in result.cost
-    assert (result.schedule.conditioning % 1 == 0).all()
+    assert (result.schedule.network_times % 1 == 0).all()
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpm_solver_2", "unipc"])
@@ -307,4 +307,4 @@ def test_other_samplers_in_whole_numbers(sampler: str) -> None:
     start = Schedule.build(NOISE, sampler, 4, "leading").with_integer_times()
     result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), start=start, iterations=3)
     assert result.holdout["rmse"] <= result.holdout["rmse_start"]
-    assert (result.schedule.conditioning % 1 == 0).all()
+    assert (result.schedule.network_times % 1 == 0).all()

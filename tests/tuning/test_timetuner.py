@@ -101,7 +101,7 @@ PAPER_GRID = {"spacing": "leading", "offset": 1, "final": "min"}  # 1 + (1000 //
 def test_the_published_procedure(procedure: str, options: dict[str, object]) -> None:
     network, steps, iterations, lr = Conv(), 4, 12, 1e-2
     schedule = Schedule.build(NOISE, "ddim", steps, **options)  # type: ignore[arg-type]
-    expected = published(Conv(), schedule.positions, procedure, iterations, lr)
+    expected = published(Conv(), schedule.times, procedure, iterations, lr)
     tuner = TimeTuner(procedure, iterations=iterations, lr=lr, reroll=True)
     found = list(tuner.ratios(ttune.Denoiser(network, NOISE), schedule, draw))
     assert len(found) == steps - 1
@@ -117,7 +117,7 @@ def test_the_published_defaults() -> None:
     denoiser = ttune.Denoiser(network, NOISE)
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
     found = list(TimeTuner("parallel", iterations=5).ratios(denoiser, schedule, draw))
-    np.testing.assert_allclose(found, published(Conv(), schedule.positions, "parallel", 5, 2e-3), atol=1e-9)
+    np.testing.assert_allclose(found, published(Conv(), schedule.times, "parallel", 5, 2e-3), atol=1e-9)
 
 
 def test_the_carried_pool_gives_the_same_within_its_sampling_error() -> None:
@@ -159,13 +159,13 @@ def test_the_cost_is_as_stated(K: int) -> None:
 def test_any_prediction_type_and_sampler(procedure: str, prediction_type: str, sampler: str) -> None:
     """The same belief about the noise gives the same ratios, whatever words the network uses; conversions stand at the position."""
     schedule = Schedule.build(NOISE, sampler, 4, "linspace")
-    stands = {float(t): (float(a), float(s)) for t, a, s in zip(schedule.positions, schedule.alphas, schedule.sigmas, strict=True)}
+    stands = {float(t): (float(a), float(s)) for t, a, s in zip(schedule.times, schedule.alphas, schedule.sigmas, strict=True)}
     position: list[float] = []
     base = Conv()
 
     def network(x: Tensor, tau: Tensor) -> Tensor:
         # Which position this call stands at: the nearest one (the ratios stay near 1).
-        t = min(schedule.positions[:-1], key=lambda t: abs(t - tau[0].item()))
+        t = min(schedule.times[:-1], key=lambda t: abs(t - tau[0].item()))
         position.append(t)
         alpha, sigma = stands[float(t)]
         eps = base(x, tau)
@@ -184,7 +184,7 @@ def test_continuous_noise_schedules(noise: NoiseSchedule) -> None:
     schedule = Schedule.build(noise, "euler", 3, "linspace")
     gaussian = Gaussian(noise, 0.8, "flow_prediction")
     found = list(TimeTuner(iterations=5).ratios(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
-    told = apply_timetuner_ratios(schedule, found).conditioning
+    told = apply_timetuner_ratios(schedule, found).network_times
     assert np.isfinite(told).all()
     assert (told <= noise.t_max).all()
     assert max(abs(np.array(found) - 1)) > 1e-3
@@ -195,13 +195,13 @@ def test_ratios_make_the_round_trip() -> None:
     np.testing.assert_array_equal(timetuner_ratios(schedule), np.ones(4))
     told = apply_timetuner_ratios(schedule, [0.9, 1.1, 1.02])
     # rho multiplies continuous time: tau = rho (s + 1) - 1.
-    np.testing.assert_allclose(told.conditioning, [899, 1.1 * 750.25 - 1, 1.02 * 500.5 - 1, 249.75])
+    np.testing.assert_allclose(told.network_times, [899, 1.1 * 750.25 - 1, 1.02 * 500.5 - 1, 249.75])
     np.testing.assert_allclose(timetuner_ratios(told), [0.9, 1.1, 1.02, 1.0], rtol=1e-12)
     again = apply_timetuner_ratios(schedule, timetuner_ratios(told))
-    np.testing.assert_allclose(again.conditioning, told.conditioning, rtol=1e-12)
-    np.testing.assert_array_equal(apply_timetuner_ratios(schedule, [2.0, 1, 1]).conditioning[0], 999)  # never beyond the trained range
+    np.testing.assert_allclose(again.network_times, told.network_times, rtol=1e-12)
+    np.testing.assert_array_equal(apply_timetuner_ratios(schedule, [2.0, 1, 1]).network_times[0], 999)  # never beyond the trained range
     edm = Schedule.build(NoiseSchedule.edm(), "euler", 2, "karras")
-    np.testing.assert_allclose(apply_timetuner_ratios(edm, [0.5]).conditioning, [40, edm.positions[1]])
+    np.testing.assert_allclose(apply_timetuner_ratios(edm, [0.5]).network_times, [40, edm.times[1]])
     with pytest.raises(ValueError, match="ratios must hold 3 or 4 numbers for this schedule, got 2"):
         apply_timetuner_ratios(schedule, [1.0, 1.0])
 
@@ -211,7 +211,7 @@ def test_ratios_stay_where_the_network_was_trained() -> None:
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
     gaussian = Gaussian(NOISE)
     found = list(TimeTuner(iterations=30, lr=0.3).ratios(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
-    for rho, t in zip(found, schedule.positions, strict=False):
+    for rho, t in zip(found, schedule.times, strict=False):
         assert 0 <= rho * (t + 1) - 1 <= 999 + 1e-9
 
 
@@ -262,7 +262,7 @@ def test_parallel_states_of_2m_remember_the_noised_state_before() -> None:
         torch.testing.assert_close(registers["x"], a[i] * x_0 + s[i] * eps)
         assert ("D1" in registers) == (1 <= i <= 3)  # the last step is first order
         if 1 <= i <= 3:
-            torch.testing.assert_close(registers["D1"], denoiser(a[i - 1] * x_0 + s[i - 1] * eps, schedule.positions[i - 1]))
+            torch.testing.assert_close(registers["D1"], denoiser(a[i - 1] * x_0 + s[i - 1] * eps, schedule.times[i - 1]))
 
 
 def test_a_run_taken_over_goes_on_as_it_would_have() -> None:

@@ -93,7 +93,7 @@ def test_shipped_schedules_beat_the_best_untuned_grid(judge: Judge, sampler: str
 
 def test_shipped_timetuner_ratios_are_on_its_own_grid() -> None:
     schedule = zoo.schedule("timetuner_ddim_5")
-    assert schedule.positions.tolist() == [801, 601, 401, 201, 1, 0]
+    assert schedule.times.tolist() == [801, 601, 401, 201, 1, 0]
     assert schedule.tuned["method"] == "timetuner"
     ratios = ttune.timetuner_ratios(schedule)
     assert ratios[-1] == pytest.approx(1.0)

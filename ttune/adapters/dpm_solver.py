@@ -91,7 +91,7 @@ def wrap(
 
 
 def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model: bool = True) -> Applied:
-    """Make ``solver`` step on the positions of ``schedule``; give its ``sample`` the :func:`arguments`.
+    """Make ``solver`` step on the times of ``schedule``; give its ``sample`` the :func:`arguments`.
 
     Undone by ``remove(solver)``, or at the end of a ``with`` block. ValueError for a solver that steps otherwise than the schedule's
     (``algorithm_type`` or ``predict_x0``, thresholding, correctors; of a ``model_wrapper`` the model's type and the guidance scale, where
@@ -117,7 +117,7 @@ def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model:
 
 
 class _Sample(Checked):
-    """``solver.sample`` that takes nothing but the :func:`arguments` of the schedule; ``skip_type`` has no say on its positions."""
+    """``solver.sample`` that takes nothing but the :func:`arguments` of the schedule; ``skip_type`` has no say on its times."""
 
     def __init__(self, solver: Any, schedule: Schedule) -> None:
         required = arguments(schedule, solver.noise_schedule)
@@ -152,8 +152,8 @@ def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
     if schedule.sampler not in _ORDERS:
         raise ValueError(f"schedule must be for one of {sorted(_ORDERS)}, the multistep solvers of DPM_Solver, got {schedule.sampler!r}")
     order = _ORDERS[schedule.sampler] or int(schedule.options.get("order", 2))  # pyright: ignore[reportArgumentType]
-    positions = _stepped(schedule)
-    steps = len(positions) - 1
+    times = _stepped(schedule)
+    steps = len(times) - 1
     if steps < order:
         raise ValueError(
             f"schedule must have at least {order + schedule.steps - steps} steps for a solver of order {order}, got {schedule.steps}"
@@ -165,7 +165,7 @@ def arguments(schedule: Schedule, noise_schedule: Any) -> dict[str, Any]:
             f"on), or before a clean end, got {schedule.steps} steps of order {order}; build one with lower_order_final=False"
         )
     heun = schedule.options.get("solver_type", "midpoint") == "heun"
-    ends = _continuous(schedule.noise, positions[[0, -1]])
+    ends = _continuous(schedule.noise, times[[0, -1]])
     return {
         "steps": steps,
         "t_start": float(ends[0]),
@@ -252,8 +252,8 @@ def _variables(function: Any) -> dict[str, Any]:
 
 
 def _stepped(schedule: Schedule) -> Float64:
-    """The positions that the solver itself steps on: all but a clean end, which its ``denoise_to_zero`` reaches."""
-    return schedule.positions[:-1] if schedule.positions[-1] == schedule.noise.t_clean else schedule.positions
+    """The times that the solver itself steps on: all but a clean end, which its ``denoise_to_zero`` reaches."""
+    return schedule.times[:-1] if schedule.times[-1] == schedule.noise.t_clean else schedule.times
 
 
 def _continuous(noise: NoiseSchedule, t: ArrayLike) -> Float64:

@@ -50,7 +50,7 @@ def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.
 def start(schedule: Schedule, x_T: Tensor) -> Tensor:
     """The ``latents`` (B, ...) of EDM's samplers, which multiply them by their first sigma, for a state ``x_T`` (B, ...) at the largest
     time as in :func:`ttune.sample` (:func:`ttune.initial_noise` makes one)."""
-    return x_T * (schedule.noise.start_scale(schedule.positions[0]) / float(schedule.sigmas[0]))
+    return x_T * (schedule.noise.start_scale(schedule.times[0]) / float(schedule.sigmas[0]))
 
 
 def apply(
@@ -64,7 +64,7 @@ def apply(
 ) -> Applied:
     """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` tell its network what the schedule says.
 
-    EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the positions of
+    EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the times of
     the schedule (``num_steps`` must be ``schedule.steps``, a schedule that ends clean, with ``edm_heun`` or ``heun``, or ``euler`` for
     ``ablation_sampler(solver="euler")``). Give it :func:`start` for its latents. Undone by :func:`remove`, or at the end of a ``with``
     block.
@@ -79,7 +79,7 @@ def apply(
     _checked(net)
     refuse_twice(net)
     refuse_settings(schedule, "EDM's sampler", prediction_type="sample", clip_sample=None, threshold=None)
-    if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.positions):
+    if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.times):
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
     refuse_other_network(net, schedule, check_model=check_model)
     hint = f"a schedule for {schedule.sampler!r} is applied to this {type(net).__name__}: ttune.edm.remove(net) takes it out"
@@ -91,7 +91,7 @@ def apply(
         telling.replaced.hook(),
     ]
     if hasattr(net, "round_sigma"):
-        undo.append(overriding(net, "round_sigma", _Positions(net.round_sigma, schedule)))
+        undo.append(overriding(net, "round_sigma", _Times(net.round_sigma, schedule)))
     return Applied(net, told, undo)
 
 
@@ -176,8 +176,8 @@ def _row(row: Row, known: dict[str, Tensor]) -> Tensor:
     return torch.stack([weight * known[name] for name, weight in row.items()]).sum(0)
 
 
-class _Positions:
-    """``net.round_sigma``: of a whole grid the schedule's positions instead, of one sigma what it was."""
+class _Times:
+    """``net.round_sigma``: of a whole grid the schedule's times instead, of one sigma what it was."""
 
     def __init__(self, original: Any, schedule: Schedule) -> None:
         self.original, self.schedule = original, schedule
@@ -187,10 +187,10 @@ class _Positions:
         if given.ndim != 1 or args or kwargs:
             # One sigma, on its way into the network: it stands at a position, which a table of the network's must not move.
             return self.original(sigma, *args, **kwargs) if args or kwargs else given
-        positions = self.schedule.positions[self.schedule.positions > 0]
-        if len(given) != len(positions):
-            raise ValueError(f"num_steps must be {len(positions)}, the steps of the schedule that is applied to this net, got {len(given)}")
-        return torch.tensor(positions, dtype=given.dtype, device=given.device)
+        times = self.schedule.times[self.schedule.times > 0]
+        if len(given) != len(times):
+            raise ValueError(f"num_steps must be {len(times)}, the steps of the schedule that is applied to this net, got {len(given)}")
+        return torch.tensor(times, dtype=given.dtype, device=given.device)
 
 
 class _Preconditioned(nn.Module):

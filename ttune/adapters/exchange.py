@@ -1,6 +1,6 @@
 """Schedules as the lists of numbers that other tools take, and back: diffusers' ``timesteps`` and ``sigmas``, k-diffusion's sigmas.
 
-TimeTuner's ``t_ratios`` are :func:`ttune.timetuner_ratios` and :func:`ttune.apply_timetuner_ratios`. A list has the positions only: what
+TimeTuner's ``t_ratios`` are :func:`ttune.timetuner_ratios` and :func:`ttune.apply_timetuner_ratios`. A list has the times only: what
 the network is told goes with :func:`ttune.diffusers.apply`, :func:`ttune.k_diffusion.wrap` and their like, or is given up by name.
 """
 
@@ -24,36 +24,34 @@ _NO_SIGNAL = 4000.0  # a noise level from which on schedulers write any large nu
 
 
 def sigmas(schedule: Schedule, *, drop_told: bool = False) -> list[float]:
-    """(n_positions) sigma / alpha at the positions, 0 where the schedule ends clean: k-diffusion's ``sigmas``. Of flow models sigma itself.
+    """(n_times) sigma / alpha at the times, 0 where the schedule ends clean: k-diffusion's ``sigmas``. Of flow models sigma itself.
 
-    ValueError where the network is told other times than the positions, unless ``drop_told``; and where sigma / alpha is infinite.
+    ValueError where the network is told other times than the times, unless ``drop_told``; and where sigma / alpha is infinite.
     """
     _check_told(schedule, drop_told, "ttune.k_diffusion.wrap")
     if not isinstance(schedule.noise, Flow) and (schedule.alphas == 0).any():
-        raise ValueError(f"schedule must start where alpha > 0 to have a finite sigma / alpha, it starts at {schedule.positions[0]:g}")
+        raise ValueError(f"schedule must start where alpha > 0 to have a finite sigma / alpha, it starts at {schedule.times[0]:g}")
     return (schedule.sigmas if isinstance(schedule.noise, Flow) else schedule.sigmas / schedule.alphas).tolist()
 
 
 def timesteps(schedule: Schedule, *, drop_told: bool = False, train_steps: int = 1000) -> list[float]:
-    """(n_steps) the positions without the last, in diffusers' unit: indices of discrete models, ``train_steps`` times t of flow models.
+    """(n_steps) the times without the last, in diffusers' unit: indices of discrete models, ``train_steps`` times t of flow models.
 
     Schedulers end where they end, most of them clean; so must the schedule. ValueError as for :func:`sigmas`.
     """
     _check_told(schedule, drop_told, "ttune.diffusers.apply")
-    if schedule.positions[-1] != schedule.noise.t_clean:
-        raise ValueError(
-            f"schedule must end clean (final='zero'), as a scheduler that is given timesteps does, got {schedule.positions[-1]:g}"
-        )
-    return (schedule.positions[:-1] * (train_steps if isinstance(schedule.noise, Flow) else 1)).tolist()
+    if schedule.times[-1] != schedule.noise.t_clean:
+        raise ValueError(f"schedule must end clean (final='zero'), as a scheduler that is given timesteps does, got {schedule.times[-1]:g}")
+    return (schedule.times[:-1] * (train_steps if isinstance(schedule.noise, Flow) else 1)).tolist()
 
 
 def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, mu: float | None = None) -> dict[str, list[float]]:
-    """What to give to ``scheduler.set_timesteps`` of diffusers, or to a pipeline, for the positions of ``schedule``: {"timesteps": [...]};
+    """What to give to ``scheduler.set_timesteps`` of diffusers, or to a pipeline, for the times of ``schedule``: {"timesteps": [...]};
     {"sigmas": [...]} for a flow scheduler that shifts what it is given (Stable Diffusion 3): there the shift is taken off first.
 
     It is tried on a copy of ``scheduler``, configured as it is, and the noise levels of its steps are compared with the schedule's.
     ValueError, naming the scheduler, where it takes no timesteps (DDIM, PNDM, DEIS, …), changes them (DPMSolverMultistep and Singlestep,
-    DDPM, LCM and TCD truncate fractions; whole positions, of ``schedule.with_integer_times()``, those do take), or steps elsewhere than
+    DDPM, LCM and TCD truncate fractions; whole times, of ``schedule.with_integer_times()``, those do take), or steps elsewhere than
     its timesteps say (Karras sigmas, ``shift_terminal``, ``final_sigmas_type="sigma_min"``, …). ``mu`` is the shift of a scheduler with
     ``use_dynamic_shifting``, as its pipeline computes it from the image's size. A scheduler with other betas than the model's is a
     UserWarning. Which solver the scheduler is, is not checked.
@@ -152,7 +150,7 @@ def elsewhere(trial: Any, schedule: Schedule, *, exact: bool = False) -> str | N
         levels = np.sqrt((1 - np.append(kept, end)) / np.maximum(np.append(kept, end), 1e-300))
     noise = schedule.noise if exact or flow or not hasattr(trial, "alphas_cumprod") else _noise_of(trial, schedule)
     with np.errstate(divide="ignore"):
-        wanted = noise.sigma(schedule.positions) / (1.0 if flow else noise.alpha(schedule.positions))
+        wanted = noise.sigma(schedule.times) / (1.0 if flow else noise.alpha(schedule.times))
     if len(levels) != len(wanted):
         return f"{len(levels) - 1} steps instead of {len(wanted) - 1}"
     slack = _EXACT if exact or flow else _BETWEEN
@@ -168,12 +166,12 @@ def elsewhere(trial: Any, schedule: Schedule, *, exact: bool = False) -> str | N
 def _noise_of(scheduler: Any, schedule: Schedule) -> NoiseSchedule:
     """The scheduler's own noise schedule; a UserWarning where it is not the model's."""
     noise = NoiseSchedule.from_alphas_cumprod(np.asarray(scheduler.alphas_cumprod, np.float64))
-    mine, theirs = noise.sigma(schedule.positions), schedule.sigmas
+    mine, theirs = noise.sigma(schedule.times), schedule.sigmas
     if (np.abs(mine - theirs) > 1e-3 * theirs + 1e-6).any():
         i = int(np.argmax(np.abs(mine - theirs)))
         warn(
             f"scheduler: {type(scheduler).__name__} has other betas than the model of the schedule (sigma {mine[i]:.4g} instead of "
-            f"{theirs[i]:.4g} at time {schedule.positions[i]:g}): give it the beta_schedule, beta_start and beta_end of the model",
+            f"{theirs[i]:.4g} at time {schedule.times[i]:g}): give it the beta_schedule, beta_start and beta_end of the model",
         )
     return noise
 
@@ -218,9 +216,9 @@ def _numbers(name: str, values: Sequence[float]) -> Float64:
 
 def _check_told(schedule: Schedule, drop_told: bool, instead: str) -> None:
     stands = np.clip(schedule.tableau().times, schedule.noise.t_min, schedule.noise.t_max)
-    if not drop_told and not np.array_equal(schedule.conditioning, stands):
+    if not drop_told and not np.array_equal(schedule.network_times, stands):
         raise ValueError(
-            f"schedule tells the network other times than its positions, which a list of positions cannot say; use {instead}, or give them "
+            f"schedule tells the network other times than its times, which a list of times cannot say; use {instead}, or give them "
             f"up with drop_told=True (--drop-told)"
         )
 

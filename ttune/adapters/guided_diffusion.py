@@ -6,7 +6,7 @@
     ttune.guided_diffusion.remove(model)
 
 Its own ``SpacedDiffusion`` knows subsets of whole times only. ``apply`` makes a diffusion of the host's own class whose betas are those
-between the schedule's positions, fractional ones too, and tells the model what the schedule says.
+between the schedule's times, fractional ones too, and tells the model what the schedule says.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def apply(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Any:
-    """A diffusion of the host's own class on the positions of ``schedule``; ``model`` is told what the schedule says.
+    """A diffusion of the host's own class on the times of ``schedule``; ``model`` is told what the schedule says.
 
     For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
     A ``cond_fn`` is given the position. It guides as :class:`ttune.Classifier` does: with ``clip_denoised`` the guided x_0 prediction
@@ -89,8 +89,8 @@ def apply(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in one")
     if schedule.sampler not in _LOOPS:
         raise ValueError(f"schedule must be for one of {sorted(_LOOPS)}, the samplers of guided-diffusion, got {schedule.sampler!r}")
-    if schedule.positions[-1] != schedule.noise.t_clean:
-        raise ValueError(f"schedule must end clean (final='zero'), as guided-diffusion's samplers do, got {schedule.positions[-1]:g}")
+    if schedule.times[-1] != schedule.noise.t_clean:
+        raise ValueError(f"schedule must end clean (final='zero'), as guided-diffusion's samplers do, got {schedule.times[-1]:g}")
     if schedule.steps < 2:
         raise ValueError(f"schedule must have at least 2 steps, as the tables of guided-diffusion do, got {schedule.steps}")
     refuse_other_network(model, schedule, check_model=check_model)
@@ -131,14 +131,14 @@ class _Telling:
 
 
 def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
-    """The host's GaussianDiffusion on the positions of ``schedule``, which says them, not their numbers, to model and cond_fn."""
+    """The host's GaussianDiffusion on the times of ``schedule``, which says them, not their numbers, to model and cond_fn."""
     kind = next((kind for kind in type(diffusion).__mro__ if kind.__name__ == "GaussianDiffusion"), None)
     if kind is None:
         raise TypeError(f"diffusion must be a GaussianDiffusion of guided-diffusion or improved-diffusion, got {type(diffusion).__name__}")
     bars = schedule.alphas[::-1] ** 2  # from the clean end, 1, on
     names = ("model_mean_type", "model_var_type", "loss_type")
     spaced = kind(betas=1 - bars[1:] / bars[:-1], rescale_timesteps=False, **{name: getattr(diffusion, name) for name in names})
-    times = torch.tensor(scale * schedule.positions[-2::-1].copy(), dtype=torch.get_default_dtype())
+    times = torch.tensor(scale * schedule.times[-2::-1].copy(), dtype=torch.get_default_dtype())
     # Its own would be the numbers 0 … K-1 of the steps.
     spaced._scale_timesteps = lambda t: times.to(t.device)[t]
     return spaced

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttune.noise.schedules import NoiseSchedule
-from ttune.schedule.file import MAX_BYTES, save_schedules
+from ttune.schedule.collection import save_schedules
+from ttune.schedule.file import MAX_BYTES
 from ttune.schedule.schedule import Schedule
 
 if TYPE_CHECKING:

@@ -60,18 +60,18 @@ _FIXED: dict[str, dict[str, Any]] = {
 
 
 def sigmas(schedule: Schedule, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-    """(n_positions,) sigma / alpha at the positions of ``schedule``: the ``sigmas`` of k-diffusion's samplers, 0 where it ends clean.
+    """(n_times,) sigma / alpha at the times of ``schedule``: the ``sigmas`` of k-diffusion's samplers, 0 where it ends clean.
 
     ValueError where alpha is 0 (flow models and zero terminal SNR at their largest time have no such sigma).
     """
     if (schedule.alphas == 0).any():
-        raise ValueError(f"schedule must start where alpha > 0 to have a finite sigma / alpha, it starts at {schedule.positions[0]:g}")
+        raise ValueError(f"schedule must start where alpha > 0 to have a finite sigma / alpha, it starts at {schedule.times[0]:g}")
     return torch.tensor(schedule.sigmas / schedule.alphas, dtype=dtype, device=device)
 
 
 def start(schedule: Schedule, x_T: Tensor) -> Tensor:
     """The state that k-diffusion's samplers start from, for a state ``x_T`` (B, ...) at the largest time as in :func:`ttune.sample`."""
-    return x_T * (schedule.noise.start_scale(schedule.positions[0]) / float(schedule.alphas[0]))
+    return x_T * (schedule.noise.start_scale(schedule.times[0]) / float(schedule.alphas[0]))
 
 
 # What a function without the argument does.
@@ -158,7 +158,7 @@ def _check_function(frame: FrameType | None, schedule: Schedule) -> None:
     if frame is None:  # a sampler of the user's own
         return
     name, given = frame.f_code.co_name, frame.f_locals
-    if (name in _TWICE) != (len(schedule.conditioning) > schedule.steps):
+    if (name in _TWICE) != (len(schedule.network_times) > schedule.steps):
         return  # the second evaluation is at another sigma
     if schedule.sampler not in FUNCTIONS[name]:
         theirs = [function for function, samplers in FUNCTIONS.items() if schedule.sampler in samplers]

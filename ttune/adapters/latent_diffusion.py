@@ -74,12 +74,12 @@ def apply(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Applied:
-    """Make ``sampler.sample(S, ...)`` run on the positions of ``schedule`` and tell the model what the schedule says.
+    """Make ``sampler.sample(S, ...)`` run on the times of ``schedule`` and tell the model what the schedule says.
 
     ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises; so do settings that make another step of it
     (``temperature``, ``noise_dropout``, ``quantize_x0``, ``score_corrector``, ``dynamic_threshold``) and, where the schedule remembers
     its model, another guidance scale. Image-to-image (``make_schedule``, ``stochastic_encode``, ``decode`` with its ``t_start``) runs
-    the last ``t_start`` steps. For "v" models positions must be whole: the host looks their alphas up by index; a sampler that takes the
+    the last ``t_start`` steps. For "v" models times must be whole: the host looks their alphas up by index; a sampler that takes the
     model's output for epsilon, whatever the model predicts, raises here. One sampler of a model at a time. Undone by
     ``remove(sampler)``, or at the end of a ``with`` block. A schedule of another network is refused, unless
     ``check_model`` is False.
@@ -106,7 +106,7 @@ def apply(
     telling = _Telling(model, told(schedule))
     step = _Step(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
     undo = [
-        overriding(sampler, "make_schedule", _Positions(sampler, schedule)),
+        overriding(sampler, "make_schedule", _Times(sampler, schedule)),
         overriding(sampler, _STEPS[expected], step),
         overriding(model, "apply_model", telling),
     ]
@@ -121,7 +121,7 @@ def _check_steps(schedule: Schedule, expected: str, kind: str) -> None:
         raise ValueError(f"schedule must be for {expected!r}, the solver of {kind}, got {schedule.sampler!r}")
     if schedule.options.get("gammas"):
         raise ValueError(f"schedule must do without gammas, which {kind} does not have, got {schedule.options['gammas']!r}")
-    clean = schedule.positions[-1] == schedule.noise.t_clean
+    clean = schedule.times[-1] == schedule.noise.t_clean
     if expected == "pndm" and clean and schedule.steps > 1 and not schedule.options.get("full_order_to_clean"):
         raise ValueError(
             f"schedule: {kind} keeps its order on the way to the clean image; build one with options={{'full_order_to_clean': True}}"
@@ -138,9 +138,9 @@ def _check_prediction(schedule: Schedule, sampler: Any, expected: str) -> None:
     step = inspect.unwrap(getattr(type(sampler), _STEPS[expected]))
     if kind != "v" or "predict_eps_from_z_and_v" not in step.__code__.co_names:
         raise ValueError(f"model: parameterization must be 'eps' for this {name}, which takes every output for epsilon, got {kind!r}")
-    if (schedule.positions % 1 != 0).any():
+    if (schedule.times % 1 != 0).any():
         raise ValueError(
-            "schedule: positions must be whole for a model that predicts v, whose alphas this host looks up by index; "
+            "schedule: times must be whole for a model that predicts v, whose alphas this host looks up by index; "
             "use schedule.with_integer_times()"
         )
 
@@ -194,7 +194,7 @@ class _Decoding:
             self.telling.told = whole
 
 
-class _Positions:
+class _Times:
     """``sampler.make_schedule`` that makes the schedule's."""
 
     def __init__(self, sampler: Any, schedule: Schedule) -> None:
@@ -208,7 +208,7 @@ class _Positions:
         bars = schedule.alphas[::-1].copy() ** 2  # the sampler counts from the clean end
         before, here = bars[:-1], bars[1:]
         sigmas = schedule.eta * np.sqrt((1 - before) / (1 - here) * (1 - here / before))
-        sampler.ddim_timesteps = np.floor(schedule.positions[-2::-1]).astype(int)
+        sampler.ddim_timesteps = np.floor(schedule.times[-2::-1]).astype(int)
         tables = {"alphas": here, "alphas_prev": before, "sigmas": sigmas, "sqrt_one_minus_alphas": np.sqrt(1 - here)}
         for name, table in tables.items():
             sampler.register_buffer(f"ddim_{name}", torch.tensor(table, dtype=torch.get_default_dtype()))

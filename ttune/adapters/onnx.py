@@ -2,7 +2,7 @@
 
 denoiser = ttune.onnx.denoiser("unet.onnx", noise)                          # tune this: no gradient is needed
 network = ttune.onnx.network("unet.onnx")
-registers = step(registers, [network(registers["x"], step.conditioning)])   # in the loop of ttune.numpy
+registers = step(registers, [network(registers["x"], step.network_times)])   # in the loop of ttune.numpy
 """
 
 from __future__ import annotations

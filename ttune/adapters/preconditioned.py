@@ -26,7 +26,7 @@ class Standing:
 class Positioned(Stitched):
     """``networks[0](x, tau, position=..., **conditions)``: preconditioned networks (Karras et al. 2022, table 1) scale input and output
     by sigma, which must be that of the position however another time is told. Like :class:`ttune.Stitched`, another function at
-    every position; of one network. The output's derivative in the position is not known to backpropagation: positions are tuned by
+    every position; of one network. The output's derivative in the position is not known to backpropagation: times are tuned by
     differences.
     """
 

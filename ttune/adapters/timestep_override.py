@@ -74,7 +74,7 @@ class Told:
         unmatched: str = "raise",
         hint: str = "",
     ) -> Told:
-        """For a host whose own sampler runs on the positions of ``schedule``. ``stands`` turns its times into what the host says,
+        """For a host whose own sampler runs on the times of ``schedule``. ``stands`` turns its times into what the host says,
         ``told`` into what the network hears; both are the schedule's own unless given.
 
         ValueError for what the host's sampler cannot know: tuned coefficients, times per sample, variants of the network.
@@ -86,7 +86,7 @@ class Told:
         }.items():
             if is_there:
                 raise ValueError(f"schedule must do without {what}; use ttune.sample for this one")
-        times, heard = schedule.tableau().times, schedule.conditioning
+        times, heard = schedule.tableau().times, schedule.network_times
         return Told(
             times if stands is None else stands(times),
             heard if told is None else told(heard),
@@ -159,7 +159,7 @@ class Told:
         whole = not given.is_floating_point() and (self.stands % 1 != 0).any()
         hint = "; this host keeps whole times only: use schedule.with_integer_times()" if whole else ""
         host = f"; {self._hint}" if self._hint else ""
-        return f"{expected}, got {got}{hint}; the sampler must run on the schedule's own positions ({_listed(self.stands)}){host}"
+        return f"{expected}, got {got}{hint}; the sampler must run on the schedule's own times ({_listed(self.stands)}){host}"
 
 
 def _times(name: str, values: ArrayLike) -> Float64:

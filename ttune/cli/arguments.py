@@ -65,7 +65,7 @@ def model_of(model: str | None, schedules: Iterable[Path]) -> str:
     if model is not None:
         return model
     from ttune import zoo
-    from ttune.schedule.file import load_schedules
+    from ttune.schedule.collection import load_schedules
 
     for path in schedules:
         names = [schedule.model["name"] for schedule in load_schedules(path).values() if "name" in schedule.model]

@@ -32,7 +32,7 @@ def compare(
     Example: ttune compare --methods endpoint trajectory timetuner:procedure=parallel,iterations=100 --steps 5 --out runs/compare
 
     A method is written [label=]method[@best][:field=value,...]: the fields are its settings (ttune.tuning's dataclasses), the words
-    of a list are joined by +, as in all=endpoint:tune=conditioning+positions,iterations=50. Without a label the text is the label.
+    of a list are joined by +, as in all=endpoint:tune=network_times+times,iterations=50. Without a label the text is the label.
     Tunings start from the leading grid, with @best from the best untuned grid, and are charged for the search.
     The same command goes on where an earlier one stopped; several processes may run it at once with the same --out and share the work.
 

@@ -61,7 +61,7 @@ def run_demo(
         return tune(denoiser, schedule, **settings, iterations=iterations, progress=progress, **more)
 
     results = {name: tuned(schedule) for name, schedule in base.items()}
-    # From where conditioning and positions ended: the solver's own coefficients too.
+    # From where network_times and times ended: the solver's own coefficients too.
     results[FREE] = tuned(results["dpmpp_2m"].schedule, tune=TUNABLE, search_starts=False)
     for name, result in results.items():
         result.schedule.save(out / f"{name}.json")
@@ -80,9 +80,7 @@ def run_demo(
 
     rows = [entry.row for entry in entries]
     write_report(out / "report.json", {"model": denoiser.name, "rows": rows, "versions": _versions(), "seconds": time.monotonic() - begin})
-    offsets = {
-        e.row["name"]: (e.schedule.positions, e.schedule.conditioning) for e in entries if e.row["method"] in ("timetuner", "endpoint")
-    }
+    offsets = {e.row["name"]: (e.schedule.times, e.schedule.network_times) for e in entries if e.row["method"] in ("timetuner", "endpoint")}
     write_picture(out / "report.png", [(entry.row["name"], entry.images[:SHOWN]) for entry in entries], offsets)
     print(f"The bundled Fashion-MNIST model, {steps} steps, the same {samples} held-out x_T in every line:\n")
     print(print_table(rows))

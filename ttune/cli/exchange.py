@@ -34,7 +34,7 @@ def export(
 
     Example: ttune export --schedule ttune.json --to timesteps --model path/to/pipeline --drop-told
 
-    A list of positions cannot say what the network is told; --drop-told gives that up, ttune.diffusers.apply and its like keep it.
+    A list of times cannot say what the network is told; --drop-told gives that up, ttune.diffusers.apply and its like keep it.
 
     Args:
         schedule: A ttune.json.
@@ -105,7 +105,7 @@ def import_(
         out: The ttune.json to write.
         kind: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or t_ratios (TimeTuner), which need --like.
         sampler: Whose schedule it is to be; with t_ratios that of --like.
-        like: A ttune.json with the noise schedule; for t_ratios also with the positions.
+        like: A ttune.json with the noise schedule; for t_ratios also with the times.
         steps: Of a file of several schedules, which one --like means.
         noise: The noise schedule by name, instead of --like.
         noise_option: Its numbers, for example --noise-option beta_start 0.00085 beta_end 0.012.
@@ -124,12 +124,12 @@ def import_(
     model = None if like is None else ttune.Schedule.load(like, steps=steps)
     if kind == "t_ratios":
         if model is None or sampler is not None or option:
-            raise ValueError("like must be given for t_ratios, and neither sampler nor option: its positions and sampler are taken")
+            raise ValueError("like must be given for t_ratios, and neither sampler nor option: its times and sampler are taken")
         made = ttune.apply_timetuner_ratios(model, numbers)
     else:
         known = getattr(ttune.NoiseSchedule, str(noise))(**options_of(noise_option)) if model is None else model.noise
         if sampler is None:
-            raise ValueError("sampler must be given: a list of positions does not say whose they are")
+            raise ValueError("sampler must be given: a list of times does not say whose they are")
         build = exchange.from_sigmas if kind == "sigmas" else exchange.from_timesteps
         made = build(known, sampler, numbers, final=final, options=options_of(option, sampler))
     made.save(out)

@@ -85,7 +85,7 @@ def sample(
         if option:
             raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
         if spacing != "leading":
-            raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own positions, got {spacing!r}")
+            raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own times, got {spacing!r}")
         chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
         chosen = usable(chosen, denoiser, check_model=check_model)
     else:

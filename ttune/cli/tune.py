@@ -24,7 +24,7 @@ def tune(
     sampler: SamplerOrAuto = "ddim",
     steps: tuple[int, ...] = (5,),
     method: Method = "endpoint",
-    tune: tuple[Literal["conditioning", "positions", "coefficients"], ...] = ("conditioning", "positions"),
+    tune: tuple[Literal["network_times", "times", "coefficients"], ...] = ("network_times", "times"),
     spacing: Spacing = "leading",
     offset: int = 0,
     t_start: float | None = None,
@@ -74,7 +74,7 @@ def tune(
         steps: Step budgets: network evaluations of one sample, for samplers with one evaluation a step.
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
             tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
-            (AutoDiffusion's search for positions, or CMA-ES).
+            (AutoDiffusion's search for times, or CMA-ES).
         tune: What endpoint, and evolution with --operators cma, may change: what the network is told, where the steps stand, the
             solver's coefficients.
         spacing: The untuned grid that the result must beat.
@@ -96,7 +96,7 @@ def tune(
         search_starts: Begin from several grids.
         guard: Return an untuned schedule, the best one or the start, if the tuned one is not better on the x_T for validation.
         procedure: timetuner only.
-        operators: evolution only: genetic (positions, in whole times where the model is discrete) or cma (whatever --tune names).
+        operators: evolution only: genetic (times, in whole times where the model is discrete) or cma (whatever --tune names).
         fitness: evolution only: what is to become small, the Fréchet distance to the teacher's samples or the RMSE to them.
         population: evolution only: candidates a round (genetic 50, CMA-ES by the number of parameters).
         rounds: evolution only: as many as judge 500 candidates by default.
@@ -111,7 +111,7 @@ def tune(
     """
     import ttune
     from ttune.cli.models import imported
-    from ttune.schedule.file import check_storable
+    from ttune.schedule.collection import check_storable
     from ttune.storage.atomic_write import remove_unfinished
     from ttune.tuning import Accepted, Evolution, Teacher, choose_sampler
     from ttune.tuning import checkpoint as checkpoint_files
@@ -128,8 +128,8 @@ def tune(
     _refuse_ignored(method, "evolution", own)
     _refuse_ignored(method, "timetuner", {"procedure": procedure != "sequential"})
     _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
-    if method == "evolution" and operators == "genetic" and tune != ("conditioning", "positions"):
-        raise ValueError(f"tune: --operators genetic searches positions, only --operators cma knows this, got {' '.join(tune)}")
+    if method == "evolution" and operators == "genetic" and tune != ("network_times", "times"):
+        raise ValueError(f"tune: --operators genetic searches times, only --operators cma knows this, got {' '.join(tune)}")
     check_paths(out=out, prompts=flags.prompts, checkpoint=checkpoint)
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     journals = [*budget_checkpoints(journal, steps), *([journal.with_name(f"{journal.name}.choice")] if sampler == "auto" else [])]
@@ -173,7 +173,7 @@ def tune(
         starts = {"fix_start": fix_start, "search_starts": search_starts}
         evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, budget=budget, **starts)
         if budget is not None and isinstance(denoiser.network, ttune.Variants):
-            schedules = [s.replace(variants=denoiser.network.fitting(len(s.conditioning), budget)) for s in schedules]
+            schedules = [s.replace(variants=denoiser.network.fitting(len(s.network_times), budget)) for s in schedules]
     with _telling_what_is_left(journals, partial, ranks):
         results = ttune.tune_budgets(
             denoiser,

@@ -37,7 +37,7 @@ def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]
     for name, entry in (("start", Ranked("given", start, 0, 0)), ("grid", by_rmse), ("grid_by_frechet", by_frechet)):
         figures, arrays[name] = bench.figures(entry.schedule)
         grid = "leading" if entry.name == "given" else entry.name
-        record[name] = figures | {"grid": grid, "positions": entry.schedule.positions.tolist()}
+        record[name] = figures | {"grid": grid, "times": entry.schedule.times.tolist()}
     return record | {"seconds": cost["seconds"], "peak_memory": cost["peak_memory"]}, arrays
 
 
@@ -98,7 +98,7 @@ def method_cell(
         "method": method.name,
         "sampler": start.sampler,
         "steps": start.steps,
-        "evaluations_per_sample": len(proposed.schedule.conditioning),
+        "evaluations_per_sample": len(proposed.schedule.network_times),
         "proposed": proposed_figures,
         "kept": kept_figures,
         "chosen": kept.holdout["chosen"],

@@ -55,7 +55,7 @@ def compare(
 ) -> Comparison:
     """Tune every sampler and budget with every method, and judge all on ``held_out`` x_T that no tuning saw.
 
-    ``methods``: {label: method}, or specifications such as ``"endpoint:tune=conditioning"`` (:func:`parse_methods`).
+    ``methods``: {label: method}, or specifications such as ``"endpoint:tune=network_times"`` (:func:`parse_methods`).
     Every tuning starts from the leading grid (an :class:`Entrant` may start from the best untuned one instead), on the same
     ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``holdout`` more x_T are for each
     tuning's own guard. Beside the methods stand the start and the best untuned grid and t_0 of the same sampler; of the latter
@@ -194,7 +194,7 @@ def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cell:
         if entrant.start == "best":
             untuned = _untuned(folder, cell)
             assert untuned is not None
-            start, searched = start.replace(positions=untuned["grid"]["positions"]), untuned["cost"]["grids"]
+            start, searched = start.replace(times=untuned["grid"]["times"]), untuned["cost"]["grids"]
         record, arrays, schedules = method_cell(bench, start, cell.label, entrant.method, folder.file(cell, "checkpoint"), searched)
         for name, schedule in schedules.items():
             schedule.save(folder.file(cell, f"{name}.ttune.json"))

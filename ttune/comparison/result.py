@@ -141,7 +141,7 @@ class ComparisonResult:
     def _labels(self, sampler: str, steps: int) -> list[str]:
         """Baselines and methods; the best grid by Fréchet only where it is another than that by RMSE."""
         untuned = self.records.get(Cell(UNTUNED, sampler, steps))
-        same = untuned is not None and untuned["grid"]["positions"] == untuned["grid_by_frechet"]["positions"]
+        same = untuned is not None and untuned["grid"]["times"] == untuned["grid_by_frechet"]["times"]
         return [label for label in (*_PARTS, *self.labels) if not (same and label == GRID_BY_FRECHET)]
 
     def _row(self, sampler: str, steps: int, label: str) -> dict[str, Any] | None:

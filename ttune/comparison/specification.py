@@ -16,7 +16,7 @@ from ttune.tuning.methods.method import Method
 from ttune.tuning.methods.registry import METHODS
 
 SYNTAX = (
-    "[label=]method[@best][:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=conditioning+positions"
+    "[label=]method[@best][:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=network_times+times"
 )
 STARTS = ("leading", "best")
 

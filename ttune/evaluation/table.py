@@ -194,10 +194,10 @@ def _offset_lines(axes: Axes, offsets: Mapping[str, tuple[ArrayLike, ArrayLike]]
     from matplotlib.ticker import MaxNLocator
 
     axes.axhline(0.0, color="0.6", linewidth=1.0)
-    for i, (label, (positions, conditioning)) in enumerate(offsets.items()):
-        t, tau = np.asarray(positions, np.float64), np.asarray(conditioning, np.float64)
+    for i, (label, (times, network_times)) in enumerate(offsets.items()):
+        t, tau = np.asarray(times, np.float64), np.asarray(network_times, np.float64)
         if t.ndim != 1 or tau.ndim != 1 or len(t) not in (len(tau), len(tau) + 1):
-            raise ValueError(f"offsets[{label!r}]: must be K or K + 1 positions and K conditioning times, got {t.shape} and {tau.shape}")
+            raise ValueError(f"offsets[{label!r}]: must be K or K + 1 times and K network times, got {t.shape} and {tau.shape}")
         style: dict[str, Any] = {
             "color": COLOURS[i % len(COLOURS)],
             "marker": MARKERS[i % len(MARKERS)],
@@ -239,11 +239,11 @@ def write_picture(
         path: the PNG to write, in one piece.
         rows: (label, images) a method, images (N, 1 or 3, H, W) in [-1, 1], the same N and size in every row; images
             of one column should come from the same x_T.
-        offsets: label -> (positions, conditioning): K (or K + 1, the last unused) positions t_i and K conditioning times
+        offsets: label -> (times, network_times): K (or K + 1, the last unused) times t_i and K network_times times
             tau_i; a panel below shows tau_i - t_i against i. Left out when empty.
 
     Raises:
-        ValueError: no rows, rows of different shapes, or positions and conditioning that do not fit each other.
+        ValueError: no rows, rows of different shapes, or times and network_times that do not fit each other.
         ModuleNotFoundError: matplotlib is not installed (extra ``report``).
     """
     try:

@@ -123,7 +123,7 @@ def freeze_time(
         network: an nn.Module called as network(x, t, **conditions), a function around one (then name the ``module``), or a
             :class:`ttune.Denoiser`, whose network is then called as it calls it: with guidance on the doubled batch. For guidance
             of your own, freeze the network with ``batch=2 * B`` and the conditions of both halves.
-        schedule: whose ``conditioning`` are the K times; or the times themselves.
+        schedule: whose ``network_times`` are the K times; or the times themselves.
         conditions: keyword arguments of the network that stay as they are from now on. Rows that depend on them are stored
             per sample, unless the samples' are equal bit for bit.
         module: the nn.Module to look into, where ``network`` is not one. Its own call is where times and conditions are
@@ -143,7 +143,7 @@ def freeze_time(
     """
     if isinstance(schedule, Schedule) and schedule.shift is not None:
         raise ValueError(f"schedule must tell the network K fixed times, it has {schedule.shift}, whose times depend on the state")
-    times = schedule.conditioning.tolist() if isinstance(schedule, Schedule) else [float(t) for t in schedule]
+    times = schedule.network_times.tolist() if isinstance(schedule, Schedule) else [float(t) for t in schedule]
     if not times or not np.isfinite(times).all():
         raise ValueError(f"schedule must have at least one time, all finite, got {times}")
     target = Target.of(network, schedule if isinstance(schedule, Schedule) else times, module, sample_shape, batch, time_dtype)

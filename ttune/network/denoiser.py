@@ -1,4 +1,4 @@
-"""Any network, seen as one prediction of x_0: the one place where the conditioning time reaches a network."""
+"""Any network, seen as one prediction of x_0: the one place where the network time reaches a network."""
 
 from __future__ import annotations
 

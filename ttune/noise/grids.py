@@ -12,9 +12,9 @@ from ttune.noise.schedules import Float64, NoiseSchedule
 
 
 def grid(noise: NoiseSchedule, spacing: str, steps: int, *, t_start: float | None = None, final: str = "zero", offset: int = 0) -> Float64:
-    """(steps + 1,) positions, strictly decreasing; ValueError says which rule the arguments break."""
+    """(steps + 1,) times, strictly decreasing; ValueError says which rule the arguments break."""
     if spacing not in GRIDS:
-        raise ValueError(f"spacing must be one of {sorted(GRIDS)} or a sequence of positions, got {spacing!r}{meant(spacing, GRIDS)}")
+        raise ValueError(f"spacing must be one of {sorted(GRIDS)} or a sequence of times, got {spacing!r}{meant(spacing, GRIDS)}")
     if final not in ("zero", "min"):
         raise ValueError(f"final must be 'zero' or 'min', got {final!r}")
     if noise.discrete_steps is not None and steps > noise.discrete_steps:
@@ -26,15 +26,15 @@ def grid(noise: NoiseSchedule, spacing: str, steps: int, *, t_start: float | Non
         raise ValueError(f"offset is an option of the 'leading' grid, got offset={offset} with {spacing!r}")
     end = noise.t_clean if final == "zero" else noise.t_min
     evaluated = GRIDS[spacing](noise, t_0, steps, final) + offset
-    positions = np.append(evaluated, end)
-    if spacing == "leading" and steps == 1 and positions[0] <= 0:
+    times = np.append(evaluated, end)
+    if spacing == "leading" and steps == 1 and times[0] <= 0:
         warn("spacing 'leading' with 1 step starts at t = 0, where there is no noise: use spacing='trailing' (--spacing trailing)")
-    if (np.diff(positions) >= 0).any() or positions[0] > noise.t_max:
+    if (np.diff(times) >= 0).any() or times[0] > noise.t_max:
         raise ValueError(
-            f"spacing {spacing!r} with steps={steps}, t_start={t_start}, final={final!r}, offset={offset} gives positions that are not "
-            f"strictly decreasing within [{end:g}, {noise.t_max:g}]: {positions.tolist()}"
+            f"spacing {spacing!r} with steps={steps}, t_start={t_start}, final={final!r}, offset={offset} gives times that are not "
+            f"strictly decreasing within [{end:g}, {noise.t_max:g}]: {times.tolist()}"
         )
-    return positions
+    return times
 
 
 def _training_steps(noise: NoiseSchedule, t_0: float, spacing: str) -> float:

@@ -26,11 +26,11 @@ class Step:
     """The update after one network evaluation: ``block.outputs`` = ``block.coeffs`` @ (``block.terms``, the clamped x_0
     prediction, noise), see :class:`ttune.samplers.folding.Block`.
 
-    The network is told ``conditioning`` where the state stands at ``time``. ``draw``: the number of the step's noise.
+    The network is told ``network_times`` where the state stands at ``time``. ``draw``: the number of the step's noise.
     """
 
     time: float
-    conditioning: float
+    network_times: float
     clip: float | None
     draw: int
     block: Block
@@ -72,7 +72,7 @@ class Plan:
         plan = Plan.make(schedule, prediction_type="epsilon")
         registers = plan.start(x_T)
         for step in plan.steps:
-            registers = step(registers, [network(registers["x"], step.conditioning)])
+            registers = step(registers, [network(registers["x"], step.network_times)])
         x_0 = registers["x"]
 
     The same as :func:`ttune.sample`, to rounding. Stochastic samplers get ``seeds`` in ``start`` and in every step.
@@ -129,11 +129,11 @@ class Plan:
         for i, stage in enumerate(tableau.stages):
             row = data_row(prediction_type, stage.alpha, stage.sigma, guidance_scale)
             rows = fold(stage, row, clip_sample is not None, clip_epsilon)
-            steps.append(Step(stage.time, float(schedule.conditioning[i]), clip_sample, schedule.first + i, block(rows)))
+            steps.append(Step(stage.time, float(schedule.network_times[i]), clip_sample, schedule.first + i, block(rows)))
         first = None
         if tableau.start is not None:
-            first = Step(steps[0].time, steps[0].conditioning, None, START_DRAW, block({"x": tableau.start.update}))
-        return Plan(tuple(steps), schedule.noise.start_scale(schedule.positions[0]), first)
+            first = Step(steps[0].time, steps[0].network_times, None, START_DRAW, block({"x": tableau.start.update}))
+        return Plan(tuple(steps), schedule.noise.start_scale(schedule.times[0]), first)
 
     def start(self, x_T: Array, seeds: Seeds | None = None) -> dict[str, Array]:
         """The registers before the first evaluation, for a state ``x_T`` (B, ...) at the largest time."""

@@ -83,13 +83,13 @@ def told(entries: Sequence[Entry]) -> Drawn:
     figure, axes = new_figure()
     axes.axhline(0.0, color=MUTED, linewidth=1.0)
     for i, entry in enumerate(entries):
-        offsets = entry.schedule.conditioning - entry.schedule.tableau().times
+        offsets = entry.schedule.network_times - entry.schedule.tableau().times
         axes.plot(np.arange(len(offsets)), offsets, label=label_of(entry.name), **line_style(i))
     _whole_numbers(axes)
     axes.set_xlabel("evaluation")
     axes.set_ylabel("τ − t")
     legend(figure, axes)
-    largest = "; ".join(f"{e.name}: up to {np.abs(e.schedule.conditioning - e.schedule.tableau().times).max():.4g}" for e in entries)
+    largest = "; ".join(f"{e.name}: up to {np.abs(e.schedule.network_times - e.schedule.tableau().times).max():.4g}" for e in entries)
     caption = "In the network's own unit of time. Above zero it is told a noisier time than that of the step, whose arithmetic keeps t."
     return Drawn(
         "told", "What the network is told", f"Difference between told time and position, by evaluation. {largest}.", caption, figure
@@ -105,7 +105,7 @@ def places(entries: Sequence[Entry]) -> Drawn | None:
         if start is not None:
             seen |= _ticks_at(axes, start, start.tableau().times, y - 0.27, MUTED, "|", "the start stands")
         seen |= _ticks_at(axes, schedule, schedule.tableau().times, y, line_style(0)["color"], "o", "evaluation stands")
-        seen |= _ticks_at(axes, schedule, schedule.conditioning, y + 0.27, line_style(1)["color"], "^", "network is told")
+        seen |= _ticks_at(axes, schedule, schedule.network_times, y + 0.27, line_style(1)["color"], "^", "network is told")
     if not seen:
         return None
     axes.set_yticks(range(len(rows)), [tick_of(name) for name, *_ in rows])
@@ -113,8 +113,8 @@ def places(entries: Sequence[Entry]) -> Drawn | None:
     axes.set_xlabel("half log-SNR λ,  from noise to clean")
     legend(figure, axes)
     alt = "; ".join(f"{name}: {_lambdas(schedule)}" for name, schedule, _ in rows)
-    caption = "Positions at which the log-SNR is infinite (a clean end) have no place on this axis."
-    return Drawn("positions", "Where the steps stand", f"Half log-SNR of every evaluation. {alt}.", caption, figure)
+    caption = "Times at which the log-SNR is infinite (a clean end) have no place on this axis."
+    return Drawn("times", "Where the steps stand", f"Half log-SNR of every evaluation. {alt}.", caption, figure)
 
 
 def convergence(entries: Sequence[Entry]) -> list[Drawn]:

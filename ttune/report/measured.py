@@ -147,8 +147,8 @@ class _Clock:
     def run(self, role: str, name: str, schedule: Schedule, entry: Entry) -> Run:
         """``schedule`` held against the teacher of ``entry``."""
         if self.denoiser.integer_time:  # an untuned grid between whole times is told the whole ones next to them, as in tuning
-            told = np.round(schedule.conditioning)
-            schedule = schedule if schedule.tuned or (told == schedule.conditioning).all() else schedule.replace(conditioning=told)
+            told = np.round(schedule.network_times)
+            schedule = schedule if schedule.tuned or (told == schedule.network_times).all() else schedule.replace(network_times=told)
         target, best = self._target(entry)
         key = (schedule, best.schedule)
         if key not in self.done:

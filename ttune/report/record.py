@@ -120,9 +120,9 @@ def schedule_of(settings: Mapping[str, Any], like: Schedule) -> Schedule:
     """
     given = dict(settings)
     shift = given.pop("shift", None)
-    known = {"sampler", "positions", "conditioning", "eta", "lower_order_final", "options", "first", "coefficients", "variants"}
+    known = {"sampler", "times", "network_times", "eta", "lower_order_final", "options", "first", "coefficients", "variants"}
     if given.keys() - known:
         raise ValueError(f"settings must be among {sorted(known)}, got {sorted(given.keys() - known)}")
-    if not {"sampler", "positions"} <= given.keys():
-        raise KeyError("sampler and positions must be there")
+    if not {"sampler", "times"} <= given.keys():
+        raise KeyError("sampler and times must be there")
     return Schedule(like.noise, shift=None if shift is None else Shift(**shift), **given)

@@ -67,7 +67,7 @@ def _leading(schedule: Schedule) -> Schedule | None:
 
 def _untuned(like: Schedule, steps: int, grid: str, t_start: float | None) -> Schedule | None:
     """A grid with the sampler, its options and the end of ``like``."""
-    final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
+    final = "zero" if like.times[-1] == like.noise.t_clean else "min"
     options = {k: v for k, v in like.options.items() if not isinstance(v, tuple)}  # a tuple has a number per step
     try:
         return Schedule.build(like.noise, like.sampler, steps, grid, eta=like.eta, t_start=t_start, final=final, options=options)

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from ttune.report.record import Number, Record, read_record
-from ttune.schedule.file import FORMAT, SEVERAL, load_schedules
+from ttune.schedule.collection import load_schedules
+from ttune.schedule.file import FORMAT, SEVERAL
 from ttune.schedule.schedule import Schedule
 from ttune.storage.bounded_read import read_bytes
 

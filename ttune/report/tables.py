@@ -140,25 +140,25 @@ def steps_of(entry: Entry) -> Table:
     schedule = entry.schedule
     times, extra = schedule.tableau().times, schedule.coefficients
     with np.errstate(divide="ignore"):
-        stands, told = schedule.noise.half_log_snr(times), schedule.noise.half_log_snr(schedule.conditioning)
+        stands, told = schedule.noise.half_log_snr(times), schedule.noise.half_log_snr(schedule.network_times)
     heads = ["evaluation", "stands at t", "told τ", "τ − t", "λ(t)", "λ(τ)"]
     if extra is not None:
         heads += ["added to x", "to D", *(f"to D {i} before" for i in range(1, extra.shape[1] - 1))]
     if schedule.variants:
         heads.append("network")
     rows = []
-    for i, (t, tau) in enumerate(zip(times, schedule.conditioning, strict=True)):
+    for i, (t, tau) in enumerate(zip(times, schedule.network_times, strict=True)):
         row = [str(i), f"{t:.5g}", f"{tau:.5g}", f"{tau - t:+.4g}", f"{stands[i]:.4g}", f"{told[i]:.4g}"]
         row += [] if extra is None else [f"{v:+.4f}" for v in extra[i]]
         rows.append([*row, str(schedule.variants[i])] if schedule.variants else row)
-    notes = [f"The last position is {schedule.positions[-1]:.5g}. λ is the half log-SNR, log(α / σ)."]
+    notes = [f"The last position is {schedule.times[-1]:.5g}. λ is the half log-SNR, log(α / σ)."]
     if schedule.shift is not None:
         notes.append(f"Every sample is told the time of its own variance: {schedule.shift}.")
     if len(times) != schedule.steps:
         notes.append(f"{schedule.sampler} asks the network {len(times)} times in {schedule.steps} steps.")
     drifted = schedule.drifted()
     if drifted:
-        notes.append(f"Told a time beyond the neighbouring positions at evaluations {', '.join(map(str, drifted))}: worth a look.")
+        notes.append(f"Told a time beyond the neighbouring times at evaluations {', '.join(map(str, drifted))}: worth a look.")
     return Table(f"Steps of {entry.name}", heads, rows, (), notes)
 
 

@@ -97,10 +97,10 @@ def build_tableau(schedule: Steps) -> Tableau:
         raise ValueError(
             f"options of the sampler {schedule.sampler!r} must be of the kind of {accepted}, got {schedule.options} ({error})"
         ) from None
-    except ArithmeticError as error:  # positions a rounding error apart, or numbers whose squares are beyond float64
+    except ArithmeticError as error:  # times a rounding error apart, or numbers whose squares are beyond float64
         raise ValueError(
-            f"positions and options of the sampler {schedule.sampler!r} must leave its coefficients within float64, got positions "
-            f"{schedule.positions.tolist()} and options {schedule.options} ({error})"
+            f"times and options of the sampler {schedule.sampler!r} must leave its coefficients within float64, got times "
+            f"{schedule.times.tolist()} and options {schedule.options} ({error})"
         ) from None
 
 

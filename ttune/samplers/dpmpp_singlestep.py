@@ -53,7 +53,7 @@ def dpmpp_2s(
 def dpmpp_3s(schedule: Steps, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: str = "log_snr", solver_type: str = "midpoint") -> Tableau:
     """Third order with evaluations at the fractions ``r1`` and ``r2`` (the authors' code, ``singlestep_dpm_solver_third_update``).
 
-    ``inner`` "grid": they are the next two positions instead (see :func:`dpmpp_2s`); ``solver_type`` "heun" then uses both.
+    ``inner`` "grid": they are the next two times instead (see :func:`dpmpp_2s`); ``solver_type`` "heun" then uses both.
     """
     check_inner(inner, solver_type)
     if inner == "grid":

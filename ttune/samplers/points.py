@@ -40,8 +40,8 @@ class Point:
 
 
 def points(schedule: Steps) -> list[Point]:
-    """The schedule's positions."""
-    return [Point(*values) for values in zip(schedule.positions.tolist(), schedule.alphas.tolist(), schedule.sigmas.tolist(), strict=True)]
+    """The schedule's times."""
+    return [Point(*values) for values in zip(schedule.times.tolist(), schedule.alphas.tolist(), schedule.sigmas.tolist(), strict=True)]
 
 
 def at_log_snr(noise: NoiseSchedule, lam: float) -> Point:

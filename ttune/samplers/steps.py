@@ -19,12 +19,12 @@ class Steps(Protocol):
 
     @property
     def steps(self) -> int:
-        """How many there are: one fewer than positions."""
+        """How many there are: one fewer than times."""
         ...
 
     @property
-    def positions(self) -> Float64:
-        """(n_positions,) solver times, strictly decreasing."""
+    def times(self) -> Float64:
+        """(n_times,) solver times, strictly decreasing."""
         ...
 
     @property

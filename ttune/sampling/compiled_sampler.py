@@ -1,7 +1,7 @@
 """A whole sampling loop that is compiled once, or replayed as one CUDA graph.
 
 In :func:`ttune.sample` every stage has rows of its own. Here all stages have the same shape: coefficients and
-conditioning are tables, and the number of the stage is data on the device. So torch.compile makes one graph for all
+network_times are tables, and the number of the stage is data on the device. So torch.compile makes one graph for all
 steps, network included, and nothing in the loop waits for the device.
 """
 
@@ -174,15 +174,15 @@ class CompiledSampler:
             bound = (
                 None if self._bound is None or self.denoiser.threshold is None else Bound.make(self._bound, self.denoiser.threshold, device)
             )
-            step = Step.make(self._block, float(self.schedule.positions[0]), self.denoiser.clip_sample, device, bound)
-            conditioning = torch.tensor(self.schedule.conditioning, dtype=torch.float64, device=device)
+            step = Step.make(self._block, float(self.schedule.times[0]), self.denoiser.clip_sample, device, bound)
+            network_times = torch.tensor(self.schedule.network_times, dtype=torch.float64, device=device)
             denoiser, evaluation, retained, first = self.denoiser, self._evaluation, self._retained, self.schedule.first
             shifting = Shifting.make(self.schedule, device, whole=denoiser.integer_time)
 
             def advance(
                 registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor, draw: Tensor
             ) -> dict[str, Tensor]:
-                tau = ops.embedding_lookup(conditioning, number) if shifting is None else shifting(number, registers["x"])
+                tau = ops.embedding_lookup(network_times, number) if shifting is None else shifting(number, registers["x"])
                 outputs = denoiser.evaluate(registers["x"], tau, conditions, evaluation)
                 after = step(registers, outputs, seeds, draw, number)
                 return {name: after[name] for name in ("x", *retained)}

@@ -16,7 +16,7 @@ class Shifting:
 
     levels: Tensor  # (n_evaluations, points), increasing
     offsets: Tensor  # (n_evaluations, points)
-    conditioning: Tensor  # (n_evaluations,)
+    network_times: Tensor  # (n_evaluations,)
     low: float
     high: float
     whole: bool
@@ -28,7 +28,7 @@ class Shifting:
             return None
         noise = schedule.noise
         tables = schedule.shift.tables(noise, schedule.tableau().times.tolist(), schedule.first)
-        levels, offsets, told = (torch.tensor(table, device=device) for table in (*tables, schedule.conditioning))
+        levels, offsets, told = (torch.tensor(table, device=device) for table in (*tables, schedule.network_times))
         return Shifting(levels, offsets, told, noise.t_min, noise.t_max, whole)
 
     def __call__(self, number: int | Tensor, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Shifting:
         if elements.shape[1] < 2:
             raise ValueError(f"shift: a sample must have at least two elements to have a variance, got x of shape {tuple(x.shape)}")
         variance = elements.to(torch.promote_types(x.dtype, torch.float32)).var(1).double()
-        levels, offsets, told = (_row(table, number) for table in (self.levels, self.offsets, self.conditioning))
+        levels, offsets, told = (_row(table, number) for table in (self.levels, self.offsets, self.network_times))
         right = torch.searchsorted(levels, variance).clamp(1, len(levels) - 1)
         below, above = levels[right - 1], levels[right]
         # Outside the window, its ends. Where the window is cut off at the evaluation's own time, two points are one.

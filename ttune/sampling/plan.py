@@ -117,7 +117,7 @@ class Plan:
     """The steps of a schedule for one denoiser, what each evaluation is, and what the network is told there."""
 
     steps: tuple[Step, ...]
-    conditioning: tuple[float, ...]
+    network_times: tuple[float, ...]
     evaluations: tuple[Evaluation, ...]
     start: Step | None = None  # before the first evaluation
     first_draw: int = 0
@@ -134,7 +134,7 @@ class Plan:
             bound = None if denoiser.threshold is None else Bound.make(evaluation.row, denoiser.threshold, device)
             steps.append(Step.make(block(row), stage.time, denoiser.clip_sample, device, bound, stage.log_variance))
         shifting = Shifting.make(schedule, device, whole=denoiser.integer_time)
-        told = tuple(schedule.conditioning.tolist())
+        told = tuple(schedule.network_times.tolist())
         return Plan(tuple(steps), told, tuple(evaluations), start_step(tableau, device), schedule.first, shifting)
 
     def outputs(
@@ -142,7 +142,7 @@ class Plan:
     ) -> list[Tensor]:
         """What the network says at evaluation ``i``, told what the schedule says, or ``tau``."""
         if tau is None:
-            tau = self.conditioning[i] if self.shifting is None else self.shifting(i, x)
+            tau = self.network_times[i] if self.shifting is None else self.shifting(i, x)
         return denoiser.outputs(x, tau, conditions, self.evaluations[i])
 
     def advance(self, i: int, registers: Registers, outputs: Sequence[Tensor], seeds: Tensor | None = None) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ class Plan:
         """The final state, from stage ``first`` on (0: with what the sampler does before it).
 
         ``outputs``, if given, spares the network call of that stage. ``told`` (n_evaluations, ...): what the network is told
-        instead of the schedule's conditioning, e.g. per sample.
+        instead of the schedule's network_times, e.g. per sample.
 
         ``visit(i, registers, outputs)`` sees everything that stage i starts from, and may keep it; ``callback(i, time, x)`` sees
         the state after stage i and may return another, of its shape, dtype and device.

@@ -32,7 +32,7 @@ def sample(
     seeds: Tensor | Sequence[int] | None = None,
     backend: str | None = None,
     callback: Callback | None = None,
-    conditioning: Tensor | None = None,
+    network_times: Tensor | None = None,
     from_state: bool = False,
     check_model: bool = True,
 ) -> Tensor:
@@ -46,7 +46,7 @@ def sample(
     ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
     follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
 
-    ``conditioning``: what the network is told instead of the schedule's and its shift: (n_evaluations,), or per sample (n_evaluations, B),
+    ``network_times``: what the network is told instead of the schedule's and its shift: (n_evaluations,), or per sample (n_evaluations, B),
     or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
@@ -66,7 +66,7 @@ def sample(
             warn_of_plain_noise(schedule.noise, x_T)  # once: looking at values waits for the device
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
-        told = _told(conditioning, schedule, x_T, denoiser.integer_time)
+        told = _told(network_times, schedule, x_T, denoiser.integer_time)
         x_0 = plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
         if not torch.compiler.is_compiling() and not x_0.is_meta and not torch.isfinite(x_0).all():
             # Once, at the end: looking at every step would make the host wait at each.
@@ -136,27 +136,27 @@ def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Te
     return float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * unit
 
 
-def _told(conditioning: Tensor | None, schedule: Schedule, x: Tensor, integer_time: bool) -> Tensor | None:
-    if conditioning is None:
+def _told(network_times: Tensor | None, schedule: Schedule, x: Tensor, integer_time: bool) -> Tensor | None:
+    if network_times is None:
         return None
-    noise, count = schedule.noise, len(schedule.conditioning)
-    told = torch.as_tensor(conditioning, dtype=torch.float64, device=x.device)
+    noise, count = schedule.noise, len(schedule.network_times)
+    told = torch.as_tensor(network_times, dtype=torch.float64, device=x.device)
     if told.ndim not in (1, 2, 3) or told.shape[0] != count or (told.ndim > 1 and told.shape[1] != x.shape[0]):
         raise ValueError(
-            f"conditioning must have shape ({count},), ({count}, {x.shape[0]}) or ({count}, {x.shape[0]}, frames), got {tuple(told.shape)}"
+            f"network_times must have shape ({count},), ({count}, {x.shape[0]}) or ({count}, {x.shape[0]}, frames), got {tuple(told.shape)}"
         )
     if not ((told >= noise.t_min) & (told <= noise.t_max)).all():
         raise ValueError(
-            f"conditioning must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {told.min():g} to {told.max():g}"
+            f"network_times must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {told.min():g} to {told.max():g}"
         )
     if integer_time and (told % 1 != 0).any():
-        raise ValueError(f"conditioning must be whole times where integer_time=True, got {told[told % 1 != 0][0]:g} among them")
+        raise ValueError(f"network_times must be whole times where integer_time=True, got {told[told % 1 != 0][0]:g} among them")
     return told
 
 
 def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:
     """x_T as the state at the schedule's first position (semantics: as it is for VP, scaled by sigma otherwise)."""
-    scale = schedule.noise.start_scale(schedule.positions[0])
+    scale = schedule.noise.start_scale(schedule.times[0])
     return x_T if scale == 1.0 else x_T * scale
 
 
@@ -176,10 +176,10 @@ def check_fits(denoiser: Denoiser, schedule: Schedule, *, check_model: bool = Tr
     if check_model:
         denoiser.check_model(schedule.model)
     for variant in set(schedule.variants):
-        denoiser.network_at(float(schedule.positions[0]), variant)  # ValueError if there is none
-    if denoiser.integer_time and (np.mod(schedule.conditioning, 1.0) != 0).any():
+        denoiser.network_at(float(schedule.times[0]), variant)  # ValueError if there is none
+    if denoiser.integer_time and (np.mod(schedule.network_times, 1.0) != 0).any():
         raise ValueError(
-            f"schedule: the denoiser knows whole times only (integer_time=True), the conditioning is {schedule.conditioning.tolist()}; "
+            f"schedule: the denoiser knows whole times only (integer_time=True), the network_times is {schedule.network_times.tolist()}; "
             f"use schedule.with_integer_times()"
         )
 

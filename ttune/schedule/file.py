@@ -1,11 +1,14 @@
-"""``ttune.json``: a schedule on disk, or several of different numbers of steps; strict to read and atomic to write."""
+"""``ttune.json``: what is written of a schedule, or of several of different numbers of steps; strict to read and atomic to write.
+
+Here a schedule is a dict of plain values (:meth:`ttune.Schedule.plain`): the file knows their kinds, and not what they mean.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,17 +16,22 @@ from typing import Any
 import msgspec
 
 from ttune.noise.schedules import NoiseSchedule
-from ttune.schedule.schedule import Schedule
-from ttune.schedule.time_shift import Shift
 from ttune.storage.atomic_write import write_atomically
 from ttune.storage.bounded_read import read_bytes
+from ttune.version import __version__
 
 FORMAT = "ttune schedule"
 SEVERAL = "ttune schedules"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+# What version 1 called the fields, and what it called them within the record of a tuning.
+RENAMED = {"positions": "times", "conditioning": "network_times"}
+RECORD_WORDS = RENAMED
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
 RECORD = 20_000  # bytes that a tuning may add to a schedule: those of the gallery are 3 kB, and each iteration adds 20
-MAX_DEPTH = 32  # of what stands in `noise`, `model` and `tuned`; tuning writes 3
+MAX_DEPTH = 32  # of what is in `noise`, `model` and `tuned`; tuning writes 3
+
+Plain = Mapping[str, Any]
 
 
 class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,8 +41,8 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
     schema_version: int
     ttune_version: str
     sampler: str
-    positions: list[float]
-    conditioning: list[float]
+    times: list[float]
+    network_times: list[float]
     noise: dict[str, Any]
     eta: float = 0.0
     lower_order_final: bool = False
@@ -49,7 +57,7 @@ class ScheduleFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SchedulesFile(msgspec.Struct, forbid_unknown_fields=True):
-    """Several schedules, each as it would stand in a file of its own, fewest steps first."""
+    """Several schedules, each as it would be in a file of its own, fewest steps first."""
 
     format: str
     schema_version: int
@@ -61,161 +69,57 @@ class _Kind(msgspec.Struct):
     format: str
 
 
-def save(schedule: Schedule, path: str | PathLike[str]) -> None:
-    """Write ``schedule`` to ``path``: temporary file, fsync, rename."""
-    _write(path, _content(schedule))
+def write(path: str | PathLike[str], schedules: Sequence[Plain]) -> None:
+    """Write one schedule, or several, fewest steps first: temporary file, fsync, rename."""
+    write_atomically(path, text(path, schedules))
 
 
-def save_schedules(schedules: Mapping[int, Schedule] | Iterable[Schedule], path: str | PathLike[str]) -> None:
-    """Write several schedules of different numbers of steps to one file, as atomically; ValueError for two of the same."""
-    given = list(schedules.values()) if isinstance(schedules, Mapping) else list(schedules)
-    steps = [schedule.steps for schedule in given]
-    if not given or len(set(steps)) < len(steps):
-        raise ValueError(f"schedules must be at least one, of different numbers of steps, got {steps}")
-    contents = [_content(schedule) for schedule in sorted(given, key=lambda schedule: schedule.steps)]
-    _write(path, _several(contents))
-
-
-def load(
-    path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None, steps: int | None = None
-) -> Schedule:
-    """Read ``path`` and check everything in it; ValueError says what does not fit. Never a fallback.
-
-    Of a file of several schedules, the one with ``steps`` steps.
-    """
-    found = load_schedules(path, noise=noise, sampler=sampler)
-    if steps is None and len(found) > 1:
-        raise ValueError(f"{path}: there are schedules of {_listed(found)} steps in this file; name one with steps (--steps)")
-    if steps is not None and steps not in found:
-        raise ValueError(f"{path}: steps must be {_listed(found)}, the schedules in this file, got {steps}")
-    return next(iter(found.values())) if steps is None else found[steps]
-
-
-def load_schedules(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> dict[int, Schedule]:
-    """All schedules of ``path`` by their number of steps, fewest first; a file of one schedule will do too. Checks like ``load``."""
+def read(path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> dict[int, Plain]:
+    """What ``path`` holds by number of steps, fewest first; ValueError says what does not fit. Never a fallback."""
     return decoded(read_bytes(path, MAX_BYTES, "a schedule file"), path, noise=noise, sampler=sampler)
 
 
-def check_storable(schedules: Iterable[Schedule], path: str | PathLike[str]) -> None:
-    """ValueError now, and not after hours of tuning, if ``schedules``, once tuned, could not stand in ``path`` and be read again."""
-    contents = [_content(schedule) for schedule in schedules]
-    decoded(_text(path, contents[0] if len(contents) == 1 else _several(contents), RECORD * len(contents)), path)
+def read_one(
+    path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None, steps: int | None = None
+) -> Plain:
+    """Of a file of several schedules, the one with ``steps`` steps."""
+    found = read(path, noise=noise, sampler=sampler)
+    if steps is None and len(found) > 1:
+        raise ValueError(f"{path}: there are schedules of {_listed(found)} steps in this file; name one with steps (--steps)")
+    if steps is not None and steps not in found:
+        raise ValueError(f"{path}: it has schedules for {_listed(found)} steps only; steps must be among them, got {steps}")
+    return next(iter(found.values())) if steps is None else found[steps]
 
 
-def encoded(schedules: Iterable[Schedule]) -> bytes:
-    """What :func:`save` writes of one schedule, and :func:`save_schedules` of several: for who keeps it inside another file."""
-    contents = [_content(schedule) for schedule in schedules]
-    return msgspec.json.encode(contents[0] if len(contents) == 1 else _several(contents))
+def encoded(schedules: Sequence[Plain]) -> bytes:
+    """What :func:`write` writes, without line breaks: for who puts it into another file."""
+    return msgspec.json.encode(_file(schedules))
 
 
-def decoded(
-    data: bytes, path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None
-) -> dict[int, Schedule]:
-    """:func:`load_schedules` of what stands in ``path`` already read; ``path`` is where messages say it comes from."""
+def decoded(data: bytes, path: str | PathLike[str], *, noise: NoiseSchedule | None = None, sampler: str | None = None) -> dict[int, Plain]:
+    """:func:`read` of what was read already; ``path`` is where messages say it comes from."""
     path = Path(path)
-    found: dict[int, Schedule] = {}
+    found: dict[int, Plain] = {}
     for content in _contents(data, path):
-        schedule = _schedule(path, content)
-        if schedule.steps in found:
-            raise ValueError(f"{path}: schedules must have different numbers of steps, got two of {schedule.steps}")
-        if noise is not None and noise != schedule.noise:
-            raise ValueError(f"{path}: the schedule was made for the noise schedule {describe(schedule.noise)}, got {describe(noise)}")
-        if sampler is not None and sampler != schedule.sampler:
-            raise ValueError(
-                f"{path}: the schedule was made for the sampler {schedule.sampler!r}, got {sampler!r}; tune one for it instead"
-            )
-        found[schedule.steps] = schedule
+        steps = len(content.times) - 1
+        if steps in found:
+            raise ValueError(f"{path}: schedules must have different numbers of steps, got two of {steps}")
+        if noise is not None and noise != (theirs := _noise(path, content)):
+            raise ValueError(f"{path}: the schedule was made for the noise schedule {describe(theirs)}, got {describe(noise)}")
+        if sampler is not None and sampler != content.sampler:
+            raise ValueError(f"{path}: the schedule was made for the sampler {content.sampler!r}, got {sampler!r}; tune one for it instead")
+        found[steps] = {name: value for name, value in msgspec.structs.asdict(content).items() if name not in _ENVELOPE}
     return dict(sorted(found.items()))
 
 
-def _contents(data: bytes, path: Path) -> list[ScheduleFile]:
-    try:
-        several = msgspec.json.decode(data, type=_Kind).format == SEVERAL
-        content = msgspec.json.decode(data, type=SchedulesFile if several else ScheduleFile)
-    except RecursionError:
-        raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable schedule file: {error}") from None
-    if isinstance(content, ScheduleFile):
-        return [content]
-    if content.schema_version != VERSION:
-        raise ValueError(f"{path}: schema_version must be {VERSION} for this ttune, got {content.schema_version}")
-    if not content.schedules:
-        raise ValueError(f"{path}: schedules must hold at least one, got none")
-    return content.schedules
+_ENVELOPE = ("format", "schema_version", "ttune_version", "digest")
 
 
-def _schedule(path: Path, content: ScheduleFile) -> Schedule:
-    _check_depth(path, content)
-    if content.format != FORMAT:
-        raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
-    if content.schema_version != VERSION:
-        raise ValueError(f"{path}: schema_version must be {VERSION} for this ttune, got {content.schema_version}")
-    if content.digest and content.digest != _digest(content):
-        raise ValueError(
-            f"{path}: the content was changed after it was written (its digest does not match), so what it says about its tuning "
-            f"need not hold; delete the field 'digest' to use it all the same"
-        )
-    try:
-        return Schedule(
-            NoiseSchedule.from_dict(content.noise),
-            content.sampler,
-            content.positions,  # pyright: ignore[reportArgumentType]
-            content.conditioning,  # pyright: ignore[reportArgumentType]
-            content.eta,
-            content.lower_order_final,
-            content.model,
-            content.tuned,
-            content.options,  # pyright: ignore[reportArgumentType]
-            content.first,
-            content.coefficients,  # pyright: ignore[reportArgumentType]
-            None if content.shift is None else Shift(**content.shift),
-            tuple(content.variants),
-        )
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _content(schedule: Schedule) -> ScheduleFile:
-    from ttune.version import __version__
-
-    content = ScheduleFile(
-        format=FORMAT,
-        schema_version=VERSION,
-        ttune_version=__version__,
-        sampler=schedule.sampler,
-        positions=schedule.positions.tolist(),
-        conditioning=schedule.conditioning.tolist(),
-        noise=schedule.noise.to_dict(),
-        eta=schedule.eta,
-        lower_order_final=schedule.lower_order_final,
-        model=dict(schedule.model),
-        tuned=dict(schedule.tuned),
-        options={name: list(value) if isinstance(value, tuple) else value for name, value in schedule.options.items()},
-        first=schedule.first,
-        coefficients=None if schedule.coefficients is None else schedule.coefficients.tolist(),
-        shift=None if schedule.shift is None else schedule.shift.to_dict(),
-        variants=list(schedule.variants),
-    )
-    content.digest = _digest(content)
-    return content
-
-
-def _several(contents: list[ScheduleFile]) -> SchedulesFile:
-    from ttune.version import __version__
-
-    return SchedulesFile(SEVERAL, VERSION, __version__, contents)
-
-
-def _write(path: str | PathLike[str], content: ScheduleFile | SchedulesFile) -> None:
-    write_atomically(path, _text(path, content))
-
-
-def _text(path: str | PathLike[str], content: ScheduleFile | SchedulesFile, more: int = 0) -> bytes:
-    """The bytes of the file, ``more`` of which may follow. ValueError for what :func:`load_schedules` would refuse to read."""
-    for one in content.schedules if isinstance(content, SchedulesFile) else [content]:
-        _check_depth(path, one)
-    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+def text(path: str | PathLike[str], schedules: Sequence[Plain], more: int = 0) -> bytes:
+    """The bytes of the file, ``more`` of which may follow. ValueError for what :func:`read` would refuse."""
+    for schedule in schedules:
+        _check_depth(path, schedule)
+    data = msgspec.json.format(msgspec.json.encode(_file(schedules)), indent=2) + b"\n"
     if len(data) + more > MAX_BYTES:
         record = f" with {more} for the record of the tuning" if more else ""
         raise ValueError(
@@ -225,10 +129,6 @@ def _text(path: str | PathLike[str], content: ScheduleFile | SchedulesFile, more
     return data
 
 
-def _listed(found: Mapping[int, Schedule]) -> str:
-    return " or ".join(map(str, found))
-
-
 def describe(noise: NoiseSchedule) -> str:
     """A noise schedule in one line."""
     values = noise.to_dict()
@@ -236,9 +136,63 @@ def describe(noise: NoiseSchedule) -> str:
     return f"{values.pop('kind')}({', '.join(f'{k}={v}' for k, v in values.items())})"
 
 
-def _digest(content: ScheduleFile) -> str:
+def _file(schedules: Sequence[Plain]) -> ScheduleFile | SchedulesFile:
+    contents = []
+    for schedule in sorted(schedules, key=lambda schedule: len(schedule["times"])):
+        contents.append(ScheduleFile(FORMAT, VERSION, __version__, **schedule))
+        contents[-1].digest = _digest(contents[-1])
+    return contents[0] if len(contents) == 1 else SchedulesFile(SEVERAL, VERSION, __version__, contents)
+
+
+def _contents(data: bytes, path: Path) -> list[ScheduleFile]:
+    try:
+        several = msgspec.json.decode(data, type=_Kind).format == SEVERAL
+        values = msgspec.json.decode(data)
+        old = values.get("schema_version") == 1
+        content = msgspec.json.decode(data, type=_KINDS[old, several])
+    except RecursionError:
+        raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable schedule file: {error}") from None
+    if isinstance(content, (SchedulesFile, SchedulesFileV1)):
+        _check_version(path, content.schema_version)
+        if not content.schedules:
+            raise ValueError(f"{path}: schedules must hold at least one, got none")
+        contents = content.schedules
+    else:
+        contents = [content]
+    for one in contents:
+        _check(path, one)
+    return [_renewed(one) if isinstance(one, ScheduleFileV1) else one for one in contents]
+
+
+def _noise(path: Path, content: ScheduleFile) -> NoiseSchedule:
+    try:
+        return NoiseSchedule.from_dict(content.noise)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check(path: Path, content: ScheduleFile | ScheduleFileV1) -> None:
+    _check_depth(path, {"noise": content.noise, "model": content.model, "tuned": content.tuned})
+    if content.format != FORMAT:
+        raise ValueError(f"{path}: format must be {FORMAT!r}, got {content.format!r}")
+    _check_version(path, content.schema_version)
+    if content.digest and content.digest != _digest(content):
+        raise ValueError(
+            f"{path}: the content was changed after it was written (its digest does not match), so what it says about its tuning "
+            f"need not hold; delete the field 'digest' to use it all the same"
+        )
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version not in READABLE:
+        raise ValueError(f"{path}: schema_version must be one of {list(READABLE)} for this ttune, got {version}")
+
+
+def _digest(content: ScheduleFile | ScheduleFileV1) -> str:
     # Through JSON and back first: what is digested is what a reader of the file will see (NaN, say, becomes null).
-    values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=ScheduleFile))
+    values = msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(content), type=type(content)))
     values.pop("digest")
     for name in ("options", "first", "shift", "variants"):  # files written before there were these keep their digest
         if not values[name]:
@@ -246,8 +200,8 @@ def _digest(content: ScheduleFile) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _check_depth(path: str | PathLike[str], content: ScheduleFile) -> None:
-    if _deeper([content.noise, content.model, content.tuned], MAX_DEPTH):
+def _check_depth(path: str | PathLike[str], schedule: Plain) -> None:
+    if _deeper([schedule["noise"], schedule["model"], schedule["tuned"]], MAX_DEPTH):
         raise ValueError(f"{os.fspath(path)}: not a schedule file: nested too deeply, beyond {MAX_DEPTH} levels")
 
 
@@ -257,3 +211,56 @@ def _deeper(values: list[Any], depth: int) -> bool:
         containers = [v for v in values if isinstance(v, (dict, list, tuple))]
         values = [inner for c in containers for inner in (c.values() if isinstance(c, dict) else c)]
     return any(isinstance(v, (dict, list, tuple)) for v in values)
+
+
+def _listed(found: Iterable[int]) -> str:
+    return " or ".join(map(str, found))
+
+
+# ---------------------------------------------------------------------------------------------------------- version 1
+
+
+class ScheduleFileV1(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields as ttune 0.1 wrote them."""
+
+    format: str
+    schema_version: int
+    ttune_version: str
+    sampler: str
+    positions: list[float]
+    conditioning: list[float]
+    noise: dict[str, Any]
+    eta: float = 0.0
+    lower_order_final: bool = False
+    coefficients: list[list[float]] | None = None
+    model: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
+    options: dict[str, bool | int | float | str | list[int | float]] = {}
+    first: int = 0
+    shift: dict[str, float] | None = None
+    variants: list[int] = []
+    digest: str = ""
+
+
+class SchedulesFileV1(msgspec.Struct, forbid_unknown_fields=True):
+    format: str
+    schema_version: int
+    ttune_version: str
+    schedules: list[ScheduleFileV1]
+
+
+_KINDS = {(False, False): ScheduleFile, (False, True): SchedulesFile, (True, False): ScheduleFileV1, (True, True): SchedulesFileV1}
+
+
+def _renewed(old: ScheduleFileV1) -> ScheduleFile:
+    """The same under today's names, those within the record of its tuning too."""
+    values = {RENAMED.get(name, name): value for name, value in msgspec.structs.asdict(old).items()}
+    return ScheduleFile(**values | {"tuned": _with_todays_words(values["tuned"])})
+
+
+def _with_todays_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {RECORD_WORDS.get(name, name): _with_todays_words(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_todays_words(inner) for inner in value]
+    return RECORD_WORDS.get(value, value) if isinstance(value, str) else value

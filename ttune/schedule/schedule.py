@@ -16,6 +16,7 @@ from ttune.noise.grids import GRIDS, grid
 from ttune.noise.schedules import Float64, NoiseSchedule, float64_array
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
 from ttune.samplers.correction import MAX_DEPTH, corrected
+from ttune.schedule import file
 from ttune.schedule.time_shift import Shift
 
 Option = float | str | bool | tuple[float, ...]  # a sampler's own
@@ -31,7 +32,7 @@ _CHOSEN = {"tuned": "tuned", "best untuned grid": "untuned", "start": "start"}
 class Schedule:
     """A sampler's steps: frozen, validated, float64. Build one with :meth:`build`, or load one with :meth:`load`.
 
-    ``positions`` (n_positions,) are times, strictly decreasing, in the network's own unit; ``conditioning``
+    ``times`` (n_times,) are times, strictly decreasing, in the network's own unit; ``network_times``
     (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
     denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
     sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
@@ -44,8 +45,8 @@ class Schedule:
 
     noise: NoiseSchedule
     sampler: str
-    positions: Float64
-    conditioning: Float64 = None  # type: ignore[assignment]  # None: where each evaluation stands
+    times: Float64
+    network_times: Float64 = None  # type: ignore[assignment]  # None: where each evaluation stands
     eta: float = 0.0
     lower_order_final: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +65,7 @@ class Schedule:
         if eta and self.sampler != "ddim":
             raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
         object.__setattr__(self, "eta", float(eta))
-        object.__setattr__(self, "positions", _checked_positions(self.noise, self.positions))
+        object.__setattr__(self, "times", _checked_times(self.noise, self.times))
         object.__setattr__(self, "options", _checked_options(self.options))
         if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
             raise ValueError(f"first must be a whole number >= 0, got {self.first!r}")
@@ -80,18 +81,18 @@ class Schedule:
         object.__setattr__(self, "variants", _checked_variants(self.variants, len(tableau.stages)))
         object.__setattr__(self, "_tableau", tableau)
         # A position may stand below the smallest trained time; the network is never told such a time.
-        told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.conditioning is None else self.conditioning
-        conditioning = _frozen("conditioning", told)
-        if len(conditioning) != len(tableau.stages):
+        told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.network_times is None else self.network_times
+        network_times = _frozen("network_times", told)
+        if len(network_times) != len(tableau.stages):
             raise ValueError(
-                f"conditioning must hold one time per network evaluation, {len(tableau.stages)} for {self.sampler!r} "
-                f"on {len(self.positions)} positions, got {len(conditioning)}"
+                f"network_times must hold one time per network evaluation, {len(tableau.stages)} for {self.sampler!r} "
+                f"on {len(self.times)} times, got {len(network_times)}"
             )
-        if (conditioning < self.noise.t_min).any() or (conditioning > self.noise.t_max).any():
+        if (network_times < self.noise.t_min).any() or (network_times > self.noise.t_max).any():
             raise ValueError(
-                f"conditioning must lie in the trained range [{self.noise.t_min:g}, {self.noise.t_max:g}], got {conditioning.tolist()}"
+                f"network_times must lie in the trained range [{self.noise.t_min:g}, {self.noise.t_max:g}], got {network_times.tolist()}"
             )
-        object.__setattr__(self, "conditioning", conditioning)
+        object.__setattr__(self, "network_times", network_times)
         if self.shift is not None:
             if not isinstance(self.shift, Shift):
                 raise TypeError(f"shift must be a ttune.Shift or None, got {type(self.shift).__name__}")
@@ -112,7 +113,7 @@ class Schedule:
     ) -> Schedule:
         """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
 
-        ``spacing`` is the name of a grid (:data:`ttune.noise.grids.GRIDS`) or the steps + 1 positions themselves.
+        ``spacing`` is the name of a grid (:data:`ttune.noise.grids.GRIDS`) or the steps + 1 times themselves.
         ``final`` is "zero" (the last position is clean) or "min" (it is the smallest trained time).
         ``t_start`` replaces the largest trained time as the first position; ``offset`` shifts the leading grid.
         ``options`` are the sampler's own, e.g. ``{"order": 3}``; "eta" of DDIM may be among them.
@@ -121,87 +122,91 @@ class Schedule:
         if isinstance(spacing, str):
             if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
                 raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
-            positions = grid(noise, spacing, int(steps), t_start=t_start, final=final, offset=offset)
+            times = grid(noise, spacing, int(steps), t_start=t_start, final=final, offset=offset)
         else:
-            positions = _frozen("spacing", spacing)
+            times = _frozen("spacing", spacing)
             if t_start is not None:
-                raise ValueError(f"t_start cannot go with explicit positions, whose first is the start; got {t_start}")
-            if steps is not None and len(positions) != steps + 1:
-                raise ValueError(f"spacing: explicit positions must be steps + 1 = {steps + 1} times, got {len(positions)}")
+                raise ValueError(f"t_start cannot go with explicit times, whose first is the start; got {t_start}")
+            if steps is not None and len(times) != steps + 1:
+                raise ValueError(f"spacing: explicit times must be steps + 1 = {steps + 1} times, got {len(times)}")
         own = dict(options or {})
         if sampler == "ddim" and "eta" in own:
             eta = own.pop("eta")  # pyright: ignore[reportAssignmentType]
-        return Schedule(noise, sampler, positions, eta=eta, lower_order_final=lower_order_final, options=own)
+        return Schedule(noise, sampler, times, eta=eta, lower_order_final=lower_order_final, options=own)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it in plain values, as ``ttune.json`` holds them."""
+        return {
+            "sampler": self.sampler,
+            "times": self.times.tolist(),
+            "network_times": self.network_times.tolist(),
+            "noise": self.noise.to_dict(),
+            "eta": self.eta,
+            "lower_order_final": self.lower_order_final,
+            "coefficients": None if self.coefficients is None else self.coefficients.tolist(),
+            "model": dict(self.model),
+            "tuned": dict(self.tuned),
+            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
+            "first": self.first,
+            "shift": None if self.shift is None else self.shift.to_dict(),
+            "variants": list(self.variants),
+        }
+
+    @staticmethod
+    def from_plain(values: Mapping[str, Any], path: str | PathLike[str]) -> Schedule:
+        """What :meth:`plain` was of; ValueError says what does not fit, and that ``path`` says so."""
+        try:
+            shift, noise = values["shift"], NoiseSchedule.from_dict(values["noise"])
+            made = {"noise": noise, "shift": None if shift is None else Shift(**shift), "variants": tuple(values["variants"])}
+            return Schedule(**{**values, **made})
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def settings(self) -> dict[str, Any]:
         """All that the tableau is made of, in plain values: for fingerprints."""
-        return {
-            "sampler": self.sampler,
-            "positions": self.positions.tolist(),
-            "conditioning": self.conditioning.tolist(),
-            "eta": self.eta,
-            "lower_order_final": self.lower_order_final,
-            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
-            "first": self.first,
-            **({} if self.coefficients is None else {"coefficients": self.coefficients.tolist()}),
-            **({} if self.shift is None else {"shift": self.shift.to_dict()}),
-            **({"variants": list(self.variants)} if self.variants else {}),
-        }
-
-    @property
-    def outcome(self) -> str | None:
-        """What the tuning in the record (``tuned``) returned: "tuned", "untuned" (the best untuned schedule) or "start" (its start).
-
-        The last two are returned where tuning did not help. None: there is no record of a tuning. A file from before outcomes were
-        recorded is read by the figures of its decision; without these its schedule counts as tuned.
-        """
-        said, holdout = self.tuned.get("outcome"), self.tuned.get("holdout")
-        if isinstance(said, str) and said in OUTCOMES:
-            return said
-        if not self.tuned.keys() - {"choice"}:  # of a sampler: no tuning changed its schedule
-            return "start" if self.tuned else None
-        chosen = holdout.get("chosen") if isinstance(holdout, Mapping) else None
-        return _CHOSEN.get(chosen, "tuned") if isinstance(chosen, str) else "tuned"
+        values = self.plain()
+        left_out = {"noise", "model", "tuned"} | {name for name in ("coefficients", "shift", "variants") if not values[name]}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @property
     def steps(self) -> int:
-        """How many steps there are: one fewer than positions, and for some samplers fewer than evaluations."""
-        return len(self.positions) - 1
+        """How many steps there are: one fewer than times, and for some samplers fewer than evaluations."""
+        return len(self.times) - 1
 
     @property
     def alphas(self) -> Float64:
-        """(n_positions,) alpha at the positions."""
-        return self.noise.alpha(self.positions)
+        """(n_times,) alpha at the times."""
+        return self.noise.alpha(self.times)
 
     @property
     def sigmas(self) -> Float64:
-        """(n_positions,) sigma at the positions."""
-        return self.noise.sigma(self.positions)
+        """(n_times,) sigma at the times."""
+        return self.noise.sigma(self.times)
 
     def tableau(self) -> Tableau:
-        """The sampler's coefficients on these positions; ``print`` it to see them."""
+        """The sampler's coefficients on these times; ``print`` it to see them."""
         return self._tableau  # pyright: ignore[reportAttributeAccessIssue]
 
     def drifted(self) -> list[int]:
-        """The evaluations where the network is told a time beyond the neighbouring positions: worth a look."""
+        """The evaluations where the network is told a time beyond the neighbouring times: worth a look."""
         times = self.tableau().times
         above = np.concatenate([[self.noise.t_max], times[:-1]])
-        below = np.append(times[1:], max(self.positions[-1], self.noise.t_min))
-        return np.flatnonzero((self.conditioning > above) | (self.conditioning < below)).tolist()
+        below = np.append(times[1:], max(self.times[-1], self.noise.t_min))
+        return np.flatnonzero((self.network_times > above) | (self.network_times < below)).tolist()
 
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed.
 
         New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift, and the network is
-        told where they stand unless a new ``conditioning`` says otherwise. Variants are kept where only positions move, as many as before.
+        told where they stand unless a new ``network_times`` says otherwise. Variants are kept where only times move, as many as before.
         """
         if "sampler" in changes and changes["sampler"] != self.sampler:
             changes = {"options": {}} | changes
-        if {"positions", "sampler", "noise", "options"} & changes.keys():
-            moved = changes.keys().isdisjoint(("sampler", "noise", "options")) and len(changes["positions"]) == len(self.positions)
+        if {"times", "sampler", "noise", "options"} & changes.keys():
+            moved = changes.keys().isdisjoint(("sampler", "noise", "options")) and len(changes["times"]) == len(self.times)
             kept = self.variants if moved else ()
-            changes = {"conditioning": None, "coefficients": None, "shift": None, "variants": kept} | changes
-        if {"positions", "conditioning", "coefficients", "shift", "variants", "sampler", "noise", "options"} & changes.keys():
+            changes = {"network_times": None, "coefficients": None, "shift": None, "variants": kept} | changes
+        if {"times", "network_times", "coefficients", "shift", "variants", "sampler", "noise", "options"} & changes.keys():
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
@@ -213,7 +218,7 @@ class Schedule:
         last = self.steps if last is None else last
         if not 0 <= first < last <= self.steps:
             raise ValueError(f"first and last must satisfy 0 <= first < last <= {self.steps}, got {first} and {last}")
-        if len(self.conditioning) != self.steps:
+        if len(self.network_times) != self.steps:
             raise ValueError(f"part is defined for samplers with one evaluation a step, {self.sampler!r} has more; build a schedule there")
         if self.coefficients is not None and (first, last) != (0, self.steps):
             raise ValueError("part is not defined for a schedule with tuned coefficients: they combine predictions of all its steps")
@@ -221,8 +226,8 @@ class Schedule:
             raise ValueError("part that stops early is not defined with lower_order_final=True: its own last step would be another")
         options = {name: value[first:last] if isinstance(value, tuple) else value for name, value in self.options.items()}
         return self.replace(
-            positions=self.positions[first : last + 1],
-            conditioning=self.conditioning[first:last],
+            times=self.times[first : last + 1],
+            network_times=self.network_times[first:last],
             options=options,
             first=self.first + first,
             coefficients=self.coefficients,
@@ -232,10 +237,10 @@ class Schedule:
         )
 
     def with_integer_times(self) -> Schedule:
-        """Positions and conditioning rounded to whole times, for networks that only know those."""
+        """Times and network_times rounded to whole times, for networks that only know those."""
         return self.replace(
-            positions=np.round(self.positions),
-            conditioning=np.round(self.conditioning),
+            times=np.round(self.times),
+            network_times=np.round(self.network_times),
             coefficients=self.coefficients,
             shift=self.shift,
             variants=self.variants,
@@ -243,9 +248,7 @@ class Schedule:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write ``ttune.json`` atomically."""
-        from ttune.schedule import file
-
-        file.save(self, path)
+        file.write(path, [self.plain()])
 
     @staticmethod
     def load(
@@ -255,9 +258,7 @@ class Schedule:
 
         Of a file of several schedules (:func:`ttune.load_schedules`), ``steps`` picks one.
         """
-        from ttune.schedule import file
-
-        return file.load(path, noise=noise, sampler=sampler, steps=steps)
+        return Schedule.from_plain(file.read_one(path, noise=noise, sampler=sampler, steps=steps), path)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):
@@ -265,14 +266,14 @@ class Schedule:
         return (
             (self.noise, self.sampler, self.eta, self.lower_order_final, self.options, self.first, self.shift, self.variants)
             == (other.noise, other.sampler, other.eta, other.lower_order_final, other.options, other.first, other.shift, other.variants)
-            and np.array_equal(self.positions, other.positions)
-            and np.array_equal(self.conditioning, other.conditioning)
+            and np.array_equal(self.times, other.times)
+            and np.array_equal(self.network_times, other.network_times)
             and (self.coefficients is None) == (other.coefficients is None)
             and (self.coefficients is None or np.array_equal(self.coefficients, other.coefficients))  # pyright: ignore[reportArgumentType]
         )
 
     def __hash__(self) -> int:
-        return hash((self.sampler, self.positions.tobytes(), self.conditioning.tobytes(), self.variants))
+        return hash((self.sampler, self.times.tobytes(), self.network_times.tobytes(), self.variants))
 
     def __str__(self) -> str:
         words = [f"{self.sampler}, {self.steps} steps"]
@@ -281,23 +282,23 @@ class Schedule:
         elif self.outcome is not None:
             words.append(f"{OUTCOMES[self.outcome]}{'' if self.outcome == 'tuned' else ' (tuning did not help)'}")
         head = ", ".join([*words, *([str(self.shift)] if self.shift else [])])
-        chosen = [f"   variant {v}" for v in self.variants] or [""] * len(self.conditioning)
+        chosen = [f"   variant {v}" for v in self.variants] or [""] * len(self.network_times)
         rows = [
             f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f}){chosen[i]}"
-            for i, (t, c) in enumerate(zip(self.tableau().times, self.conditioning, strict=True))
+            for i, (t, c) in enumerate(zip(self.tableau().times, self.network_times, strict=True))
         ]
-        return "\n".join([head, *rows, f"      t = {self.positions[-1]:10.4f}"])
+        return "\n".join([head, *rows, f"      t = {self.times[-1]:10.4f}"])
 
 
-def _checked_positions(noise: NoiseSchedule, values: ArrayLike) -> Float64:
-    positions = _frozen("positions", values)
-    if len(positions) < 2:
-        raise ValueError(f"positions must be at least two times (one step), got {len(positions)}")
-    if (np.diff(positions) >= 0).any():
-        raise ValueError(f"positions must be strictly decreasing, got {positions.tolist()}")
-    if positions[0] > noise.t_max or positions[-1] < noise.t_clean:
-        raise ValueError(f"positions must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {positions.tolist()}")
-    return positions
+def _checked_times(noise: NoiseSchedule, values: ArrayLike) -> Float64:
+    times = _frozen("times", values)
+    if len(times) < 2:
+        raise ValueError(f"times must be at least two times (one step), got {len(times)}")
+    if (np.diff(times) >= 0).any():
+        raise ValueError(f"times must be strictly decreasing, got {times.tolist()}")
+    if times[0] > noise.t_max or times[-1] < noise.t_clean:
+        raise ValueError(f"times must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {times.tolist()}")
+    return times
 
 
 def _checked_coefficients(values: ArrayLike, evaluations: int) -> Float64:

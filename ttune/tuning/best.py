@@ -51,8 +51,8 @@ class BestSoFar:
     def accept(self, name: str, state: Any, schedule: Schedule, *, samples: int, rmse: float | None = None) -> None:
         """Put ``state`` under ``name`` into the journal; ``schedule`` is what it stands for."""
         entry = {
-            "positions": schedule.positions.tolist(),
-            "conditioning": schedule.conditioning.tolist(),
+            "times": schedule.times.tolist(),
+            "network_times": schedule.network_times.tolist(),
             "coefficients": None if schedule.coefficients is None else schedule.coefficients.tolist(),
             "shift": None if schedule.shift is None else schedule.shift.to_dict(),
             "variants": list(schedule.variants),
@@ -67,8 +67,8 @@ class BestSoFar:
     def _schedule(self, entry: Mapping[str, Any]) -> Schedule:
         coefficients, shift = entry["coefficients"], entry["shift"]
         best = self._start.replace(
-            positions=np.array(entry["positions"]),
-            conditioning=np.array(entry["conditioning"]),
+            times=np.array(entry["times"]),
+            network_times=np.array(entry["network_times"]),
             coefficients=None if coefficients is None else np.array(coefficients),
             shift=None if shift is None else Shift(**shift),
             variants=entry["variants"],

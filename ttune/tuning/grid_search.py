@@ -32,12 +32,12 @@ class Ranked:
     frechet: float
 
     def to_row(self) -> dict[str, Any]:
-        return {"name": self.name, "positions": self.schedule.positions.tolist(), "rmse": self.rmse, "frechet": self.frechet}
+        return {"name": self.name, "times": self.schedule.times.tolist(), "rmse": self.rmse, "frechet": self.frechet}
 
     @staticmethod
     def of_row(row: Mapping[str, Any], like: Schedule) -> Ranked:
         """The inverse of :meth:`to_row`, given the schedule that the ranking began from."""
-        schedule = like if row["name"] == "given" else like.replace(positions=np.array(row["positions"]))
+        schedule = like if row["name"] == "given" else like.replace(times=np.array(row["times"]))
         return Ranked(row["name"], schedule, row["rmse"], row["frechet"])
 
 
@@ -51,9 +51,9 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
     ``like`` itself is among them, under the name "given"; with ``fix_start`` only grids that start where it does.
     """
     candidates = {"given": like}
-    final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
+    final = "zero" if like.times[-1] == like.noise.t_clean else "min"
     for spacing in SEARCHED:
-        for t_start in (like.positions[0],) if fix_start else np.array(START_FRACTIONS) * like.noise.t_max:
+        for t_start in (like.times[0],) if fix_start else np.array(START_FRACTIONS) * like.noise.t_max:
             try:
                 schedule = Schedule.build(
                     like.noise,
@@ -68,13 +68,13 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
                 ).replace(variants=like.variants)
             except ValueError:  # this grid does not exist for this schedule or this many steps
                 continue
-            if fix_start and schedule.positions[0] != like.positions[0]:
+            if fix_start and schedule.times[0] != like.times[0]:
                 continue
             if problem.denoiser.integer_time:
-                schedule = schedule.replace(conditioning=np.round(schedule.conditioning))
+                schedule = schedule.replace(network_times=np.round(schedule.network_times))
             if schedule in candidates.values():
                 continue
-            candidates[f"{spacing} from {schedule.positions[0]:.4g}"] = schedule
+            candidates[f"{spacing} from {schedule.times[0]:.4g}"] = schedule
     bar = tqdm(candidates.items(), desc="untuned grids", disable=not progress, leave=False)
     ranked = [judge(problem, name, schedule) for name, schedule in bar]
     return sorted(ranked, key=lambda entry: entry.rmse)
@@ -118,7 +118,7 @@ def starts(ranked: list[Ranked], like: Schedule, count: int) -> list[Ranked]:
     ]
     distinct: list[Ranked] = []
     for entry in wanted:
-        gaps = [np.abs(entry.schedule.positions - other.schedule.positions).max() for other in distinct]
+        gaps = [np.abs(entry.schedule.times - other.schedule.times).max() for other in distinct]
         if not gaps or min(gaps) > NEARLY_THE_SAME * like.noise.t_max:
             distinct.append(entry)
     return distinct[:count]

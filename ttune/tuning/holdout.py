@@ -45,7 +45,7 @@ class Measured:
 
 def same_steps(a: Schedule, b: Schedule) -> bool:
     """Whether two schedules of one tuning do the same, but for rounding. Coefficients of zero change nothing."""
-    times = ((a.positions, b.positions), (a.conditioning, b.conditioning))
+    times = ((a.times, b.times), (a.network_times, b.network_times))
     near = all(np.allclose(x, y, rtol=0, atol=ROUNDING * a.noise.t_max) for x, y in times)
     first, second = (None if s.coefficients is None or not s.coefficients.any() else s.coefficients for s in (a, b))
     corrected = (first is None) == (second is None) and (first is None or np.array_equal(first, second))  # pyright: ignore[reportArgumentType]

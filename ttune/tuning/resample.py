@@ -7,7 +7,7 @@ import numpy as np
 from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 
-APART = 1e-6  # of the largest time: two positions of a resampled grid stand at least this far apart
+APART = 1e-6  # of the largest time: two times of a resampled grid stand at least this far apart
 
 
 def resampled(schedule: Schedule, steps: int) -> Schedule:
@@ -21,27 +21,27 @@ def resampled(schedule: Schedule, steps: int) -> Schedule:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if steps == schedule.steps:
         return schedule
-    resized = schedule.replace(positions=_positions(schedule, steps))
-    if len(schedule.conditioning) != schedule.steps or len(resized.conditioning) != steps:
+    resized = schedule.replace(times=_times(schedule, steps))
+    if len(schedule.network_times) != schedule.steps or len(resized.network_times) != steps:
         return resized
-    offsets = (schedule.conditioning - schedule.positions[:-1]) / -np.diff(schedule.positions)
+    offsets = (schedule.network_times - schedule.times[:-1]) / -np.diff(schedule.times)
     carried = np.interp(np.arange(steps) / steps, np.arange(schedule.steps) / schedule.steps, offsets)
-    told = resized.positions[:-1] - carried * np.diff(resized.positions)
-    return resized.replace(conditioning=np.clip(told, schedule.noise.t_min, schedule.noise.t_max))
+    told = resized.times[:-1] - carried * np.diff(resized.times)
+    return resized.replace(network_times=np.clip(told, schedule.noise.t_min, schedule.noise.t_max))
 
 
-def _positions(schedule: Schedule, steps: int) -> Float64:
-    noise, old = schedule.noise, schedule.positions
+def _times(schedule: Schedule, steps: int) -> Float64:
+    noise, old = schedule.noise, schedule.times
     # The log-SNR of the ends may be infinite: the curve runs between the smallest trained time, or the last position if that is
     # later, and just inside the largest.
     latest = noise.t_max if np.isfinite(noise.half_log_snr(noise.t_max)) else (1 - 1e-3) * noise.t_max
     curve = noise.half_log_snr(np.clip(old, max(noise.t_min, old[-1]), latest))
     wanted = np.interp(np.arange(1, steps) / steps, np.arange(len(old)) / schedule.steps, curve)
     apart = APART * noise.t_max
-    positions = np.concatenate([old[:1], noise.time(wanted), old[-1:]])
-    # Where the old grid ends in a plateau of that curve, the positions would meet.
+    times = np.concatenate([old[:1], noise.time(wanted), old[-1:]])
+    # Where the old grid ends in a plateau of that curve, the times would meet.
     for i in range(1, steps):
-        positions[i] = min(positions[i], positions[i - 1] - apart)
+        times[i] = min(times[i], times[i - 1] - apart)
     for i in range(steps - 1, 0, -1):
-        positions[i] = max(positions[i], positions[i + 1] + apart)
-    return positions
+        times[i] = max(times[i], times[i + 1] + apart)
+    return times

@@ -128,7 +128,7 @@ def choose_sampler(
     found = journal.piece("choice", chosen)
     noise = denoiser.noise
     ranked = {
-        int(k): [Ranked(e["name"], Schedule(noise, e["sampler"], e["positions"]), e["rmse"], e["frechet"]) for e in entries]
+        int(k): [Ranked(e["name"], Schedule(noise, e["sampler"], e["times"]), e["rmse"], e["frechet"]) for e in entries]
         for k, entries in found["ranked"].items()
     }
     return _choice(ranked, found["cost"]["choice"], found["cost"]["teacher"])
@@ -155,15 +155,15 @@ def _candidates(denoiser: Denoiser, steps: int, samplers: Sequence[str], grids: 
     for spacing in grids:
         for t_start in np.array(FRACTIONS_TRIED) * noise.t_max:
             try:
-                positions = Schedule.build(noise, "ddim", steps, spacing, t_start=t_start, final=final).positions
+                times = Schedule.build(noise, "ddim", steps, spacing, t_start=t_start, final=final).times
             except ValueError:
                 continue
             for sampler in samplers:
-                schedule = Schedule(noise, sampler, positions)
+                schedule = Schedule(noise, sampler, times)
                 if schedule.tableau().stochastic:
                     raise ValueError(f"samplers must be deterministic, got {sampler!r}")
-                if len(schedule.conditioning) == steps and schedule not in found.values():
-                    found[f"{sampler}, {spacing} from {positions[0]:.4g}"] = schedule
+                if len(schedule.network_times) == steps and schedule not in found.values():
+                    found[f"{sampler}, {spacing} from {times[0]:.4g}"] = schedule
     return found
 
 

@@ -49,8 +49,8 @@ class Teacher:
         start = None if np.isfinite(noise.half_log_snr(noise.t_max)) else 0.999 * noise.t_max
         # Not Schedule.build: a teacher may have more steps than a short model was trained on.
         grid = GRIDS["log_snr"](noise, noise.t_max if start is None else start, steps, "zero")
-        positions = np.append(grid[grid > student.positions[-1]], student.positions[-1])
-        return Teacher(Schedule(noise, "dpmpp_2m", positions), remember=remember)
+        times = np.append(grid[grid > student.times[-1]], student.times[-1])
+        return Teacher(Schedule(noise, "dpmpp_2m", times), remember=remember)
 
     def on_whole_times(self) -> Teacher:
         """This teacher at the whole times next to its own, for networks that know no others: fewer steps, where two fall together.
@@ -59,12 +59,12 @@ class Teacher:
         stay as they are.
         """
         source = self.source
-        if not isinstance(source, Schedule) or source != source.replace(conditioning=None) or (source.conditioning % 1 == 0).all():
+        if not isinstance(source, Schedule) or source != source.replace(network_times=None) or (source.network_times % 1 == 0).all():
             return self
         if self._whole is None:
-            whole = np.unique(np.round(source.positions[:-1]))[::-1]
-            positions = np.append(whole[whole > source.positions[-1]], source.positions[-1])
-            self._whole = Teacher(source.replace(positions=positions), remember=self._remembered is not None)
+            whole = np.unique(np.round(source.times[:-1]))[::-1]
+            times = np.append(whole[whole > source.times[-1]], source.times[-1])
+            self._whole = Teacher(source.replace(times=times), remember=self._remembered is not None)
         return self._whole
 
     def endpoint(self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions) -> Tensor:
@@ -107,16 +107,18 @@ class Teacher:
         if not isinstance(self.source, Schedule):
             with torch.no_grad():
                 return [_checked(self.source(x_T.clone(), t), x_T) for t in times]
-        if len(self.source.conditioning) != self.source.steps:
+        if len(self.source.network_times) != self.source.steps:
             raise ValueError(f"teacher: a path needs a sampler with one evaluation a step, {self.source.sampler!r} has more")
         if self.source.coefficients is not None or self.source.shift is not None or self.source.variants:
             raise ValueError("teacher: a path needs a schedule without coefficients, shift or variants, which belong to its own steps")
-        inner = [t for t in times if t < self.source.positions[0]]
-        merged = np.unique(np.concatenate([self.source.positions, inner]))[::-1]
-        told = dict(zip(self.source.tableau().times.tolist(), self.source.conditioning.tolist(), strict=True))
-        schedule = self.source.replace(positions=merged)
+        inner = [t for t in times if t < self.source.times[0]]
+        merged = np.unique(np.concatenate([self.source.times, inner]))[::-1]
+        told = dict(zip(self.source.tableau().times.tolist(), self.source.network_times.tolist(), strict=True))
+        schedule = self.source.replace(times=merged)
         # The teacher is told what it was told; at the times in between, where it stands.
-        schedule = schedule.replace(conditioning=[told.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.conditioning, strict=True)])
+        schedule = schedule.replace(
+            network_times=[told.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.network_times, strict=True)]
+        )
         start = float(merged[0])
         wanted = {t: x_T * schedule.noise.start_scale(t) for t in map(float, times) if t > start} | {start: start_state(schedule, x_T)}
         keep = {float(t) for t in times}
@@ -127,7 +129,7 @@ class Teacher:
 
         def visit(i: int, _registers: Registers, outputs: Sequence[Tensor]) -> None:
             if seen is not None:
-                seen(float(merged[i]), float(schedule.conditioning[i]), outputs)
+                seen(float(merged[i]), float(schedule.network_times[i]), outputs)
 
         with torch.no_grad():
             plan = Plan.make(denoiser, schedule, x_T.device)

@@ -101,7 +101,7 @@ def tune(
     schedule: Schedule | str | PathLike[str],
     *,
     method: str | Method = "endpoint",
-    tune: str | Sequence[str] = ("conditioning", "positions"),
+    tune: str | Sequence[str] = ("network_times", "times"),
     x_T: Tensor | None = None,
     sample_shape: Sequence[int] | None = None,
     conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
@@ -126,19 +126,19 @@ def tune(
     accepted: Callable[[Accepted], None] | None = None,
     check_model: bool = True,
 ) -> TuneResult:
-    """Tune ``schedule`` for ``denoiser``: what the network is told (``conditioning``), where the steps stand (``positions``).
+    """Tune ``schedule`` for ``denoiser``: what the network is told (``network_times``), where the steps stand (``times``).
 
     ``method``
-        "endpoint" (default): least squares on the distance to the teacher's x_0 from the same x_T; ``tune`` any of "conditioning",
-        "positions" and "coefficients" (of the solver); ``optimizer`` as in :class:`ttune.tuning.Endpoint`; needs no gradients.
-        "trajectory", "local": conditioning only, one 1-D search per evaluation, from where those before it led or from the
+        "endpoint" (default): least squares on the distance to the teacher's x_0 from the same x_T; ``tune`` any of "network_times",
+        "times" and "coefficients" (of the solver); ``optimizer`` as in :class:`ttune.tuning.Endpoint`; needs no gradients.
+        "trajectory", "local": network_times only, one 1-D search per evaluation, from where those before it led or from the
         teacher's own path; cheap.
-        "timetuner": conditioning only, the published objective; needs gradients and ``data`` (x_0 images, or images and
+        "timetuner": network_times only, the published objective; needs gradients and ``data`` (x_0 images, or images and
         their conditions); settings in ``timetuner``.
-        "optimal_steps": positions only, by dynamic programming over the teacher's path (GITS, Optimal Steps).
-        "ays": positions only, Align Your Steps' published tables.
+        "optimal_steps": times only, by dynamic programming over the teacher's path (GITS, Optimal Steps).
+        "ays": times only, Align Your Steps' published tables.
         "shifted": nothing but the shift, by which every sample is told the time of its own variance (TS-DPM).
-        "evolution": positions only, a search over populations for the lowest Fréchet distance to the teacher's samples (AutoDiffusion);
+        "evolution": times only, a search over populations for the lowest Fréchet distance to the teacher's samples (AutoDiffusion);
         more settings, CMA-ES among them, with ``method=ttune.tuning.Evolution(...)``.
         Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
     ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` (128; 256 with coefficients) +
@@ -151,7 +151,7 @@ def tune(
     A network with discrete times is probed first (:mod:`ttune.tuning.integer_times.probe`): where it only knows whole times (or says
     ``integer_time=True``), or rows of its table lie off the curve through their neighbours, continuous methods are followed by a
     descent in whole numbers, and what is returned tells it whole times only.
-    ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (positions must be free).
+    ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (times must be free).
     ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
     With ``guard`` the tuned schedule is returned only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to
     the teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is
@@ -293,7 +293,7 @@ def _time_table(denoiser: Denoiser, points: Points, share: Share, journal: Journ
 
 def method_named(
     method: str | Method,
-    tune: str | Sequence[str] = ("conditioning", "positions"),
+    tune: str | Sequence[str] = ("network_times", "times"),
     fix_start: bool = False,
     iterations: int = 30,
     search_starts: bool = True,
@@ -308,10 +308,10 @@ def method_named(
         raise ValueError(
             f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}{meant(method, METHODS)}"
         )
-    # Methods without starts and iterations keep those limits, and where positions do not move the first one stays.
+    # Methods without starts and iterations keep those limits, and where times do not move the first one stays.
     if fix_start and method == "ays":
         raise ValueError("fix_start does not go with method 'ays', whose tables begin at the largest time")
-    ignored = {"tune": tune != ("conditioning", "positions"), "optimizer": optimizer != "auto"}
+    ignored = {"tune": tune != ("network_times", "times"), "optimizer": optimizer != "auto"}
     if method != "endpoint" and any(ignored.values()):
         names = " and ".join(name for name, is_given in ignored.items() if is_given)
         raise ValueError(f"{names}: only method 'endpoint' knows this, got {method!r}")

@@ -130,7 +130,7 @@ def settings(sd: Model, zero_snr: Model) -> Iterator[Case]:
         schedule = tuned(VP, "dpmpp_2m", 4)
         corrections = 0.02 * np.cos(np.arange(12.0)).reshape(4, 3)
         corrections[0, 2] = 0  # there is no prediction before the first
-        schedule = schedule.replace(coefficients=corrections, conditioning=schedule.conditioning)
+        schedule = schedule.replace(coefficients=corrections, network_times=schedule.network_times)
         return sd.theirs(schedule, noise), sd.ours(schedule, noise)
 
     def clipped() -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ def advanced(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
 
     def run() -> tuple[Tensor, Tensor]:
         schedule = tuned(FLOW, "dpmpp_2m", 4).replace(model={"guidance_scale": 3.5, "guidance": "input"})
-        guider = call(host.BasicGuider, model.patcher, call(FluxGuidance, model.conditioning(1), 3.5))
+        guider = call(host.BasicGuider, model.patcher, call(FluxGuidance, model.network_times(1), 3.5))
         sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
         latent = {"samples": torch.zeros(2, *model.shape)}
         made = call(host.SamplerCustomAdvanced, call(host.RandomNoise, 21), guider, sampler, sigmas, latent)["samples"]
@@ -224,11 +224,11 @@ def control_net(sd: Model) -> Callable[[], tuple[Tensor, Tensor]]:
 
         schedule, noise, network = tuned(VP, "heun", 4), normal(3, 1, *sd.shape), Recording()
         control = ControlNet(network, load_device=torch.device("cpu")).set_cond_hint(normal(1, 1, 3, 64, 64))
-        conditioning = [[sd.drawn(1)["c"], {"control": control, "control_apply_to_uncond": True}]]
+        network_times = [[sd.drawn(1)["c"], {"control": control, "control_apply_to_uncond": True}]]
         sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
         latent = torch.zeros_like(noise)
-        sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, conditioning, conditioning, latent, disable_pbar=True, seed=5)
-        return torch.cat(network.heard), torch.tensor(schedule.conditioning, dtype=torch.float32)
+        sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, network_times, network_times, latent, disable_pbar=True, seed=5)
+        return torch.cat(network.heard), torch.tensor(schedule.network_times, dtype=torch.float32)
 
     return run
 

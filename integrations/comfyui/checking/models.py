@@ -45,7 +45,7 @@ class Model:
     def drawn(self, seed: int, rows: int = 1) -> dict[str, Tensor]:
         return {name: normal(seed, rows, *shape) for name, shape in self.conditions.items()}
 
-    def conditioning(self, seed: int) -> list[Any]:
+    def network_times(self, seed: int) -> list[Any]:
         values = self.drawn(seed)
         return [[values["c"], {"pooled_output": values["y"]} if "y" in values else {}]]
 
@@ -84,8 +84,8 @@ class Model:
             cfg,
             sampler,
             sigmas,
-            self.conditioning(1),
-            self.conditioning(2),
+            self.network_times(1),
+            self.network_times(2),
             latent,
             disable_pbar=True,
             seed=seed,
@@ -99,10 +99,10 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 
 def tuned(noise: ttune.NoiseSchedule, sampler: str, steps: int, spacing: str = "linspace", **build: Any) -> ttune.Schedule:
-    """As tuning leaves a schedule: the network gets fractional times beside the positions."""
+    """As tuning leaves a schedule: the network gets fractional times beside the times."""
     schedule = ttune.Schedule.build(noise, sampler, steps, spacing, **build)
-    moved = schedule.conditioning * 0.97 + 0.01 * (noise.t_max - noise.t_min) * np.linspace(1, 0, len(schedule.conditioning))
-    return schedule.replace(conditioning=np.clip(moved, noise.t_min, noise.t_max))
+    moved = schedule.network_times * 0.97 + 0.01 * (noise.t_max - noise.t_min) * np.linspace(1, 0, len(schedule.network_times))
+    return schedule.replace(network_times=np.clip(moved, noise.t_min, noise.t_max))
 
 
 def write_checkpoint(path: Path) -> None:

@@ -24,7 +24,8 @@ from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, nois
 from ttune.adapters.diffusers.timestep_hook import TIME_NAMES, Ear, ears_of, time_argument
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Flow, NoiseSchedule
-from ttune.schedule.file import describe, load_schedules
+from ttune.schedule.collection import load_schedules
+from ttune.schedule.file import describe
 from ttune.schedule.schedule import Schedule
 
 Given = Schedule | str | PathLike[str] | Mapping[int, Schedule] | Iterable[Schedule]
@@ -81,7 +82,7 @@ def apply(
         _check_fits(pipeline, one, settings, check_guidance, check_model)
     bounds = _bounds(schedules, settings)
     whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
-    if whole and any((np.mod(one.conditioning, 1.0) != 0).any() for one in schedules):
+    if whole and any((np.mod(one.network_times, 1.0) != 0).any() for one in schedules):
         raise ValueError("schedule: the pipeline's network knows whole times only; use schedule.with_integer_times()")
     _check_not_shared(pipeline)
     before = _applied[pipeline].scheduler if pipeline in _applied else pipeline.scheduler

@@ -111,7 +111,7 @@ def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray, mu: d
         return {}
     accepted = inspect.signature(own.set_timesteps).parameters
     reasons = [f"its grid of {schedule.steps} steps is {own.timesteps.tolist()} and it takes no timesteps"]
-    starts = schedule.positions[:-1] * time_unit(settings)  # of steps: Heun's repeats what lies between by itself
+    starts = schedule.times[:-1] * time_unit(settings)  # of steps: Heun's repeats what lies between by itself
     sigmas = schedule.sigmas[:-1]
     lists = {"timesteps": (starts, stands), "sigmas": (sigmas, sigmas / (shift - (shift - 1) * sigmas))}
     for argument, values in ((name, one) for name, given in lists.items() for one in given if name in accepted):

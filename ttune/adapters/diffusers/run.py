@@ -35,8 +35,8 @@ class Run:
         self.schedule, self.bounds = schedule, bounds
         times, trained = schedule.tableau().times, (schedule.noise.t_min, schedule.noise.t_max)
         # Untuned times are kept within the trained range, which is one of what the network is passed.
-        untuned = schedule.conditioning == np.clip(times, *trained)
-        told = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.conditioning))
+        untuned = schedule.network_times == np.clip(times, *trained)
+        told = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.network_times))
         self.clock = Clock(unshifted(times) * unit, told * unit, divisor, whole=whole)
         self.from_image = False  # the run begins from a noised image, not from pure noise
         self.first: int | None = None  # the evaluation that it begins at, once that is known
@@ -60,7 +60,7 @@ class Run:
         """
         if self.from_image or self.schedule.first or self.clock.index not in (None, 0):
             return 1.0
-        return self.schedule.noise.start_scale(float(self.schedule.positions[0]))
+        return self.schedule.noise.start_scale(float(self.schedule.times[0]))
 
     def step(self, model_output: Tensor, time: float | Tensor, sample: Tensor, generator: Generators) -> Tensor:
         """The next state, from what the network said of ``sample`` at ``time``.

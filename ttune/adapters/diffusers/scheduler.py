@@ -20,7 +20,7 @@ from ttune.adapters.diffusers.run import Generators, Run, check_host_can
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, prediction_type_of, shift_of, time_unit
 from ttune.network.threshold import DynamicThreshold
 from ttune.noise.schedules import DiscreteVP
-from ttune.schedule import file
+from ttune.schedule import collection
 from ttune.schedule.schedule import Schedule
 
 # A plain scheduler that read the configuration of a tuned one would sample untuned without a word. Its own check of one of these
@@ -44,7 +44,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
     must be one that a schedule was tuned for. What a network is *told* reaches it through hooks: a step after which none did raises.
 
     Args:
-        ttune_schedules: What ttune.json holds of them (:func:`ttune.schedule.file.encoded`, as plain values).
+        ttune_schedules: What ttune.json holds of them (:func:`ttune.schedule.collection.encoded`, as plain values).
         ttune_base: Configuration of the scheduler that they were applied to, from which :meth:`original` rebuilds it.
         ttune_whole: The network knows whole times only.
         clip_sample: x_0 is clamped to [-clip_sample_range, clip_sample_range]; ``clip_epsilon`` as of a Denoiser.
@@ -68,7 +68,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float | None = None,
     ) -> None:
-        self.schedules = file.decoded(json.dumps(ttune_schedules).encode(), "the scheduler's configuration")
+        self.schedules = collection.decoded(json.dumps(ttune_schedules).encode(), "the scheduler's configuration")
         for schedule in self.schedules.values():
             check_host_can(schedule)
         self._unit = time_unit(ttune_base)
@@ -94,7 +94,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
             maximum = threshold.maximum if math.isfinite(threshold.maximum) else None
             limits |= {"thresholding": True, "dynamic_thresholding_ratio": threshold.quantile, "sample_max_value": maximum}
         steps = base.get("num_train_timesteps", 1000)
-        made = TunedScheduler(json.loads(file.encoded(schedules)), base, whole, num_train_timesteps=steps, **limits)
+        made = TunedScheduler(json.loads(collection.encoded(schedules)), base, whole, num_train_timesteps=steps, **limits)
         # What pipelines ask a scheduler's configuration for stays there; what a plain one would be rebuilt from does not.
         shown = {k: v for k, v in base.items() if not k.startswith("_") and k not in made.config and k != "trained_betas"}
         made.register_to_config(**shown | {"prediction_type": prediction_type_of(base)} | dict.fromkeys(GUARDED, REFUSAL))
@@ -140,7 +140,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         for steps, schedule in self.schedules.items():
             if sigmas is not None and _own(sigmas, torch.from_numpy(schedule.sigmas)):
                 return steps
-            if sigmas is None and timesteps is not None and len(timesteps) == len(schedule.conditioning):
+            if sigmas is None and timesteps is not None and len(timesteps) == len(schedule.network_times):
                 return steps
         given = timesteps if sigmas is None else sigmas
         if given is None:

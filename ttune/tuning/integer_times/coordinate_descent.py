@@ -69,12 +69,12 @@ def between_rows(denoiser: Denoiser) -> Denoiser:
 
 
 def rounded(schedule: Schedule, *, told_apart: bool) -> Schedule | None:
-    """``schedule`` told whole times. Its positions stay where what is told is free to differ from them (``told_apart``), else
+    """``schedule`` told whole times. Its times stay where what is told is free to differ from them (``told_apart``), else
     they are rounded too; None where two of them would fall together."""
     if told_apart:
-        told = schedule.conditioning.round()
+        told = schedule.network_times.round()
         return (
-            schedule if (told == schedule.conditioning).all() else schedule.replace(conditioning=told, coefficients=schedule.coefficients)
+            schedule if (told == schedule.network_times).all() else schedule.replace(network_times=told, coefficients=schedule.coefficients)
         )
     try:
         return schedule.with_integer_times()
@@ -90,7 +90,7 @@ def find_whole_times(task: Task, method: Method, between: Denoiser | None, *, se
     """
     whole = task.problem
     # Where nothing that is searched moves the steps, they stay where they were given.
-    told_apart = "conditioning" in method.changes or "positions" not in method.changes
+    told_apart = "network_times" in method.changes or "times" not in method.changes
     task = dataclasses.replace(task, best=WholeBest(task.best, told_apart))
     if search:
         relaxed = between_rows(whole.denoiser) if between is None else dataclasses.replace(between)
@@ -163,10 +163,10 @@ def search_whole_times(
 def _sweep(problem: Problem, schedule: Schedule, cost: float, step: int, changes: Sequence[str], fix_start: bool) -> tuple[Schedule, float]:
     """Every coordinate once, both ways."""
     moves: list[tuple[str, int]] = []
-    if "positions" in changes:
-        moves += [("positions", i) for i in range(1 if fix_start else 0, schedule.steps)]
-    if "conditioning" in changes:
-        moves += [("conditioning", i) for i in range(len(schedule.conditioning))]
+    if "times" in changes:
+        moves += [("times", i) for i in range(1 if fix_start else 0, schedule.steps)]
+    if "network_times" in changes:
+        moves += [("network_times", i) for i in range(len(schedule.network_times))]
     for what, i in moves:
         for shift in (step, -step):
             trial = moved(schedule, what, i, shift)
@@ -179,28 +179,28 @@ def _sweep(problem: Problem, schedule: Schedule, cost: float, step: int, changes
 
 def moved(schedule: Schedule, what: str, i: int, shift: int) -> Schedule | None:
     """One told time, or one position with what is told there, shifted by whole rows; None where that leaves the range."""
-    noise, positions, told = schedule.noise, schedule.positions.copy(), schedule.conditioning.copy()
-    if what == "conditioning":
+    noise, times, told = schedule.noise, schedule.times.copy(), schedule.network_times.copy()
+    if what == "network_times":
         told[i] += shift
     else:
-        positions[i] += shift
+        times[i] += shift
         try:
-            followed = schedule.replace(positions=positions).tableau().times
+            followed = schedule.replace(times=times).tableau().times
         except ValueError:
             return None
         told += (followed - schedule.tableau().times).round()
     if ((told < noise.t_min) | (told > noise.t_max)).any():
         return None
-    return _told(schedule, positions, told)
+    return _told(schedule, times, told)
 
 
-def _told(schedule: Schedule, positions: Float64, told: Float64) -> Schedule:
-    return schedule.replace(positions=positions, conditioning=told, coefficients=schedule.coefficients)
+def _told(schedule: Schedule, times: Float64, told: Float64) -> Schedule:
+    return schedule.replace(times=times, network_times=told, coefficients=schedule.coefficients)
 
 
 def _plain(schedule: Schedule) -> dict[str, list[float]]:
-    return {"positions": schedule.positions.tolist(), "conditioning": schedule.conditioning.tolist()}
+    return {"times": schedule.times.tolist(), "network_times": schedule.network_times.tolist()}
 
 
 def _from_plain(like: Schedule, state: dict[str, Any]) -> Schedule:
-    return _told(like, np.array(state["positions"]), np.array(state["conditioning"]))
+    return _told(like, np.array(state["times"]), np.array(state["network_times"]))

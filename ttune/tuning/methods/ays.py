@@ -39,7 +39,7 @@ class AlignYourSteps:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ("positions",)
+        return ("times",)
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         self._schedules(schedule, whole=False)
@@ -52,12 +52,12 @@ class AlignYourSteps:
         return Found(list(schedules.values())) if len(schedules) == 1 else best_of(task, schedules)
 
     def _schedules(self, like: Schedule, *, whole: bool) -> dict[str, Schedule]:
-        final = "zero" if like.positions[-1] == like.noise.t_clean else "min"
+        final = "zero" if like.times[-1] == like.noise.t_clean else "min"
         tables = [self.table] if self.table is not None else fitting_tables(like.noise)
         made: dict[str, Schedule] = {}
         for table in tables:
-            grid = Schedule.build(like.noise, like.sampler, like.steps, table, final=final).positions
-            made[table] = like.replace(positions=np.round(grid) if whole else grid)
+            grid = Schedule.build(like.noise, like.sampler, like.steps, table, final=final).times
+            made[table] = like.replace(times=np.round(grid) if whole else grid)
         return made
 
 

@@ -39,7 +39,7 @@ OPTIMIZERS = ("auto", "backpropagation", "differences", "broyden", "adam")
 class Endpoint:
     """Levenberg-Marquardt (or Adam) on the distance to the teacher's x_0, from several starts.
 
-    ``tune``: any of "conditioning", "positions", "coefficients"; coefficients join when the others have converged.
+    ``tune``: any of "network_times", "times", "coefficients"; coefficients join when the others have converged.
     ``optimizer``: "backpropagation" (needs gradients of the network), "differences" (forward differences, black boxes), "broyden"
     (the same with a Jacobian every fourth iteration), "adam" (for comparison), or "auto": backpropagation where the
     network has gradients and there are more than a dozen parameters, else differences, by Broyden's method beyond that number.
@@ -47,7 +47,7 @@ class Endpoint:
     ``also``: further schedules to start from, for example one tuned for a neighbouring budget.
     """
 
-    tune: str | Sequence[str] = ("conditioning", "positions")
+    tune: str | Sequence[str] = ("network_times", "times")
     fix_start: bool = False
     iterations: int = 30
     search_starts: bool = True
@@ -80,16 +80,16 @@ class Endpoint:
                 )
             if not self.may_start_from(other, schedule):
                 raise ValueError(
-                    f"also must keep what is not tuned: tune={list(self.tune)} with fix_start={self.fix_start} holds positions "
-                    f"{schedule.positions.tolist()}, got {other.positions.tolist()}"
+                    f"also must keep what is not tuned: tune={list(self.tune)} with fix_start={self.fix_start} holds times "
+                    f"{schedule.times.tolist()}, got {other.times.tolist()}"
                 )
         refuse_integer_time(denoiser)
         Parameters(schedule, self.tune, fix_start=self.fix_start)  # names a wrong `tune` before any work is done
 
     def may_start_from(self, other: Schedule, schedule: Schedule) -> bool:
         """Whether ``other`` stands where ``schedule`` does, as far as that is held."""
-        held = slice(None) if "positions" not in self.tune else slice(0, int(self.fix_start))
-        return np.array_equal(other.positions[held], schedule.positions[held])
+        held = slice(None) if "times" not in self.tune else slice(0, int(self.fix_start))
+        return np.array_equal(other.times[held], schedule.times[held])
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -105,7 +105,7 @@ class Endpoint:
     def run(self, task: Task) -> Found:
         """Tuned schedules: of every start that came to the end, the last first."""
         few = task.problem.head(SHORT_SAMPLES)
-        # Times and positions do not need more; coefficients are tuned on all.
+        # Times and times do not need more; coefficients are tuned on all.
         some = task.problem.head(SAMPLES) if "coefficients" in self.tune else task.problem
         grids = self._grids(few, task)
         first = tuple(name for name in self.tune if name != "coefficients")
@@ -131,7 +131,7 @@ class Endpoint:
         return [*(starts(grids, task.start, TRIED) if grids else given), *also]
 
     def _grids(self, few: Problem, task: Task) -> list[Ranked]:
-        if not self.search_starts or "positions" not in self.tune:
+        if not self.search_starts or "times" not in self.tune:
             return []
         return remembered_ranking(few, task.start, task.journal, task.ledger, fix_start=self.fix_start, progress=task.progress)
 
@@ -139,7 +139,7 @@ class Endpoint:
 def _kind(schedule: Schedule) -> tuple[Any, ...]:
     """What all starts of one tuning have in common."""
     fields = ("sampler", "steps", "noise", "eta", "lower_order_final", "options", "variants")
-    return *(getattr(schedule, name) for name in fields), float(schedule.positions[-1])
+    return *(getattr(schedule, name) for name in fields), float(schedule.times[-1])
 
 
 @dataclass

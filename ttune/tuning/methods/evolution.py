@@ -1,4 +1,4 @@
-"""Evolutionary search: AutoDiffusion's operators on whole step positions, or CMA-ES on the continuous vector of a schedule."""
+"""Evolutionary search: AutoDiffusion's operators on whole step times, or CMA-ES on the continuous vector of a schedule."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Evolution:
     """Search by populations of schedules; needs nothing but samples.
 
     ``operators``
-        "genetic": AutoDiffusion (Li et al. 2023, arXiv 2309.10438): positions are whole times (``cells`` of a grid even in half
+        "genetic": AutoDiffusion (Li et al. 2023, arXiv 2309.10438): times are whole times (``cells`` of a grid even in half
         log-SNR for continuous models, 1,000 by default). Every round has ``population`` new candidates: ``mutations`` of a parent,
         each position redrawn with ``probability``; ``crossovers`` of two parents; the rest random. The ``parents`` are the best of
         all that were judged. Half of the first population may be untuned grids, the rest is random. The network is told where it stands.
@@ -83,8 +83,8 @@ class Evolution:
         if self.tune is not None:
             return (self.tune,) if isinstance(self.tune, str) else tuple(self.tune)
         if self.operators == "cma":
-            return ("conditioning", "positions")
-        return ("positions",) if self.budget is None else ("positions", "variants")
+            return ("network_times", "times")
+        return ("times",) if self.budget is None else ("times", "variants")
 
     @property
     def shared(self) -> bool:
@@ -99,8 +99,8 @@ class Evolution:
             if len(Parameters(schedule, self.changes, fix_start=self.fix_start).free) < 2:
                 raise ValueError(f"operators='cma' needs at least two free parameters, tune={list(self.changes)} leaves one")
             return
-        if self.cells is not None or len(schedule.conditioning) != schedule.steps:
-            refuse_integer_time(denoiser)  # neither these cells nor what stands between two positions are whole times
+        if self.cells is not None or len(schedule.network_times) != schedule.steps:
+            refuse_integer_time(denoiser)  # neither these cells nor what stands between two times are whole times
         self._genes(denoiser, schedule)
 
     def _check_settings(self) -> None:
@@ -146,7 +146,7 @@ class Evolution:
 
     def _grids(self, task: Task) -> list[Ranked]:
         """The untuned grids, best RMSE first, the given schedule among them."""
-        if not self.search_starts or "positions" not in self.changes:
+        if not self.search_starts or "times" not in self.changes:
             return []
         return remembered_ranking(task.problem, task.start, task.journal, task.ledger, fix_start=self.fix_start, progress=task.progress)
 

@@ -78,6 +78,6 @@ class Genetic:
     def _exists(self, genome: Genome) -> bool:
         try:
             self._genes.schedule(genome)
-        except ValueError:  # the sampler does not exist on these positions
+        except ValueError:  # the sampler does not exist on these times
             return False
         return True

@@ -19,8 +19,8 @@ from ttune.schedule.schedule import Schedule
 from ttune.tuning.solvers.parameters import coordinate, time
 
 Genome = tuple[int, ...]
-TUNABLE = ("positions", "variants")
-CELLS = 1000  # of the grid on which a continuous model's positions may stand: as many as discrete models usually have times
+TUNABLE = ("times", "variants")
+CELLS = 1000  # of the grid on which a continuous model's times may stand: as many as discrete models usually have times
 
 
 class Part(Protocol):
@@ -45,7 +45,7 @@ class Part(Protocol):
 
 
 class Genes:
-    """Schedules that differ from ``start`` in what ``tune`` names: "positions", "variants" or both.
+    """Schedules that differ from ``start`` in what ``tune`` names: "times", "variants" or both.
 
     ``fix_start`` and ``cells``: see :class:`PositionGenes`; ``budget``: see :class:`VariantGenes`.
     """
@@ -54,7 +54,7 @@ class Genes:
         self,
         start: Schedule,
         denoiser: Denoiser,
-        tune: Sequence[str] = ("positions",),
+        tune: Sequence[str] = ("times",),
         *,
         fix_start: bool = False,
         cells: int | None = None,
@@ -62,7 +62,7 @@ class Genes:
     ) -> None:
         self.start = start
         self.parts: list[Part] = []
-        if "positions" in tune:
+        if "times" in tune:
             self.parts.append(PositionGenes(start, fix_start=fix_start, cells=cells))
         if "variants" in tune:
             self.parts.append(VariantGenes(start, denoiser, budget))
@@ -72,7 +72,7 @@ class Genes:
         return math.prod(part.count() for part in self.parts)
 
     def schedule(self, genome: Genome) -> Schedule:
-        """ValueError where the sampler does not exist on these positions."""
+        """ValueError where the sampler does not exist on these times."""
         return self.start.replace(**{part.field: part.decode(own) for part, own in zip(self.parts, self._split(genome), strict=True)})
 
     def encode(self, schedule: Schedule) -> Genome:
@@ -96,18 +96,18 @@ class Genes:
 
 
 class PositionGenes:
-    """All positions but the last one, which is kept: strictly decreasing indices into ``times`` (ascending).
+    """All times but the last one, which is kept: strictly decreasing indices into ``times`` (ascending).
 
     ``times`` are the whole times of a discrete model; for a continuous one, or where ``cells`` is given, that many times, even in half
-    log-SNR. With ``fix_start`` the first position is kept too. ValueError if there are fewer times than positions.
+    log-SNR. With ``fix_start`` the first position is kept too. ValueError if there are fewer times than times.
     """
 
-    field = "positions"
+    field = "times"
 
     def __init__(self, start: Schedule, *, fix_start: bool = False, cells: int | None = None) -> None:
         self.genes = start.steps
         self.times = _times(start, fix_start, cells)
-        self._last = start.positions[-1]
+        self._last = start.times[-1]
         self._held = 1 if fix_start else 0  # genes that may not change
         if len(self.times) < self.genes:
             raise ValueError(f"schedule: {self.genes} steps need as many different times, this grid has {len(self.times)}")
@@ -121,7 +121,7 @@ class PositionGenes:
 
     def encode(self, schedule: Schedule) -> Genome:
         """The nearest times, moved apart where two would be the same."""
-        genes = [int(np.abs(self.times - t).argmin()) for t in schedule.positions[:-1]]
+        genes = [int(np.abs(self.times - t).argmin()) for t in schedule.times[:-1]]
         if self._held:
             genes[0] = len(self.times) - 1
         for i in range(len(genes) - 2, -1, -1):
@@ -167,7 +167,7 @@ class VariantGenes:
     def __init__(self, start: Schedule, denoiser: Denoiser, budget: float | None) -> None:
         if not isinstance(denoiser.network, Variants):
             raise ValueError(f"denoiser: tuning variants needs a network that is a ttune.Variants, got {type(denoiser.network).__name__}")
-        self.genes = len(start.conditioning)
+        self.genes = len(start.network_times)
         self.costs = np.array(denoiser.network.costs)
         cost = denoiser.network.cost(start.variants, self.genes)
         self.budget = (cost if budget is None else budget) * (1 + 1e-9)  # sums of shares are not exact
@@ -208,12 +208,12 @@ def _joined(parts: Sequence[Genome]) -> Genome:
 
 
 def _times(start: Schedule, fix_start: bool, cells: int | None) -> Float64:
-    """The times that positions may take, ascending."""
-    noise, end = start.noise, start.positions[-1]
+    """The times that times may take, ascending."""
+    noise, end = start.noise, start.times[-1]
     if cells is None and noise.discrete_steps is not None:
         times = np.arange(noise.t_min, noise.t_max + 1)
     else:
         low, high = coordinate(noise, np.array([noise.t_max, noise.t_min]))
         times = np.unique(np.clip(time(noise, np.linspace(low, high, cells or CELLS)), noise.t_min, noise.t_max))
     times = times[times > end]
-    return np.append(times[times < start.positions[0]], start.positions[0]) if fix_start else times
+    return np.append(times[times < start.times[0]], start.times[0]) if fix_start else times

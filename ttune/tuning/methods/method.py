@@ -68,7 +68,7 @@ class Method(Protocol):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Which parts of a schedule it may change: "conditioning", "positions", "coefficients", ..."""
+        """Which parts of a schedule it may change: "network_times", "times", "coefficients", ..."""
         ...
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
@@ -97,7 +97,7 @@ def refuse_integer_time(denoiser: Denoiser) -> None:
 
 def refuse_multistage(name: str, schedule: Schedule) -> None:
     """For methods that see one evaluation a step."""
-    if len(schedule.conditioning) != schedule.steps:
+    if len(schedule.network_times) != schedule.steps:
         raise ValueError(f"method {name!r} is for samplers with one evaluation a step, {schedule.sampler!r} has more; use 'endpoint'")
 
 
@@ -111,7 +111,7 @@ def one_by_one(
     done: list[float] = task.journal.get(name) or []
     values: list[float] = []
     with task.ledger.entry("tuning"):
-        for value in tqdm(found(done), desc=name, total=len(task.start.conditioning), disable=not task.progress, leave=False):
+        for value in tqdm(found(done), desc=name, total=len(task.start.network_times), disable=not task.progress, leave=False):
             values.append(value)
             if len(values) > len(done):
                 task.best.accept(name, values.copy(), schedule(values), samples=len(task.problem))
@@ -120,7 +120,7 @@ def one_by_one(
 
 def told_first(start: Schedule, values: Sequence[float]) -> Schedule:
     """``start`` with the first told times replaced."""
-    return start.replace(conditioning=np.array([*values, *start.conditioning[len(values) :]]))
+    return start.replace(network_times=np.array([*values, *start.network_times[len(values) :]]))
 
 
 def best_of(task: Task, tries: Mapping[str, Schedule], count: int = 3) -> Found:

@@ -1,5 +1,5 @@
 """Where to stand, by dynamic programming over a teacher's path (GITS, Chen et al. 2024, arXiv 2405.11326; Optimal Steps, Pei et
-al. 2025, arXiv 2503.21774). Positions only: the network is told where it stands."""
+al. 2025, arXiv 2503.21774). Times only: the network is told where it stands."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class OptimalSteps:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ("positions",)
+        return ("times",)
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         if schedule.steps > self.candidates:
@@ -91,7 +91,7 @@ class OptimalSteps:
             raise ValueError(f"metric 'deviation' divides by alpha, which is 0 at the first candidate, t = {times[0]:g}; use 'l2'")
         with task.ledger.entry("tuning"):
             found = self._local(task, times) if self.cost == "local" else [self._rolled(task, times)]
-        return best_of(task, {f"steps {path}": task.start.replace(positions=times[path]) for path in found})
+        return best_of(task, {f"steps {path}": task.start.replace(times=times[path]) for path in found})
 
     def _local(self, task: Task, times: Float64) -> list[list[int]]:
         """The distinct paths that the discounts lead to."""
@@ -122,8 +122,8 @@ def candidate_times(teacher: Teacher, start: Schedule, count: int, *, fix_start:
     ``fix_start`` beginning with its first. ``whole``: for a network that knows whole times only."""
     source = teacher.source if isinstance(teacher.source, Schedule) else Teacher.default(start, count).source
     assert isinstance(source, Schedule)
-    end, t_0 = start.positions[-1], start.positions[0]
-    own = source.positions[source.positions > end]
+    end, t_0 = start.times[-1], start.times[0]
+    own = source.times[source.times > end]
     if fix_start:
         own = np.append(t_0, own[own < t_0])
     own = own[np.unique(np.linspace(0, len(own) - 1, count).round().astype(int))]
@@ -229,9 +229,9 @@ def _told(problem: Problem, time: float) -> float:
 def _step(denoiser: Denoiser, like: Schedule, t: float, u: float, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
     """The sampler's step from ``x`` at t to u as its first one, given the network's outputs at t."""
     plain = {name: value for name, value in like.options.items() if not isinstance(value, tuple)}  # a tuple has a value per step
-    alone = like.replace(positions=np.array([t, u]), options=plain)
-    if len(alone.conditioning) > 1:
-        alone = Schedule(like.noise, "ddim", alone.positions)
+    alone = like.replace(times=np.array([t, u]), options=plain)
+    if len(alone.network_times) > 1:
+        alone = Schedule(like.noise, "ddim", alone.times)
     plan = Plan.make(denoiser, alone, x.device)
     return finite(plan.advance(0, {"x": x}, outputs)["x"], alone)
 

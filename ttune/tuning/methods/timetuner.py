@@ -53,7 +53,7 @@ def _shift(noise: NoiseSchedule) -> float:
 def timetuner_ratios(schedule: Schedule) -> Float64:
     """(n_evaluations,) rho_i = told time / position, in the paper's continuous time: (tau + 1) / (s + 1) for discrete models."""
     shift = _shift(schedule.noise)
-    return (schedule.conditioning + shift) / (schedule.tableau().times + shift)
+    return (schedule.network_times + shift) / (schedule.tableau().times + shift)
 
 
 def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Schedule:
@@ -66,7 +66,7 @@ def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Sched
         raise ValueError(f"ratios must hold {len(times) - 1} or {len(times)} numbers for this schedule, got {len(ratios)}")
     rho = np.ones(len(times))
     rho[: len(ratios)] = ratios
-    return schedule.replace(conditioning=_told(schedule, times, rho))
+    return schedule.replace(network_times=_told(schedule, times, rho))
 
 
 def _told(schedule: Schedule, times: Float64, rho: Float64) -> Float64:
@@ -98,7 +98,7 @@ class TimeTuner:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ("conditioning",)
+        return ("network_times",)
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         refuse_integer_time(denoiser)
@@ -116,7 +116,7 @@ class TimeTuner:
         denoiser = task.problem.denoiser
 
         def told(ratios: list[float]) -> Schedule:
-            return apply_timetuner_ratios(task.start, [*ratios, *np.ones(len(task.start.conditioning) - len(ratios))])
+            return apply_timetuner_ratios(task.start, [*ratios, *np.ones(len(task.start.network_times) - len(ratios))])
 
         found = one_by_one(task, self.name, lambda done: self.ratios(denoiser, task.start, draw, done=done, progress=task.progress), told)
         return Found([told(found)])
@@ -125,13 +125,13 @@ class TimeTuner:
         self, denoiser: Denoiser, schedule: Schedule, draw: Draw, *, done: Sequence[float] = (), progress: bool = False
     ) -> Iterator[float]:
         """Yield rho_0, rho_1, … as they are found; the first ``len(done)`` are taken over from an earlier run."""
-        steps = len(schedule.conditioning)
+        steps = len(schedule.network_times)
         device = draw(0)[0].device
         rho = np.ones(steps)
         pool: list[tuple[Registers, Conditions]] = []
         with frozen(denoiser.network):
             for i in range(steps - 1):
-                told = schedule.replace(conditioning=_told(schedule, schedule.tableau().times, rho))
+                told = schedule.replace(network_times=_told(schedule, schedule.tableau().times, rho))
                 plan = Plan.make(denoiser, told, device)
                 if i < len(done):
                     rho[i] = done[i]

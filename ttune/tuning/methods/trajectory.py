@@ -53,7 +53,7 @@ class Trajectory:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ("conditioning",)
+        return ("network_times",)
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         refuse_integer_time(denoiser)
@@ -83,13 +83,13 @@ def tune_along_trajectory(
     """
     counted = problem.denoiser.evaluations
     chunks = list(problem.chunks())
-    arrivals = [*schedule.tableau().times.tolist()[1:], float(schedule.positions[-1])]
-    times = [float(schedule.positions[0]), *arrivals] if on_path else arrivals
+    arrivals = [*schedule.tableau().times.tolist()[1:], float(schedule.times[-1])]
+    times = [float(schedule.times[0]), *arrivals] if on_path else arrivals
     paths = [teacher.trajectory(problem.denoiser, chunk.x_T, chunk.conditions, times) for chunk in chunks]
     starts = [path.pop(0) for path in paths] if on_path else [start_state(schedule, chunk.x_T) for chunk in chunks]
     states: list[Registers] = [{"x": x} for x in starts]
     plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
-    for i in range(len(schedule.conditioning)):
+    for i in range(len(schedule.network_times)):
 
         def moved(tau: float, i: int = i, states: list[Registers] = states) -> list[Registers]:
             return [
@@ -114,8 +114,8 @@ def tune_along_trajectory(
 def _told_best(loss: Callable[[float], float], schedule: Schedule, i: int) -> float:
     """What evaluation ``i`` is best told, no further than the neighbouring times: more drift would say that something else is wrong."""
     noise, times = schedule.noise, schedule.tableau().times
-    low = max([noise.t_min, *(t for t in (*times, schedule.positions[-1]) if t < times[i])])
+    low = max([noise.t_min, *(t for t in (*times, schedule.times[-1]) if t < times[i])])
     high = min([noise.t_max, *(t for t in times if t > times[i])])
     tau = minimise_scalar(loss, float(low), float(high), TOLERANCE * noise.t_max)
-    here = float(schedule.conditioning[i])
+    here = float(schedule.network_times[i])
     return tau if loss(tau) < loss(here) else here

@@ -155,9 +155,9 @@ Signs = Callable[[Tensor], Tensor]  # (B, m) -> as many random signs, others at 
 def _numbers(denoiser: Denoiser, schedule: Schedule) -> Numbers:
     """Everything about a run that depends on the schedule, by name."""
     evaluations = evaluations_of(denoiser, schedule)
-    numbers: dict[tuple[object, ...], float] = {("start",): schedule.noise.start_scale(schedule.positions[0])}
+    numbers: dict[tuple[object, ...], float] = {("start",): schedule.noise.start_scale(schedule.times[0])}
     for i, (evaluation, rows) in enumerate(zip(evaluations, folded(denoiser, schedule, evaluations), strict=True)):
-        numbers["told", i] = float(schedule.conditioning[i])
+        numbers["told", i] = float(schedule.network_times[i])
         numbers |= {(f"prediction {i}", c): value for c, value in enumerate(evaluation.row)}
         numbers |= {(f"row {i}", name, column): value for name, row in rows.items() for column, value in row.items()}
     return numbers

@@ -94,7 +94,7 @@ def _grouped(runs: Sequence[int], evaluation: Callable[[int], Evaluation]) -> li
 
 def _told(plan: Plan, i: int, x: Tensor) -> Tensor:
     """(B,) what the network is told."""
-    told = plan.conditioning[i] if plan.shifting is None else plan.shifting(i, x)
+    told = plan.network_times[i] if plan.shifting is None else plan.shifting(i, x)
     if isinstance(told, Tensor):
         return told.expand(len(x)) if told.ndim == 0 else told
     return torch.full((len(x),), told, dtype=torch.float64, device=x.device)

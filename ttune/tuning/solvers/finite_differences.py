@@ -25,7 +25,7 @@ from ttune.tuning.solvers.difference_step import dtype_step
 from ttune.tuning.solvers.least_squares import NormalEquations, Search
 from ttune.tuning.solvers.parameters import Parameters, first_difference
 
-# Between full Jacobians. On a mixture, 2-D, from the quadratic grid, conditioning and positions: at ten steps half the evaluations (1,530
+# Between full Jacobians. On a mixture, 2-D, from the quadratic grid, network_times and times: at ten steps half the evaluations (1,530
 # of 3,330 a sample for 2M, RMSE .0019 both; 1,580 of 3,199 for DDIM, .0099 against .0084); at three it ended higher (DDIM .155
 # against .051), so "auto" takes it for many parameters only.
 BROYDEN_STEPS = 3

@@ -1,6 +1,6 @@
 """A schedule as a vector that an optimiser may move freely.
 
-Positions and conditioning are written in a coordinate y(t) that is finite at the largest time and grows towards
+Times and network_times are written in a coordinate y(t) that is finite at the largest time and grows towards
 clean images: the half log-SNR, or -log sigma where the log-SNR is infinite (flow matching at t = 1).
 
 - t_0: its distance y(t_0) - y(T) >= 0, projected back to 0 when a step would leave the trained range;
@@ -22,7 +22,7 @@ from ttune.samplers import Stage
 from ttune.samplers.correction import STATE_AND_NEWEST
 from ttune.schedule.schedule import Schedule
 
-TUNABLE = ("conditioning", "positions", "coefficients")
+TUNABLE = ("network_times", "times", "coefficients")
 PAST = 2  # past predictions that free coefficients use; in a prototype two were nearly as good as all
 # Added to the mean squared error per squared coefficient: the prototype's, which overfitted 128 samples at ten steps all the same.
 COEFFICIENT_RIDGE = 1e-5
@@ -42,55 +42,55 @@ class Parameters:
         if unknown or not tune:
             near = meant(unknown[0], TUNABLE) if unknown else ""
             raise ValueError(f"tune must name one or more of {list(TUNABLE)}, got {list(tune)}{near}")
-        self.tunes_positions = "positions" in tune
-        self.tunes_conditioning = "conditioning" in tune
+        self.tunes_times = "times" in tune
+        self.tunes_network_times = "network_times" in tune
         self.tunes_coefficients = "coefficients" in tune
-        evaluations = len(start.conditioning)
+        evaluations = len(start.network_times)
         if self.tunes_coefficients and start.coefficients is None:
             zeros = np.zeros((evaluations, STATE_AND_NEWEST + min(PAST, evaluations - 1)))
             start = start.replace(coefficients=zeros, tuned=start.tuned, model=start.model)
         self.start = start
         self.fix_start = fix_start
         self._y_max = coordinate(start.noise, np.array(start.noise.t_max))
-        y = coordinate(start.noise, start.positions[:-1])
-        self._offsets = coordinate(start.noise, start.conditioning) - coordinate(start.noise, start.tableau().times)
-        positions = np.concatenate([[y[0] - self._y_max], np.log(np.diff(y))]) if self.tunes_positions else np.zeros(0)
-        conditioning = self._offsets if self.tunes_conditioning else np.zeros(0)
+        y = coordinate(start.noise, start.times[:-1])
+        self._offsets = coordinate(start.noise, start.network_times) - coordinate(start.noise, start.tableau().times)
+        times = np.concatenate([[y[0] - self._y_max], np.log(np.diff(y))]) if self.tunes_times else np.zeros(0)
+        network_times = self._offsets if self.tunes_network_times else np.zeros(0)
         coefficients = np.zeros(0)
         if self.tunes_coefficients:
             assert start.coefficients is not None
             self._units = _units(start)
             self._used = np.tril(np.ones_like(self._units), STATE_AND_NEWEST - 1) == 1  # no predictions before the first
             coefficients = (start.coefficients / self._units)[self._used]
-        self.start_vector = np.concatenate([positions, conditioning, coefficients])
-        self._n_positions, self._n_times = len(positions), len(positions) + len(conditioning)
+        self.start_vector = np.concatenate([times, network_times, coefficients])
+        self._n_times, self._n_before_coefficients = len(times), len(times) + len(network_times)
         if not len(self.free):
             raise ValueError(f"tune={list(tune)} with fix_start={fix_start} leaves nothing to tune in a schedule of {start.steps} step")
 
     @property
     def free(self) -> np.ndarray:
         """Indices of the components that may move."""
-        held = {0} if self.tunes_positions and self.fix_start else set()
+        held = {0} if self.tunes_times and self.fix_start else set()
         return np.array([j for j in range(len(self.start_vector)) if j not in held])
 
     @property
     def ridge(self) -> Float64:
         """What the square of each component costs, in units of the mean squared error."""
         ridge = np.zeros(len(self.start_vector))
-        ridge[self._n_times :] = COEFFICIENT_RIDGE
+        ridge[self._n_before_coefficients :] = COEFFICIENT_RIDGE
         return ridge
 
     @property
     def max_step(self) -> Float64:
         """How far each component may move in one iteration."""
         limit = np.full(len(self.start_vector), MAX_TIME_STEP)
-        limit[self._n_times :] = MAX_COEFFICIENT_STEP
+        limit[self._n_before_coefficients :] = MAX_COEFFICIENT_STEP
         return limit
 
     def project(self, theta: Float64) -> Float64:
         """The nearest vector that keeps t_0 in the trained range."""
         theta = theta.copy()
-        if self.tunes_positions:
+        if self.tunes_times:
             theta[0] = max(theta[0], 0.0)
         return theta
 
@@ -100,34 +100,34 @@ class Parameters:
             return self.start
         moved = self._moved(theta)
         times = moved.tableau().times
-        return moved.replace(conditioning=self._told(theta, times), coefficients=self._coefficients(theta))
+        return moved.replace(network_times=self._told(theta, times), coefficients=self._coefficients(theta))
 
     def _moved(self, theta: Float64) -> Schedule:
         start = self.start
-        if not self.tunes_positions:
+        if not self.tunes_times:
             return start
-        own = theta[: self._n_positions]
+        own = theta[: self._n_times]
         y = self._y_max + own[0] + np.concatenate([[0.0], np.cumsum(np.exp(np.minimum(own[1:], 50.0)))])
-        positions = np.append(time(start.noise, y), start.positions[-1])
+        times = np.append(time(start.noise, y), start.times[-1])
         # Free of rounding as far as nothing moved: a run that shares these steps need not repeat them.
-        unmoved = np.cumprod(own == self.start_vector[: self._n_positions]) == 1
-        positions[:-1] = np.where(unmoved, start.positions[:-1], positions[:-1])
-        return start.replace(positions=positions)
+        unmoved = np.cumprod(own == self.start_vector[: self._n_times]) == 1
+        times[:-1] = np.where(unmoved, start.times[:-1], times[:-1])
+        return start.replace(times=times)
 
     def _told(self, theta: Float64, times: Float64) -> Float64:
         noise, start = self.start.noise, self.start
-        offsets = theta[self._n_positions : self._n_times] if self.tunes_conditioning else self._offsets
+        offsets = theta[self._n_times : self._n_before_coefficients] if self.tunes_network_times else self._offsets
         told = time(noise, coordinate(noise, times) + offsets)
         # A zero offset tells the network exactly where it stands; what did not move is told exactly what it was.
         told = np.where(offsets == 0, times, told)
-        told = np.where((times == start.tableau().times) & (offsets == self._offsets), start.conditioning, told)
+        told = np.where((times == start.tableau().times) & (offsets == self._offsets), start.network_times, told)
         return np.clip(told, noise.t_min, noise.t_max)
 
     def _coefficients(self, theta: Float64) -> Float64 | None:
         if not self.tunes_coefficients:
             return self.start.coefficients
         table = np.zeros_like(self._units)
-        table[self._used] = theta[self._n_times :]
+        table[self._used] = theta[self._n_before_coefficients :]
         return table * self._units
 
 
@@ -167,15 +167,15 @@ def first_difference(a: Schedule, b: Schedule) -> tuple[int, bool]:
     A parameter first touches the update that leads to its step, or the network call at it; everything before is
     shared: states, retained tensors, and for an update the output too.
     """
-    if a.noise.start_scale(a.positions[0]) != b.noise.start_scale(b.positions[0]):
+    if a.noise.start_scale(a.times[0]) != b.noise.start_scale(b.times[0]):
         return 0, False
-    stages = zip(a.tableau().stages, b.tableau().stages, a.conditioning, b.conditioning, strict=True)
+    stages = zip(a.tableau().stages, b.tableau().stages, a.network_times, b.network_times, strict=True)
     for i, (stage_a, stage_b, told_a, told_b) in enumerate(stages):
         if told_a != told_b:
             return i, False
         if not _same(stage_a, stage_b):
             return i, True
-    return len(a.conditioning) - 1, True
+    return len(a.network_times) - 1, True
 
 
 def _same(a: Stage, b: Stage) -> bool:
