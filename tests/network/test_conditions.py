@@ -149,7 +149,7 @@ def test_one_row_for_all_samples() -> None:
         assert torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("optimizer", ["differences", "broyden", "backpropagation", "adam"])
+@pytest.mark.parametrize("optimizer", ["differences", "broyden", "backpropagation"])
 def test_tuning_with_a_condition_within_another(optimizer: str) -> None:
     """As with the same tensor by itself; the perturbed runs share calls, so that its rows are repeated."""
 
