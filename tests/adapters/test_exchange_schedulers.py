@@ -156,12 +156,14 @@ def test_the_command_line_asks_the_scheduler_of_the_model(tmp_path: Path, capsys
     diffusers().EulerDiscreteScheduler(**BETAS, final_sigmas_type="sigma_min").save_pretrained(tmp_path / "euler")
     FLOW.save(tmp_path / "flow.json")
     FRACTIONAL.save(tmp_path / "vp.json")
+    FLOW.replace(noise=NoiseSchedule.flow(3.0)).save(tmp_path / "shifted.json")
     main(["export", "--schedule", str(tmp_path / "flow.json"), "--to", "sigmas", "--model", str(tmp_path / "model")])
     scheduler = diffusers().FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(sigmas=json.loads(capsys.readouterr().out))
     np.testing.assert_allclose(scheduler.sigmas, FLOW.times, rtol=1e-6, atol=1e-7)
     for arguments, message in (
         (["flow.json", "--to", "timesteps", "--model", str(tmp_path / "model")], "use --to sigmas with --model"),
+        (["shifted.json", "--to", "timesteps", "--scheduler", "FlowMatchEulerDiscreteScheduler"], "use --to sigmas with --model"),
         (["vp.json", "--to", "timesteps", "--model", str(tmp_path / "euler")], "the last step ends at the noise level"),
         (["vp.json", "--to", "timesteps", "--model", str(tmp_path)], r"model must be a folder with a scheduler_config\.json"),
     ):

@@ -40,8 +40,8 @@ def export(
         schedule: A ttune.json.
         to: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or TimeTuner's t_ratios (told time / position).
         steps: Of a file of several schedules, which.
-        scheduler: With --to timesteps: a scheduler class of diffusers, in its default settings and with the model's betas, which is asked
-            whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error.
+        scheduler: With --to timesteps: a scheduler class of diffusers, in its default settings and with the model's betas or shift, which
+            is asked whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error.
         model: A folder of a diffusers pipeline, or of its scheduler: the scheduler as it is configured there is asked.
         mu: The shift of a scheduler with use_dynamic_shifting, as its pipeline computes it.
         drop_told: Give up what the network is told.
@@ -164,11 +164,12 @@ def _class(name: Any) -> Any:
 
 
 def _default(name: str, schedule: Schedule) -> Any:
-    """In its default settings, with the betas of the schedule's model."""
+    """In its default settings, with the betas, or the shift, of the schedule's model."""
     kind = _class(name)
-    alphas = getattr(schedule.noise, "alphas_cumprod", None)
-    if alphas is None or "trained_betas" not in inspect.signature(kind).parameters:
-        return kind()
+    known, alphas = inspect.signature(kind).parameters, getattr(schedule.noise, "alphas_cumprod", None)
+    if alphas is None or "trained_betas" not in known:
+        shift = getattr(schedule.noise, "shift", 1.0)
+        return kind(shift=shift) if "shift" in known else kind()
     return kind(trained_betas=(1 - alphas / np.append(1.0, alphas[:-1])).tolist(), num_train_timesteps=len(alphas))
 
 
