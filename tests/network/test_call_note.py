@@ -118,7 +118,7 @@ def test_misspelt_names_say_what_was_meant(tmp_path: Path) -> None:
         (lambda: Schedule.build(NOISE, "ddim", 3, "lispace"), "linspace"),
         (lambda: Denoiser(plain, NOISE, "epsilons"), "epsilon"),
         (lambda: ttune.tune(Denoiser(plain, NOISE), SCHEDULE, method="endpiont", sample_shape=(3, 8, 8)), "endpoint"),
-        (lambda: ttune.tune(Denoiser(plain, NOISE), SCHEDULE, tune="position", sample_shape=(3, 8, 8)), "times"),
+        (lambda: ttune.tune(Denoiser(plain, NOISE), SCHEDULE, tune="time", sample_shape=(3, 8, 8)), "times"),
         (lambda: ttune.use_backend("cpuu").__enter__(), "cpu"),
         (lambda: ttune.zoo.load("fashon"), "fashion"),
     ):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from tests.noise.test_schedules import any_noise
 from ttune import SAMPLERS, NoiseSchedule, Schedule, load_schedules, save_schedules
 from ttune.schedule import file
-from ttune.schedule.collection import check_storable
+from ttune.schedule.collection import check_storable, encoded
+from ttune.schedule.file import ScheduleFileV1, _digest
 from ttune.storage import atomic_write
 
 NOISE = NoiseSchedule.linear()
@@ -78,7 +80,7 @@ def test_any_schedule_makes_the_round_trip_bit_for_bit(tmp_path: Path, noise: No
 def test_the_file_is_readable_by_a_person(path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["format"] == "ttune schedule"
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["noise"] == {"kind": "linear", "steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     assert content["sampler"] == "ddim"
     assert len(path.read_text().splitlines()) > 10
@@ -119,7 +121,7 @@ def test_an_edited_file_without_digest_is_used(path: Path) -> None:
     ("changes", "message"),
     [
         ({"format": "other"}, "format must be 'ttune schedule', got 'other'"),
-        ({"schema_version": 2}, "schema_version must be 1 for this ttune, got 2"),
+        ({"schema_version": 3}, r"schema_version must be one of \[1, 2\] for this ttune, got 3"),
         ({"surprise": 1}, "not a readable schedule file: .*unknown field .*surprise"),
         ({"times": "all"}, "not a readable schedule file: .*times"),
         ({"times": [1.0, None]}, "not a readable schedule file: .*times"),
@@ -313,7 +315,7 @@ spec.loader.exec_module(atomic)
 i = 0
 while True:
     i += 1
-    atomic_write.write_atomically(sys.argv[1], (str(i % 10) * 300_000).encode())
+    atomic.write_atomically(sys.argv[1], (str(i % 10) * 300_000).encode())
     if i == 1:
         print("writing", flush=True)
 """
@@ -381,7 +383,7 @@ def test_two_schedules_of_the_same_steps_have_no_file(tmp_path: Path) -> None:
         (lambda content: content["schedules"][1].update(times=[999.0, 500.0, 100.0, -2.0]), "was changed after it was written"),
         (lambda content: content["schedules"][1].pop("noise"), "missing required field `noise`"),
         (lambda content: content.update(schedules=[]), "at least one, got none"),
-        (lambda content: content.update(schema_version=2), "schema_version must be 1"),
+        (lambda content: content.update(schema_version=3), r"schema_version must be one of \[1, 2\]"),
         (lambda content: content.update(colour="red"), "unknown field `colour`"),
         (lambda content: content["schedules"][2].update(format="ttune schedules"), "format must be 'ttune schedule'"),
     ],
@@ -393,3 +395,32 @@ def test_a_damaged_file_of_several_is_refused(tmp_path: Path, change: Callable[[
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         load_schedules(path)
+
+
+def as_version_1(schedule: Schedule) -> dict[str, Any]:
+    """What ttune 0.1 wrote of ``schedule``."""
+    content = json.loads(encoded([schedule]))
+    names = {"times": "positions", "network_times": "conditioning"}
+    old = {names.get(name, name): value for name, value in content.items()} | {"schema_version": 1, "digest": ""}
+    struct = msgspec.convert(old, ScheduleFileV1)
+    return old | {"digest": _digest(struct)}
+
+
+def test_version_1_is_read(tmp_path: Path) -> None:
+    schedule = example().replace(tuned={"tune": ["conditioning", "positions"], "grid": {"positions": [1.0]}, "name": "positions of it"})
+    old, path = as_version_1(schedule), tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    read = Schedule.load(path)
+    assert read == schedule
+    assert read.tuned == {"tune": ["network_times", "times"], "grid": {"times": [1.0]}, "name": "positions of it"}
+    other = as_version_1(Schedule.build(NOISE, "ddim", schedule.steps + 1))
+    path.write_text(json.dumps({"format": "ttune schedules", "schema_version": 1, "ttune_version": "0.1.0", "schedules": [other, old]}))
+    assert list(load_schedules(path)) == [schedule.steps, schedule.steps + 1]
+    for changed, message in (
+        ({"positions": [900.0, *old["positions"][1:]]}, "the content was changed after it was written"),
+        ({"times": old["positions"]}, "unknown field `times`"),
+        ({"schema_version": 2}, "unknown field `positions`|required field `times`"),
+    ):
+        path.write_text(json.dumps(old | changed))
+        with pytest.raises(ValueError, match=message):
+            Schedule.load(path)

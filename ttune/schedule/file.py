@@ -87,7 +87,7 @@ def read_one(
     if steps is None and len(found) > 1:
         raise ValueError(f"{path}: there are schedules of {_listed(found)} steps in this file; name one with steps (--steps)")
     if steps is not None and steps not in found:
-        raise ValueError(f"{path}: it has schedules for {_listed(found)} steps only; steps must be among them, got {steps}")
+        raise ValueError(f"{path}: steps must be {_listed(found)}, the schedules in this file, got {steps}")
     return next(iter(found.values())) if steps is None else found[steps]
 
 

@@ -169,6 +169,21 @@ class Schedule:
         return {name: value for name, value in values.items() if name not in left_out}
 
     @property
+    def outcome(self) -> str | None:
+        """What the tuning in the record (``tuned``) returned: "tuned", "untuned" (the best untuned schedule) or "start" (its start).
+
+        The last two are returned where tuning did not help. None: there is no record of a tuning. A file from before outcomes were
+        recorded is read by the figures of its decision; without these its schedule counts as tuned.
+        """
+        said, holdout = self.tuned.get("outcome"), self.tuned.get("holdout")
+        if isinstance(said, str) and said in OUTCOMES:
+            return said
+        if not self.tuned.keys() - {"choice"}:  # of a sampler: no tuning changed its schedule
+            return "start" if self.tuned else None
+        chosen = holdout.get("chosen") if isinstance(holdout, Mapping) else None
+        return _CHOSEN.get(chosen, "tuned") if isinstance(chosen, str) else "tuned"
+
+    @property
     def steps(self) -> int:
         """How many steps there are: one fewer than times, and for some samplers fewer than evaluations."""
         return len(self.times) - 1
