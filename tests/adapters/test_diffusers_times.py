@@ -234,3 +234,11 @@ def test_lists_of_a_schedule_are_its_own_with_and_without_the_end() -> None:
         assert made.num_inference_steps == schedule.steps
     with pytest.raises(ValueError, match="sigmas must be the schedule's own"):
         made.set_timesteps(sigmas=np.linspace(0.9, 0.01, 10).tolist())
+
+
+@pytest.mark.parametrize("last", [1 / 6, 1e-3])
+def test_the_even_grids_that_pipelines_pass_are_nobodys_choice(last: float) -> None:
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(3.0), "euler", 6, "linspace")
+    made = ttune.diffusers.TunedScheduler.of([schedule], diffusers().FlowMatchEulerDiscreteScheduler(shift=3.0), {})
+    made.set_timesteps(sigmas=np.linspace(1.0, last, 6))
+    assert made.timesteps.tolist() == pytest.approx((1000 * schedule.positions[:-1]).tolist(), rel=1e-6)

@@ -33,7 +33,7 @@ def passes_what_is_left(kind: type) -> bool:
     return any(
         isinstance(one.left, ast.Constant)
         and one.left.value in (1, 1000)
-        and any(isinstance(name, ast.Name) and name.id in ("t", "timestep") for name in ast.walk(one.right))
+        and any(isinstance(name, ast.Name) and (name.id == "t" or "timestep" in name.id) for name in ast.walk(one.right))
         for one in differences
     )
 

@@ -128,8 +128,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         schedule = self.schedules[steps]
         both = timesteps is not None and sigmas is not None
         self._begin(schedule, shift_of(self.config["ttune_base"], mu) if both else 1.0)
-        default = _even(sigmas, steps) if both else sigmas is not None and _close(sigmas, torch.linspace(1.0, 1 / steps, steps))
-        if sigmas is not None and not default:
+        if sigmas is not None and not _even(sigmas, steps):
             _check_own("sigmas", sigmas, torch.from_numpy(schedule.sigmas), self.sigmas)
         if timesteps is not None and not (both and _even(torch.as_tensor(timesteps) / self._unit, steps)):
             _check_own("timesteps", timesteps, self.timesteps)
@@ -267,12 +266,11 @@ def _check_own(name: str, given: Any, *lists: Tensor) -> None:
 
 
 def _even(sigmas: Any, steps: int) -> bool:
-    """Whether these are even steps from 1, cut to thousandths: what pipelines pass beside even timesteps where a user gives none."""
+    """Whether these are what pipelines pass where a user gives none: even steps from 1 to 1 / steps, or to the last thousandth (Bria), to
+    thousandths (CogView4 cuts them)."""
     values = torch.as_tensor(sigmas).double().cpu().reshape(-1)
-    if len(values) != steps or abs(float(values[0]) - 1) > 1e-5:
-        return False
-    even = torch.linspace(1.0, float(values[-1]), steps, dtype=torch.float64)
-    return bool(((values - even).abs() <= 1e-3).all()) and float(values[-1]) <= 1 / steps + 1e-3
+    grids = (torch.linspace(1.0, last, steps, dtype=torch.float64) for last in (1 / steps, 1e-3))
+    return len(values) == steps and any(bool(((values - grid).abs() <= 1e-3).all()) for grid in grids)
 
 
 __all__ = ["TunedScheduler", "TunedSchedulerOutput"]
