@@ -123,3 +123,16 @@ def test_a_wrong_time_on_a_device_is_an_error_at_the_end_of_the_run() -> None:
     clock.begin(None)  # another run begins anew
     with pytest.raises(ValueError, match="timestep must be one of the schedule's times, got 899"):
         told(clock, 899.0, AS_IT_IS)
+
+
+def test_a_denoiser_of_an_applied_pipeline_is_compiled_whole(tmp_path: Path) -> None:
+    pipeline = models.ddpm(tmp_path, clip_sample=False)
+    denoiser = ttune.diffusers.load(pipeline)
+    x, t = noise(2, 1, 8, 8), torch.tensor([5.0, 5.0])
+    plain = denoiser.network(x, t)
+    ttune.diffusers.apply(pipeline, ttune.Schedule.build(denoiser.noise, "ddim", 3))
+    torch._dynamo.reset()
+    backend = Counting()
+    made = torch.compile(denoiser.network, backend=backend, fullgraph=True)(x, t)
+    torch.testing.assert_close(made, plain)
+    assert backend.graphs == 1

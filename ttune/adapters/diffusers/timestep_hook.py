@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.eval_frame import skip_code
 from torch.utils.hooks import RemovableHandle
 
 from ttune.adapters.diffusers.evaluation_counter import Clock, Convention
 from ttune.adapters.diffusers.network import asked_by_ttune, original
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 TIME_NAMES = ("timestep", "timesteps", "t")
 
 
@@ -52,10 +54,11 @@ class Ear:
         # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
         self.handle: RemovableHandle = module.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
 
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        return None if asked_by_ttune() else self._called(module, args, kwargs)
+
     @torch.compiler.disable(reason="ttune.diffusers.apply counts evaluations on the host")
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if asked_by_ttune():
-            return None
+    def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         given = _argument(args, kwargs, self.name, self.place)
         x = _argument(args, kwargs, self.first, 0)
         parts = x if isinstance(x, list) else [x]  # Z-Image has one tensor per sample
@@ -70,6 +73,10 @@ class Ear:
         if scale != 1:
             changed[self.first, 0] = [part * scale for part in parts] if isinstance(x, list) else x * scale
         return _replaced(args, kwargs, changed)
+
+
+# A denoiser of the same pipeline may be compiled whole, hooks and all; a hook that is called by itself is none of torch.compile's.
+skip_code(Ear.__call__.__code__)
 
 
 def ears_of(module: nn.Module) -> list[tuple[nn.Module, int, Ear]]:
