@@ -241,4 +241,4 @@ def test_the_even_grids_that_pipelines_pass_are_nobodys_choice(last: float) -> N
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(3.0), "euler", 6, "linspace")
     made = ttune.diffusers.TunedScheduler.of([schedule], diffusers().FlowMatchEulerDiscreteScheduler(shift=3.0), {})
     made.set_timesteps(sigmas=np.linspace(1.0, last, 6))
-    assert made.timesteps.tolist() == pytest.approx((1000 * schedule.positions[:-1]).tolist(), rel=1e-6)
+    assert made.timesteps.tolist() == pytest.approx((1000 * schedule.times[:-1]).tolist(), rel=1e-6)
