@@ -33,7 +33,7 @@ from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 
 
 @dataclass
-class Args:
+class CompareOptions:
     """Compare tuning methods at several budgets."""
 
     models: tuple[str, ...] = ("digits", "mixture", "fashion")
@@ -59,7 +59,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = tyro.cli(Args, args=argv, prog="python -m benchmarks compare", description=__doc__)
+    args = tyro.cli(CompareOptions, args=argv, prog="python -m benchmarks compare", description=__doc__)
     out = args.out or (BUILD if is_part(args, "models", "redraw") else RESULTS)
     if args.redraw:
         for file in sorted(out.glob("compare-*.json")):
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"Wrote {', '.join(map(str, files))}")
 
 
-def compared(args: Args, model: str) -> Comparison:
+def compared(args: CompareOptions, model: str) -> Comparison:
     """The comparison on one model."""
     if model not in MODELS:
         raise ValueError(f"models must be among {list(MODELS)}, got {model!r}")

@@ -30,7 +30,7 @@ import ttune
 from benchmarks.apart import apart, status_bytes
 from benchmarks.machine import command, machine
 from benchmarks.places import is_part, result_path
-from ttune.evaluation import Candidate, FeatureExtractor, Real, Samples, evaluate, write_report
+from ttune.evaluation import CachedSamples, Candidate, FeatureExtractor, Real, evaluate, write_report
 from ttune.evaluation.images.image_source import ArrayPictures
 
 SHAPE = (3, 16, 16)
@@ -38,7 +38,7 @@ INTERVAL = 0.005  # seconds between two looks at the memory
 
 
 @dataclass
-class Args:
+class EvaluationOptions:
     """Peak memory, disk and seconds of an evaluation."""
 
     n: tuple[int, ...] = (1_000, 10_000, 50_000)
@@ -55,7 +55,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = tyro.cli(Args, args=argv, prog="python -m benchmarks evaluation", description=__doc__)
+    args = tyro.cli(EvaluationOptions, args=argv, prog="python -m benchmarks evaluation", description=__doc__)
     if args.only:
         print(msgspec.json.encode(measured(args, args.n[0])).decode())
         return
@@ -74,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Wrote {out}")
 
 
-def _apart(args: Args, n: int) -> dict[str, Any]:
+def _apart(args: EvaluationOptions, n: int) -> dict[str, Any]:
     options = ["--only", "--n", str(n), "--width", str(args.width), "--real", str(args.real), "--chunk", str(args.chunk)]
     return apart("evaluation", *options, "--metrics", *args.metrics)
 
 
-def measured(args: Args, n: int) -> dict[str, Any]:
+def measured(args: EvaluationOptions, n: int) -> dict[str, Any]:
     """{"n", "peak", "disk", "table"} in bytes, and the seconds of sampling and of the figures."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,12 +98,12 @@ def measured(args: Args, n: int) -> dict[str, Any]:
         return {"n": n, "peak": peak[0] - held, "disk": disk, "table": table, "sampling": made - begin, "figures": end - made}
 
 
-def _evaluated(args: Args, n: int, work: Path) -> None:
+def _evaluated(args: EvaluationOptions, n: int, work: Path) -> None:
     samples, candidate, real = _task(args, n, work)
     evaluate(samples, [candidate], metrics=args.metrics, real=real)
 
 
-def _task(args: Args, n: int, work: Path) -> tuple[Samples, Candidate, Real]:
+def _task(args: EvaluationOptions, n: int, work: Path) -> tuple[CachedSamples, Candidate, Real]:
     noise = ttune.NoiseSchedule.linear()
     denoiser = ttune.Denoiser(lambda x, tau: 0.9 * x + 0.05 * torch.sin(3 * x), noise)
     directions = torch.randn(int(np.prod(SHAPE)), args.width, generator=torch.Generator().manual_seed(0))
@@ -114,7 +114,7 @@ def _task(args: Args, n: int, work: Path) -> tuple[Samples, Candidate, Real]:
 
     teacher = Candidate("teacher", "teacher", ttune.Schedule.build(noise, "dpmpp_2m", 16, "log_snr"))
     images = ArrayPictures("noise", np.random.default_rng(0).integers(0, 256, (args.real, *SHAPE), np.uint8))
-    samples = Samples(denoiser, points, features, n, args.chunk, 0, work, teacher, progress=False)
+    samples = CachedSamples(denoiser, points, features, n, args.chunk, 0, work, teacher, progress=False)
     return samples, Candidate("DDIM", "base", ttune.Schedule.build(noise, "ddim", 4)), Real("noise", images, cache=work / "cache")
 
 

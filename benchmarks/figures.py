@@ -27,7 +27,7 @@ from benchmarks.machine import command, machine
 from benchmarks.places import is_part, result_path
 from ttune import zoo
 from ttune.evaluation import frechet_distance, lenet64, lenet64_train_statistics, paired_interval, rmse_to
-from ttune.evaluation.judge import Judge
+from ttune.evaluation.judge import CandidateMetrics
 from ttune.evaluation.table import write_report
 from ttune.storage.atomic_write import write_atomically
 from ttune.tuning import Teacher
@@ -38,7 +38,7 @@ SPLITS = 50  # bootstrap resamples of the paired Fréchet difference
 
 
 @dataclass
-class Args:
+class FiguresOptions:
     """Tune DDIM and 2M at several budgets and compare with the best untuned grid on held-out x_T."""
 
     steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
@@ -55,7 +55,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = tyro.cli(Args, args=argv, prog="python -m benchmarks figures", description=__doc__)
+    args = tyro.cli(FiguresOptions, args=argv, prog="python -m benchmarks figures", description=__doc__)
     out = args.out or result_path("figures.json", is_part(args))
     report = {"command": command("figures", argv), "machine": machine()}
     args.work.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", 5), remember=True)
     assert isinstance(teacher.source, ttune.Schedule)
     x_T, conditions = drawn_points(denoiser, torch.arange(args.held_out) + HELD_OUT_SEEDS)
-    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=args.progress)
+    judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=args.progress)
     target = _teacher_samples(args, judge, teacher.source)
     judge = judge.with_teacher(target)
     teacher_row = judge.row_of("teacher", "teacher", teacher.source, target, seconds=0.0, evaluations=teacher.source.steps)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Wrote {out}")
 
 
-def _teacher_samples(args: Args, judge: Judge, schedule: ttune.Schedule) -> torch.Tensor:
+def _teacher_samples(args: FiguresOptions, judge: CandidateMetrics, schedule: ttune.Schedule) -> torch.Tensor:
     """The teacher's samples from the held-out x_T, kept in the work folder."""
     path = args.work / f"teacher-{args.held_out}.safetensors"
     if not path.exists():
@@ -87,7 +87,7 @@ def _teacher_samples(args: Args, judge: Judge, schedule: ttune.Schedule) -> torc
     return safetensors.torch.load_file(path)["x_0"]
 
 
-def _remembered(args: Args, judge: Judge, teacher: Teacher, sampler: str, steps: int) -> dict[str, Any]:
+def _remembered(args: FiguresOptions, judge: CandidateMetrics, teacher: Teacher, sampler: str, steps: int) -> dict[str, Any]:
     path = args.work / f"{sampler}-{steps}-{args.held_out}-{args.tuning}.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -96,7 +96,7 @@ def _remembered(args: Args, judge: Judge, teacher: Teacher, sampler: str, steps:
     return cell
 
 
-def _cell(args: Args, judge: Judge, teacher: Teacher, sampler: str, steps: int) -> dict[str, Any]:
+def _cell(args: FiguresOptions, judge: CandidateMetrics, teacher: Teacher, sampler: str, steps: int) -> dict[str, Any]:
     start = ttune.Schedule.build(judge.denoiser.noise, sampler, steps, "leading")
     begin = time.monotonic()
     checkpoint = args.work / f"{sampler}-{steps}.checkpoint"
@@ -137,7 +137,7 @@ def _cell(args: Args, judge: Judge, teacher: Teacher, sampler: str, steps: int) 
     }
 
 
-def _frechet_ratio_interval(judge: Judge, tuned: torch.Tensor, base: torch.Tensor) -> tuple[float, float]:
+def _frechet_ratio_interval(judge: CandidateMetrics, tuned: torch.Tensor, base: torch.Tensor) -> tuple[float, float]:
     """95 % bootstrap interval of the ratio of Fréchet distances to the teacher, the same samples drawn for all three."""
     assert judge.target is not None
     features = [np.asarray(judge.features(x)) for x in (tuned, base, judge.target)]

@@ -41,7 +41,7 @@ KINDS = ("sampling", "differences", "backpropagation", "whole graph")
 
 
 @dataclass
-class Args:
+class MemoryOptions:
     """Peak memory of sampling, and of one iteration of tuning all parameters."""
 
     steps: tuple[int, ...] = (3, 5, 10, 20)
@@ -56,7 +56,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = tyro.cli(Args, args=argv, prog="python -m benchmarks memory", description=__doc__)
+    args = tyro.cli(MemoryOptions, args=argv, prog="python -m benchmarks memory", description=__doc__)
     if args.only:
         print(msgspec.json.encode(measured(args, args.only, args.steps[0])).decode())
         return
@@ -89,12 +89,12 @@ def growths(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _apart(args: Args, kind: str, steps: int) -> dict[str, Any]:
+def _apart(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
     options = ["--only", kind, "--steps", str(steps), "--sampler", args.sampler, "--chunk", str(args.chunk)]
     return apart("memory", *options, "--micro", str(args.micro))  # "None" is read as such
 
 
-def measured(args: Args, kind: str, steps: int) -> dict[str, Any]:
+def measured(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
     """{"peak", "cached"} in bytes of one chunk, in this process."""
     if kind not in KINDS:
         raise ValueError(f"only must be one of {list(KINDS)}, got {kind!r}")

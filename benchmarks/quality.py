@@ -15,7 +15,7 @@ import ttune
 from ttune import zoo
 from ttune.evaluation import lenet64, lenet64_train_statistics
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
-from ttune.evaluation.judge import Judge
+from ttune.evaluation.judge import CandidateMetrics
 from ttune.evaluation.metrics.frechet import frechet_standard_error, rmse_to
 from ttune.tuning import Teacher
 from ttune.tuning.starting_points import drawn_points
@@ -32,7 +32,7 @@ def measure(samples: int, steps: Sequence[int], device: torch.device) -> list[di
     for module in denoiser.modules():
         module.to(device)
     x_T, conditions = drawn_points(denoiser, torch.arange(samples) + SEEDS)
-    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=False)
+    judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=False)
     schedules = [
         (f"untuned, {spacing}", ttune.Schedule.build(denoiser.noise, sampler, k, spacing))
         for sampler, spacing in (("ddim", "leading"), ("dpmpp_2m", "linspace"))

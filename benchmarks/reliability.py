@@ -159,7 +159,7 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Run:
+class TestRun:
     """What pytest said: its exit status, (test, outcome, why) of each, and the figures that tests recorded."""
 
     status: int
@@ -180,7 +180,7 @@ class Run:
         return "; ".join(said) if self.cases else f"pytest: exit status {self.status}, no tests"
 
 
-def run_tests(arguments: Sequence[str]) -> Run:
+def run_tests(arguments: Sequence[str]) -> TestRun:
     """Tests record with pytest's record_property; what is "at most" is the largest over the tests, other figures are added."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -206,10 +206,10 @@ def run_tests(arguments: Sequence[str]) -> Run:
         for each in case.iter("property"):
             name, value = each.get("name", ""), int(each.get("value", 0))
             figures[name] = max(figures.get(name, 0), value) if name.endswith("at most") else figures.get(name, 0) + value
-    return Run(status, tuple(cases), figures)
+    return TestRun(status, tuple(cases), figures)
 
 
-def largest(run: Run | None) -> list[tuple[str, str]]:
+def largest(run: TestRun | None) -> list[tuple[str, str]]:
     if run is None:
         return [("largest tensors (`pytest -m huge tests/kernels`)", "not run")]
     rows = []

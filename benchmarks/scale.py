@@ -31,7 +31,7 @@ SINGLE, HALF = 4, 2  # bytes: of a state that a tuning holds, and of weights and
 
 
 @dataclass(frozen=True)
-class Model:
+class ScaleModel:
     """``operations`` of one forward pass of one sample, in 10^12; ``calls`` per evaluation (2 with classifier-free guidance, as one batch);
     ``parameters`` in 10^9; ``activations`` of a call for one sample, in GB; ``shape`` of a state."""
 
@@ -48,7 +48,7 @@ class Model:
 # Two operations per multiply-add. Activations: two bytes a value, attention not materialised, the widest layer's values and what waits for
 # it (a U-Net's skip connections), rounded up.
 MODELS = (
-    Model(
+    ScaleModel(
         "Stable Diffusion 1.5, 512 x 512, guided",
         0.80,
         2,
@@ -58,7 +58,7 @@ MODELS = (
         "U-Net of 860 M parameters, 0.40 T multiply-adds on 64 x 64 latents",
         "4,096 times x some 9,000 values, and skip connections of 15 MB",
     ),
-    Model(
+    ScaleModel(
         "SDXL, 1024 x 1024, guided",
         6.0,
         2,
@@ -68,7 +68,7 @@ MODELS = (
         "U-Net of 2.6 G parameters, 3.0 T multiply-adds on 128 x 128 latents",
         "16,384 times x some 3,800 values, and skip connections of 50 MB",
     ),
-    Model(
+    ScaleModel(
         "Flux.1-dev, 1024 x 1024",
         79.0,
         1,
@@ -83,7 +83,7 @@ GPUS = (1, 8, 64)
 
 
 @dataclass
-class Args:
+class ScaleOptions:
     """A table of hours."""
 
     peak: float = 989.0
@@ -101,7 +101,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = tyro.cli(Args, args=argv, prog="python -m benchmarks scale", description=__doc__)
+    args = tyro.cli(ScaleOptions, args=argv, prog="python -m benchmarks scale", description=__doc__)
     if not 0 < args.utilisation <= 1:
         raise SystemExit(f"utilisation must lie in (0, 1], got {args.utilisation}")
     text = page(args, command("scale", argv))
@@ -148,20 +148,20 @@ def _result(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def gigabytes(model: Model, chunk: int, held: float) -> float:
+def gigabytes(model: ScaleModel, chunk: int, held: float) -> float:
     """On one GPU: weights, the activations of a chunk, and ``held`` times its states."""
     activations = model.activations * model.calls * chunk
     return model.parameters * HALF + activations + held * chunk * math.prod(model.shape) * SINGLE / 1e9
 
 
-def hours(model: Model, count: float, args: Args, gpus: int, units: float) -> float:
+def hours(model: ScaleModel, count: float, args: ScaleOptions, gpus: int, units: float) -> float:
     """``count`` evaluations in ``units`` pieces that cannot be divided, on ``gpus``."""
     seconds = model.operations * model.calls / (args.peak * args.utilisation)
     share = math.ceil(units / min(gpus, units)) / units  # of the one that has most to do
     return count * seconds * share / 3600
 
 
-def page(args: Args, typed: str) -> str:
+def page(args: ScaleOptions, typed: str) -> str:
     held = {k: states(k) for k in args.steps}
     lines = [
         "# Scale, on paper",
@@ -202,7 +202,9 @@ def page(args: Args, typed: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(model: Model, what: str, count: int, source: str, args: Args, samples: int, held: float, *, lower_bound: bool = False) -> str:
+def _row(
+    model: ScaleModel, what: str, count: int, source: str, args: ScaleOptions, samples: int, held: float, *, lower_bound: bool = False
+) -> str:
     cells = [_time(hours(model, count, args, n, math.ceil(samples / args.chunk))) for n in GPUS]
     memory = gigabytes(model, args.chunk, held)
     return f"| {model.name} | {what} | {count:,} | {source} | {' | '.join(cells)} | {'>= ' * lower_bound}{memory:.1f} |"

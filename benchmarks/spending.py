@@ -17,7 +17,7 @@ from ttune.storage.atomic_write import write_atomically
 
 
 @dataclass
-class Cell:
+class ThroughputCell:
     """One setting. ``milliseconds`` of one sampling of the whole batch, warm, in ``rounds`` rounds; ``of_eager``, ``of_folded``: the
     time over that of eager code in the same rounds, by contestant; ``first_seconds`` of the first call, in a process in which torch
     and the network are warm: with all that is made and folded once, and where a compiler's caches were empty, compiled;
@@ -41,17 +41,19 @@ class Cell:
     missing: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of(setting: Setting) -> Cell:
+    def of(setting: Setting) -> ThroughputCell:
         w = setting.workload
         dtype = str(setting.dtype).removeprefix("torch.")
-        return Cell(w.name, w.parameters, setting.sampler, setting.steps, setting.shape, dtype, setting.guided, setting.device.type)
+        return ThroughputCell(
+            w.name, w.parameters, setting.sampler, setting.steps, setting.shape, dtype, setting.guided, setting.device.type
+        )
 
     @staticmethod
-    def read(record: Mapping[str, Any]) -> Cell:
+    def read(record: Mapping[str, Any]) -> ThroughputCell:
         """Of :func:`dataclasses.asdict`'s record, from JSON."""
         spreads = {name: {k: Spread(**v) for k, v in record[name].items()} for name in ("milliseconds", "of_eager", "of_folded")}
         counts = {k: Counts(**v) for k, v in record["counts"].items()}
-        return Cell(**{**record, **spreads, "counts": counts, "shape": tuple(record["shape"])})
+        return ThroughputCell(**{**record, **spreads, "counts": counts, "shape": tuple(record["shape"])})
 
     def __str__(self) -> str:
         guided = ", guided" if self.guided else ""
@@ -94,7 +96,7 @@ class Spending:
     machine: dict[str, Any]
     device: str
     effort: dict[str, Any]
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[ThroughputCell] = field(default_factory=list)
     quality: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     red: list[tuple[str, str]] = field(default_factory=list)
@@ -110,7 +112,7 @@ class Spending:
         theirs = {"machine": told(found["machine"]), "effort": found["effort"]}
         if theirs != mine:
             raise ValueError(f"resume: {path.name} must be of the same code, machine and effort as this run, {mine}, got {theirs}")
-        self.cells = [Cell.read(record) for record in found["cells"]]
+        self.cells = [ThroughputCell.read(record) for record in found["cells"]]
         self.skipped = [(cell, why) for cell, why in found["skipped"]]
         self.red = [(cell, why) for cell, why in found["red"]]
         return self
@@ -128,11 +130,11 @@ class Spending:
     def without(self, group: Sequence[Setting]) -> list[Setting]:
         """What of ``group`` is to be measured, its cells being forgotten: all budgets take turns in the same rounds, or none. Red and
         skipped ones stay what they are."""
-        names = {str(Cell.of(setting)) for setting in group}
+        names = {str(ThroughputCell.of(setting)) for setting in group}
         self.cells = [cell for cell in self.cells if str(cell) not in names]
-        return [setting for setting in group if str(Cell.of(setting)) not in self.known]
+        return [setting for setting in group if str(ThroughputCell.of(setting)) not in self.known]
 
-    def lines(self, cell: Cell) -> list[tuple[str, ...]]:
+    def lines(self, cell: ThroughputCell) -> list[tuple[str, ...]]:
         lines = []
         for name, spread in cell.milliseconds.items():
             counts = cell.counts[name]

@@ -42,7 +42,7 @@ from benchmarks.counts import Counts, count, count_on_cpu
 from benchmarks.machine import command, commit_of, machine
 from benchmarks.places import result_path
 from benchmarks.samplings import FOLDED, SAMPLERS, Sampling, Setting, peer_files, samplings
-from benchmarks.spending import Cell, Spending
+from benchmarks.spending import Spending, ThroughputCell
 from benchmarks.timing import Effort, Spread, alternate, device_seconds, host_seconds, ratio
 from benchmarks.trial import Call
 from benchmarks.workloads import Workload
@@ -104,14 +104,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     spending = fresh.resumed(output) if arguments.resume else fresh
     gates = Gates(arguments.peer)
     groups, begin = list(_groups(arguments, device)), time.monotonic()
-    spending.asked = [str(Cell.of(setting)) for group in groups for setting in group]
+    spending.asked = [str(ThroughputCell.of(setting)) for group in groups for setting in group]
     try:
         bar = tqdm(groups, desc="throughput", disable=arguments.quiet or not sys.stderr.isatty())
         for group in bar:
             bar.set_postfix_str(f"{group[0].workload.name} {group[0].sampler}")
             if arguments.minutes is not None and time.monotonic() - begin > 60 * arguments.minutes:
                 break
-            if all(str(Cell.of(setting)) in spending.known for setting in group):
+            if all(str(ThroughputCell.of(setting)) in spending.known for setting in group):
                 continue
             _measure(spending, spending.without(group), effort, gates, compile=not arguments.no_compile)
             spending.write(output)  # what is measured is kept
@@ -205,12 +205,12 @@ def _workload(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: tor
 def _measure(spending: Spending, group: Sequence[Setting], effort: Effort, gates: Gates, *, compile: bool) -> None:
     """The cells of all budgets of a group: gates, then times, then counts. All contestants at all budgets take turns in the same
     rounds, so that a budget can be compared with a budget."""
-    cells: dict[int, Cell] = {}
+    cells: dict[int, ThroughputCell] = {}
     contestants: dict[tuple[int, str], Sampling] = {}
     x_T = torch.randn(group[0].shape, generator=torch.Generator().manual_seed(3)).to(group[0].device, group[0].dtype)
     cold, slow = True, 0.0
     for setting in group:
-        cell = Cell.of(setting)
+        cell = ThroughputCell.of(setting)
         at = COMPILED_AT[setting.workload.name]
         compiles = compile and (at is None or setting.steps == at)
         try:
@@ -252,7 +252,7 @@ def _measure(spending: Spending, group: Sequence[Setting], effort: Effort, gates
 
 
 def _admitted(
-    cell: Cell, setting: Setting, x_T: torch.Tensor, gates: Gates, *, compile: bool, cold: bool
+    cell: ThroughputCell, setting: Setting, x_T: torch.Tensor, gates: Gates, *, compile: bool, cold: bool
 ) -> tuple[dict[str, Sampling], float]:
     """The contestants that passed both gates, and the seconds of eager code's second sampling: none where it takes too long. RedGate where
     ttune's own or eager code is wrong. ``cold``: compilers begin with empty caches, and their first call is recorded."""

@@ -31,7 +31,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Ratio:
     """The time of ``subject`` over that of ``rival``. ``at_most``: the target, None where the figure is for information.
     ``shapes``, ``dtypes``, ``device``: where the target holds, None for everywhere; elsewhere the ratio is shown without it."""
 
@@ -78,7 +78,7 @@ class Case:
 
     name: str
     build: Callable[[Place], Trial]
-    figures: tuple[Figure, ...]
+    figures: tuple[Ratio, ...]
     operators: tuple[str, ...]
     shapes: tuple[Shape, ...] = SHAPES
     cuda_shapes: tuple[Shape, ...] = (*SHAPES, BEYOND_CACHE)

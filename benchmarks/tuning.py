@@ -52,7 +52,7 @@ CHUNK = 64
 
 
 @dataclass
-class Args:
+class TuningOptions:
     """Cost of tuning by method and budget, and its growth."""
 
     steps: tuple[int, ...] = (3, 5, 8, 10)
@@ -71,7 +71,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = tyro.cli(Args, args=argv, prog="python -m benchmarks tuning", description=__doc__)
+    args = tyro.cli(TuningOptions, args=argv, prog="python -m benchmarks tuning", description=__doc__)
     if args.only:
         print(msgspec.json.encode({"peak": peak(args.only, args.sampler, args.steps[0], quick=args.quick)}).decode())
         return

@@ -18,7 +18,7 @@ CLIP = 1.0
 
 
 @dataclass(frozen=True)
-class Step:
+class UpdateStep:
     """A sampler's step: ``straight``, straight-line code into its outputs; ``rows``, the same as coefficients;
     ``diffusers``: the scheduler's step on given terms."""
 
@@ -39,15 +39,15 @@ class Step:
         return outs
 
 
-DDIM = Step(rivals.ddim, rivals.ddim_scalars(), rivals.ddim_rows(), rivals.diffusers_ddim)
-MULTISTEP = Step(rivals.multistep, rivals.multistep_scalars(), rivals.multistep_rows(), rivals.diffusers_multistep)
+DDIM = UpdateStep(rivals.ddim, rivals.ddim_scalars(), rivals.ddim_rows(), rivals.diffusers_ddim)
+MULTISTEP = UpdateStep(rivals.multistep, rivals.multistep_scalars(), rivals.multistep_rows(), rivals.diffusers_multistep)
 
 
 def coeffs_on(place: Place, rows: Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64, device=place.device)
 
 
-def update(step: Step, place: Place) -> Trial:
+def update(step: UpdateStep, place: Place) -> Trial:
     """The in-place update against a copy, torch.compile, diffusers and, where a call is all overhead, an empty operator."""
     terms, outs = filled(place, step.n_terms), poisoned(place, len(step.rows))
     coeffs = coeffs_on(place, step.rows)

@@ -15,7 +15,7 @@ import ttune
 from ttune import zoo
 from ttune.evaluation import frechet_distance, frechet_standard_error, lenet64, lenet64_train_statistics, save_grid
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
-from ttune.evaluation.judge import Judge
+from ttune.evaluation.judge import CandidateMetrics
 from ttune.tuning.starting_points import drawn_points
 from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 from ttune.zoo.lenet import load_lenet64
@@ -35,7 +35,7 @@ class Args:
 def main(args: Args) -> None:
     denoiser = zoo.fashion(args.weights)
     x_T, conditions = drawn_points(denoiser, torch.arange(args.n))
-    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics())
+    judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics())
     images = judge.samples(ttune.Schedule.build(denoiser.noise, "ddim", args.steps, "trailing"))
     # Column c of the picture is class c: the label is the seed modulo 10.
     save_grid(args.picture, images[:100], 10)

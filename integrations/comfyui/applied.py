@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.noise.schedules import Flow
 
 from .host import alphas, check_guidance, check_model, levels, part_of
@@ -22,7 +22,7 @@ OTHER_ON_FLOWS = ("kdpm_2", "dpmpp_2m")
 INSTEAD = "use 'ttune: sampler of schedule', which runs it as ttune.sample does"
 
 
-class Applied:
+class NodePatch:
     """A wrapper around ``sampler.sample`` (``WrappersMP.SAMPLER_SAMPLE``), which knows model, guidance, sampler and sigmas before the first
     evaluation. ValueError where they would make anything else of the schedule than ``ttune.sample`` does.
 
@@ -49,11 +49,11 @@ class Applied:
             return executor(guider, sigmas, extra_args, *args, **kwargs)
         schedule = part_of(self.schedule, sigmas)
         timed = TimedGuider(guider, times(schedule, host))
-        with overriding(host, timestep=timed.timestep, noise_scaling=_Start(schedule, host)):
+        with overriding(host, timestep=timed.timestep, noise_scaling=_StartNoise(schedule, host)):
             return executor(timed, sigmas, extra_args, *args, **kwargs)
 
 
-class _Start:
+class _StartNoise:
     """``model_sampling.noise_scaling``, which ``KSAMPLER`` calls once for its start; then masks call it."""
 
     def __init__(self, schedule: ttune.Schedule, host: Any) -> None:
@@ -66,11 +66,11 @@ class _Start:
         return start(self.schedule, noise, latent_image) / float(alphas(self.schedule.noise, self.schedule.times[0]))
 
 
-def times(schedule: ttune.Schedule, host: Any) -> Told:
+def times(schedule: ttune.Schedule, host: Any) -> TimestepOverride:
     """What the network gets at each evaluation, which is checked to be at the sigma that the schedule has there."""
     timestep = host.timestep
     heard = None if schedule.noise.discrete_steps is not None else lambda t: timestep(torch.tensor(t)).double().numpy()
-    return Told.of(schedule, lambda t: levels(schedule.noise, t), heard, unit="sigma")
+    return TimestepOverride.of(schedule, lambda t: levels(schedule.noise, t), heard, unit="sigma")
 
 
 def check_schedule(schedule: ttune.Schedule) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import ttune
 
-from .applied import Applied
+from .applied import NodePatch
 from .host import COMPARED, check_model, levels
 from .sampler import ScheduleFunction
 
@@ -107,7 +107,7 @@ class ApplySchedule:
             raise RuntimeError(NEEDS.format("WrappersMP.SAMPLER_SAMPLE"))
         if model.get_wrappers(kind, KEY):
             raise ValueError("model must have one schedule, got one that has a schedule already; connect the model from before that node")
-        applied = Applied(schedule)
+        applied = NodePatch(schedule)
         check_model(model.get_model_object("model_sampling"), schedule)
         patched = model.clone()
         patched.add_wrapper_with_key(kind, KEY, applied)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import ttune
-from ttune.adapters.preconditioned import Positioned
+from ttune.adapters.preconditioned import Preconditioned
 from ttune.network.oom_batching import Batches
 from ttune.noise.schedules import EDM, DiscreteVP, Flow
 
@@ -129,7 +129,7 @@ def seeds_of(seed: int | None, count: int) -> Tensor | None:
 def _sampled(network: Evaluations, schedule: ttune.Schedule, state: Tensor, seed: int | None) -> Tensor:
     model = schedule.model
     clip = {"clip_sample": model.get("clip_sample"), "clip_epsilon": model.get("clip_epsilon", "recompute")}
-    denoiser = ttune.Denoiser(Positioned([network]), schedule.noise, "sample", **clip)
+    denoiser = ttune.Denoiser(Preconditioned([network]), schedule.noise, "sample", **clip)
     denoiser.call_batches = _Whole("one call of ComfyUI's model")
     # check_model and check_guidance have compared what the schedule remembers.
     return ttune.sample(denoiser, schedule.replace(model={}), state, seeds=seeds_of(seed, len(state)), from_state=True)

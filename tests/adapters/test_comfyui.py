@@ -20,7 +20,7 @@ import ttune
 from tests.adapters import comfy_stand_in as stand_in
 from tests.adapters.small import Small, noise_like, tuned
 from ttune import NoiseSchedule
-from ttune.adapters.preconditioned import Positioned
+from ttune.adapters.preconditioned import Preconditioned
 
 ROOT = Path(__file__).parent.parent.parent
 VP, ZERO, FLOW, EDM = (
@@ -61,14 +61,14 @@ NOISES = {"eps": VP, "v": VP, "zero": ZERO, "flow": FLOW, "edm": EDM}
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "zero": "v_prediction", "flow": "flow_prediction", "edm": "sample"}
 
 
-def preconditioned(network: Any) -> Positioned:
+def preconditioned(network: Any) -> Preconditioned:
     """D of a network that predicts v at log(sigma) / 4, as ComfyUI's continuous EDM models are."""
 
     def D(x: Tensor, tau: Tensor, *, position: float, y: Tensor) -> Tensor:
         scale = (position**2 + 1) ** 0.5
         return x / scale**2 - network(x / scale, 0.25 * tau.log(), y) * (position / scale)
 
-    return Positioned([D])
+    return Preconditioned([D])
 
 
 def ours(kind: str, patcher: stand_in.Patcher, schedule: ttune.Schedule, x: Tensor = X_T, scale: Any = CFG, **options: Any) -> Tensor:
@@ -186,7 +186,7 @@ def test_a_mask_protects_and_its_noise_is_the_hosts(nodes: Any) -> None:
         noised = float(VP.alpha(position)) * LATENT + float(VP.sigma(position)) * X_T
         return mask * base(mask * x + (1 - mask) * noised, position, tau, y=y) + (1 - mask) * LATENT
 
-    expected = ttune.Denoiser(Positioned([masked]), VP, "sample")
+    expected = ttune.Denoiser(Preconditioned([masked]), VP, "sample")
     state = float(schedule.alphas[0]) * LATENT + float(schedule.sigmas[0]) * X_T
     mine = ttune.sample(expected, schedule, state, conditions={"y": Y}, from_state=True)
     made = theirs(nodes, patcher, schedule, latent=LATENT, mask=mask)

@@ -13,7 +13,7 @@ import ttune
 from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import NULL, TEXT, assert_same, bent, generator, noise, run, sd_call, sd_pipeline
 from tests.hosts import diffusers
-from ttune.adapters.diffusers.evaluation_counter import AS_IT_IS, Clock
+from ttune.adapters.diffusers.evaluation_counter import AS_IT_IS, EvaluationCounter
 
 ORDERS = ("unet = torch.compile(unet); apply", "unet.compile(); apply", "apply; unet = torch.compile(unet)", "apply; unet.compile()")
 
@@ -92,14 +92,14 @@ class Elsewhere(torch.Tensor):
         return torch.device("cuda")
 
 
-def told(clock: Clock, time: float, known: Any) -> torch.Tensor:
+def told(clock: EvaluationCounter, time: float, known: Any) -> torch.Tensor:
     given = torch.Tensor._make_subclass(Elsewhere, torch.tensor([time, time]))
     return clock.tell(given, torch.device("cpu"), known)[0]
 
 
 def test_times_on_a_device_are_read_once_a_run() -> None:
     stands = torch.tensor([900.0, 500.0, 100.0]).double().numpy()
-    clock = Clock(stands, stands - 7, 1000.0)
+    clock = EvaluationCounter(stands, stands - 7, 1000.0)
     clock.begin(0)
     with Reads() as reads:
         for time in stands:
@@ -111,7 +111,7 @@ def test_times_on_a_device_are_read_once_a_run() -> None:
 
 def test_a_wrong_time_on_a_device_is_an_error_at_the_end_of_the_run() -> None:
     stands = torch.tensor([900.0, 500.5, 100.0]).double().numpy()
-    clock = Clock(stands, stands - 7, 1000.0)
+    clock = EvaluationCounter(stands, stands - 7, 1000.0)
     clock.begin(0)
     told(clock, 900.0, AS_IT_IS)
     clock.advance()

@@ -9,46 +9,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ttune
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.timestep_override import TimestepOverride
 
 STANDS, TOLD = [900.0, 600.5, 300.0, 0.0], [880.25, 610.0, 290.0, 5.0]
 
 
-def run(told: Told, times: list[float], dtype: torch.dtype = torch.float32) -> list[float]:
+def run(told: TimestepOverride, times: list[float], dtype: torch.dtype = torch.float32) -> list[float]:
     return [told(torch.full((2,), t, dtype=dtype))[0].item() for t in times]
 
 
 def test_every_evaluation_is_told_its_own_time_and_a_second_run_starts_anew() -> None:
-    told = Told(STANDS, TOLD)
+    told = TimestepOverride(STANDS, TOLD)
     assert run(told, STANDS) == TOLD
     assert run(told, STANDS) == TOLD
 
 
 def test_repeated_times_are_told_apart_by_their_number() -> None:
-    heun = Told([900, 600, 600, 300, 300], [1.0, 2.0, 3.0, 4.0, 5.0])
+    heun = TimestepOverride([900, 600, 600, 300, 300], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert run(heun, [900, 600, 600, 300, 300]) == [1, 2, 3, 4, 5]
     # PNDM begins with one time twice; the repetition is no new run.
-    pndm = Told([900, 900, 600], [1.0, 2.0, 3.0])
+    pndm = TimestepOverride([900, 900, 600], [1.0, 2.0, 3.0])
     assert run(pndm, [900, 900, 600, 900, 900, 600]) == [1, 2, 3, 1, 2, 3]
 
 
 def test_two_calls_an_evaluation_are_told_the_same() -> None:
-    told = Told([9, 6, 6], [1.0, 2.0, 3.0], calls_per_evaluation=2)
+    told = TimestepOverride([9, 6, 6], [1.0, 2.0, 3.0], calls_per_evaluation=2)
     assert run(told, [9, 9, 6, 6, 6, 6]) == [1, 1, 2, 2, 3, 3]
     with pytest.raises(ValueError, match=r"must be 9 at evaluation 0, of whose 2 calls this is number 2, got 6"):
         run(told, [9, 6])
 
 
 def test_any_number_of_calls_where_no_time_is_repeated() -> None:
-    told = Told(STANDS, TOLD, calls_per_evaluation=None)
+    told = TimestepOverride(STANDS, TOLD, calls_per_evaluation=None)
     assert run(told, [900, 900, 900, 600.5, 300, 300, 0, 900]) == [880.25, 880.25, 880.25, 610, 290, 290, 5, 880.25]
-    repeated = Told([9, 6, 6], [1.0, 2.0, 3.0], calls_per_evaluation=None)
+    repeated = TimestepOverride([9, 6, 6], [1.0, 2.0, 3.0], calls_per_evaluation=None)
     with pytest.raises(ValueError, match="calls_per_evaluation must be a number here: evaluations 1 and 2 stand at time 6 and 6"):
         run(repeated, [9, 6, 6])
 
 
 def test_a_broken_off_run_may_begin_again() -> None:
-    told = Told(STANDS, TOLD)
+    told = TimestepOverride(STANDS, TOLD)
     run(told, STANDS[:2])
     assert run(told, STANDS) == TOLD
     run(told, STANDS[:3])
@@ -69,28 +69,28 @@ def test_a_broken_off_run_may_begin_again() -> None:
 )
 def test_another_time_is_an_error_never_the_nearest(times: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run(Told(STANDS, TOLD), times)
+        run(TimestepOverride(STANDS, TOLD), times)
 
 
 def test_a_batch_at_several_times_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"got from 600\.5 to 900 in one batch"):
-        Told(STANDS, TOLD)(torch.tensor([900.0, 600.5]))
+        TimestepOverride(STANDS, TOLD)(torch.tensor([900.0, 600.5]))
 
 
 def test_pass_lets_other_times_through_untouched_and_keeps_the_place() -> None:
-    told = Told(STANDS, TOLD, unmatched="pass")
+    told = TimestepOverride(STANDS, TOLD, unmatched="pass")
     t = torch.tensor([123.5])
     assert told(t) is t
     assert run(told, [900, 77, 600.5]) == [880.25, 77, 610]
 
 
 def test_whole_numbers_are_answered_with_fractions_and_truncated_ones_refused() -> None:
-    told = Told([900, 600], [880.25, 610.5])
+    told = TimestepOverride([900, 600], [880.25, 610.5])
     first = told(torch.tensor([900, 900]))
     assert first.dtype == torch.float32
     assert first.tolist() == [880.25, 880.25]
     assert told(600).item() == 610.5  # a Python number
-    truncated = Told(STANDS, TOLD)
+    truncated = TimestepOverride(STANDS, TOLD)
     truncated(torch.tensor(900))
     with pytest.raises(ValueError, match=r"got 600; this host keeps whole times only: use schedule.with_integer_times\(\)"):
         truncated(torch.tensor(600))
@@ -99,7 +99,7 @@ def test_whole_numbers_are_answered_with_fractions_and_truncated_ones_refused() 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_the_tolerance_follows_the_dtype(dtype: torch.dtype) -> None:
     stands = np.array([80.0, 9.7, 0.31, 0.0021])
-    told = Told(stands, [1.0, 2.0, 3.0, 4.0])
+    told = TimestepOverride(stands, [1.0, 2.0, 3.0, 4.0])
     given = torch.tensor(stands, dtype=dtype)
     answers = [told(t) for t in given]
     assert [a.item() for a in answers] == [1, 2, 3, 4]
@@ -111,7 +111,7 @@ def test_the_tolerance_follows_the_dtype(dtype: torch.dtype) -> None:
 
 
 def test_half_precision_that_cannot_tell_neighbours_apart_is_an_error() -> None:
-    told = Told([999.0, 998.0], [1.0, 2.0], calls_per_evaluation=None)
+    told = TimestepOverride([999.0, 998.0], [1.0, 2.0], calls_per_evaluation=None)
     told(torch.tensor(999.0, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="do not tell apart"):
         told(torch.tensor(998.0, dtype=torch.bfloat16))
@@ -122,7 +122,7 @@ def test_of_a_schedule_in_the_unit_of_the_host() -> None:
     rho = lambda t: noise.sigma(t) / noise.alpha(t)  # noqa: E731
     schedule = ttune.Schedule.build(noise, "heun", 3, "log_snr", t_start=900.0)
     schedule = schedule.replace(network_times=np.clip(schedule.network_times + 2.5, noise.t_min, noise.t_max))
-    told = Told.of(schedule, rho, rho, unit="sigma")
+    told = TimestepOverride.of(schedule, rho, rho, unit="sigma")
     times = schedule.tableau().times
     for t, c in zip(noise.sigma(times) / noise.alpha(times), schedule.network_times, strict=True):
         assert told(torch.tensor(t)).item() == pytest.approx(float(noise.sigma(c) / noise.alpha(c)), rel=1e-12)
@@ -131,11 +131,11 @@ def test_of_a_schedule_in_the_unit_of_the_host() -> None:
 def test_what_a_host_cannot_know_is_refused() -> None:
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 3)
     with pytest.raises(ValueError, match="schedule must do without tuned coefficients"):
-        Told.of(schedule.replace(coefficients=np.zeros((3, 3))))
+        TimestepOverride.of(schedule.replace(coefficients=np.zeros((3, 3))))
     with pytest.raises(ValueError, match="schedule must do without variants of the network"):
-        Told.of(schedule.replace(variants=(0, 1, 0)))
+        TimestepOverride.of(schedule.replace(variants=(0, 1, 0)))
     with pytest.raises(ValueError, match="which needs the state"):
-        Told.of(schedule.replace(shift=ttune.Shift(window=100.0, cutoff=0.0)))
+        TimestepOverride.of(schedule.replace(shift=ttune.Shift(window=100.0, cutoff=0.0)))
 
 
 @pytest.mark.parametrize(
@@ -148,16 +148,16 @@ def test_what_a_host_cannot_know_is_refused() -> None:
 )
 def test_lists_that_do_not_fit(arguments: tuple[list[float], list[float]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Told(*arguments)
+        TimestepOverride(*arguments)
 
 
 def test_settings_that_there_are_not() -> None:
     with pytest.raises(ValueError, match="calls_per_evaluation must be a whole number >= 1, or None, got 0"):
-        Told([1], [1], calls_per_evaluation=0)
+        TimestepOverride([1], [1], calls_per_evaluation=0)
     with pytest.raises(ValueError, match="unmatched must be 'raise' or 'pass', got 'nearest'"):
-        Told([1], [1], unmatched="nearest")
+        TimestepOverride([1], [1], unmatched="nearest")
     with pytest.raises(TypeError, match=r"time must be a number or a tensor of numbers, got torch\.bool"):
-        Told([1], [1])(torch.tensor([True]))
+        TimestepOverride([1], [1])(torch.tensor([True]))
 
 
 def test_adapters_are_attributes_of_ttune_imported_when_used() -> None:
@@ -175,7 +175,7 @@ def test_adapters_are_attributes_of_ttune_imported_when_used() -> None:
 def test_any_run_is_followed_whatever_repeats(stands: list[int], calls: int, runs: int) -> None:
     """Every call of every run is told the time of its own evaluation."""
     numbers = [float(i) for i in range(len(stands))]
-    told = Told([100.0 + s for s in stands], numbers, calls_per_evaluation=calls)
+    told = TimestepOverride([100.0 + s for s in stands], numbers, calls_per_evaluation=calls)
     times = [100.0 + s for s in stands for _ in range(calls)]
     expected = [n for n in numbers for _ in range(calls)]
     for _ in range(runs):

@@ -212,7 +212,7 @@ def test_an_interrupted_run_goes_on_with_the_cells_of_its_code(tmp_path: Path) -
 
 
 def test_scale_divides_whole_chunks_only() -> None:
-    args = scale.Args()
+    args = scale.ScaleOptions()
     model = replace(scale.MODELS[0], operations=args.peak * args.utilisation, calls=1)  # one second per evaluation
     assert scale.hours(model, 3600, args, 1, 16) == pytest.approx(1)
     assert scale.hours(model, 3600, args, 8, 16) == pytest.approx(1 / 8)

@@ -62,10 +62,10 @@ def test_results_to_report_and_others_lie_apart(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_is_a_part_if_it_measures_anything_but_the_default() -> None:
-    assert not places.is_part(figures.Args(work=Path("elsewhere"), progress=False, out=Path("x.json")))
-    assert places.is_part(figures.Args(steps=(5,)))
-    assert places.is_part(compare.Args(models=("digits",)))
-    assert not places.is_part(compare.Args(models=("digits",)), "models")
+    assert not places.is_part(figures.FiguresOptions(work=Path("elsewhere"), progress=False, out=Path("x.json")))
+    assert places.is_part(figures.FiguresOptions(steps=(5,)))
+    assert places.is_part(compare.CompareOptions(models=("digits",)))
+    assert not places.is_part(compare.CompareOptions(models=("digits",)), "models")
 
 
 def test_memory_records_its_command_and_a_part_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

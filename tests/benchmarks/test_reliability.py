@@ -133,7 +133,7 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
 
 
 def test_the_largest_tensors_are_told_with_their_outcome() -> None:
-    run = reliability.Run(0, (("test_more_elements_than_32_bits_count", "skipped", "needs 12 GiB of free memory"),), {})
+    run = reliability.TestRun(0, (("test_more_elements_than_32_bits_count", "skipped", "needs 12 GiB of free memory"),), {})
     assert reliability.largest(run) == [("largest tensor, CPU: 2,147,487,747 elements, bfloat16", "skipped (needs 12 GiB of free memory)")]
 
 

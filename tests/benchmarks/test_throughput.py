@@ -18,7 +18,7 @@ from benchmarks import changes, gate, samplings, throughput, workloads
 from benchmarks.counts import count_on_cpu
 from benchmarks.machine import UNKNOWN, commit_of
 from benchmarks.samplings import Setting
-from benchmarks.spending import Cell, Spending
+from benchmarks.spending import Spending, ThroughputCell
 from benchmarks.timing import Spread
 from ttune import ops
 
@@ -392,7 +392,7 @@ def test_every_kind_of_schedule_is_drawn(tmp_path: Path) -> None:
     cells = []
     for sampler in samplings.SAMPLERS:
         for steps in (1, 8):
-            cell = Cell("bundled", 1, sampler, steps, (16, 1, 28, 28), "float32", False, "cpu")
+            cell = ThroughputCell("bundled", 1, sampler, steps, (16, 1, 28, 28), "float32", False, "cpu")
             cell.milliseconds = {"ttune, cpu": Spread(steps, steps, steps), "eager": Spread(steps, steps, steps)}
             cells.append(cell)
     kinds = ("untuned, leading", "untuned, best grid", "tuned", "tuned, coefficients too")

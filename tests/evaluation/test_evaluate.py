@@ -28,7 +28,7 @@ from ttune.evaluation import (
     rmse_to,
     split_interval,
 )
-from ttune.evaluation.cached_samples import Candidate, Samples, _tolerance
+from ttune.evaluation.cached_samples import CachedSamples, Candidate, _tolerance
 from ttune.evaluation.evaluate import Real, evaluate, work_folder
 from ttune.evaluation.images.decoded import pictures_of
 from ttune.evaluation.images.image_source import ArrayPictures, open_pictures, write_png
@@ -57,7 +57,7 @@ def candidate(steps: int = 3, sampler: str = "ddim", **options: Any) -> Candidat
 TEACHER = candidate(12, "dpmpp_2m", spacing="log_snr")
 
 
-def samples(work: Path, n: int = 22, calls: list[int] | None = None, **options: Any) -> Samples:
+def samples(work: Path, n: int = 22, calls: list[int] | None = None, **options: Any) -> CachedSamples:
     counted = [] if calls is None else calls
 
     def counting(x: Tensor, tau: Tensor, gain: Tensor) -> Tensor:
@@ -65,10 +65,10 @@ def samples(work: Path, n: int = 22, calls: list[int] | None = None, **options: 
         return network(x, tau, gain)
 
     settings: dict[str, Any] = {"features": FEATURES, "chunk": 4, "seed": 7, "teacher": TEACHER, "progress": False}
-    return Samples(ttune.Denoiser(counting, NOISE), points, n=n, work=work, **(settings | options))
+    return CachedSamples(ttune.Denoiser(counting, NOISE), points, n=n, work=work, **(settings | options))
 
 
-def rows_of(made: Samples, candidates: Sequence[Candidate] = (), **options: Any) -> list[dict[str, Any]]:
+def rows_of(made: CachedSamples, candidates: Sequence[Candidate] = (), **options: Any) -> list[dict[str, Any]]:
     found = evaluate(made, candidates or [candidate()], **({"metrics": METRICS, "real": REAL, "splits": 2} | options))
     return [dict(row) | {"seconds": 0} for row in found]
 
@@ -162,7 +162,7 @@ def test_another_function_of_the_same_name_is_refused(tmp_path: Path) -> None:
 def test_what_is_left_of_another_function_is_refused_wherever_it_is(tmp_path: Path) -> None:
     """Of the teacher alone, of a later chunk alone, and where the change is small."""
 
-    def other(gain_of_x: float, work: Path) -> Samples:
+    def other(gain_of_x: float, work: Path) -> CachedSamples:
         made = samples(work)
         object.__setattr__(made, "denoiser", ttune.Denoiser(lambda x, tau, gain: gain_of_x * network(x, tau, gain), NOISE))
         return made
@@ -178,7 +178,7 @@ def test_what_is_left_of_another_function_is_refused_wherever_it_is(tmp_path: Pa
 
 
 def test_other_conditions_of_later_samples_are_sampled_anew(tmp_path: Path) -> None:
-    def changed(work: Path, calls: list[int]) -> Samples:
+    def changed(work: Path, calls: list[int]) -> CachedSamples:
         made = samples(work, calls=calls)
         other = lambda seeds: (points(seeds)[0], {"gain": torch.where(seeds == 20, 9.0, points(seeds)[1]["gain"])})  # noqa: E731
         object.__setattr__(made, "points", other)
@@ -219,7 +219,7 @@ def test_latent_models_are_judged_by_their_pictures(tmp_path: Path) -> None:
         return ttune.initial_noise(NOISE, (4, 6, 6), seeds), {}
 
     denoiser = ttune.Denoiser(lambda x, tau: network(x, tau, torch.ones(len(x))), NOISE, decode=decode)
-    made = Samples(denoiser, latents, features, 8, 8, 0, tmp_path / "work", TEACHER, tmp_path / "images", progress=False)
+    made = CachedSamples(denoiser, latents, features, 8, 8, 0, tmp_path / "work", TEACHER, tmp_path / "images", progress=False)
     row = evaluate(made, [candidate()], metrics=("rmse", "psnr", "fid"), splits=2, resamples=0)[0]
     z, y = (ttune.sample(denoiser, c.schedule, latents(torch.arange(8))[0]) for c in (candidate(), TEACHER))
     assert torch.equal(seen[1], decode(z).clamp(-1, 1))
@@ -234,7 +234,7 @@ def test_latent_models_are_judged_by_their_pictures(tmp_path: Path) -> None:
     before = made.folder(candidate()).path
     decoders = [lambda z: z, torch.nn.Conv2d(4, 3, 1), torch.nn.Conv2d(4, 3, 1), None]
     others = [ttune.Denoiser(denoiser.network, NOISE, decode=other) for other in decoders]
-    paths = {Samples(other, latents, features, 8, 8, 0, tmp_path / "work", TEACHER).folder(candidate()).path for other in others}
+    paths = {CachedSamples(other, latents, features, 8, 8, 0, tmp_path / "work", TEACHER).folder(candidate()).path for other in others}
     assert len(paths | {before}) == 5
     with pytest.raises(ValueError, match=r"decode: must return pictures \(8, C, H, W\) of 8 samples, got \(8, 144\)"):
         pictures_of(ttune.Denoiser(denoiser.network, NOISE, decode=lambda z: z.flatten(1)), z)
@@ -253,10 +253,10 @@ def test_schedules_and_weights_tell_folders_apart(tmp_path: Path) -> None:
     told = base.schedule.replace(network_times=base.schedule.network_times + 1.0)
     layer = torch.nn.Linear(6, 6)
     denoiser = ttune.Denoiser(layer, NOISE)
-    made = Samples(denoiser, points, FEATURES, 4, 4, 0, tmp_path)
+    made = CachedSamples(denoiser, points, FEATURES, 4, 4, 0, tmp_path)
     names = {made.folder(Candidate("a", "b", s)).path.name for s in (base.schedule, told, candidate(4).schedule)}
     torch.nn.init.zeros_(layer.weight)
-    names.add(Samples(denoiser, points, FEATURES, 4, 4, 0, tmp_path).folder(base).path.name)
+    names.add(CachedSamples(denoiser, points, FEATURES, 4, 4, 0, tmp_path).folder(base).path.name)
     assert len(names) == 4
 
 

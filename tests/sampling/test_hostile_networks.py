@@ -15,7 +15,7 @@ import ttune
 from ttune import ClassifierFree, CompiledSampler, Denoiser, NoiseSchedule, Schedule
 from ttune.evaluation.features.extractor import FeatureExtractor
 from ttune.evaluation.images.decoded import pictures_of
-from ttune.evaluation.judge import Judge
+from ttune.evaluation.judge import CandidateMetrics
 from ttune.network.dynamic_batch import any_batch
 from ttune.numpy.plan import Plan
 from ttune.tuning import Evolution, Teacher, TimeTuner
@@ -266,7 +266,7 @@ def test_evaluating(network: Network) -> None:
     extractor = FeatureExtractor("own", lambda x: memory[: len(x)].copy_(x.flatten(1)), batch=2)
     rows = []
     for denoiser in denoisers(network, {"decode": decode}):
-        judge = Judge(denoiser, X_T.clone(), given(), extractor, None, chunk=2, progress=False)
+        judge = CandidateMetrics(denoiser, X_T.clone(), given(), extractor, None, chunk=2, progress=False)
         x = judge.samples(schedule)
         pictures = [pictures_of(denoiser, part) for part in x.split(2)]
         assert torch.equal(torch.cat(pictures).flatten(1), x)

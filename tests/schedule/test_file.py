@@ -400,26 +400,26 @@ def test_a_damaged_file_of_several_is_refused(tmp_path: Path, change: Callable[[
 def as_version_1(schedule: Schedule) -> dict[str, Any]:
     """What ttune 0.1 wrote of ``schedule``."""
     content = json.loads(encoded([schedule]))
-    names = {"times": "times", "network_times": "network_times"}
+    names = {"times": "positions", "network_times": "conditioning"}
     old = {names.get(name, name): value for name, value in content.items()} | {"schema_version": 1, "digest": ""}
     struct = msgspec.convert(old, ScheduleFileV1)
     return old | {"digest": _digest(struct)}
 
 
 def test_version_1_is_read(tmp_path: Path) -> None:
-    schedule = example().replace(tuned={"tune": ["network_times", "times"], "grid": {"times": [1.0]}, "name": "times of it"})
+    schedule = example().replace(tuned={"tune": ["conditioning", "positions"], "grid": {"positions": [1.0]}, "name": "positions of it"})
     old, path = as_version_1(schedule), tmp_path / "old.json"
     path.write_text(json.dumps(old))
     read = Schedule.load(path)
     assert read == schedule
-    assert read.tuned == {"tune": ["network_times", "times"], "grid": {"times": [1.0]}, "name": "times of it"}
+    assert read.tuned == {"tune": ["network_times", "times"], "grid": {"times": [1.0]}, "name": "positions of it"}
     other = as_version_1(Schedule.build(NOISE, "ddim", schedule.steps + 1))
     path.write_text(json.dumps({"format": "ttune schedules", "schema_version": 1, "ttune_version": "0.1.0", "schedules": [other, old]}))
     assert list(load_schedules(path)) == [schedule.steps, schedule.steps + 1]
     for changed, message in (
-        ({"times": [900.0, *old["times"][1:]]}, "the content was changed after it was written"),
-        ({"times": old["times"]}, "unknown field `times`"),
-        ({"schema_version": 2}, "unknown field `times`|required field `times`"),
+        ({"positions": [900.0, *old["positions"][1:]]}, "the content was changed after it was written"),
+        ({"times": old["positions"]}, "unknown field `times`"),
+        ({"schema_version": 2}, "unknown field `positions`|required field `times`"),
     ):
         path.write_text(json.dumps(old | changed))
         with pytest.raises(ValueError, match=message):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import ttune
 from tests.oracles import alpha_sigma
 from ttune import ClassifierFree, NoiseSchedule, Schedule, conditions_from
-from ttune.tuning.residuals import Decoded, Samples, Sum
+from ttune.tuning.residuals import Decoded, SampleResidual, Sum
 
 NOISE = NoiseSchedule.linear()
 SHAPE = (2, 2, 2)  # of a latent
@@ -142,7 +142,7 @@ def test_latents_are_compared_after_the_decoder() -> None:
         decoder = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 3, 3, padding=1), nn.Tanh()).requires_grad_(False)
     result = tune(
         denoiser(2.0),
-        residual=Sum([Samples(), Decoded(decoder)]),
+        residual=Sum([SampleResidual(), Decoded(decoder)]),
         features=lambda latents: decoder(latents.float()).flatten(1)[:, ::16].double(),
     )
     assert result.improved

@@ -18,7 +18,7 @@ from ttune.evaluation import lenet64
 from ttune.network.denoiser import Conditions
 from ttune.tuning.middle_layer import middle_layer
 from ttune.tuning.problem import Problem
-from ttune.tuning.residuals import Decoded, Features, Function, OwnActivations, Samples, Sum, as_residual, identity_of, name_of
+from ttune.tuning.residuals import Decoded, Features, Function, OwnActivations, SampleResidual, Sum, as_residual, identity_of, name_of
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -74,7 +74,7 @@ def problem_of(denoiser: ttune.Denoiser, conditions: Conditions | None = None, c
 
 def test_samples_alone_are_no_residual_map_at_all() -> None:
     plain = problem_of(mixture(NOISE).denoiser())
-    assert plain.with_residual(Samples()).cost(START) == pytest.approx(plain.cost(START), rel=1e-12)
+    assert plain.with_residual(SampleResidual()).cost(START) == pytest.approx(plain.cost(START), rel=1e-12)
 
 
 def test_features_go_to_the_networks_dtype_and_have_gradients() -> None:
@@ -188,17 +188,17 @@ def test_parts_of_a_sum_weigh_by_their_spread() -> None:
         def features(x: Tensor, gain: float = gain, copies: int = copies) -> Tensor:
             return gain * torch.cat([x.square()] * copies, 1)
 
-        values.append(plain.with_residual(Sum([Samples(), features], [1.0, 0.5])).cost(START))
+        values.append(plain.with_residual(Sum([SampleResidual(), features], [1.0, 0.5])).cost(START))
     x, target = plain.samples(START), plain.target
     first, second = (x - target).square().mean(), (x.square() - target.square()).square().mean()
     spreads = [(v - v.mean(0)).square().mean() for v in (target, target.square())]
     expected = float(first + 0.5 * second * spreads[0] / spreads[1])
     assert values == pytest.approx([expected] * 3, rel=1e-9)
-    assert Sum([Samples(), Features(torch.sin, "waves")], [1, 0.5]).name == "samples + 0.5 x waves"
+    assert Sum([SampleResidual(), Features(torch.sin, "waves")], [1, 0.5]).name == "samples + 0.5 x waves"
 
 
 def test_the_goal_follows_heads_and_chunks() -> None:
-    problem = problem_of(stack_denoiser()).with_residual(Sum([Samples(), OwnActivations(stack_denoiser())]))
+    problem = problem_of(stack_denoiser()).with_residual(Sum([SampleResidual(), OwnActivations(stack_denoiser())]))
     whole = problem.residuals(X_T)
     torch.testing.assert_close(problem.head(5).residuals(X_T[:5]), whole[:5])
     parts = [chunk.residuals(X_T[8 * i : 8 * i + 8]) for i, chunk in enumerate(problem.chunks())]
@@ -210,8 +210,8 @@ def test_the_goal_follows_heads_and_chunks() -> None:
     ("make", "error", "message"),
     [
         (lambda: Sum([]), ValueError, "parts must name at least one"),
-        (lambda: Sum([Samples()], [0.0]), ValueError, "weights must be one positive number per part, 1, got"),
-        (lambda: Sum([Samples()])(X_T, {}), ValueError, "scales must be known"),
+        (lambda: Sum([SampleResidual()], [0.0]), ValueError, "weights must be one positive number per part, 1, got"),
+        (lambda: Sum([SampleResidual()])(X_T, {}), ValueError, "scales must be known"),
         (lambda: as_residual(3), TypeError, "residual must be callable .*got int"),  # pyright: ignore[reportArgumentType]
         (lambda: Features(lambda x: x[:1])(X_T, {}), ValueError, "must give floating values for each of 24 samples"),
         (lambda: Features(lambda x: [x])(X_T, {}), TypeError, "must give a tensor, got list"),  # pyright: ignore[reportArgumentType]
@@ -298,7 +298,7 @@ def test_another_residual_is_another_run(tmp_path: Path) -> None:
         tune(checkpoint=tmp_path / "c", iterations=1, resume=True)
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     assert identity_of(Features(one)) != identity_of(Features(other))
-    assert identity_of(Sum([Samples(), Features(one)])) != identity_of(Sum([Samples(), Features(other)]))
+    assert identity_of(Sum([SampleResidual(), Features(one)])) != identity_of(Sum([SampleResidual(), Features(other)]))
     assert name_of(None) == "samples"
     with pytest.raises(ValueError, match=r"residual must be one of \['samples', 'own', 'lenet64'\], or a callable, got 'magic'"):
         tune(residual="magic")

@@ -8,7 +8,7 @@ import ttune
 from ttune import zoo
 from ttune.evaluation import frechet_distance, lenet64, lenet64_train_statistics, rmse_to
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
-from ttune.evaluation.judge import Judge
+from ttune.evaluation.judge import CandidateMetrics
 from ttune.tuning import Teacher
 from ttune.tuning.starting_points import drawn_points
 from ttune.zoo.lenet import load_lenet64
@@ -16,11 +16,11 @@ from ttune.zoo.unet import NULL_CLASS
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def judge() -> CandidateMetrics:
     """128 x_T that no tuning saw, and where the teacher arrives from them."""
     denoiser = zoo.load("fashion")
     x_T, conditions = drawn_points(denoiser, torch.arange(128) + 2**42)
-    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=False)
+    judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=False)
     teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", 5)).source
     assert isinstance(teacher, ttune.Schedule)
     return judge.with_teacher(judge.samples(teacher))
@@ -34,7 +34,7 @@ def test_size_and_shape() -> None:
     assert not any(p.requires_grad for p in denoiser.network.parameters())
 
 
-def test_samples_are_clothes_of_their_class(judge: Judge) -> None:
+def test_samples_are_clothes_of_their_class(judge: CandidateMetrics) -> None:
     """The feature network, which never saw a generated image, names the class that was asked for."""
     assert judge.target is not None
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_samples_are_clothes_of_their_class(judge: Judge) -> None:
     assert (named == judge.conditions["class_label"]).float().mean() > 0.8
 
 
-def test_samples_are_near_real_images(judge: Judge) -> None:
+def test_samples_are_near_real_images(judge: CandidateMetrics) -> None:
     assert judge.target is not None
     features = judge.features(judge.target)
     noise = judge.features(torch.randn(judge.target.shape, generator=torch.Generator().manual_seed(0)))
@@ -77,7 +77,7 @@ def test_null_class_is_the_unconditional_model_and_guidance_moves_away_from_it()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
-def test_shipped_schedules_beat_the_best_untuned_grid(judge: Judge, sampler: str) -> None:
+def test_shipped_schedules_beat_the_best_untuned_grid(judge: CandidateMetrics, sampler: str) -> None:
     """The gate of five steps, on fewer x_T than ``make figures`` has: RMSE ratio <= .92 against the best grid and t_0."""
     tuned = zoo.schedule(f"{sampler}_5")
     assert judge.target is not None

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ttune.adapters.patch import Applied, Checked, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.patch import Checked, Patch, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.messages.names import meant
 from ttune.network.denoiser import Denoiser
 from ttune.network.threshold import DynamicThreshold
@@ -69,12 +69,13 @@ def wrap(
     check_model: bool = True,
 ) -> Callable[..., Tensor]:
     """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for
-    :class:`ttune.adapters.timestep_override.Told`. A schedule of another network is refused, unless ``check_model`` is False."""
+    :class:`ttune.adapters.timestep_override.TimestepOverride`. A schedule of another network is refused, unless ``check_model`` is
+    False."""
     schedule = as_schedule(schedule)
     refuse_other_network(network, schedule, check_model=check_model)
     _check_noise(schedule, noise_schedule)
     scale = _scale(noise_schedule)
-    told = Told.of(
+    told = TimestepOverride.of(
         schedule,
         lambda t: scale * t,
         lambda t: scale * t,
@@ -90,7 +91,7 @@ def wrap(
     return tell
 
 
-def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model: bool = True) -> Applied:
+def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model: bool = True) -> Patch:
     """Make ``solver`` step on the times of ``schedule``; give its ``sample`` the :func:`arguments`.
 
     Undone by ``remove(solver)``, or at the end of a ``with`` block. ValueError for a solver that steps otherwise than the schedule's
@@ -113,7 +114,7 @@ def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model:
         return torch.tensor(times, dtype=torch.get_default_dtype(), device=device)
 
     undo = [overriding(solver, "get_time_steps", get_time_steps), overriding(solver, "sample", _Sample(solver, schedule))]
-    return Applied(solver, Told.of(schedule), undo)
+    return Patch(solver, TimestepOverride.of(schedule), undo)
 
 
 class _Sample(Checked):

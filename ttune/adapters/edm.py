@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.patch import Applied, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
-from ttune.adapters.preconditioned import Positioned
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.patch import Patch, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.preconditioned import Preconditioned
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.messages.warn import warn
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import NoiseSchedule
@@ -44,7 +44,7 @@ def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.
     low, high = max(sigma_min, float(getattr(net, "sigma_min", 0.0))), min(sigma_max, float(getattr(net, "sigma_max", float("inf"))))
     if "sample_shape" not in settings and hasattr(net, "img_channels") and hasattr(net, "img_resolution"):
         settings["sample_shape"] = (int(net.img_channels), int(net.img_resolution), int(net.img_resolution))  # pyright: ignore[reportArgumentType]
-    return Denoiser(Positioned([_Preconditioned(net)]), NoiseSchedule.edm(low, high), "sample", **settings)
+    return Denoiser(Preconditioned([_EdmPreconditioned(net)]), NoiseSchedule.edm(low, high), "sample", **settings)
 
 
 def start(schedule: Schedule, x_T: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def apply(
     unmatched: str = "raise",
     check_steps: bool = True,
     check_model: bool = True,
-) -> Applied:
+) -> Patch:
     """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` tell its network what the schedule says.
 
     EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the times of
@@ -83,8 +83,8 @@ def apply(
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
     refuse_other_network(net, schedule, check_model=check_model)
     hint = f"a schedule for {schedule.sampler!r} is applied to this {type(net).__name__}: ttune.edm.remove(net) takes it out"
-    told = Told.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched, hint=hint)
-    telling = _Telling(net, told, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
+    told = TimestepOverride.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched, hint=hint)
+    telling = _EdmOverride(net, told, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
     undo = [
         net.register_forward_pre_hook(telling, with_kwargs=True).remove,
         net.register_forward_hook(telling.after, always_call=True).remove,
@@ -92,13 +92,13 @@ def apply(
     ]
     if hasattr(net, "round_sigma"):
         undo.append(overriding(net, "round_sigma", _Times(net.round_sigma, schedule)))
-    return Applied(net, told, undo)
+    return Patch(net, told, undo)
 
 
-class _Telling:
+class _EdmOverride:
     """Tells ``net`` in front of each call. An object, since a closure would still mean the original in a deep copy of the net."""
 
-    def __init__(self, net: nn.Module, told: Told, states: _States | None) -> None:
+    def __init__(self, net: nn.Module, told: TimestepOverride, states: _States | None) -> None:
         self.net, self.told, self.states, self.replaced, self.hears = net, told, states, _Replaced(net), _Hearing(net)
 
     def __call__(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ class _Times:
         return torch.tensor(times, dtype=given.dtype, device=given.device)
 
 
-class _Preconditioned(nn.Module):
+class _EdmPreconditioned(nn.Module):
     """D of ``net`` that stands at sigma = ``position`` and whose network is told ``tau``."""
 
     def __init__(self, net: nn.Module) -> None:

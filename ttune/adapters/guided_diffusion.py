@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.patch import Applied, Checked, is_paused, opened, paused, refuse_other_network, refuse_settings, refuse_twice, remove
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.patch import Checked, Patch, is_paused, opened, paused, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Float64, NoiseSchedule
 from ttune.schedule.schedule import Schedule
@@ -100,7 +100,7 @@ def apply(
     _check_noise(schedule, noise(diffusion))
     scale = _scale(diffusion)
     spaced = _spaced(diffusion, schedule, scale)
-    told = Told.of(
+    told = TimestepOverride.of(
         schedule,
         lambda t: scale * t,
         lambda t: scale * t,
@@ -111,14 +111,14 @@ def apply(
         f"or take it out by ttune.guided_diffusion.remove(model)",
     )
     _guard(spaced, schedule, required)
-    Applied(model, told, [model.register_forward_pre_hook(_Telling(told), with_kwargs=True).remove])
+    Patch(model, told, [model.register_forward_pre_hook(_GuidedOverride(told), with_kwargs=True).remove])
     return spaced
 
 
-class _Telling:
+class _GuidedOverride:
     """Tells the model in front of each call. An object, so that a deep copy of the model has an evaluation number of its own."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: TimestepOverride) -> None:
         self.told = told
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -178,13 +178,13 @@ def _guard(spaced: Any, schedule: Schedule, required: Mapping[str, Any]) -> None
     for name in (*(name for names in _STEPS.values() for name in names), *_OTHER_STEPS):
         if hasattr(spaced, name):
             mine = name in _STEPS[schedule.sampler]
-            step = _Step(getattr(spaced, name), required, schedule, conditioned) if mine else _OtherStep(name, schedule.sampler)
+            step = _GuidedStep(getattr(spaced, name), required, schedule, conditioned) if mine else _OtherStep(name, schedule.sampler)
             setattr(spaced, name, step)
     if conditioned is not None:
         spaced.condition_score = conditioned
 
 
-class _Step(Checked):
+class _GuidedStep(Checked):
     """A step of the host's, with the arguments that the schedule was tuned for."""
 
     def __init__(self, original: Any, required: Mapping[str, Any], schedule: Schedule, conditioned: _Conditioned | None) -> None:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from ttune.adapters.patch import opened, refuse_other_network, refuse_settings
-from ttune.adapters.preconditioned import Positioned
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.preconditioned import Preconditioned
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Float64, NoiseSchedule
 from ttune.samplers import SAMPLERS
@@ -90,7 +90,7 @@ def wrap(
 
     ``model`` is a discrete wrapper (``get_eps`` or ``get_v``), a preconditioned one (``get_scalings``), or an object that calls one by
     its ``inner_model``, as the CFGDenoisers of web UIs do: however often that calls it, one call of it is one evaluation. ``model``
-    itself is not touched; the rest is as for :class:`ttune.adapters.timestep_override.Told`. Give the sampler :func:`sigmas`.
+    itself is not touched; the rest is as for :class:`ttune.adapters.timestep_override.TimestepOverride`. Give the sampler :func:`sigmas`.
     ValueError if the noise levels of the model are not the schedule's, for a sampler or options that no function of k-diffusion has
     (:data:`FUNCTIONS`), and, before the first call of the network, in another function than the schedule's or one with other arguments.
     Unless ``check_model`` is False also if its network or what it predicts is another.
@@ -104,7 +104,7 @@ def wrap(
     refuse_other_network(wrapper, schedule, check_model=check_model)
     refuse_settings(schedule, type(wrapper).__name__, prediction_type=_prediction(wrapper), clip_sample=None, threshold=None)
     rho = lambda t: schedule.noise.sigma(t) / schedule.noise.alpha(t)  # noqa: E731
-    told = Told.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
+    told = TimestepOverride.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
     _check_steps(schedule)
     return Wrapped(model, told, wrapper, schedule)
 
@@ -112,7 +112,7 @@ def wrap(
 class Wrapped:
     """See :func:`wrap`. Other attributes are the model's own."""
 
-    def __init__(self, model: Any, told: Told, wrapper: Any, schedule: Schedule) -> None:
+    def __init__(self, model: Any, told: TimestepOverride, wrapper: Any, schedule: Schedule) -> None:
         self.model, self.told, self.wrapper, self.schedule = model, told, wrapper, schedule
 
     def __call__(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -205,7 +205,7 @@ def denoiser(
         if sigma_min is None or sigma_max is None:
             raise ValueError(f"sigma_min and sigma_max must be given for {type(model).__name__}, got {sigma_min} and {sigma_max}")
         noise = NoiseSchedule.edm(sigma_min, sigma_max)
-    return Denoiser(Positioned([_Preconditioned(model)]), noise, "sample", **settings)
+    return Denoiser(Preconditioned([_KPreconditioned(model)]), noise, "sample", **settings)
 
 
 class _Prediction(nn.Module):
@@ -220,7 +220,7 @@ class _Prediction(nn.Module):
         return getattr(self.model, self.method)(x, tau, **conditions)
 
 
-class _Preconditioned(nn.Module):
+class _KPreconditioned(nn.Module):
     """D of a wrapper that stands at sigma = ``position`` and whose network is told ``tau``."""
 
     def __init__(self, model: Any) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ttune.adapters.patch import (
-    Applied,
     Checked,
+    Patch,
     is_paused,
     opened,
     overriding,
@@ -31,7 +31,7 @@ from ttune.adapters.patch import (
     refuse_twice,
     remove,
 )
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import NoiseSchedule
 from ttune.schedule.schedule import Schedule
@@ -63,7 +63,7 @@ def denoiser(model: nn.Module, **settings: Any) -> Denoiser:
         raise ValueError(f"model: parameterization must be one of {sorted(_PREDICTIONS)}, got {kind!r}")
     if "sample_shape" not in settings and isinstance(getattr(model, "image_size", None), int):
         settings["sample_shape"] = (int(model.channels), int(model.image_size), int(model.image_size))  # pyright: ignore[reportArgumentType]
-    return Denoiser(_Applied(model), noise(model), _PREDICTIONS[kind], **settings)
+    return Denoiser(_ApplyModel(model), noise(model), _PREDICTIONS[kind], **settings)
 
 
 def apply(
@@ -73,7 +73,7 @@ def apply(
     calls_per_evaluation: int | None = 1,
     unmatched: str = "raise",
     check_model: bool = True,
-) -> Applied:
+) -> Patch:
     """Make ``sampler.sample(S, ...)`` run on the times of ``schedule`` and tell the model what the schedule says.
 
     ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises; so do settings that make another step of it
@@ -97,14 +97,14 @@ def apply(
     refuse_other_network(model, schedule, check_model=check_model)
     required = _PLAIN | _guidance(schedule, kind)
 
-    def told(schedule: Schedule) -> Told:
+    def told(schedule: Schedule) -> TimestepOverride:
         # Its times are whole numbers on their way to the model; alphas are the schedule's own.
         hint = f"a schedule for {schedule.sampler!r} is applied to this {kind}: ttune.latent_diffusion.remove(sampler) takes it out"
         named = {"calls_per_evaluation": calls_per_evaluation, "unmatched": unmatched, "hint": hint}
-        return Told.of(schedule, np.floor, unit="the sampler's time", **named)
+        return TimestepOverride.of(schedule, np.floor, unit="the sampler's time", **named)
 
-    telling = _Telling(model, told(schedule))
-    step = _Step(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
+    telling = _LatentOverride(model, told(schedule))
+    step = _LatentStep(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
     undo = [
         overriding(sampler, "make_schedule", _Times(sampler, schedule)),
         overriding(sampler, _STEPS[expected], step),
@@ -113,7 +113,7 @@ def apply(
     if hasattr(sampler, "decode"):  # DDIM's alone
         parts = [told(schedule.part(first)) for first in reversed(range(schedule.steps))]
         undo.append(overriding(sampler, "decode", _Decoding(sampler.decode, telling, parts)))
-    return Applied(sampler, telling.told, undo, shared=[model])
+    return Patch(sampler, telling.told, undo, shared=[model])
 
 
 def _check_steps(schedule: Schedule, expected: str, kind: str) -> None:
@@ -156,7 +156,7 @@ def _guidance(schedule: Schedule, kind: str) -> dict[str, Any]:
     return {"unconditional_guidance_scale": 1.0 if scale is None else float(scale)}
 
 
-class _Step(Checked):
+class _LatentStep(Checked):
     """A step of the host's, with the settings that the schedule was tuned for."""
 
     def check(self, given: Mapping[str, Any]) -> None:
@@ -167,10 +167,10 @@ class _Step(Checked):
             )
 
 
-class _Telling:
+class _LatentOverride:
     """``model.apply_model`` that is told. An object, since the bound method in it is copied with the model and a closure's is not."""
 
-    def __init__(self, model: Any, told: Told) -> None:
+    def __init__(self, model: Any, told: TimestepOverride) -> None:
         self.model, self.original, self.told = model, model.apply_model, told
 
     def __call__(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -180,7 +180,7 @@ class _Telling:
 class _Decoding:
     """``sampler.decode``, image-to-image: the last ``t_start`` steps."""
 
-    def __init__(self, original: Any, telling: _Telling, told: list[Told]) -> None:
+    def __init__(self, original: Any, telling: _LatentOverride, told: list[TimestepOverride]) -> None:
         self.original, self.telling, self.told = original, telling, told
 
     def __call__(self, x_latent: Tensor, cond: Any, t_start: int, *args: Any, **kwargs: Any) -> Any:
@@ -214,7 +214,7 @@ class _Times:
             sampler.register_buffer(f"ddim_{name}", torch.tensor(table, dtype=torch.get_default_dtype()))
 
 
-class _Applied(nn.Module):
+class _ApplyModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.training = False  # its own flag means nothing, the model has one

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ttune.adapters.timestep_override import Told
+from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
 from ttune.sampling.sample import as_schedule
 from ttune.schedule.schedule import Schedule
@@ -20,14 +20,14 @@ from ttune.schedule.schedule import Schedule
 _MARK = "_ttune_applied"  # in the host's own __dict__, so that it lives and is copied with the host and is no global state
 
 
-class Applied:
+class Patch:
     """A schedule at work in ``host``. :meth:`remove`, or the end of a ``with`` block, leaves the host as it was before.
 
     ``told`` knows the evaluation that the host is at; ``undo`` are called in reverse order. ``shared`` are other objects that are
     changed with the host (a sampler's model), which can take part in one schedule at a time only.
     """
 
-    def __init__(self, host: Any, told: Told, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
+    def __init__(self, host: Any, told: TimestepOverride, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
         self.host, self.told, self._undo, self._marked = host, told, list(undo), (host, *shared)
         self.paused = False  # while the host's network is called as a denoiser
         for each in self._marked:
@@ -43,7 +43,7 @@ class Applied:
             if each.__dict__.get(_MARK) is self:
                 del each.__dict__[_MARK]
 
-    def __enter__(self) -> Applied:
+    def __enter__(self) -> Patch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

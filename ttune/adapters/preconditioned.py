@@ -12,7 +12,7 @@ from ttune.network.stitched import Stitched
 
 
 @dataclass(frozen=True)
-class Standing:
+class SolverTime:
     """``network`` at one position."""
 
     network: Callable[..., Tensor]
@@ -23,7 +23,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Positioned(Stitched):
+class Preconditioned(Stitched):
     """``networks[0](x, tau, position=..., **conditions)``: preconditioned networks (Karras et al. 2022, table 1) scale input and output
     by sigma, which must be that of the position however another time is told. Like :class:`ttune.Stitched`, another function at
     every position; of one network. The output's derivative in the position is not known to backpropagation: times are tuned by
@@ -35,5 +35,5 @@ class Positioned(Stitched):
             raise ValueError(f"networks must be one, got {len(networks)}")
         super().__init__(networks, switch_at)
 
-    def at(self, t: float) -> Standing:
-        return Standing(self.networks[0], t)
+    def at(self, t: float) -> SolverTime:
+        return SolverTime(self.networks[0], t)

@@ -25,7 +25,7 @@ _TOLERANCE = 1e-5
 _HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-class Told:
+class TimestepOverride:
     """Where the host's sampler stands at each evaluation, and what the network is told there. ``told(time)`` is one call of the network.
 
     ``stands`` and ``told`` (n_evaluations,) are in the host's own unit (sigma, index, …). The host calls the network
@@ -73,7 +73,7 @@ class Told:
         calls_per_evaluation: int | None = 1,
         unmatched: str = "raise",
         hint: str = "",
-    ) -> Told:
+    ) -> TimestepOverride:
         """For a host whose own sampler runs on the times of ``schedule``. ``stands`` turns its times into what the host says,
         ``told`` into what the network hears; both are the schedule's own unless given.
 
@@ -87,7 +87,7 @@ class Told:
             if is_there:
                 raise ValueError(f"schedule must do without {what}; use ttune.sample for this one")
         times, heard = schedule.tableau().times, schedule.network_times
-        return Told(
+        return TimestepOverride(
             times if stands is None else stands(times),
             heard if told is None else told(heard),
             calls_per_evaluation=calls_per_evaluation,

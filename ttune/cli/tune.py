@@ -15,7 +15,7 @@ from ttune.distributed import RankLost, Ranks, current
 
 if TYPE_CHECKING:
     from ttune.schedule.schedule import Schedule
-    from ttune.tuning import Choice, TuneResult
+    from ttune.tuning import SamplerChoice, TuneResult
 
 
 def tune(
@@ -240,7 +240,7 @@ def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
         ttune.save_schedules(schedules, path)
 
 
-def _recorded(result: TuneResult, choice: Choice | None) -> Schedule:
+def _recorded(result: TuneResult, choice: SamplerChoice | None) -> Schedule:
     """The schedule with how its tuning went, the start's too, and what it cost to choose its sampler, if that was chosen."""
     more = {} if choice is None else {"choice": choice.cost}
     return result.schedule.replace(tuned={**result.record, **more})

@@ -1,6 +1,6 @@
 """Measuring samples: feature extractors, distances between sets of images, paired errors, and the report of a comparison."""
 
-from ttune.evaluation.cached_samples import Candidate, Samples
+from ttune.evaluation.cached_samples import CachedSamples, Candidate
 from ttune.evaluation.evaluate import Real, evaluate
 from ttune.evaluation.features.efficientnet import efficientnet_lite0
 from ttune.evaluation.features.extractor import FeatureExtractor, lenet64, lenet64_train_statistics
@@ -25,6 +25,7 @@ from ttune.evaluation.table import FrechetEntry, ReportRow, image_grid, print_ta
 
 __all__ = [
     "INCEPTION",
+    "CachedSamples",
     "Candidate",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -34,7 +35,6 @@ __all__ = [
     "RatioInterval",
     "Real",
     "ReportRow",
-    "Samples",
     "SplitInterval",
     "StatisticsBuilder",
     "efficientnet_lite0",

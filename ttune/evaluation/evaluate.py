@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ttune.distributed import Ranks
-from ttune.evaluation.cached_samples import Candidate, Samples
+from ttune.evaluation.cached_samples import CachedSamples, Candidate
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.images.decoded import LATENTS, pictures_of
 from ttune.evaluation.images.image_source import Pictures
@@ -44,7 +44,7 @@ class Real:
 
 
 def evaluate(
-    samples: Samples,
+    samples: CachedSamples,
     candidates: Sequence[Candidate],
     *,
     metrics: Sequence[str] = ("fid", "rmse"),
@@ -55,7 +55,7 @@ def evaluate(
     """The figures of ``candidates``, and of the teacher of ``samples`` if there is one, as rows of a table; on ranks but the first none.
 
     Memory does not grow with the number of samples: images are dropped when their features are on disk, and features are read a
-    block at a time. See :class:`ttune.evaluation.cached_samples.Samples` for what is kept and found again, and
+    block at a time. See :class:`ttune.evaluation.cached_samples.CachedSamples` for what is kept and found again, and
     :class:`ttune.evaluation.metric_rows.Figures` for ``metrics`` (without real images "fid" is left to the teacher's samples),
     ``splits`` and ``resamples``.
 
@@ -126,7 +126,7 @@ def _marked(mark: Path) -> None:
     mark.touch()
 
 
-def _check(metrics: Sequence[str], samples: Samples, real: Real | None) -> None:
+def _check(metrics: Sequence[str], samples: CachedSamples, real: Real | None) -> None:
     """What cannot come out well is refused before hours of sampling."""
     for name in ("kid", "precision_recall"):
         if name in metrics and real is None:
@@ -143,7 +143,7 @@ def _check(metrics: Sequence[str], samples: Samples, real: Real | None) -> None:
         import_cleanfid("fid")
 
 
-def _references(real: Real, figures: Figures, samples: Samples) -> tuple[Reference, Reference | None]:
+def _references(real: Real, figures: Figures, samples: CachedSamples) -> tuple[Reference, Reference | None]:
     """(for Fréchet distances, for what needs features)."""
     needed = "kid" in figures.metrics or "precision_recall" in figures.metrics
     own = Reference(real.statistics_name, real.statistics)
@@ -157,7 +157,7 @@ def _references(real: Real, figures: Figures, samples: Samples) -> tuple[Referen
     return (found if real.statistics is None else own), (found if needed else None)
 
 
-def _check_width(statistics: FeatureStatistics, samples: Samples) -> None:
+def _check_width(statistics: FeatureStatistics, samples: CachedSamples) -> None:
     """An .npz does not say what features it is of: one picture, of a starting point, tells how many there are."""
     x_T, _ = samples.points(torch.tensor([samples.seed]))
     width = samples.features(pictures_of(samples.denoiser, x_T.clamp(-1, 1))).shape[1]

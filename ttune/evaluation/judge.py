@@ -21,7 +21,7 @@ from ttune.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Judge:
+class CandidateMetrics:
     """Starting points ``x_T`` (n, ...) with their ``conditions``, the features to compare in, and real images' statistics.
 
     ``target``, the teacher's samples from the same x_T, is None until :meth:`with_teacher`. ``seeds`` (n,) make the noise of
@@ -39,7 +39,7 @@ class Judge:
     progress: bool = True
     seeds: Tensor | None = None
 
-    def with_teacher(self, target: Tensor) -> Judge:
+    def with_teacher(self, target: Tensor) -> CandidateMetrics:
         """The same judge, knowing where the teacher arrives."""
         if target.shape != self.x_T.shape:
             raise ValueError(f"target must have the shape of x_T, {tuple(self.x_T.shape)}, got {tuple(target.shape)}")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ttune.freezing.dependence import same_bits
-from ttune.freezing.observation import Runs, Seen
-from ttune.freezing.rows import Table
+from ttune.freezing.observation import ObservedCall, Runs
+from ttune.freezing.rows import LookupTable
 
 
-def choose(network: nn.Module, runs: Runs) -> dict[nn.Module, list[Table]]:
+def choose(network: nn.Module, runs: Runs) -> dict[nn.Module, list[LookupTable]]:
     """The modules of ``network`` to freeze, outermost ones, with a table per output.
 
     ValueError if there is none, or if steps with the same time need different rows.
@@ -41,7 +41,7 @@ def has_weights(module: nn.Module) -> bool:
     return any(True for _ in (*module.parameters(), *module.buffers()))
 
 
-def qualifies(seen: Seen, limit: int | None) -> bool:
+def qualifies(seen: ObservedCall, limit: int | None) -> bool:
     if seen.why_not or seen.passes:
         return False
     return limit is None or sum(sum(r.numel() * r.element_size() for r in distinct(column)) for column in seen.rows) <= limit
@@ -55,7 +55,7 @@ def outermost(module: nn.Module, qualifies: Callable[[nn.Module], bool]) -> Iter
             yield from outermost(child, qualifies)
 
 
-def closure(read: int, nodes: Sequence[Seen]) -> int:
+def closure(read: int, nodes: Sequence[ObservedCall]) -> int:
     """All modules that are read, through those that stay."""
     while True:
         more = read
@@ -71,20 +71,20 @@ def distinct(column: Sequence[Tensor]) -> list[Tensor]:
     return list({id(row): row for row in column}.values())
 
 
-def steps_of(seen: Seen) -> int:
+def steps_of(seen: ObservedCall) -> int:
     return max(len(distinct(column)) for column in seen.rows)
 
 
-def table_of(seen: Seen, i: int, read: bool) -> Table:
+def table_of(seen: ObservedCall, i: int, read: bool) -> LookupTable:
     column, batched = seen.rows[i], seen.batched[i]
     constant = len(distinct(column)) == 1 and len(column) > 1
     used = column[:1] if constant else column
     if batched and all(same_bits(row, row[:1].expand_as(row)) for row in distinct(used)):
         used = [row[:1] for row in used]
-    return Table(torch.stack(used), batched, read, seen.written, timed=not constant)
+    return LookupTable(torch.stack(used), batched, read, seen.written, timed=not constant)
 
 
-def check_keys(keys: Tensor, chosen: Mapping[nn.Module, Seen]) -> None:
+def check_keys(keys: Tensor, chosen: Mapping[nn.Module, ObservedCall]) -> None:
     values = keys.tolist()
     for j, value in enumerate(values):
         i = values.index(value)

@@ -18,7 +18,7 @@ from ttune.freezing.choice import choose
 from ttune.freezing.dependence import same_bits
 from ttune.freezing.observation import Runs, Target, neighbours, tensors_of
 from ttune.freezing.report import FreezeReport, make_report, spared
-from ttune.freezing.rows import Clock, Rows
+from ttune.freezing.rows import Rows, StepIndex
 from ttune.messages.names import must_be_one_of
 from ttune.network.denoiser import Denoiser
 from ttune.network.identity import shapes_of
@@ -193,7 +193,7 @@ def _frozen(target: Target, runs: Runs, keep: str) -> FrozenTime:
     depends = 0
     for m in tables:
         depends |= runs.seen[m].depends
-    clock = Clock(
+    clock = StepIndex(
         target.module.forward,
         runs.parameters,
         torch.stack(runs.keys),

@@ -99,7 +99,7 @@ def _evaluation(denoiser: Denoiser, schedule: Schedule | Sequence[float]) -> Eva
 
 
 @dataclass
-class Seen:
+class ObservedCall:
     """What a module returned: ``rows[leaf]`` per step. ``why_not``: the reason it cannot be frozen, or ""."""
 
     name: str
@@ -120,7 +120,7 @@ class Runs:
     def __init__(self, target: Target, conditions: dict[str, Any], varying: tuple[str, ...], max_table_bytes: int | None) -> None:
         self.target, self.conditions, self.varying, self.limit = target, conditions, varying, max_table_bytes
         self.parameters = tuple(inspect.signature(target.module.forward).parameters)
-        self.seen: dict[nn.Module, Seen] = {}
+        self.seen: dict[nn.Module, ObservedCall] = {}
         self.keys: list[Tensor] = []
         self.read = 0  # marks of modules that the network's output depends on
         self.time: Path = ()
@@ -254,7 +254,7 @@ class Runs:
 
     def _leave(self, module: nn.Module, given: Any, output: Any, marks: Dependence | None, current: dict[nn.Module, Any]) -> None:
         if module not in self.seen:
-            self.seen[module] = Seen(self._names[module], self._bit())
+            self.seen[module] = ObservedCall(self._names[module], self._bit())
             if self.keys[1:]:
                 self.seen[module].why_not = "it was not called at all steps"
         seen, tensors = self.seen[module], []

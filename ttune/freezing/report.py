@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ttune.freezing.rows import Table
+from ttune.freezing.rows import LookupTable
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def spared(network: nn.Module, replaced: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def make_report(
-    network: nn.Module, names: Mapping[nn.Module, str], tables: Mapping[nn.Module, Sequence[Table]], steps: int
+    network: nn.Module, names: Mapping[nn.Module, str], tables: Mapping[nn.Module, Sequence[LookupTable]], steps: int
 ) -> FreezeReport:
     inside = {m for module in names for m in module.modules()}
     outside: dict[int, list[Tensor]] = {}

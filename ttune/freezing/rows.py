@@ -75,7 +75,7 @@ def spelled(path: Path) -> str:
     return "".join(f"[{key!r}]" if i else str(key) for i, key in enumerate(path))
 
 
-class Clock(nn.Module):
+class StepIndex(nn.Module):
     """Which step it is: the time argument of a call, found among the times that the network was frozen for.
 
     ``run`` takes the place of the network's ``forward``. ``index`` (B,) float64 lives during the call: the number of the step
@@ -188,7 +188,7 @@ class Clock(nn.Module):
                 "or name what changes in varying="
             )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Clock:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepIndex:
         """Times and conditions are compared bit for bit: they move with the network, but never change their dtype."""
         for name, buffer in self._buffers.items():
             if buffer is not None:
@@ -197,7 +197,7 @@ class Clock(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class LookupTable:
     """One output tensor of a module at all steps. ``rows`` (K or 1, B or 1, *row) if ``batched``, else (K or 1, *shape).
 
     ``timed``: chosen by the step; otherwise one row serves all. ``read`` is False where nothing but other frozen modules reads it:
@@ -214,7 +214,7 @@ class Table:
 class Rows(nn.Module):
     """Takes a module's place and returns what it returned at this step, whatever it is given."""
 
-    def __init__(self, clock: Clock, template: Any, tables: Sequence[Table]) -> None:
+    def __init__(self, clock: StepIndex, template: Any, tables: Sequence[LookupTable]) -> None:
         super().__init__()
         self.clock = clock
         self.template = template

@@ -208,7 +208,7 @@ Place = tuple[str, str]  # operator, dispatch key
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Block:
     """A block of :func:`use_backend`, and the thread that began it."""
 
     token: object
@@ -216,7 +216,7 @@ class _Entry:
     thread: int
 
 
-class _Choice:
+class _BackendChoice:
     """The process-wide choice: PyTorch has one table of kernels, so this cannot be a choice per thread.
 
     A kernel written in Python is reached by a forwarder in that table, which asks for the choice at every call. PyTorch frees a kernel
@@ -228,7 +228,7 @@ class _Choice:
     def __init__(self) -> None:
         self.name: str | None = None
         self._lock = threading.RLock()
-        self._entered: list[_Entry] = []  # blocks of all threads that have begun and not ended, in the order of their beginning
+        self._entered: list[_Block] = []  # blocks of all threads that have begun and not ended, in the order of their beginning
         self._kernels: dict[Place, Callable[..., Any]] = {}  # never changed, only replaced: threads read it meanwhile
         self._forwarded: set[Place] = set()
         self._forwarders: torch.library.Library | None = None
@@ -238,7 +238,7 @@ class _Choice:
         token = object()
         with self._lock:
             self.switch(name)
-            self._entered.append(_Entry(token, name, threading.get_ident()))
+            self._entered.append(_Block(token, name, threading.get_ident()))
         return token
 
     def leave(self, token: object) -> None:
@@ -317,7 +317,7 @@ def _native_kernel(place: Place) -> Callable[..., Any]:
     return lambda *arguments: kernel.call_boxed(keys, *arguments)
 
 
-_CHOICE = _Choice()
+_CHOICE = _BackendChoice()
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(
         before=_CHOICE.before_fork, after_in_parent=_CHOICE.after_fork_in_parent, after_in_child=_CHOICE.after_fork_in_child

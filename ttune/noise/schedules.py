@@ -459,10 +459,11 @@ _KINDS: dict[str, Callable[..., NoiseSchedule]] = {
 
 def float64_array(values: ArrayLike) -> Float64:
     """A new float64 array of ``values``: numbers, or tensors, learned ones and those on a GPU too."""
-    if isinstance(values, (list, tuple)):
-        values = [float64_array(v) if hasattr(v, "detach") else v for v in values]
-    tensor: Any = values
-    return np.array(tensor.detach().double().cpu() if hasattr(values, "detach") else values, np.float64)
+    given: Any = values
+    if isinstance(given, (list, tuple)):
+        given = [float64_array(v) if hasattr(v, "detach") else v for v in given]
+    # numpy() and not np.array of a tensor, whose __array__ does not know NumPy 2's copy=.
+    return np.array(given.detach().double().cpu().numpy() if hasattr(given, "detach") else given, np.float64)
 
 
 def _times(noise: NoiseSchedule, t: ArrayLike) -> Float64:

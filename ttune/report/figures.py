@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure, tick_of
-from ttune.report.measured import Measured, Run
+from ttune.report.measured import MeasuredRun, TimedRun
 from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
-from ttune.report.sources import ComparedRow, Entry
+from ttune.report.sources import ComparedRow, ReportEntry
 from ttune.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _bars(key: str, title: str, values: Mapping[str, float], label: str, caption
     return Drawn(key, title, f"{title}. {label}: {alt}.", caption, figure)
 
 
-def told(entries: Sequence[Entry]) -> Drawn:
+def told(entries: Sequence[ReportEntry]) -> Drawn:
     """How far what the network is told lies from where each evaluation stands."""
     figure, axes = new_figure()
     axes.axhline(0.0, color=MUTED, linewidth=1.0)
@@ -96,7 +96,7 @@ def told(entries: Sequence[Entry]) -> Drawn:
     )
 
 
-def places(entries: Sequence[Entry]) -> Drawn | None:
+def places(entries: Sequence[ReportEntry]) -> Drawn | None:
     """Where the evaluations stand on the axis of half log-SNR, and where the network is told that it stands."""
     rows = [(entry.name, entry.schedule, entry.record.start) for entry in entries]
     figure, axes = new_figure(height=max(HEIGHT, 1.5 + 0.42 * len(rows)))
@@ -117,7 +117,7 @@ def places(entries: Sequence[Entry]) -> Drawn | None:
     return Drawn("times", "Where the steps stand", f"Half log-SNR of every evaluation. {alt}.", caption, figure)
 
 
-def convergence(entries: Sequence[Entry]) -> list[Drawn]:
+def convergence(entries: Sequence[ReportEntry]) -> list[Drawn]:
     """The RMSE on the tuning x_T by iteration, one figure an entry whose file has it, a line a start."""
     found = []
     for i, entry in enumerate(entries):
@@ -149,7 +149,7 @@ def convergence(entries: Sequence[Entry]) -> list[Drawn]:
     return found
 
 
-def cost(entries: Sequence[Entry]) -> Drawn | None:
+def cost(entries: Sequence[ReportEntry]) -> Drawn | None:
     """Network evaluations of one sample, by purpose, one bar an entry."""
     spent = {entry.name: {k: v for k, v in entry.record.cost.items() if k != "seconds"} for entry in entries}
     spent = {name: values for name, values in spent.items() if sum(values.values()) > 0}
@@ -187,10 +187,10 @@ def compared(
     return quality(key, title, lines, x_label, caption, label, [row.label for row in rows])
 
 
-def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, list[tuple[float, float]]]:
+def runs_by(entries: Sequence[ReportEntry], measured: MeasuredRun, x: str) -> dict[str, list[tuple[float, float]]]:
     """Lines for :func:`quality` from what was run: "steps", or "seconds" (milliseconds a sample), by sampler and role."""
 
-    def points(runs: Iterable[Run]) -> list[tuple[float, float]]:
+    def points(runs: Iterable[TimedRun]) -> list[tuple[float, float]]:
         return [(1000 * run.seconds if x == "seconds" else run.schedule.steps, run.rmse) for run in runs]
 
     lines: dict[str, list[tuple[float, float]]] = {name: points(runs) for name, runs in measured.curves.items()}
@@ -200,7 +200,7 @@ def runs_by(entries: Sequence[Entry], measured: Measured, x: str) -> dict[str, l
     return lines
 
 
-def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
+def held_out_by_steps(entries: Sequence[ReportEntry]) -> dict[str, list[tuple[float, float]]]:
     """The same from the figures of the tunings' own decisions."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for entry, name in _named_lines(entries):
@@ -215,7 +215,7 @@ def held_out_by_steps(entries: Sequence[Entry]) -> dict[str, list[tuple[float, f
     return lines
 
 
-def _named_lines(entries: Sequence[Entry]) -> list[tuple[Entry, tuple[str, str]]]:
+def _named_lines(entries: Sequence[ReportEntry]) -> list[tuple[ReportEntry, tuple[str, str]]]:
     """Fewest steps first, each entry with the names of its lines: untuned ones by sampler, tuned ones by file too where files share one."""
     samplers = {entry.schedule.sampler for entry in entries}
     files = {sampler: {entry.file for entry in entries if entry.schedule.sampler == sampler} for sampler in samplers}

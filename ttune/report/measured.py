@@ -18,7 +18,7 @@ from ttune.network.denoiser import Denoiser, select
 from ttune.noise.schedules import Float64
 from ttune.report.pictures import shown_of
 from ttune.report.rivals import roles, untuned_curves
-from ttune.report.sources import Entry
+from ttune.report.sources import ReportEntry
 from ttune.sampling.sample import check_fits, sample
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
@@ -32,7 +32,7 @@ TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     """A schedule on all x_T. ``errors`` (n,): mean squared distance to the teacher; ``seconds``, ``evaluations``: of one sample.
 
     ``shown`` (m, ...): its first few samples, on the CPU; decoded, where the denoiser knows how.
@@ -56,7 +56,7 @@ class Run:
             return 0.0
         return float(self.errors.std(ddof=1) / math.sqrt(len(self.errors)) / (2 * self.rmse))
 
-    def over(self, other: Run) -> RatioInterval | None:
+    def over(self, other: TimedRun) -> RatioInterval | None:
         """RMSE of this over that of ``other``, with its paired 95 % interval; None where there is none."""
         if other.errors.max() == 0:
             return None
@@ -64,7 +64,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """``runs``: by the name of an entry, what was run for it, the teacher first. ``setting``: on what, in words.
 
     ``curves``: the same untuned grid at more numbers of steps, by its name, to see how many untuned steps a tuned one is worth.
@@ -73,17 +73,17 @@ class Measured:
     n: int
     seed: int
     setting: str
-    runs: Mapping[str, Sequence[Run]] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+    runs: Mapping[str, Sequence[TimedRun]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[TimedRun]] = field(default_factory=dict)
     decoded: bool = False  # what is shown is what the denoiser's decode made of the samples
 
-    def run(self, entry: str, role: str) -> Run | None:
+    def run(self, entry: str, role: str) -> TimedRun | None:
         return next((run for run in self.runs.get(entry, ()) if run.role == role), None)
 
 
 def measure(
     denoiser: Denoiser,
-    entries: Sequence[Entry],
+    entries: Sequence[ReportEntry],
     *,
     n: int = 128,
     shown: int = 8,
@@ -91,7 +91,7 @@ def measure(
     seed: int = REPORT_SEEDS,
     conditions: Callable[[Tensor], Any] | None = None,
     progress: bool = False,
-) -> Measured:
+) -> MeasuredRun:
     """Run the teacher, the start, the best untuned grid and the schedule of every entry, as far as they are known, on the same x_T.
 
     And, for each sampler, an untuned grid at these numbers of steps and up to twice the most. What is the
@@ -110,7 +110,7 @@ def measure(
             raise ValueError(f"{entry.name}: {error}") from None
     seeds = torch.arange(n) + seed
     x_T, drawn = drawn_points(denoiser, seeds, None, conditions)
-    clock = _Clock(denoiser, x_T, drawn, seeds, chunk, shown, progress)
+    clock = _Timer(denoiser, x_T, drawn, seeds, chunk, shown, progress)
     clock.warm_up(entries[0].schedule)
     runs = {entry.name: [clock.run(role, entry.name, s, entry) for role, s in roles(entry).items()] for entry in entries}
     runs = {entry.name: [clock.teacher(entry), *runs[entry.name]] for entry in entries}
@@ -120,11 +120,11 @@ def measure(
     }
     threads = torch.get_num_threads()
     setting = f"{x_T.device.type}, {threads} thread{'s' if threads > 1 else ''}, batches of {min(chunk, n)}, torch {torch.__version__}"
-    return Measured(n, seed, setting, runs, curves, decoded=denoiser.decode is not None)
+    return MeasuredRun(n, seed, setting, runs, curves, decoded=denoiser.decode is not None)
 
 
 @dataclass
-class _Clock:
+class _Timer:
     """Runs schedules from the same x_T, each once, and keeps what the teachers arrive at; of the others' samples the first few."""
 
     denoiser: Denoiser
@@ -134,17 +134,17 @@ class _Clock:
     chunk: int
     shown: int
     progress: bool
-    targets: dict[Schedule, tuple[Tensor, Run]] = field(default_factory=dict)
-    done: dict[tuple[Schedule, Schedule], Run] = field(default_factory=dict)
+    targets: dict[Schedule, tuple[Tensor, TimedRun]] = field(default_factory=dict)
+    done: dict[tuple[Schedule, Schedule], TimedRun] = field(default_factory=dict)
 
     def warm_up(self, schedule: Schedule) -> None:
         """What is made at the first call is made before the clock runs."""
         self._samples(schedule, slice(0, self.chunk))
 
-    def teacher(self, entry: Entry) -> Run:
+    def teacher(self, entry: ReportEntry) -> TimedRun:
         return self._target(entry)[1]
 
-    def run(self, role: str, name: str, schedule: Schedule, entry: Entry) -> Run:
+    def run(self, role: str, name: str, schedule: Schedule, entry: ReportEntry) -> TimedRun:
         """``schedule`` held against the teacher of ``entry``."""
         if self.denoiser.integer_time:  # an untuned grid between whole times is told the whole ones next to them, as in tuning
             told = np.round(schedule.network_times)
@@ -153,16 +153,16 @@ class _Clock:
         key = (schedule, best.schedule)
         if key not in self.done:
             x, seconds, evaluations = self._timed(schedule, f"{name}, {role}")
-            self.done[key] = Run(role, schedule, squared_errors(x, target), seconds, evaluations, self._shown(x))
+            self.done[key] = TimedRun(role, schedule, squared_errors(x, target), seconds, evaluations, self._shown(x))
         return replace(self.done[key], role=role)
 
-    def _target(self, entry: Entry) -> tuple[Tensor, Run]:
+    def _target(self, entry: ReportEntry) -> tuple[Tensor, TimedRun]:
         teacher = Teacher.default(entry.schedule)
         source = (teacher.on_whole_times() if self.denoiser.integer_time else teacher).source
         assert isinstance(source, Schedule)
         if source not in self.targets:
             x, seconds, evaluations = self._timed(source, TEACHER)
-            self.targets[source] = (x, Run(TEACHER, source, np.zeros(len(x)), seconds, evaluations, self._shown(x)))
+            self.targets[source] = (x, TimedRun(TEACHER, source, np.zeros(len(x)), seconds, evaluations, self._shown(x)))
         return self.targets[source]
 
     def _shown(self, x: Tensor) -> Tensor:
@@ -186,6 +186,6 @@ class _Clock:
         return sample(self.denoiser, schedule, self.x_T[rows], conditions=conditions, seeds=self.seeds[rows])
 
 
-def _of_sampler(entries: Sequence[Entry], schedule: Schedule) -> Entry:
+def _of_sampler(entries: Sequence[ReportEntry], schedule: Schedule) -> ReportEntry:
     """The first entry with the sampler of ``schedule``, whose teacher it is held against."""
     return next(entry for entry in entries if entry.schedule.sampler == schedule.sampler)

@@ -16,11 +16,11 @@ from ttune.evaluation.table import write_picture
 from ttune.report import figures, tables
 from ttune.report.drawing import drawing, png_of, svg_of
 from ttune.report.figures import Drawn
-from ttune.report.measured import REPORT_SEEDS, TEACHER, Measured, measure
+from ttune.report.measured import REPORT_SEEDS, TEACHER, MeasuredRun, measure
 from ttune.report.pictures import data_uri, strip, why_no_pictures
 from ttune.report.rivals import GRID
-from ttune.report.sources import Compared, Entry, Sources
-from ttune.report.tables import Table
+from ttune.report.sources import Compared, ReportEntry, Sources
+from ttune.report.tables import ReportTable
 from ttune.schedule.schedule import OUTCOMES
 from ttune.storage.atomic_write import write_atomically
 from ttune.version import __version__
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PageFigure:
     """A drawing in the page: ``svg`` is markup, the rest words."""
 
     title: str
@@ -55,9 +55,9 @@ class Section:
     title: str
     words: Sequence[str] = ()
     pictures: Sequence[tuple[str, Sequence[Picture]]] = ()
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
-    details: Sequence[Table] = ()
+    figures: Sequence[PageFigure] = ()
+    tables: Sequence[ReportTable] = ()
+    details: Sequence[ReportTable] = ()
     missing: Sequence[str] = ()
 
 
@@ -68,7 +68,7 @@ class _Files:
     out: Path
     written: list[Path] = field(default_factory=list)
 
-    def take(self, drawn: Drawn | None) -> list[Figure]:
+    def take(self, drawn: Drawn | None) -> list[PageFigure]:
         """The figure for the page, and the same as a PNG; nothing of what could not be drawn."""
         from markupsafe import Markup
 
@@ -76,7 +76,7 @@ class _Files:
             return []
         self.put(drawn.key, png_of(drawn.figure))
         drawn.figure.set_layout_engine("none")  # everything has found its place: half the time of the second drawing
-        return [Figure(drawn.title, Markup(svg_of(drawn.figure, drawn.key, drawn.alt)), drawn.caption)]
+        return [PageFigure(drawn.title, Markup(svg_of(drawn.figure, drawn.key, drawn.alt)), drawn.caption)]
 
     def put(self, key: str, png: bytes) -> None:
         write_atomically(self._path(key), png)
@@ -134,7 +134,7 @@ def write_page(
     return [out, *files.written]
 
 
-def _sections(sources: Sources, measured: Measured | None, why_not: str, files: _Files) -> Iterator[Section | None]:
+def _sections(sources: Sources, measured: MeasuredRun | None, why_not: str, files: _Files) -> Iterator[Section | None]:
     entries = sources.entries
     if entries:
         yield _samples(entries, measured, why_not, files)
@@ -148,7 +148,7 @@ def _sections(sources: Sources, measured: Measured | None, why_not: str, files: 
     yield _provenance(sources)
 
 
-def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, files: _Files) -> Section:
+def _samples(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_not: str, files: _Files) -> Section:
     title = "Samples from the same noise"
     if measured is None:
         return Section(title, missing=[f"No samples: {why_not}."])
@@ -173,7 +173,7 @@ def _samples(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
     return Section(title, words=said, pictures=groups, missing=[] if groups else ["No samples were to be shown."])
 
 
-def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, files: _Files) -> Section:
+def _quality(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_not: str, files: _Files) -> Section:
     found, tabled, missing = [], [tables.held_out(entries)], []
     decided = figures.held_out_by_steps(entries)
     order = [*decided, *(() if measured is None else figures.runs_by(entries, measured, "steps"))]
@@ -202,12 +202,12 @@ def _quality(entries: Sequence[Entry], measured: Measured | None, why_not: str, 
     return Section("Quality", figures=found, tables=[table for table in tabled if table is not None], missing=missing)
 
 
-def _steps(entries: Sequence[Entry], files: _Files) -> Section:
+def _steps(entries: Sequence[ReportEntry], files: _Files) -> Section:
     found = [*files.take(figures.told(entries)), *files.take(figures.places(entries))]
     return Section("Where the steps stand, and what the network is told", figures=found, details=[tables.steps_of(e) for e in entries])
 
 
-def _tuning(entries: Sequence[Entry], files: _Files) -> Section | None:
+def _tuning(entries: Sequence[ReportEntry], files: _Files) -> Section | None:
     tuned = [entry for entry in entries if entry.schedule.tuned]
     if not tuned:
         return None
@@ -248,7 +248,7 @@ def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:
 
 def _provenance(sources: Sources) -> Section:
     rows = [(str(file), digest) for file, digest in sources.digests]
-    table = Table("The files of this page", ("file", "SHA-256"), rows, (0, 1))
+    table = ReportTable("The files of this page", ("file", "SHA-256"), rows, (0, 1))
     return Section("Provenance", tables=[table], details=[tables.provenance(entry) for entry in sources.entries])
 
 
@@ -273,7 +273,7 @@ def _in_short(sources: Sources) -> list[str]:
     return [*lines, *(line for _, found in sources.comparisons for line in _best_of(found))]
 
 
-def _outcome_of(entry: Entry) -> str:
+def _outcome_of(entry: ReportEntry) -> str:
     """What the tuning returned, as it is said first."""
     outcome = entry.schedule.outcome or "start"
     return OUTCOMES[outcome] if outcome == "tuned" else f"tuning did not help, this is the {OUTCOMES[outcome]}"

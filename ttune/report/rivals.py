@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 
 from ttune.noise.grids import GRIDS
-from ttune.report.sources import Entry
+from ttune.report.sources import ReportEntry
 from ttune.schedule.schedule import Schedule
 
 START, GRID, TUNED = "untuned start", "best untuned grid", "tuned"
 _NAMED_GRID = re.compile(rf"({'|'.join(GRIDS)}) from ([0-9.e+-]+)")  # as ttune.tuning.grid_search names them
 
 
-def roles(entry: Entry) -> dict[str, Schedule]:
+def roles(entry: ReportEntry) -> dict[str, Schedule]:
     """What there is to compare for an entry: its start and the best untuned grid where its file says what they were, and itself. Where
     tuning did not help it is one of these two, and nothing is called tuned.
 
@@ -36,7 +36,7 @@ def roles(entry: Entry) -> dict[str, Schedule]:
     return {**found, TUNED: schedule} if schedule.outcome == "tuned" else found
 
 
-def untuned_curves(entries: Sequence[Entry]) -> dict[str, list[Schedule]]:
+def untuned_curves(entries: Sequence[ReportEntry]) -> dict[str, list[Schedule]]:
     """By sampler, untuned schedules of the entries' steps and of 1.5 and 2 times the most, on the best untuned grid of the smallest
     budget where a file names it ("quadratic from 950"), else on the leading grid; the dictionary's keys say which."""
     curves: dict[str, list[Schedule]] = {}

@@ -21,7 +21,7 @@ MAX_BYTES = 64_000_000  # the comparison of the mixture, 143 rows with all their
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """A schedule of a file. ``name`` is short, and unlike those of the other entries."""
 
     name: str
@@ -52,7 +52,7 @@ class Distance(msgspec.Struct):
     interval: Interval | None = None
 
 
-class PrecisionRecall(msgspec.Struct):
+class PrecisionRecallRow(msgspec.Struct):
     precision: Number
     recall: Number
     features: str
@@ -81,13 +81,13 @@ class EvaluatedRow(msgspec.Struct):
     network_evaluations: int | None = None
     seconds: Number = None
     kernel: Distance | None = None
-    precision_recall: PrecisionRecall | None = None
+    precision_recall: PrecisionRecallRow | None = None
     rmse_interval: Interval | None = None
     rmse_space: str | None = None
     psnr_to_teacher: Psnr | None = None
 
 
-class Evaluation(msgspec.Struct):
+class EvaluationRow(msgspec.Struct):
     rows: list[EvaluatedRow]
     model: str | None = None
 
@@ -97,7 +97,7 @@ class Against(msgspec.Struct):
     rmse_interval: list[float] | None = None
 
 
-class Equivalent(msgspec.Struct):
+class EquivalentRow(msgspec.Struct):
     steps: float
     bound: str = ""
 
@@ -115,7 +115,7 @@ class ComparedRow(msgspec.Struct):
     real: Number = None
     real_standard_error: Number = None
     against_grid: Against | None = None
-    equivalent_rmse_same_sampler: Equivalent | None = None
+    equivalent_rmse_same_sampler: EquivalentRow | None = None
     chosen: str | None = None
     evaluations: int | None = None
     seconds: Number = None
@@ -140,8 +140,8 @@ class Compared(msgspec.Struct):
 class Sources:
     """All that was read, in the order in which it was named. ``digests``: (file, SHA-256) of each."""
 
-    entries: Sequence[Entry] = ()
-    evaluations: Sequence[tuple[Path, Evaluation]] = ()
+    entries: Sequence[ReportEntry] = ()
+    evaluations: Sequence[tuple[Path, EvaluationRow]] = ()
     comparisons: Sequence[tuple[Path, Compared]] = ()
     digests: Sequence[tuple[Path, str]] = field(default=())
 
@@ -166,7 +166,7 @@ def read_sources(paths: Sequence[str | PathLike[str]]) -> Sources:
         elif "held_out" in content:
             comparisons.append((file, _converted(file, content, Compared)))
         elif "rows" in content:
-            evaluations.append((file, _converted(file, content, Evaluation)))
+            evaluations.append((file, _converted(file, content, EvaluationRow)))
         else:
             raise ValueError(
                 f"{file}: must be a schedule file, the JSON of ttune evaluate or the folder of ttune compare, got JSON with the fields "
@@ -212,7 +212,7 @@ def _converted(file: Path, content: dict[str, Any], kind: Any) -> Any:
         raise ValueError(f"{file}: cannot be read as the {kind.__name__.lower()} that it seems to be: {error}") from None
 
 
-def _entries(files: Sequence[tuple[Path, str, str]]) -> list[Entry]:
+def _entries(files: Sequence[tuple[Path, str, str]]) -> list[ReportEntry]:
     loaded = [(file, digest, version, schedule) for file, digest, version in files for schedule in load_schedules(file).values()]
     plain = [f"{schedule.sampler}, {schedule.steps} steps" for *_, schedule in loaded]
     stems = [file.stem for file, *_ in loaded]
@@ -221,7 +221,7 @@ def _entries(files: Sequence[tuple[Path, str, str]]) -> list[Entry]:
         name = plain[i]
         if plain.count(name) > 1:
             name = f"{name} ({stems[i] if _alone(plain, stems, i) else file})"
-        entries.append(Entry(name, file, digest, version, schedule, read_record(schedule)))
+        entries.append(ReportEntry(name, file, digest, version, schedule, read_record(schedule)))
     return entries
 
 

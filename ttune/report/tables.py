@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttune.evaluation.metrics.frechet import RatioInterval, metric_name
-from ttune.report.measured import TEACHER, Measured, Run
+from ttune.report.measured import TEACHER, MeasuredRun, TimedRun
 from ttune.report.numbers import NONE, number, ratio, with_error
 from ttune.report.rivals import GRID, TUNED
-from ttune.report.sources import Compared, Distance, Entry, Evaluation, Interval, PrecisionRecall
+from ttune.report.sources import Compared, Distance, EvaluationRow, Interval, PrecisionRecallRow, ReportEntry
 from ttune.schedule.file import describe
 from ttune.schedule.schedule import OUTCOMES
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """``rows`` begin with their heading; the columns ``left`` hold words, the others numbers."""
 
     caption: str
@@ -28,7 +28,7 @@ class Table:
     notes: Sequence[str] = ()
 
 
-def held_out(entries: Sequence[Entry]) -> Table | None:
+def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
     """The figures on which each tuning decided."""
     rows, names, counts = [], set(), set()
     for entry in entries:
@@ -63,10 +63,10 @@ def held_out(entries: Sequence[Entry]) -> Table | None:
         f"Fréchet distance to the teacher's samples; {features_in_words(names)}. It is biased at small n: compare equal n only.",
         f"{NONE} for the best untuned grid: none was searched for, or the start is it.",
     ]
-    return Table("Held out: the figures that each tuning was judged on", heads, rows, (0, 9, 10), notes)
+    return ReportTable("Held out: the figures that each tuning was judged on", heads, rows, (0, 9, 10), notes)
 
 
-def decision(entry: Entry) -> str:
+def decision(entry: ReportEntry) -> str:
     """What the tuning of this entry returned, and why no other schedule, in words."""
     held = entry.record.holdout
     reasons = "; ".join(dict.fromkeys(held.refused)) if held is not None else ""
@@ -75,7 +75,7 @@ def decision(entry: Entry) -> str:
     return f"tuning did not help: {OUTCOMES[entry.schedule.outcome or 'start']}{f'; of the tuned ones: {reasons}' if reasons else ''}"
 
 
-def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
+def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> ReportTable:
     """What was run for this report."""
     rows = []
     for entry in entries:
@@ -109,10 +109,10 @@ def measured_rows(entries: Sequence[Entry], measured: Measured) -> Table:
         "Timings are rough: compare them only with each other.",
         "The best untuned known is the best untuned grid where the file says which that was, else the start.",
     ]
-    return Table("Measured for this page", heads, rows, (0, 1), notes)
+    return ReportTable("MeasuredRun for this page", heads, rows, (0, 1), notes)
 
 
-def _over_untuned(runs: Sequence[Run], run: Run) -> RatioInterval | None:
+def _over_untuned(runs: Sequence[TimedRun], run: TimedRun) -> RatioInterval | None:
     """Of a tuned schedule over the best untuned one that is known; the teacher stands before, the tuned one after them."""
     if run.role != TUNED:
         return None
@@ -120,7 +120,7 @@ def _over_untuned(runs: Sequence[Run], run: Run) -> RatioInterval | None:
     return run.over(untuned[0]) if untuned else None
 
 
-def costs(entries: Sequence[Entry]) -> Table | None:
+def costs(entries: Sequence[ReportEntry]) -> ReportTable | None:
     """Evaluations by purpose, and seconds."""
     found = [entry for entry in entries if entry.record.cost]
     if not found:
@@ -132,10 +132,10 @@ def costs(entries: Sequence[Entry]) -> Table | None:
         each = [f"{spent[p]:,.0f}" if p in spent else NONE for p in purposes]
         rows.append((entry.name, *each, f"{sum(spent.get(p, 0) for p in purposes):,.0f}", number(spent.get("seconds"), ",.0f")))
     notes = ["Of the budgets that one run tuned together the first pays for the teacher's samples."] if len(found) > 1 else []
-    return Table("Network evaluations of one sample, by purpose", ("schedule", *purposes, "together", "seconds"), rows, (0,), notes)
+    return ReportTable("Network evaluations of one sample, by purpose", ("schedule", *purposes, "together", "seconds"), rows, (0,), notes)
 
 
-def steps_of(entry: Entry) -> Table:
+def steps_of(entry: ReportEntry) -> ReportTable:
     """Every evaluation of a schedule: where it stands, what the network is told, and what was added to the coefficients."""
     schedule = entry.schedule
     times, extra = schedule.tableau().times, schedule.coefficients
@@ -159,10 +159,10 @@ def steps_of(entry: Entry) -> Table:
     drifted = schedule.drifted()
     if drifted:
         notes.append(f"Told a time beyond the neighbouring times at evaluations {', '.join(map(str, drifted))}: worth a look.")
-    return Table(f"Steps of {entry.name}", heads, rows, (), notes)
+    return ReportTable(f"Steps of {entry.name}", heads, rows, (), notes)
 
 
-def provenance(entry: Entry) -> Table:
+def provenance(entry: ReportEntry) -> ReportTable:
     """How a schedule came to be."""
     record, schedule, model = entry.record, entry.schedule, entry.schedule.model
     pairs = {
@@ -181,10 +181,10 @@ def provenance(entry: Entry) -> Table:
     }
     if not schedule.tuned:
         pairs = {k: v for k, v in pairs.items() if k in ("file", "written by", "sampler", "noise schedule")}
-    return Table(f"Provenance of {entry.name}", ("what", "value"), list(pairs.items()), (0, 1), record.faults)
+    return ReportTable(f"Provenance of {entry.name}", ("what", "value"), list(pairs.items()), (0, 1), record.faults)
 
 
-def evaluated(file: str, evaluation: Evaluation) -> Table:
+def evaluated(file: str, evaluation: EvaluationRow) -> ReportTable:
     """The table of ``ttune evaluate`` or ``ttune demo``."""
     rows, names, counts = [], set(), set()
     for row in evaluation.rows:
@@ -201,10 +201,10 @@ def evaluated(file: str, evaluation: Evaluation) -> Table:
     size = "" if not sizes else f", n = {sizes[0]:,}" if len(sizes) == 1 else f", n from {sizes[0]:,} to {sizes[-1]:,}: not comparable"
     notes = [f"Fréchet distances: {features_in_words(names)}{size}. Seconds are those of all samples."] if names else []
     heads = ("schedule", "steps", "RMSE to the teacher", "Fréchet to real images ± s.e.", "to the teacher's", "evaluations", "seconds")
-    return Table(f"Evaluation of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
+    return ReportTable(f"EvaluationRow of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
 
 
-def evaluated_in_detail(evaluation: Evaluation) -> Table | None:
+def evaluated_in_detail(evaluation: EvaluationRow) -> ReportTable | None:
     """Every figure of an evaluation that has an interval or no column in :func:`evaluated`."""
     rows = []
     for row in evaluation.rows:
@@ -222,18 +222,18 @@ def evaluated_in_detail(evaluation: Evaluation) -> Table | None:
         if (found := row.psnr_to_teacher) is not None:
             rows.append((row.name, "PSNR, dB", number(found.value, ".2f"), between(found.interval), "the teacher's samples"))
     heads = ("schedule", "figure", "value", "95 % interval, by splitting", "against")
-    return Table("The same with intervals, and what else was measured", heads, rows, (0, 1, 4)) if rows else None
+    return ReportTable("The same with intervals, and what else was measured", heads, rows, (0, 1, 4)) if rows else None
 
 
 def between(interval: Interval | None) -> str:
     return NONE if interval is None else f"[{number(interval.low, '.4g')}, {number(interval.high, '.4g')}]"
 
 
-def _real(found: Distance | PrecisionRecall) -> str:
+def _real(found: Distance | PrecisionRecallRow) -> str:
     return f"{found.reference or NONE} ({'unknown' if found.reference_n is None else f'{found.reference_n:,}'})"
 
 
-def comparison(file: str, found: Compared) -> Table:
+def comparison(file: str, found: Compared) -> ReportTable:
     """The rows of ``ttune compare``."""
     rows = []
     for row in found.rows:
@@ -264,7 +264,7 @@ def comparison(file: str, found: Compared) -> Table:
         *(f"Not tuned: {m.cell}: {m.reason}" for m in found.refused),
         *(f"Failed: {m.cell}: {m.reason}" for m in found.failed),
     ]
-    return Table(f"Comparison on {found.model} ({file})", heads, rows, (0, 1, 8), notes)
+    return ReportTable(f"Comparison on {found.model} ({file})", heads, rows, (0, 1, 8), notes)
 
 
 def features_in_words(names: set[str]) -> str:

@@ -15,7 +15,7 @@ from ttune.tuning.methods.shifted import Shifted
 from ttune.tuning.methods.timetuner import TimeTuner, apply_timetuner_ratios, timetuner_ratios
 from ttune.tuning.methods.trajectory import Trajectory
 from ttune.tuning.resample import resampled
-from ttune.tuning.sampler_selection import Choice, choose_sampler
+from ttune.tuning.sampler_selection import SamplerChoice, choose_sampler
 from ttune.tuning.teacher import Teacher
 from ttune.tuning.tune import TuneResult, tune
 
@@ -23,13 +23,13 @@ __all__ = [
     "METHODS",
     "Accepted",
     "AlignYourSteps",
-    "Choice",
     "Endpoint",
     "Evolution",
     "Found",
     "Local",
     "Method",
     "OptimalSteps",
+    "SamplerChoice",
     "Shifted",
     "Task",
     "Teacher",

@@ -22,7 +22,7 @@ Features = Callable[[Tensor], Any]  # images (n, ...) -> features (n, f)
 
 
 @dataclass(frozen=True)
-class Measured:
+class ValidationFigures:
     """A schedule on the held-out problem: squared error per sample, and Fréchet distance to the teacher's samples."""
 
     schedule: Schedule
@@ -33,7 +33,7 @@ class Measured:
     def rmse(self) -> float:
         return float(np.sqrt(self.errors.mean()))
 
-    def faults(self, other: Measured, name: str) -> list[str]:
+    def faults(self, other: ValidationFigures, name: str) -> list[str]:
         """Why this is not better than ``other``; empty if it is."""
         lower = f"the RMSE is not lower than that of {name} ({self.rmse:.4g}, {other.rmse:.4g})"
         higher = f"the Fréchet distance is higher than that of {name} ({self.frechet:.4g}, {other.frechet:.4g})"
@@ -74,13 +74,13 @@ def decide(
     extract = features or pooled_features
     (target,) = problem.per_sample(lambda chunk: [features_of(extract, chunk.target)])
 
-    def measured(schedule: Schedule) -> Measured:
+    def measured(schedule: Schedule) -> ValidationFigures:
         def figures(chunk: Problem) -> tuple[Float64, Float64]:
             x = chunk.run(schedule)
             return squared_errors(x, chunk.target), features_of(extract, x)
 
         errors, reached = problem.per_sample(figures)
-        return Measured(schedule, errors, frechet_distance(reached, target))
+        return ValidationFigures(schedule, errors, frechet_distance(reached, target))
 
     before = measured(start)
     rivals = {"the start": before}
@@ -88,8 +88,8 @@ def decide(
         rivals["the best untuned schedule"] = measured(grids[0])
     grid = rivals.get("the best untuned schedule")
     refused: list[str] = []
-    passed: list[Measured] = []
-    proposed: Measured | None = None
+    passed: list[ValidationFigures] = []
+    proposed: ValidationFigures | None = None
     for candidate in candidates if guard else candidates[:1]:
         after = measured(candidate)
         proposed = proposed or after

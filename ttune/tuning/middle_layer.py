@@ -13,7 +13,7 @@ NAMES = ("mid_block", "middle_block", "middle")  # diffusers; guided-diffusion, 
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerOutput:
     """A module's output on a probe."""
 
     name: str
@@ -36,7 +36,7 @@ def middle_layer(module: nn.Module, run: Callable[[Tensor], Any], x: Tensor) -> 
     ValueError if there is none.
     """
     seen, other = _outputs(module, run, x), _outputs(module, run, x.flip(-1) * 0.5 + 0.1)
-    moving = [Seen(name, a) for name, a in seen.items() if name in other and not torch.equal(a, other[name])]
+    moving = [LayerOutput(name, a) for name, a in seen.items() if name in other and not torch.equal(a, other[name])]
     usual = [entry.name for entry in moving if entry.name.split(".")[-1] in NAMES]
     if usual:
         return min(usual, key=len)

@@ -39,7 +39,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleResidual:
     """The samples themselves: what no residual map at all means; a part for :class:`Sum`."""
 
     name: str = "samples"
@@ -154,7 +154,7 @@ class Decoded:
     """
 
     decoder: Callable[[Tensor], Tensor]
-    then: Callable[[Tensor, Conditions], Tensor] = Samples()
+    then: Callable[[Tensor, Conditions], Tensor] = SampleResidual()
 
     @property
     def name(self) -> str:
@@ -241,7 +241,7 @@ class Function:
 
 def as_residual(value: Callable[..., Tensor]) -> Callable[[Tensor, Conditions], Tensor]:
     """A residual map from one of this file, or from any function of (samples) or of (samples, conditions)."""
-    if isinstance(value, (Samples, Features, OwnActivations, Decoded, Sum, Function)) or hasattr(value, "fitted"):
+    if isinstance(value, (SampleResidual, Features, OwnActivations, Decoded, Sum, Function)) or hasattr(value, "fitted"):
         return value
     if not callable(value):
         raise TypeError(f"residual must be callable as residual(samples) or residual(samples, conditions), got {type(value).__name__}")
@@ -253,8 +253,8 @@ def named_residual(word: str, denoiser: Denoiser) -> Named | None:
     features, for Fashion-MNIST: do not judge by a distance in the same features what was tuned to be near in them)."""
     made: dict[str, Callable[[], Named | None]] = {
         "samples": lambda: None,
-        "own": lambda: Sum([Samples(), OwnActivations(denoiser)]),
-        "lenet64": lambda: Sum([Samples(), Features(lenet64())]),
+        "own": lambda: Sum([SampleResidual(), OwnActivations(denoiser)]),
+        "lenet64": lambda: Sum([SampleResidual(), Features(lenet64())]),
     }
     if word not in made:
         raise ValueError(f"residual must be one of {list(made)}, or a callable, got {word!r}{meant(word, made)}")

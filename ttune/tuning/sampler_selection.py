@@ -38,7 +38,7 @@ LAST_ROUND = 4  # as many candidates as this, at least, are judged on all x_T
 
 
 @dataclass(frozen=True)
-class Choice:
+class SamplerChoice:
     """The sampler chosen, its best untuned schedule per budget (``schedules``), and the finalists of every budget (``ranked``),
     best first; ``evaluations`` of one sample that the choice took, and those of the teacher (none for what it remembered)."""
 
@@ -85,7 +85,7 @@ def choose_sampler(
     progress: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
-) -> Choice:
+) -> SamplerChoice:
     """The sampler whose best untuned grid and t_0 come closest to the teacher, for one budget or over several.
 
     Closest by RMSE^2 times Fréchet distance (in ``features``, pooled pixels by default), the mean of its logarithm over budgets.
@@ -142,10 +142,10 @@ def _problem(denoiser: Denoiser, points: Points, teacher: Teacher, n: int, chunk
     return Problem(denoiser, x_T[:n], select(conditions, slice(0, n), len(x_T), denoiser.shared), target[:n], chunk)
 
 
-def _choice(ranked: Mapping[int, Sequence[Ranked]], evaluations: int, teacher_evaluations: int) -> Choice:
+def _choice(ranked: Mapping[int, Sequence[Ranked]], evaluations: int, teacher_evaluations: int) -> SamplerChoice:
     sampler = _best_over_budgets(ranked)
     schedules = {k: next(e.schedule for e in entries if e.schedule.sampler == sampler) for k, entries in ranked.items()}
-    return Choice(sampler, schedules, ranked, evaluations, teacher_evaluations)
+    return SamplerChoice(sampler, schedules, ranked, evaluations, teacher_evaluations)
 
 
 def _candidates(denoiser: Denoiser, steps: int, samplers: Sequence[str], grids: Sequence[str], final: str) -> dict[str, Schedule]:

@@ -18,12 +18,12 @@ from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelS
 from torch import Tensor
 
 import ttune
-from ttune.adapters.preconditioned import Positioned
+from ttune.adapters.preconditioned import Preconditioned
 from ttune.noise.schedules import EDM
 
 from .. import NODE_CLASS_MAPPINGS as NODES
 from ..sampler import seeds_of
-from .models import CFG, FLOW, VP, Model, edm, flux, normal, stable_diffusion, stable_diffusion_3, tuned, v_prediction
+from .models import CFG, FLOW, VP, TinyModel, edm, flux, normal, stable_diffusion, stable_diffusion_3, tuned, v_prediction
 
 # What ComfyUI made and what ttune.sample made, or where a refusal is due the function that is to raise it.
 Case = tuple[str, Callable[[], tuple[Tensor, Tensor]]] | tuple[str, Callable[[], Any], str]
@@ -49,11 +49,11 @@ def cases(checkpoint: Path) -> Iterator[Case]:
     yield from refusals(models)
 
 
-def start_of(model: Model, noise: Tensor) -> Tensor:
+def start_of(model: TinyModel, noise: Tensor) -> Tensor:
     return noise * model.noise.sigma_max if isinstance(model.noise, EDM) else noise
 
 
-def every_sampler(models: dict[str, Model]) -> Iterator[Case]:
+def every_sampler(models: dict[str, TinyModel]) -> Iterator[Case]:
     for sampler in ttune.SAMPLERS:
         for name in ("SD 1.5", "SD3"):
             yield f"{name}, {sampler}", whole(models[name], sampler)
@@ -64,7 +64,7 @@ def every_sampler(models: dict[str, Model]) -> Iterator[Case]:
         yield f"SD 1.5, dpmpp_2m, from t = {t_start:g}", whole(models["SD 1.5"], "dpmpp_2m", t_start=t_start)
 
 
-def whole(model: Model, sampler: str, steps: int = 4, **build: Any) -> Callable[[], tuple[Tensor, Tensor]]:
+def whole(model: TinyModel, sampler: str, steps: int = 4, **build: Any) -> Callable[[], tuple[Tensor, Tensor]]:
     def run() -> tuple[Tensor, Tensor]:
         schedule, noise = tuned(model.noise, sampler, steps, **build), normal(3, 2, *model.shape)
         seeds = seeds_of(5, 2) if schedule.tableau().stochastic else None
@@ -73,27 +73,27 @@ def whole(model: Model, sampler: str, steps: int = 4, **build: Any) -> Callable[
     return run
 
 
-def starts_and_parts(sd: Model, sd3: Model) -> Iterator[Case]:
+def starts_and_parts(sd: TinyModel, sd3: TinyModel) -> Iterator[Case]:
 
     for name, model in (("SD 1.5", sd), ("SD3", sd3)):
         schedule, noise, latent = tuned(model.noise, "dpmpp_2m", 4), normal(3, 1, *model.shape), normal(9, 1, *model.shape)
         sigmas = NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
 
         def image_to_image(
-            model: Model = model, schedule: Any = schedule, sigmas: Any = sigmas, noise: Any = noise, latent: Any = latent
+            model: TinyModel = model, schedule: Any = schedule, sigmas: Any = sigmas, noise: Any = noise, latent: Any = latent
         ) -> Any:
             part = schedule.part(2)
             state = float(part.alphas[0]) * latent + float(part.sigmas[0]) * noise
             low = host.SplitSigmasDenoise().get_sigmas(sigmas, 0.5)[1]
             return model.theirs(schedule, noise, sigmas=low, latent=latent), model.ours(part, state, from_state=True)
 
-        def in_two(model: Model = model, schedule: Any = schedule, sigmas: Any = sigmas, noise: Any = noise) -> Any:
+        def in_two(model: TinyModel = model, schedule: Any = schedule, sigmas: Any = sigmas, noise: Any = noise) -> Any:
             high, low = host.SplitSigmas().get_sigmas(sigmas, 2)
             half = model.theirs(schedule, noise, sigmas=high)
             theirs = model.theirs(schedule, torch.zeros_like(noise), sigmas=low, latent=half)
             return theirs, model.ours(schedule.part(2), model.ours(schedule.part(0, 2), noise), from_state=True)
 
-        def all_of_it(model: Model = model, schedule: Any = schedule, noise: Any = noise, latent: Any = latent) -> Any:
+        def all_of_it(model: TinyModel = model, schedule: Any = schedule, noise: Any = noise, latent: Any = latent) -> Any:
             state = float(schedule.alphas[0]) * latent + float(schedule.sigmas[0]) * noise
             return model.theirs(schedule, noise, latent=latent), model.ours(schedule, state, from_state=True)
 
@@ -110,7 +110,7 @@ def starts_and_parts(sd: Model, sd3: Model) -> Iterator[Case]:
             noised = float(VP.alpha(position)) * latent + float(VP.sigma(position)) * noise
             return mask * base(mask * x + (1 - mask) * noised, position, tau, c=c) + (1 - mask) * latent
 
-        protecting = ttune.Denoiser(Positioned([network]), VP, "sample")
+        protecting = ttune.Denoiser(Preconditioned([network]), VP, "sample")
         state = float(schedule.alphas[0]) * latent + float(schedule.sigmas[0]) * noise
         return sd.theirs(schedule, noise, latent=latent, noise_mask=mask), ttune.sample(
             protecting, schedule, state, conditions=sd.drawn(1), from_state=True
@@ -119,7 +119,7 @@ def starts_and_parts(sd: Model, sd3: Model) -> Iterator[Case]:
     yield "SD 1.5, a mask", masked
 
 
-def settings(sd: Model, zero_snr: Model) -> Iterator[Case]:
+def settings(sd: TinyModel, zero_snr: TinyModel) -> Iterator[Case]:
     noise = normal(3, 2, *sd.shape)
     yield "zero terminal SNR, ddim", whole(zero_snr, "ddim", spacing="trailing")
     yield "zero terminal SNR, dpmpp_2m", whole(zero_snr, "dpmpp_2m", spacing="trailing")
@@ -149,7 +149,7 @@ def settings(sd: Model, zero_snr: Model) -> Iterator[Case]:
     yield from [("tuned coefficients", coefficients), ("clip_sample", clipped), ("a scale per evaluation", scales), ("cfg 1", without)]
 
 
-def host_samplers(models: dict[str, Model]) -> Iterator[Case]:
+def host_samplers(models: dict[str, TinyModel]) -> Iterator[Case]:
     fitting = {
         "SD 1.5": ("euler", "ddim", "heun", "kdpm_2", "dpmpp_2m"),
         "v": ("euler",),
@@ -162,7 +162,7 @@ def host_samplers(models: dict[str, Model]) -> Iterator[Case]:
         for sampler in samplers:
             for start in (None, 0.8):
 
-                def run(model: Model = model, sampler: str = sampler, start: float | None = start) -> tuple[Tensor, Tensor]:
+                def run(model: TinyModel = model, sampler: str = sampler, start: float | None = start) -> tuple[Tensor, Tensor]:
                     schedule = tuned(model.noise, sampler, 4, t_start=None if start is None else start * model.noise.t_max)
                     own = comfy.samplers.sampler_object({"kdpm_2": "dpm_2"}.get(sampler, sampler))
                     patcher = NODES["TtuneApplySchedule"]().apply(model.patcher, schedule)[0]
@@ -172,7 +172,7 @@ def host_samplers(models: dict[str, Model]) -> Iterator[Case]:
                 yield f"ComfyUI's {sampler}, {name}{'' if start is None else ', from .8 T'}", run
 
 
-def advanced(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
+def advanced(model: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
     """By the nodes themselves, with FluxGuidance, a schedule that remembers its guidance, and a noise of their own."""
 
     def call(node: Any, *given: Any) -> Any:
@@ -191,7 +191,7 @@ def advanced(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
     return run
 
 
-def interrupted(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
+def interrupted(model: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
     def interrupt(step: int, *_: Any) -> None:
         if step == 1:
             raise InterruptProcessingException
@@ -207,7 +207,7 @@ def interrupted(model: Model) -> Callable[[], tuple[Tensor, Tensor]]:
     return run
 
 
-def control_net(sd: Model) -> Callable[[], tuple[Tensor, Tensor]]:
+def control_net(sd: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
 
     class Recording(torch.nn.Module):
         dtype = torch.float32
@@ -233,12 +233,12 @@ def control_net(sd: Model) -> Callable[[], tuple[Tensor, Tensor]]:
     return run
 
 
-def refusals(models: dict[str, Model]) -> Iterator[Case]:
+def refusals(models: dict[str, TinyModel]) -> Iterator[Case]:
 
     sd, apply = models["SD 1.5"], lambda *given: NODES["TtuneApplySchedule"]().apply(*given)[0]
     schedule, noise, edm_schedule = tuned(VP, "euler", 4), normal(3, 1, *sd.shape), tuned(EDM(), "euler", 4, "karras")
     remembering = lambda **model: schedule.replace(model=model)  # noqa: E731
-    patched = lambda node, *given: Model(node().patch(sd.patcher, *given)[0], VP, None, sd.shape)  # noqa: E731
+    patched = lambda node, *given: TinyModel(node().patch(sd.patcher, *given)[0], VP, None, sd.shape)  # noqa: E731
     for kind, given in ({"sampling": "lcm"}, "a model of 50"), ({"sampling": "img_to_img"}, "does not have"):
         yield (
             f"refused: ModelSamplingDiscrete, {kind['sampling']}",

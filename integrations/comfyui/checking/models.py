@@ -21,7 +21,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelS
 from torch import Tensor
 
 import ttune
-from ttune.adapters.preconditioned import Positioned
+from ttune.adapters.preconditioned import Preconditioned
 from ttune.noise.schedules import EDM
 
 from .. import NODE_CLASS_MAPPINGS as NODES
@@ -31,7 +31,7 @@ VP, FLOW = ttune.NoiseSchedule.scaled_linear(), ttune.NoiseSchedule.flow(3.0)
 
 
 @dataclass
-class Model:
+class TinyModel:
     """One of ComfyUI's models, and the same network for ttune."""
 
     patcher: Any
@@ -52,7 +52,7 @@ class Model:
     def denoiser(self, scale: float | list[float] | None = CFG, **settings: Any) -> ttune.Denoiser:
         null = {name: value for name, value in self.drawn(2).items()}
         guidance = None if scale is None else ttune.ClassifierFree(scale, null)
-        network = Positioned([self.network]) if self.positioned else self.network
+        network = Preconditioned([self.network]) if self.positioned else self.network
         return ttune.Denoiser(network, self.noise, self.prediction_type, guidance=guidance, **settings)
 
     def ours(self, schedule: ttune.Schedule, x: Tensor, scale: float | list[float] | None = CFG, **options: Any) -> Tensor:
@@ -143,39 +143,39 @@ def filled(net: torch.nn.Module) -> None:
                 value.copy_(torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5)
 
 
-def stable_diffusion(checkpoint: Path) -> Model:
+def stable_diffusion(checkpoint: Path) -> TinyModel:
     patcher = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)[0]
     comfy.model_management.load_models_gpu([patcher])
     net = patcher.model.diffusion_model
-    return Model(patcher, VP, lambda x, t, c: net(x, t.float(), context=c), (4, 8, 8))
+    return TinyModel(patcher, VP, lambda x, t, c: net(x, t.float(), context=c), (4, 8, 8))
 
 
-def v_prediction(base: Model, zero_snr: bool) -> Model:
+def v_prediction(base: TinyModel, zero_snr: bool) -> TinyModel:
     patcher = ModelSamplingDiscrete().patch(base.patcher, "v_prediction", zero_snr)[0]
-    return Model(patcher, VP.zero_terminal_snr() if zero_snr else VP, base.network, base.shape, "v_prediction")
+    return TinyModel(patcher, VP.zero_terminal_snr() if zero_snr else VP, base.network, base.shape, "v_prediction")
 
 
-def edm(base: Model) -> Model:
+def edm(base: TinyModel) -> TinyModel:
     patcher = ModelSamplingContinuousEDM().patch(base.patcher, "v_prediction", 80.0, 0.002)[0]
 
     def network(x: Tensor, tau: Tensor, *, position: float, c: Tensor) -> Tensor:
         scale = (position**2 + 1) ** 0.5
         return x / scale**2 - base.network(x / scale, 0.25 * tau.log(), c) * (position / scale)
 
-    return Model(patcher, EDM(), network, base.shape, "sample", positioned=True)
+    return TinyModel(patcher, EDM(), network, base.shape, "sample", positioned=True)
 
 
-def of_config(config: Any, noise: ttune.NoiseSchedule, unit: float, conditions: dict[str, tuple[int, ...]]) -> Model:
+def of_config(config: Any, noise: ttune.NoiseSchedule, unit: float, conditions: dict[str, tuple[int, ...]]) -> TinyModel:
     cpu = torch.device("cpu")
     model = config.get_model({}, "", device=cpu)
     net = model.diffusion_model
     filled(net)
     patcher = ModelPatcher(model, load_device=cpu, offload_device=cpu)
     comfy.model_management.load_models_gpu([patcher])
-    return Model(patcher, noise, lambda x, t, c, y: net(x, t * unit, context=c, y=y), (16, 8, 8), "flow_prediction", conditions)
+    return TinyModel(patcher, noise, lambda x, t, c, y: net(x, t * unit, context=c, y=y), (16, 8, 8), "flow_prediction", conditions)
 
 
-def stable_diffusion_3() -> Model:
+def stable_diffusion_3() -> TinyModel:
     text = {"target": "torch.nn.Linear", "params": {"in_features": 64, "out_features": 128}}
     config = comfy.supported_models.SD3(
         {
@@ -195,7 +195,7 @@ def stable_diffusion_3() -> Model:
     return made
 
 
-def flux(schnell: bool = False) -> Model:
+def flux(schnell: bool = False) -> TinyModel:
     newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
     kind = comfy.supported_models.FluxSchnell if schnell else comfy.supported_models.Flux
     sizes = {

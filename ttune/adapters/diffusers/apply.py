@@ -12,16 +12,16 @@ from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 import numpy as np
 from torch import nn
 
-from ttune.adapters.diffusers.evaluation_counter import Clock
+from ttune.adapters.diffusers.evaluation_counter import EvaluationCounter
 from ttune.adapters.diffusers.guidance import check_pipeline_guides_alike
 from ttune.adapters.diffusers.loading import NETWORKS
-from ttune.adapters.diffusers.native_scheduler import Kept
+from ttune.adapters.diffusers.native_scheduler import NativeScheduler
 from ttune.adapters.diffusers.network import learns_variance, original
 from ttune.adapters.diffusers.pipeline_calls import check_calls, passes_what_is_left
 from ttune.adapters.diffusers.run import check_host_can
 from ttune.adapters.diffusers.scheduler import TunedScheduler
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of
-from ttune.adapters.diffusers.timestep_hook import TIME_NAMES, Ear, ears_of, time_argument
+from ttune.adapters.diffusers.timestep_hook import TIME_NAMES, TimestepHook, hooks_of, time_argument
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Flow, NoiseSchedule
 from ttune.schedule.collection import load_schedules
@@ -44,15 +44,15 @@ _NOT_THE_NETWORK = (
 
 
 @dataclass(frozen=True)
-class _Applied:
+class _PipelinePatch:
     """What lies on one pipeline. Nothing here may hold the pipeline, or it is never freed."""
 
     undo: ExitStack
     scheduler: Any  # that was there before
-    ears: WeakSet[Ear]
+    ears: WeakSet[TimestepHook]
 
 
-_applied: WeakKeyDictionary[Any, _Applied] = WeakKeyDictionary()
+_applied: WeakKeyDictionary[Any, _PipelinePatch] = WeakKeyDictionary()
 
 
 def apply(
@@ -93,7 +93,7 @@ def apply(
         kept, scheduler = None, TunedScheduler.of(schedules, settings, bounds, whole=whole)
         clock, start_scale = lambda: scheduler._running().clock, lambda: scheduler._running().start_scale()
     remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
-    weak, ears = ref(pipeline), WeakSet[Ear]()
+    weak, ears = ref(pipeline), WeakSet[TimestepHook]()
     with ExitStack() as stack:
         parts = [weak, *map(ref, _parts(pipeline))]
         for part in parts:
@@ -104,10 +104,12 @@ def apply(
             kept.install()
         clock = _watched(weak, scheduler, clock)
         for module in _told_modules(pipeline).values():
-            ear = Ear(module, clock, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline)))
+            ear = TimestepHook(
+                module, clock, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline))
+            )
             ears.add(ear)
             stack.callback(ear.handle.remove)
-        _applied[pipeline] = _Applied(stack.pop_all(), before, ears)
+        _applied[pipeline] = _PipelinePatch(stack.pop_all(), before, ears)
 
 
 def remove(pipeline: Any) -> bool:
@@ -133,7 +135,7 @@ def _strip(pipeline: Any) -> bool:
     """Take off the hooks that came with a copy (deepcopy), or from a pipeline that is gone. Whether there were any."""
     live, found = _live(), False
     for module in _told_modules(pipeline).values():
-        for hooked, key, ear in ears_of(module):
+        for hooked, key, ear in hooks_of(module):
             if id(ear) not in live:
                 del hooked._forward_pre_hooks[key]
                 hooked._forward_pre_hooks_with_kwargs.pop(key, None)
@@ -145,7 +147,7 @@ def _check_not_shared(pipeline: Any) -> None:
     mine = {id(ear) for ear in _applied[pipeline].ears} if pipeline in _applied else set[int]()
     others = _live() - mine
     for name, module in _told_modules(pipeline).items():
-        if any(id(ear) in others for _, _, ear in ears_of(module)):
+        if any(id(ear) in others for _, _, ear in hooks_of(module)):
             raise ValueError(
                 f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and hears one only; call "
                 f"ttune.diffusers.remove on that one first, got {type(pipeline).__name__}"
@@ -165,10 +167,10 @@ def _put_back(weak: ReferenceType[Any], scheduler: Any) -> None:
         pipeline.scheduler = scheduler
 
 
-def _watched(weak: ReferenceType[Any], scheduler: Any, clock: Callable[[], Clock]) -> Callable[[], Clock]:
+def _watched(weak: ReferenceType[Any], scheduler: Any, clock: Callable[[], EvaluationCounter]) -> Callable[[], EvaluationCounter]:
     """``clock``, as long as the pipeline still has the scheduler that it belongs to."""
 
-    def watched() -> Clock:
+    def watched() -> EvaluationCounter:
         pipeline = weak()
         if pipeline is not None and pipeline.scheduler is not scheduler:
             raise ValueError(
@@ -180,10 +182,10 @@ def _watched(weak: ReferenceType[Any], scheduler: Any, clock: Callable[[], Clock
     return watched
 
 
-def _keep(scheduler: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool) -> Kept:
+def _keep(scheduler: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool) -> NativeScheduler:
     if len(schedules) != 1:
         raise ValueError(f"keep_scheduler=True goes with one schedule, got {len(schedules)}")
-    return Kept(scheduler, schedules[0], bounds, whole=whole)
+    return NativeScheduler(scheduler, schedules[0], bounds, whole=whole)
 
 
 def _schedules(pipeline: Any, given: Given | None) -> list[Schedule]:

@@ -31,7 +31,7 @@ class Convention:
 AS_IT_IS = Convention(0.0, 1.0)
 
 
-class Clock:
+class EvaluationCounter:
     """``stands`` and ``told`` (n_evaluations,), in the scheduler's unit of time. ``divisor``: what some pipelines divide it by before
     the network sees it (the number of training steps). ``whole``: for a network that knows whole times only.
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ttune.adapters.diffusers.evaluation_counter import Clock
-from ttune.adapters.diffusers.run import Run
+from ttune.adapters.diffusers.evaluation_counter import EvaluationCounter
+from ttune.adapters.diffusers.run import PipelineRun
 from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, shift_of, time_unit
 from ttune.adapters.exchange import elsewhere
 from ttune.noise.schedules import Flow
@@ -26,7 +26,7 @@ WHOLE_TOLERANCE, TOLERANCE = 1e-3, 5e-3
 START_TOLERANCE = 5e-3
 
 
-class Kept:
+class NativeScheduler:
     """``scheduler`` watched from outside: :meth:`install` wraps ``set_timesteps`` and ``step``, on this one object, to count;
     :meth:`release` takes the wrappers off. Making one only checks.
 
@@ -39,8 +39,8 @@ class Kept:
         settings = config_of(scheduler)
         unit = time_unit(settings)
         divisor = float(scheduler.config.get("num_train_timesteps", 1000))
-        run = Run(schedule, {"prediction_type": prediction_type_of(settings)} | bounds, unit, divisor, whole)
-        self.clock: Clock = run.clock
+        run = PipelineRun(schedule, {"prediction_type": prediction_type_of(settings)} | bounds, unit, divisor, whole)
+        self.clock: EvaluationCounter = run.clock
         # A dynamic shift is known when the pipeline says it (mu), and taken off then: whichever it is, the steps are the same.
         mu = {"mu": 0.5} if settings.get("use_dynamic_shifting") else {}
         arguments = _arguments_for(scheduler, schedule, self.clock.stands, mu)
@@ -138,7 +138,7 @@ def _stands(probe: Any, schedule: Schedule, stands: np.ndarray) -> bool:
     )
 
 
-def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, Any], run: Run) -> None:
+def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, Any], run: PipelineRun) -> None:
     """One run of both on the same made-up outputs, which must end at the same state. ``arguments``: of ``set_timesteps``, ``mu`` too.
 
     The outputs are those of Gaussian data of variance 1, disturbed: so all states are of order 1, and small steps show.
@@ -173,7 +173,7 @@ def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, A
         )
 
 
-def _check_same_start(probe: Any, alpha: float, run: Run) -> None:
+def _check_same_start(probe: Any, alpha: float, run: PipelineRun) -> None:
     """Pipelines start from noise times ``init_noise_sigma``; in units of the schedule's state that is times ``alpha`` as well."""
     if run.schedule.first:
         return  # a part of a schedule starts from an image

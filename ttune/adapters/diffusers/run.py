@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttune.adapters.diffusers.evaluation_counter import Clock
+from ttune.adapters.diffusers.evaluation_counter import EvaluationCounter
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Float64
 from ttune.sampling.plan import Plan
@@ -18,10 +18,10 @@ from ttune.schedule.schedule import Schedule
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-class Run:
+class PipelineRun:
     """From ``set_timesteps`` on. ``bounds``: prediction_type, clip_sample, clip_epsilon, threshold of a denoiser; ``unit``: what the
-    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`Clock`; ``unshifted``: of a flow model that is passed
-    its times without the shift of the noise levels (CogView4), which it takes off."""
+    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`EvaluationCounter`; ``unshifted``: of a flow model
+    that is passed its times without the shift of the noise levels (CogView4), which it takes off."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Run:
         # Untuned times are kept within the trained range, which is one of what the network is passed.
         untuned = schedule.network_times == np.clip(times, *trained)
         told = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.network_times))
-        self.clock = Clock(unshifted(times) * unit, told * unit, divisor, whole=whole)
+        self.clock = EvaluationCounter(unshifted(times) * unit, told * unit, divisor, whole=whole)
         self.from_image = False  # the run begins from a noised image, not from pure noise
         self.first: int | None = None  # the evaluation that it begins at, once that is known
         self._registers: dict[str, Tensor] = {}

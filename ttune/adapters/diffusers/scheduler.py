@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from ttune.adapters.diffusers.run import Generators, Run, check_host_can
+from ttune.adapters.diffusers.run import Generators, PipelineRun, check_host_can
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, prediction_type_of, shift_of, time_unit
 from ttune.network.threshold import DynamicThreshold
 from ttune.noise.schedules import DiscreteVP
@@ -77,7 +77,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
             "clip_epsilon": clip_epsilon,
             **bounds_of(self.config),
         }
-        self.run: Run | None = None
+        self.run: PipelineRun | None = None
         self.timesteps: Tensor = torch.empty(0)
         if len(self.schedules) == 1:
             self._begin(next(iter(self.schedules.values())))
@@ -157,7 +157,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def init_noise_sigma(self) -> float:
-        """1: what a start below T needs is done at the first evaluation (:meth:`Run.start_scale`)."""
+        """1: what a start below T needs is done at the first evaluation (:meth:`PipelineRun.start_scale`)."""
         return 1.0
 
     @property
@@ -240,11 +240,11 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(schedule.noise, DiscreteVP):
             self.alphas_cumprod = torch.tensor(schedule.noise.alphas_cumprod, dtype=torch.float32)
 
-    def _new_run(self, schedule: Schedule, shift: float = 1.0) -> Run:
+    def _new_run(self, schedule: Schedule, shift: float = 1.0) -> PipelineRun:
         steps, whole = float(self.config.num_train_timesteps), self.config.ttune_whole
-        return Run(schedule, self._bounds, self._unit, steps, whole, lambda t: t / (shift - (shift - 1) * t))
+        return PipelineRun(schedule, self._bounds, self._unit, steps, whole, lambda t: t / (shift - (shift - 1) * t))
 
-    def _running(self) -> Run:
+    def _running(self) -> PipelineRun:
         if self.run is None:
             raise ValueError("set_timesteps must be called first: there are schedules of several numbers of steps")
         return self.run

@@ -11,7 +11,7 @@ from torch import nn
 from torch._dynamo.eval_frame import skip_code
 from torch.utils.hooks import RemovableHandle
 
-from ttune.adapters.diffusers.evaluation_counter import Clock, Convention
+from ttune.adapters.diffusers.evaluation_counter import Convention, EvaluationCounter
 from ttune.adapters.diffusers.network import asked_by_ttune, original
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -26,11 +26,11 @@ def time_argument(module: Any) -> tuple[str, int] | None:
     return next(((name, i) for i, name in enumerate(names) if name in TIME_NAMES), None)
 
 
-class Ear:
+class TimestepHook:
     """What a network hears instead of the time that its pipeline passes.
 
     ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object; ``left``
-    as of :meth:`Clock.tell`. Calls by a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
+    as of :meth:`EvaluationCounter.tell`. Calls by a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
 
     It counts on the host, so torch.compile must not trace it. Of a compiled module PyTorch calls the hooks outside of the graph.
     """
@@ -38,7 +38,7 @@ class Ear:
     def __init__(
         self,
         module: nn.Module,
-        clock: Callable[[], Clock],
+        clock: Callable[[], EvaluationCounter],
         start_scale: Callable[[], float],
         listening: Callable[[int], None],
         *,
@@ -76,16 +76,16 @@ class Ear:
 
 
 # A denoiser of the same pipeline may be compiled whole, hooks and all; a hook that is called by itself is none of torch.compile's.
-skip_code(Ear.__call__.__code__)
+skip_code(TimestepHook.__call__.__code__)
 
 
-def ears_of(module: nn.Module) -> list[tuple[nn.Module, int, Ear]]:
+def hooks_of(module: nn.Module) -> list[tuple[nn.Module, int, TimestepHook]]:
     """(module, key, ear): the Ears among the forward pre-hooks of ``module``, and of what torch.compile wrapped."""
     return [
         (hooked, key, hook)
         for hooked in dict.fromkeys((module, original(module)))
         for key, hook in hooked._forward_pre_hooks.items()
-        if isinstance(hook, Ear)
+        if isinstance(hook, TimestepHook)
     ]
 
 

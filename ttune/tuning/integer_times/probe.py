@@ -8,7 +8,7 @@ With e(h) = |(L(t - h) + L(t + h)) / 2 - L(t)| / L(t), averaged over times, a sm
 e(1/2) = e(4) / 64. Rounding noise in the network is the same at every h and cancels but for its fluctuation. Measured in per cent, half a
 row away, a row away, and a row away as expected from e(4): the bundled model .01, .04, .02; with guidance .02, .06, .03; in bfloat16 .14,
 .07, .03. With its time embedding as a table of which every odd row has noise of 3 % of the table's spread: .27, .85, .06; of
-10 %: 2.8, 9.0, .3; of 30 %: 23, 89, 1.2. Told times that are cut or rounded, or pass through bfloat16, are recognised by outputs that
+10 %: 2.8, 9.0, .3; of 30 %: 23, 89, 1.2. Times that are cut or rounded, or pass through bfloat16, are recognised by outputs that
 do not change between two times.
 """
 
@@ -84,7 +84,7 @@ def probe_time_table(denoiser: Denoiser, x_T: Tensor, conditions: Conditions) ->
     excess: list[tuple[float, float, float]] = []
     whole: list[bool] = []
     for k, t in enumerate(_times(int(noise.t_max))):
-        told = Told(denoiser, float(t), x_0, own, seed=k)
+        told = TimesPassed(denoiser, float(t), x_0, own, seed=k)
         before, half, after = told.output(0.0), told.output(0.5), told.output(1.0)
         change = float((after - before).square().mean())
         if change > 0:
@@ -105,7 +105,7 @@ def _times(t_max: int) -> list[int]:
     return [min(max(t + (t + k) % 2, WIDE), t_max - WIDE) for k, t in enumerate(nearest)]
 
 
-class Told:
+class TimesPassed:
     """The network on samples noised to time ``t``, told another time."""
 
     def __init__(self, denoiser: Denoiser, t: float, x_0: Tensor, conditions: Conditions, seed: int) -> None:

@@ -109,7 +109,7 @@ class Endpoint:
         some = task.problem.head(SAMPLES) if "coefficients" in self.tune else task.problem
         grids = self._grids(few, task)
         first = tuple(name for name in self.tune if name != "coefficients")
-        runs = {entry.name: Run(self, task, entry, first) for entry in self._starts(grids, task)} if first else {}
+        runs = {entry.name: StartRun(self, task, entry, first) for entry in self._starts(grids, task)} if first else {}
         if len(runs) > 1:
             for run in runs.values():
                 run.go(few, "short", SHORT_ITERATIONS)
@@ -121,7 +121,7 @@ class Endpoint:
             order[0].go(some, "tune", self.iterations)
         if "coefficients" in self.tune:
             start = Ranked("tuned", order[0].schedule, order[0].rmse, math.nan) if order else self._starts(grids, task)[0]
-            order.insert(0, Run(self, task, start, tuple(self.tune)))
+            order.insert(0, StartRun(self, task, start, tuple(self.tune)))
             order[0].go(task.problem, "coefficients", self.iterations)
         return Found([run.schedule for run in order], {run.start.name: run.history for run in order}, grids)
 
@@ -143,7 +143,7 @@ def _kind(schedule: Schedule) -> tuple[Any, ...]:
 
 
 @dataclass
-class Run:
+class StartRun:
     """The tuning from one start: remembered in the journal at every accepted iteration, a name for every stretch of it."""
 
     method: Endpoint

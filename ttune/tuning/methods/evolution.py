@@ -15,7 +15,7 @@ from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.grid_search import Ranked, remembered_ranking, starts
 from ttune.tuning.methods.cma_es import CovarianceMatrixAdaptation, load_cma
-from ttune.tuning.methods.fitness import Fitness, Judge, Score, check_fitness, fitness_name
+from ttune.tuning.methods.fitness import Fitness, SampleFitness, Score, check_fitness, fitness_name
 from ttune.tuning.methods.genetic import Genetic
 from ttune.tuning.methods.genome import TUNABLE, Genes
 from ttune.tuning.methods.method import Found, Task, refuse_integer_time
@@ -133,7 +133,7 @@ class Evolution:
     def run(self, task: Task) -> Found:
         """The fittest schedules. History: of the fittest so far, per round, its RMSE and its fitness."""
         grids = self._grids(task)
-        judge = Judge(task.problem, self.fitness, task.features)
+        judge = SampleFitness(task.problem, self.fitness, task.features)
         breeder = self._breeder(task, grids)
         rounds = self.rounds or math.ceil(POPULATION * ROUNDS / breeder.population)
         judged: list[tuple[Schedule, Score]] = []

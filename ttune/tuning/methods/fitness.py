@@ -26,7 +26,7 @@ class Score(NamedTuple):
     rmse: float  # to the teacher
 
 
-class Judge:
+class SampleFitness:
     """Samples schedules on ``problem``.
 
     ``fitness``: "frechet", the Fréchet distance of ``features`` (default: pooled pixels) to those of the teacher's samples from the same

@@ -98,7 +98,7 @@ class StageRows:
 
 
 @dataclass(frozen=True)
-class Model:
+class QuadraticModel:
     """A schedule and its derivatives, ready for tensors."""
 
     stages: tuple[StageRows, ...]
@@ -106,7 +106,7 @@ class Model:
     start_scale: Sensitivity  # ()
 
     @staticmethod
-    def make(denoiser: Denoiser, parameters: Parameters, theta: Float64, device: torch.device) -> Model:
+    def make(denoiser: Denoiser, parameters: Parameters, theta: Float64, device: torch.device) -> QuadraticModel:
         base = _numbers(denoiser, parameters.schedule(theta))
         slopes = [_slope(denoiser, parameters, theta, j, base) for j in parameters.free]
 
@@ -134,7 +134,7 @@ class Model:
                     sensitivity(f"prediction {i}", (width,), {(c,): c for c in range(width)}),
                 )
             )
-        return Model(
+        return QuadraticModel(
             tuple(stages),
             sensitivity("told", (count,), {(i,): i for i in range(count)}),
             sensitivity("start", (), {(): 0}),
@@ -190,7 +190,7 @@ def normal_equations(
 ) -> NormalEquations:
     """Those at ``theta``: cost and J^T r exactly, J^T J estimated. ``draw`` numbers the random signs."""
     how = how or Backpropagation()
-    model = Model.make(problem.denoiser, parameters, theta, problem.x_T.device)
+    model = QuadraticModel.make(problem.denoiser, parameters, theta, problem.x_T.device)
     schedule = parameters.schedule(theta)
     plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
 
@@ -222,7 +222,7 @@ def _number_of(x: Tensor) -> int:
 
 
 def vector_products(
-    chunk: Problem, schedule: Schedule, plan: Plan, model: Model, how: Backpropagation, random_signs: Signs
+    chunk: Problem, schedule: Schedule, plan: Plan, model: QuadraticModel, how: Backpropagation, random_signs: Signs
 ) -> tuple[Tensor, list[Tensor]]:
     """The residuals r (B, m), and for every sample its r^T J and ``how.probes`` random v^T J: (B, P) each."""
     denoiser = chunk.denoiser
@@ -282,7 +282,7 @@ def _through_update(
 def _through_network(
     chunk: Problem,
     plan: Plan,
-    model: Model,
+    model: QuadraticModel,
     i: int,
     x: Tensor,
     on_outputs: list[list[Tensor]],
