@@ -5,6 +5,7 @@ from importlib import import_module
 
 # By name, and imported when asked for: the kernels' benchmark runs where the packages of the other are missing.
 BENCHMARKS = (
+    "architecture",
     "compare",
     "evaluation",
     "figures",
