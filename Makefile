@@ -46,7 +46,8 @@ torches: install
 		cp -r ttune tests benchmarks csrc CMakeLists.txt README.md pyproject.toml $$place/tree; \
 		(cd $$place/tree && OMP_NUM_THREADS=1 ../venv/bin/python -m pytest -p no:cacheprovider -m "not slow and not huge" -k "not interpreted_kernels" --junitxml=../report.xml \
 			tests/kernels tests/samplers tests/tuning/test_endpoint.py tests/tuning/test_backpropagation.py tests/numpy/test_numpy.py \
-			$(addprefix tests/test_,$(addsuffix .py,sampling compiled_sampler denoiser guidance frozen_time device_loop concurrency nn))) || true; \
+			$(addprefix tests/,$(addsuffix .py,sampling/test_sample sampling/test_compiled_sampler sampling/test_device_loop \
+			network/test_denoiser network/test_guidance freezing/test_freeze_time test_concurrency test_nn))) || true; \
 	done
 	$(BIN)/python -m benchmarks torches $(foreach version,$(TORCHES),$(version)=build/torches/$(version)/report.xml)
 

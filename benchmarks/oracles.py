@@ -35,9 +35,8 @@ class Smoothed(torch.nn.Module):
         self.width = width
         self.register_buffer("centres", centres.double())
         log_alpha = torch.tensor([1.0, *noise.alphas_cumprod], dtype=torch.float64).log() / 2
-        self.register_buffer(
-            "log_alpha", log_alpha
-        )  # of the times -1 (clean), 0, 1, ...; linear in between, as ttune.noise.schedules has it
+        # Of the times -1 (clean), 0, 1, ...; linear in between, as ttune.noise.schedules has it.
+        self.register_buffer("log_alpha", log_alpha)
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         alpha, sigma = self._alpha_sigma(tau.double())

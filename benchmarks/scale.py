@@ -56,7 +56,7 @@ MODELS = (
         0.1,
         (4, 64, 64),
         "U-Net of 860 M parameters, 0.40 T multiply-adds on 64 x 64 latents",
-        "4,096 times x some 9,000 values, and skip connections of 15 MB",
+        "4,096 positions x some 9,000 values, and skip connections of 15 MB",
     ),
     ScaleModel(
         "SDXL, 1024 x 1024, guided",
@@ -66,7 +66,7 @@ MODELS = (
         0.2,
         (4, 128, 128),
         "U-Net of 2.6 G parameters, 3.0 T multiply-adds on 128 x 128 latents",
-        "16,384 times x some 3,800 values, and skip connections of 50 MB",
+        "16,384 positions x some 3,800 values, and skip connections of 50 MB",
     ),
     ScaleModel(
         "Flux.1-dev, 1024 x 1024",

@@ -15,7 +15,6 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(*report["rows"][-1].values(), sep="  ", flush=True)
         write_atomically(path, json.dumps(report, indent=1).encode() + b"\n")
     report = json.loads(path.read_text())
-    write_atomically(PAGE if args.only is None else Path(path).with_suffix(".md"), page(report).encode())
+    write_atomically(PAGE if args.only is None else path.with_suffix(".md"), page(report).encode())
     wrong = [one["pipeline"] for one in report["rows"] if not right(one)]
     if wrong:
         sys.exit(f"wrong: {', '.join(wrong)}")

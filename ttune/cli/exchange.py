@@ -34,17 +34,17 @@ def export(
 
     Example: ttune export --schedule ttune.json --to timesteps --model path/to/pipeline --drop-told
 
-    A list of times cannot say what the network is told; --drop-told gives that up, ttune.diffusers.apply and its like keep it.
+    A list holds times and no network times: --drop-told gives these up; ttune.diffusers.apply and its like keep them.
 
     Args:
         schedule: A ttune.json.
-        to: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or TimeTuner's t_ratios (told time / position).
+        to: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or TimeTuner's t_ratios (network time / time).
         steps: Of a file of several schedules, which.
         scheduler: With --to timesteps: a scheduler class of diffusers, in its default settings and with the model's betas or shift, which
             is asked whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error.
         model: A folder of a diffusers pipeline, or of its scheduler: the scheduler as it is configured there is asked.
         mu: The shift of a scheduler with use_dynamic_shifting, as its pipeline computes it.
-        drop_told: Give up what the network is told.
+        drop_told: Give up the network times.
         out: The file to write; by default the list is printed.
     """
     import ttune
@@ -57,18 +57,20 @@ def export(
     loaded = ttune.Schedule.load(schedule, steps=steps)
     if scheduler is not None and to != "timesteps":
         raise ValueError(f"scheduler goes with --to timesteps, got --to {to}")
-    if model is not None and (to == "t_ratios" or scheduler is not None):
-        raise ValueError(f"model goes with --to timesteps or sigmas, and without scheduler, got --to {to} --scheduler {scheduler}")
+    if model is not None and scheduler is not None:
+        raise ValueError(f"scheduler: --model {model} names a scheduler already; give one of the two")
+    if model is not None and to == "t_ratios":
+        raise ValueError("model goes with --to timesteps or sigmas, got --to t_ratios")
+    if mu is not None and model is None and scheduler is None:
+        raise ValueError(f"mu is for the scheduler of --model or --scheduler, got {mu:g} without one")
     host = _configured(model) if model is not None else _default(scheduler, loaded) if scheduler is not None else None
     if to == "t_ratios":
         values = ttune.timetuner_ratios(loaded).tolist()
     elif to == "sigmas":
-        own = {} if mu is None else {"mu": mu}
-        values = (
-            exchange.sigmas(loaded, drop_told=drop_told)
-            if host is None
-            else exchange.set_sigmas(host, loaded, drop_told=drop_told, **own)["sigmas"]
-        )
+        if host is None:
+            values = exchange.sigmas(loaded, drop_told=drop_told)
+        else:
+            values = exchange.set_sigmas(host, loaded, drop_told=drop_told, **({} if mu is None else {"mu": mu}))["sigmas"]
     elif host is None:
         values = exchange.timesteps(loaded, drop_told=drop_told)
     else:
@@ -110,7 +112,7 @@ def import_(
         noise: The noise schedule by name, instead of --like.
         noise_option: Its numbers, for example --noise-option beta_start 0.00085 beta_end 0.012.
         option: The sampler's own options.
-        final: Whether a clean position is added at the end ("zero") or the last value is the end ("min").
+        final: Whether a clean time is added at the end ("zero") or the last value is the end ("min").
     """
     import ttune
     from ttune.adapters import exchange

@@ -82,7 +82,8 @@ def _described(denoiser: Denoiser) -> list[str]:
     settings = denoiser.guidance.settings() if denoiser.guidance is not None else {"guidance": "none"}
     draw = denoiser.draw_conditions
     drawn = {} if draw is None else {name: _shape(value) for name, value in draw(torch.zeros(1, dtype=torch.int64)).items()}
-    needed = " (to be given)" if draw is None and getattr(denoiser.network, "names", tuple)() else ""
+    names = getattr(denoiser.network, "names", None)  # of a diffusers model
+    needed = " (to be given)" if draw is None and callable(names) and names() else ""
     return [
         f"model {denoiser.name or 'without a name'}: {denoiser.prediction_type} prediction, noise schedule {describe(denoiser.noise)}",
         f"  a sample has the shape {denoiser.sample_shape}{', decoded to pictures by its VAE' if denoiser.decode else ''}",

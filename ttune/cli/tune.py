@@ -75,18 +75,18 @@ def tune(
         method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
             tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
             (AutoDiffusion's search for times, or CMA-ES).
-        tune: What endpoint, and evolution with --operators cma, may change: what the network is told, where the steps stand, the
-            solver's coefficients.
+        tune: What endpoint, and evolution with --operators cma, may change: the times that the network is passed, the times of the
+            steps, the solver's coefficients.
         spacing: The untuned grid that the result must beat.
         offset: Offset of the leading grid's timesteps (diffusers' steps_offset).
-        t_start: First position, instead of the largest trained time.
-        final: Last position: clean ("zero") or the smallest trained time ("min").
+        t_start: First time, instead of the largest trained time.
+        final: Last time: clean ("zero") or the smallest trained time ("min").
         option: The sampler's own options, for example --option order 3 variant bh1 (see ttune info).
         residual: What is compared with the teacher's: samples, own (and the network's own activations on them), lenet64 (and the
             bundled classifier's features), or package.module:factory, where factory(denoiser) returns a function of samples.
         conditions: package.module:factory, where factory() returns a function of seeds (see ttune.conditions_from); by default the
             model's own draw.
-        fix_start: Keep the first position.
+        fix_start: Keep the first time.
         optimizer: Of endpoint. auto takes backpropagation where the network has gradients and there are many parameters, else
             differences of whole runs, which need nothing but calls of the network.
         samples: x_T to tune on; by default 128, with coefficients 256.

@@ -72,7 +72,7 @@ def compare(
     _check(samplers, steps, seed)
     # Before the folder is made, which would belong to a comparison that cannot be.
     check_draws(seed, chunk, samples=samples, holdout=holdout, held_out=held_out)
-    # A sampler's last position decides where the teacher ends; that of the leading grid is clean for all of them.
+    # A sampler's last time decides where the teacher ends; that of the leading grid is clean for all of them.
     like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
     source = teacher or Teacher.default(like)
     if denoiser.integer_time:

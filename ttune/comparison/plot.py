@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
+from ttune.comparison.result import GRID, GRID_BY_FRECHET, START, best_untuned
 from ttune.evaluation.table import COLOURS, MARKERS
 from ttune.storage.atomic_write import write_atomically
 
@@ -78,7 +77,7 @@ def _panel(axes: Axes, report: Mapping[str, Any], sampler: str, what: str) -> No
     else:
         every = [entry["sampler"] for entry in report["untuned_curve"]]
         for samplers, style, name in (((sampler,), "--", GRID), (every, ":", f"{GRID} and sampler")):
-            curve = _curve(report, what, samplers)
+            curve = best_untuned(report["untuned_curve"], what, samplers)
             ordered = sorted(curve)
             # A budget is no worse than a smaller one, whose grid it could have taken; some samplers are there at a few budgets only.
             lowest = np.minimum.accumulate([curve[k] for k in ordered])
@@ -90,16 +89,6 @@ def _panel(axes: Axes, report: Mapping[str, Any], sampler: str, what: str) -> No
         _line(axes, [row for row in rows if row["label"] == label], label, what, _style(i))
     axes.set_xlim(min(steps) * 0.93, last * 1.09)
     _ticks(axes, steps, what)
-
-
-def _curve(report: Mapping[str, Any], what: str, samplers: Sequence[str]) -> dict[int, float]:
-    """Steps -> the best untuned error over ``samplers``."""
-    best: dict[int, float] = {}
-    for entry in report["untuned_curve"]:
-        if entry["sampler"] in samplers:
-            error = entry[GRID if what == "rmse" else GRID_BY_FRECHET][what]
-            best[entry["steps"]] = min(best.get(entry["steps"], math.inf), error)
-    return best
 
 
 def _dot(points: Sequence[int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,19 @@ from ttune.noise.schedules import Float64
 
 START, GRID, GRID_BY_FRECHET = "start", "best untuned grid", "best untuned grid by Fréchet"
 _PARTS = {START: "start", GRID: "grid", GRID_BY_FRECHET: "grid_by_frechet"}
+_OF_A_METHOD = ("method", "evaluations_per_sample", "chosen", "outcome", "proposed_outcome", "refused", "schedule")
+_OF_A_METHOD += ("cost", "seconds", "peak_memory")
 _Z95 = 1.959963984540054
+
+
+def best_untuned(curve: Sequence[Mapping[str, Any]], metric: str, samplers: Sequence[str]) -> dict[int, float]:
+    """Steps -> the best error, "rmse" or "frechet", over ``samplers`` of an untuned curve."""
+    best: dict[int, float] = {}
+    for entry in curve:
+        if entry["sampler"] in samplers:
+            error = entry[GRID if metric == "rmse" else GRID_BY_FRECHET][metric]
+            best[entry["steps"]] = min(best.get(entry["steps"], math.inf), error)
+    return best
 
 
 @dataclass(frozen=True)
@@ -108,12 +120,6 @@ class ComparisonResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in plain values."""
-        curve = [
-            {"sampler": cell.sampler, "steps": cell.steps, "seconds": record["seconds"], "cost": record["cost"]}
-            | {name: _without_draws(record[part]) for name, part in _PARTS.items()}
-            for cell, record in self.records.items()
-            if cell.label == UNTUNED
-        ]
         return {
             "model": self.model,
             "features": self.features,
@@ -124,19 +130,24 @@ class ComparisonResult:
             "rows": self.rows,
             "pairs": [_rounded(pair) for pair in self.pairs],
             "half_the_steps": [_rounded(half) for half in self.halves],
-            "untuned_curve": sorted(curve, key=lambda row: (row["sampler"], row["steps"])),
+            "untuned_curve": self.untuned_curve,
             "refused": [{"cell": str(cell), "reason": reason} for cell, reason in self.refused.items()],
             "failed": [{"cell": str(cell), "reason": reason} for cell, reason in self.failed.items()],
         }
 
-    def curve(self, metric: str, samplers: tuple[str, ...]) -> dict[int, float]:
-        """Steps -> the best untuned error, "rmse" or "frechet", over ``samplers``."""
-        part = "grid" if metric == "rmse" else "grid_by_frechet"
-        best: dict[int, float] = {}
-        for cell, record in self.records.items():
-            if cell.label == UNTUNED and cell.sampler in samplers:
-                best[cell.steps] = min(best.get(cell.steps, math.inf), record[part][metric])
-        return best
+    @cached_property
+    def untuned_curve(self) -> list[dict[str, Any]]:
+        """The untuned schedules of every sampler and number of steps."""
+        curve = [
+            {"sampler": cell.sampler, "steps": cell.steps, "seconds": record["seconds"], "cost": record["cost"]}
+            | {name: _without_draws(record[part]) for name, part in _PARTS.items()}
+            for cell, record in self.records.items()
+            if cell.label == UNTUNED
+        ]
+        return sorted(curve, key=lambda row: (row["sampler"], row["steps"]))
+
+    def curve(self, metric: str, samplers: Sequence[str]) -> dict[int, float]:
+        return best_untuned(self.untuned_curve, metric, samplers)
 
     def _labels(self, sampler: str, steps: int) -> list[str]:
         """Baselines and methods; the best grid by Fréchet only where it is another than that by RMSE."""
@@ -157,11 +168,7 @@ class ComparisonResult:
                 found = equivalent_steps(figures[metric], self.curve(metric, samplers))
                 row[f"equivalent_{metric}_{name}"] = None if found is None else {"steps": found.steps, "bound": found.bound}
         if label not in _PARTS:
-            row |= {
-                k: record[k]
-                for k in ("method", "evaluations_per_sample", "chosen", "refused", "cost", "seconds", "peak_memory", "schedule")
-            }
-            row |= {k: record[k] for k in ("outcome", "proposed_outcome") if k in record}  # cells of earlier versions have none
+            row |= {k: record[k] for k in _OF_A_METHOD}
             row["kept"] = _without_draws(record["kept"])
             row["evaluations"] = sum(record["cost"].values())
         return row

@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CachedSamples:
-    """CachedSamples 0 ... n - 1, sample i from seed ``seed`` + i, ``chunk`` in one network call; kept in ``work``.
+    """Samples 0 ... n - 1, sample i from seed ``seed`` + i, ``chunk`` in one network call; kept in ``work``.
 
     A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds,
     evaluations, and a digest of its x_T and conditions: where these are others now, it is made anew. Its folder is named by what else

@@ -239,7 +239,7 @@ def write_picture(
         path: the PNG to write, in one piece.
         rows: (label, images) a method, images (N, 1 or 3, H, W) in [-1, 1], the same N and size in every row; images
             of one column should come from the same x_T.
-        offsets: label -> (times, network_times): K (or K + 1, the last unused) times t_i and K network_times times
+        offsets: label -> (times, network_times): K (or K + 1, the last unused) times t_i and K network times
             tau_i; a panel below shows tau_i - t_i against i. Left out when empty.
 
     Raises:

@@ -91,9 +91,7 @@ def told(entries: Sequence[ReportEntry]) -> Drawn:
     legend(figure, axes)
     largest = "; ".join(f"{e.name}: up to {np.abs(e.schedule.network_times - e.schedule.tableau().times).max():.4g}" for e in entries)
     caption = "In the network's own unit of time. Above zero it is told a noisier time than that of the step, whose arithmetic keeps t."
-    return Drawn(
-        "told", "What the network is told", f"Difference between told time and position, by evaluation. {largest}.", caption, figure
-    )
+    return Drawn("told", "What the network is told", f"Network time less time, τ − t, by evaluation. {largest}.", caption, figure)
 
 
 def places(entries: Sequence[ReportEntry]) -> Drawn | None:

@@ -25,7 +25,8 @@ def shown_of(denoiser: Denoiser, x: Tensor) -> Tensor:
     """What a page shows of the samples ``x`` (n, ...), on the CPU: decoded where the denoiser knows how, else as they are."""
     if denoiser.decode is None or len(x) == 0:
         return x.cpu()
-    return denoiser.decode(x).float().cpu()
+    # In memory of its own: a decoder may write into its argument, and return the same memory at every call.
+    return denoiser.decode(x.clone()).to("cpu", torch.float32, copy=True)
 
 
 def why_no_pictures(shape: tuple[int, ...], *, decoded: bool = False) -> str | None:

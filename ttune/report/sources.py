@@ -164,9 +164,9 @@ def read_sources(paths: Sequence[str | PathLike[str]]) -> Sources:
         if content.get("format") in (FORMAT, SEVERAL):
             schedules.append((file, digest, str(content.get("ttune_version", ""))))
         elif "held_out" in content:
-            comparisons.append((file, _converted(file, content, Compared)))
+            comparisons.append((file, _converted(file, content, Compared, "a comparison")))
         elif "rows" in content:
-            evaluations.append((file, _converted(file, content, EvaluationRow)))
+            evaluations.append((file, _converted(file, content, EvaluationRow, "an evaluation")))
         else:
             raise ValueError(
                 f"{file}: must be a schedule file, the JSON of ttune evaluate or the folder of ttune compare, got JSON with the fields "
@@ -205,11 +205,11 @@ def _content(file: Path) -> tuple[bytes, dict[str, Any]]:
     return data, content
 
 
-def _converted(file: Path, content: dict[str, Any], kind: Any) -> Any:
+def _converted(file: Path, content: dict[str, Any], kind: Any, what: str) -> Any:
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{file}: cannot be read as the {kind.__name__.lower()} that it seems to be: {error}") from None
+        raise ValueError(f"{file}: looks like {what}, and cannot be read as one: {error}") from None
 
 
 def _entries(files: Sequence[tuple[Path, str, str]]) -> list[ReportEntry]:

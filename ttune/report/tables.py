@@ -109,7 +109,7 @@ def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> Repo
         "Timings are rough: compare them only with each other.",
         "The best untuned known is the best untuned grid where the file says which that was, else the start.",
     ]
-    return ReportTable("MeasuredRun for this page", heads, rows, (0, 1), notes)
+    return ReportTable("Measured for this page", heads, rows, (0, 1), notes)
 
 
 def _over_untuned(runs: Sequence[TimedRun], run: TimedRun) -> RatioInterval | None:
@@ -151,14 +151,14 @@ def steps_of(entry: ReportEntry) -> ReportTable:
         row = [str(i), f"{t:.5g}", f"{tau:.5g}", f"{tau - t:+.4g}", f"{stands[i]:.4g}", f"{told[i]:.4g}"]
         row += [] if extra is None else [f"{v:+.4f}" for v in extra[i]]
         rows.append([*row, str(schedule.variants[i])] if schedule.variants else row)
-    notes = [f"The last position is {schedule.times[-1]:.5g}. λ is the half log-SNR, log(α / σ)."]
+    notes = [f"The last time is {schedule.times[-1]:.5g}. λ is the half log-SNR, log(α / σ)."]
     if schedule.shift is not None:
         notes.append(f"Every sample is told the time of its own variance: {schedule.shift}.")
     if len(times) != schedule.steps:
         notes.append(f"{schedule.sampler} asks the network {len(times)} times in {schedule.steps} steps.")
     drifted = schedule.drifted()
     if drifted:
-        notes.append(f"Told a time beyond the neighbouring times at evaluations {', '.join(map(str, drifted))}: worth a look.")
+        notes.append(f"Network times beyond the neighbouring times, at evaluations {', '.join(map(str, drifted))}: worth a look.")
     return ReportTable(f"Steps of {entry.name}", heads, rows, (), notes)
 
 
@@ -201,7 +201,7 @@ def evaluated(file: str, evaluation: EvaluationRow) -> ReportTable:
     size = "" if not sizes else f", n = {sizes[0]:,}" if len(sizes) == 1 else f", n from {sizes[0]:,} to {sizes[-1]:,}: not comparable"
     notes = [f"Fréchet distances: {features_in_words(names)}{size}. Seconds are those of all samples."] if names else []
     heads = ("schedule", "steps", "RMSE to the teacher", "Fréchet to real images ± s.e.", "to the teacher's", "evaluations", "seconds")
-    return ReportTable(f"EvaluationRow of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
+    return ReportTable(f"Evaluation of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
 
 
 def evaluated_in_detail(evaluation: EvaluationRow) -> ReportTable | None:
