@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Whose releases the tests of the operators, the loops and the tuner are run beside: the oldest that is allowed, and a newer one.
 TORCHES := 2.11.0 2.14.1
 
-.PHONY: install demo figures compare test torches bench fuzz soak lint format sanitize clean
+.PHONY: install demo figures compare test durations torches bench fuzz soak lint format sanitize clean
 
 install: .venv/installed
 
@@ -31,9 +31,18 @@ figures: install
 compare: install
 	$(BIN)/python -m benchmarks compare
 
+# fast: what a contributor runs, without slow tests and with a few cases of each matrix. all: everything, as CI runs it.
+TIER ?= fast
 # Files side by side, one thread each, as most tests are Python on one core.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) --tier $(TIER)
+
+# Measures which tests are slow: tests/durations.json.
+durations: install
+	$(PYTEST) --junitxml=build/durations.xml
+	$(BIN)/python -m tests.durations build/durations.xml
 
 # The libraries that were built beside the pinned torch, beside other releases, each in an environment of its own: gigabytes, where
 # torch is a build for CUDA. A tree without .git, so that nothing is built anew.

@@ -124,9 +124,9 @@ def tree(changed: Sequence[str]) -> str:
     return f"changed: {names}" if changed else "as committed"
 
 
-def _git(*arguments: str, folder: Path = ROOT) -> str:
+def _git(*arguments: str, folder: Path | None = None) -> str:
     # In a container the files may belong to somebody else, and git then refuses to tell unless it is told to trust them.
-    git = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
+    git = ["git", "-c", "safe.directory=*", "-C", str(folder or ROOT), *arguments]
     try:
         return subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git

@@ -31,6 +31,7 @@ class Counting:
 
 def compiled(pipeline: Any, order: str, schedule: ttune.Schedule) -> Counting:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of earlier tests of this process, which reset leaves
     backend = Counting()
     for step in order.split("; "):
         if step == "apply":

@@ -369,7 +369,8 @@ def test_a_schedule_for_something_else_is_refused(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     sample = ["sample", "--out", str(tmp_path / "a.png"), "--schedule", str(file)]
     assert "made for the sampler 'ddim', got 'dpmpp_2m'" in failure([*sample, *TINY, "--sampler", "dpmpp_2m"], capsys)
-    assert "tuned for another denoiser: clip_sample is 1.0" in failure(sample, capsys)  # the bundled model
+    assert "was tuned for 'tiny': pass --model" in failure(sample, capsys)
+    assert "tuned for another denoiser: clip_sample is 1.0" in failure([*sample, "--model", "fashion"], capsys)
     file.write_bytes(file.read_bytes()[:-40])
     assert "not a readable schedule file" in failure([*sample, *TINY], capsys)
 

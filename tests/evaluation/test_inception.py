@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import ttune
 from ttune.evaluation import (
+    CachedSamples,
     Candidate,
     FeatureExtractor,
     FeatureStatistics,
     Real,
-    Samples,
     evaluate,
     fid,
     frechet_distance,
@@ -52,7 +52,7 @@ def test_import_needs_no_extra_and_cleanfid_imports_even_where_torchvision_does_
     """In a process of its own: the shim changes what torch knows, and is used only where it is needed."""
     code = """
 import sys
-from ttune.evaluation import cleanfid
+from ttune.evaluation.features import cleanfid
 print([m for m in ("matplotlib", "PIL", "cleanfid", "torchvision", "scipy") if m in sys.modules])
 if sys.argv[1] == "False":
     sys.exit()
@@ -188,7 +188,7 @@ def test_an_evaluation_is_cleanfids_of_the_files_it_saved(stand_in: Path, tmp_pa
 
     denoiser = ttune.Denoiser(lambda x, tau: 0.8 * x + 0.1 * torch.sin(3 * x), noise)
     candidate = Candidate("DDIM", "base", ttune.Schedule.build(noise, "ddim", 3))
-    samples = Samples(denoiser, points, narrow, 40, 16, 0, tmp_path / "work", images=tmp_path / "images", progress=False)
+    samples = CachedSamples(denoiser, points, narrow, 40, 16, 0, tmp_path / "work", images=tmp_path / "images", progress=False)
     (row,) = evaluate(samples, [candidate], metrics=("fid", "kid"), real=real, splits=0, resamples=0)
     module, options = import_cleanfid("fid"), {"num_workers": 0, "device": torch.device("cpu"), "verbose": False}
     network = import_cleanfid("inception_torchscript").InceptionV3W(str(stand_in), download=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,7 @@ def test_given_points_are_split_without_overlap_and_conditions_with_them() -> No
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ttune.tuning.tune.decide", stop)
+        patch.setattr(sys.modules["ttune.tuning.tune"], "decide", stop)  # the package has the function under this name
         with pytest.raises(InterruptedError):
             tune(denoiser, teacher=teach, conditions={"tag": tags, "shared": 0.5}, iterations=1)
     assert where == set(range(18))
