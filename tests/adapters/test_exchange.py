@@ -145,6 +145,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["--to", "timesteps", "--scheduler", "UNet2DModel", "--drop-told"], "must be a scheduler class of diffusers"),
         (["--to", "sigmas"], "--drop-told"),
         (["--to", "sigmas", "--scheduler", "LCMScheduler"], "scheduler goes with --to timesteps"),
+        (["--to", "sigmas", "--mu", "1.0", "--drop-told"], "mu is for the scheduler of --model or --scheduler, got 1 without one"),
     ],
 )
 def test_refusals_of_the_command_line(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_every_section_of_several_schedules_with_a_model(folder: Path, tmp_path:
     page = page_of(*files, out=out, denoiser=tiny_model.factory(), n=16, shown=3)
     for title in ("Samples from the same noise", "Quality against time", "Where the steps stand", "Convergence:", "What the tuning cost"):
         assert title in page.text
-    assert "Provenance of heun, 2 steps" in page.text
+    assert {"Provenance of heun, 2 steps", "Measured for this page"} <= set(page.captions)
     # Teacher, start, best untuned grid and tuned for four, of which one searched no grids; the untuned one and its teacher.
     assert len(page.all("img")) == 4 * 4 - 1 + 2
     assert {picture["width"] for picture in page.all("img")} == {str(3 * 8 + 2 * 2)}
@@ -309,7 +309,7 @@ def test_command_line_reports_on_what_evaluate_writes(folder: Path, tmp_path: Pa
         ("[]", "must be a JSON object"),
         ("{", "not readable"),
         ('{"a": 1}', r"got JSON with the fields \['a'\]"),
-        ('{"rows": 3}', "evaluation"),
+        ('{"rows": 3}', "looks like an evaluation, and cannot be read as one"),
     ],
 )
 def test_other_files_are_refused(content: str, message: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.adapters.test_diffusers_load import tiny_clip
 from tests.hosts import diffusers
 from tests.report.test_report import checked, page_of
 from ttune.cli.main import main
+from ttune.report.pictures import shown_of
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,14 @@ def test_compare_takes_prompts(model: list[str], tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(ttune, "compare", compare)
     with pytest.raises(Reached):
         main(["compare", "--methods", "ays", *model, "--steps", "3", "--quiet", "--out", str(tmp_path / "cmp")])
+
+
+def test_a_decoder_may_write_into_its_argument_and_return_the_same_memory() -> None:
+    memory = torch.empty(2, 3, 8, 8)
+    denoiser = ttune.Denoiser(lambda x, tau: x, ttune.NoiseSchedule.linear(), decode=lambda z: memory.copy_(z.neg_()[:, :3]))
+    z = torch.ones(2, 4, 8, 8)
+    first, second = shown_of(denoiser, z), shown_of(denoiser, 2 * z)
+    assert [float(x.mean()) for x in (z, first, second)] == [1, -1, -2]
 
 
 @pytest.mark.parametrize(
