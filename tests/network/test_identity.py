@@ -258,6 +258,25 @@ def test_a_frozen_network_is_still_the_one_that_it_was() -> None:
         frozen.undo()
 
 
+def test_freezing_does_not_pull_attention_apart() -> None:
+    """Of its projections only the total size counts, frozen or not, also in a wrapper."""
+
+    class Timed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.time = nn.Linear(1, 6)
+
+        def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+            return super().forward(x + self.time(tau[:, None]), tau)
+
+    net = Timed()
+    before = architecture([net])
+    frozen = ttune.freeze_time(net, [900.0, 500.0], sample_shape=(6,), verify=False, progress=False)
+    assert [architecture([one]) for one in (net, frozen, nn.Sequential(net))] == [before] * 3
+    frozen.undo()
+    assert architecture([net]) == before
+
+
 def test_networks_of_a_stitched_denoiser_count_together() -> None:
     two = Denoiser(ttune.Stitched([Net(), Net(16)], [500.0]), NOISE)
     wrapped = Denoiser(ttune.Stitched([nn.DataParallel(Net()), lora(Net(16))], [500.0]), NOISE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def pieces(module: nn.Module, prefix: str = "") -> list[Piece]:
     """The base network's parameters and persistent buffers."""
     frozen = module.__dict__.get("unfrozen_shapes")  # ttune.freeze_time's: it is still the network that it was
     if frozen is not None:
-        return [Piece(prefix + name, shape, is_parameter) for name, shape, is_parameter in frozen]
+        return [replace(p, name=prefix + p.name, projections=p.projections and prefix + p.projections) for p in frozen]
     children = dict(module.named_children())
     for name in _INSTEAD:
         if name in children:
@@ -127,9 +127,9 @@ def _outputs(module: nn.Module, weight: Shape) -> int:
     return module.out_channels if isinstance(module, _ConvNd) else weight[0]
 
 
-def shapes_of(network: nn.Module) -> list[tuple[str, Shape, bool]]:
-    """What :func:`ttune.freeze_time` remembers of a network before it takes modules out of it."""
-    return [(piece.name, piece.shape, piece.is_parameter) for piece in pieces(network)]
+def shapes_of(network: nn.Module) -> list[Piece]:
+    """What :func:`ttune.freeze_time` remembers of a network before it takes modules out of it: its pieces without the values."""
+    return [replace(piece, holder=None) for piece in pieces(network)]
 
 
 def architecture(networks: Sequence[nn.Module]) -> str:
