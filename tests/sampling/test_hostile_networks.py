@@ -161,6 +161,20 @@ def test_a_network_that_writes_later_is_refused() -> None:
         ttune.sample(Denoiser(late, NOISE), Schedule.build(NOISE, "ddim", 4, "log_snr"), X_T)
 
 
+def test_a_network_that_changes_a_dict_among_its_conditions() -> None:
+    def network(x: Tensor, tau: Tensor, extra: Any) -> Tensor:
+        found = polite(x, tau, extra)
+        extra["gain"] = 2 * extra["gain"]
+        return found
+
+    schedule = Schedule.build(NOISE, "ddim", 4, "log_snr")
+    conditions, denoiser = given(), Denoiser(network, NOISE)
+    expected = ttune.sample(Denoiser(polite, NOISE), schedule, X_T, conditions=given())
+    for _ in range(2):
+        assert torch.equal(ttune.sample(denoiser, schedule, X_T, conditions=conditions), expected)
+    assert torch.equal(conditions["extra"]["gain"], GAIN)
+
+
 def test_a_network_that_may_be_compiled_is_found_out_at_a_batch_of_one() -> None:
     """There a tuning shows it the sample twice, in memory of its own."""
     import torch._dynamo

@@ -50,13 +50,16 @@ class Hands:
     def _first(self, network: Network, x: Tensor, tau: Tensor, conditions: Mapping[str, Any]) -> Tensor:
         originals = [x, tau, *_tensors(conditions)]
         x, tau, conditions = x.clone(), tau.clone(), copies(conditions)
-        given = [x, tau, *_tensors(conditions)]
+        given, held = [x, tau, *_tensors(conditions)], _leaves(conditions)
         before = [_version(tensor) for tensor in given]
         output = network(x, tau, **conditions)
+        after = _leaves(conditions)  # others, where it changed a dict or a list
         # NumPy's writing is not counted, and is only possible on the CPU, where looking does not wait for a device.
         self.writes[id(network)] = (
             network,
-            any(
+            len(after) != len(held)
+            or any(new is not old for new, old in zip(after, held, strict=True))
+            or any(
                 version != _version(tensor) or (tensor.device.type == "cpu" and not _same(tensor, original))
                 for version, tensor, original in zip(before, given, originals, strict=True)
             ),
@@ -80,8 +83,12 @@ def _writes(x: Tensor, conditions: Mapping[str, Any]) -> int:
     return total
 
 
+def _leaves(conditions: Mapping[str, Any]) -> list[Any]:
+    return [leaf for value in conditions.values() for _, leaf in leaves(value)]
+
+
 def _tensors(conditions: Mapping[str, Any]) -> list[Tensor]:
-    return [leaf for value in conditions.values() for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in _leaves(conditions) if isinstance(leaf, Tensor)]
 
 
 def _version(tensor: Tensor) -> int:
