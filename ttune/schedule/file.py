@@ -24,9 +24,8 @@ FORMAT = "ttune schedule"
 SEVERAL = "ttune schedules"
 VERSION = 2
 READABLE = (1, 2)
-# What version 1 called the fields, and what it called them within the record of a tuning.
+# What version 1 called the fields, in the record of a tuning too.
 RENAMED = {"positions": "times", "conditioning": "network_times"}
-RECORD_WORDS = RENAMED
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
 RECORD = 20_000  # bytes that a tuning may add to a schedule: those of the gallery are 3 kB, and each iteration adds 20
 MAX_DEPTH = 32  # of what is in `noise`, `model` and `tuned`; tuning writes 3
@@ -67,6 +66,7 @@ class SchedulesFile(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Kind(msgspec.Struct):
     format: str
+    schema_version: int
 
 
 def write(path: str | PathLike[str], schedules: Sequence[Plain]) -> None:
@@ -146,16 +146,14 @@ def _file(schedules: Sequence[Plain]) -> ScheduleFile | SchedulesFile:
 
 def _contents(data: bytes, path: Path) -> list[ScheduleFile]:
     try:
-        several = msgspec.json.decode(data, type=_Kind).format == SEVERAL
-        values = msgspec.json.decode(data)
-        old = values.get("schema_version") == 1
-        content = msgspec.json.decode(data, type=_KINDS[old, several])
+        kind = msgspec.json.decode(data, type=_Kind)
+        _check_version(path, kind.schema_version)
+        content = msgspec.json.decode(data, type=_KINDS[kind.schema_version == 1, kind.format == SEVERAL])
     except RecursionError:
         raise ValueError(f"{path}: not a schedule file: nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable schedule file: {error}") from None
     if isinstance(content, (SchedulesFile, SchedulesFileV1)):
-        _check_version(path, content.schema_version)
         if not content.schedules:
             raise ValueError(f"{path}: schedules must hold at least one, got none")
         contents = content.schedules
@@ -260,7 +258,7 @@ def _renewed(old: ScheduleFileV1) -> ScheduleFile:
 
 def _with_todays_words(value: Any) -> Any:
     if isinstance(value, dict):
-        return {RECORD_WORDS.get(name, name): _with_todays_words(inner) for name, inner in value.items()}
+        return {RENAMED.get(name, name): _with_todays_words(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_with_todays_words(inner) for inner in value]
-    return RECORD_WORDS.get(value, value) if isinstance(value, str) else value
+    return RENAMED.get(value, value) if isinstance(value, str) else value
