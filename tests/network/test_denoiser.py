@@ -319,7 +319,7 @@ def test_another_noise_schedule_is_refused() -> None:
 def test_networks_of_whole_times() -> None:
     denoiser = Denoiser(mixture(NOISE), NOISE, integer_time=True)
     schedule, x_T = Schedule.build(NOISE, "ddim", 3, "quadratic", t_start=900.5), standard_normal((2, 2))
-    with pytest.raises(ValueError, match=r"whole times only \(integer_time=True\), the network_times is \[900.5, .*with_integer_times"):
+    with pytest.raises(ValueError, match=r"whole times only \(integer_time=True\), the network_times are \[900.5, .*with_integer_times"):
         ttune.sample(denoiser, schedule, x_T)
     assert torch.isfinite(ttune.sample(denoiser, schedule.with_integer_times(), x_T)).all()
 

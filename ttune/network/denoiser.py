@@ -300,8 +300,10 @@ class Denoiser:
         if differences:
             raise ValueError(f"{subject} was tuned for another denoiser: {'; '.join(differences)}. {_advice(self, remembered)}")
         theirs = remembered.get("weights")
+        if theirs is None:
+            return
         seen = self.__dict__.setdefault("_weights_compared", [])
-        if theirs is None or theirs in seen:
+        if theirs in seen:
             return
         seen.append(theirs)
         if other_weights(signature(self.modules()), theirs):

@@ -47,7 +47,7 @@ def sample(
     follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
 
     ``network_times``: what the network is told instead of the schedule's and its shift: (n_evaluations,), or per sample (n_evaluations, B),
-    or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first position already
+    or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first time already
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser; the latter is not looked at with
@@ -60,21 +60,23 @@ def sample(
     stochastic = schedule.tableau().stochastic
     context = ops.use_backend(backend) if backend is not None else nullcontext()
     with torch.no_grad(), context:
-        known = denoiser.__dict__.get("_last_plan")
-        plan = fitting_plan(denoiser, schedule, x_T.device, check_model=check_model)
-        if not from_state and denoiser.__dict__.get("_last_plan") is not known:
-            warn_of_plain_noise(schedule.noise, x_T)  # once: looking at values waits for the device
+        plan = fitting_plan(denoiser, schedule, x_T, from_state=from_state, check_model=check_model)
         registers = {"x": x_T if from_state else start_state(schedule, x_T)}
         drawn = seed_tensor(seeds, x_T) if stochastic else None
         told = _told(network_times, schedule, x_T, denoiser.integer_time)
         x_0 = plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
-        if not torch.compiler.is_compiling() and not x_0.is_meta and not torch.isfinite(x_0).all():
+        if _can_look(x_0) and not torch.isfinite(x_0).all():
             # Once, at the end: looking at every step would make the host wait at each.
             found = (
                 "" if callback is not None or told is not None else f": {first_not_finite(plan, denoiser, registers, conditions, drawn)}"
             )
             warn(f"x_0 is not finite{found}")
         return x_0
+
+
+def _can_look(x: Tensor) -> bool:
+    """Whether the host may read values of ``x`` here: not under a compiler, nor while a CUDA graph is captured."""
+    return not (torch.compiler.is_compiling() or x.is_meta or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
 
 
 def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
@@ -89,25 +91,26 @@ def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
 def warn_of_plain_noise(noise: NoiseSchedule, x_T: Tensor) -> None:
     """Warn of an x_T of mean square 1 where the largest sigma, which it should have, is far from it (EDM, VE)."""
     largest = float(noise.sigma(noise.t_max))
-    if noise.start_scale(noise.t_min) == 1.0 or largest < 4 or torch.compiler.is_compiling() or x_T.is_meta or not x_T.numel():
+    if noise.start_scale(noise.t_min) == 1.0 or largest < 4 or not x_T.numel() or not _can_look(x_T):
         return
     size = float(x_T.detach().float().square().mean().sqrt())
     if 0.5 < size < 2:
         warn(
             f"x_T has a standard deviation near 1, the largest sigma of this noise schedule is {largest:g}: give "
             f"x_T = {largest:g} * torch.randn(...), or ttune.initial_noise(noise, sample_shape, seeds); from_state=True says that "
-            f"a state is at the schedule's first position already"
+            f"a state is at the schedule's first time already"
         )
 
 
-def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device, *, check_model: bool = True) -> Plan:
+def fitting_plan(denoiser: Denoiser, schedule: Schedule, x_T: Tensor, *, from_state: bool = False, check_model: bool = True) -> Plan:
     """The plan of ``schedule`` for ``denoiser``, once it is checked that they fit: the last one again, where nothing changed.
+    ``x_T`` is looked at where a plan is made that is remembered: to look at values is to wait for the device.
 
     Checking and folding cost as much as all else that a step of a small image costs beside its network. Not remembered where a
     scale is a function, which may return another number next time, or the guidance a user's own, which may change, nor under a
     compiler, for which remembering is a side effect.
     """
-    guidance = denoiser.guidance
+    guidance, device = denoiser.guidance, x_T.device
     frozen = guidance is None or (type(guidance) in (ClassifierFree, Classifier) and not callable(guidance.scale))
     if not frozen or torch.compiler.is_compiling():
         check_fits(denoiser, schedule, check_model=check_model)
@@ -117,6 +120,8 @@ def fitting_plan(denoiser: Denoiser, schedule: Schedule, device: torch.device, *
     if last is not None and all(a is b or (isinstance(a, _PLAIN) and a == b) for a, b in zip(last[0], key, strict=True)):
         return last[1]
     check_fits(denoiser, schedule, check_model=check_model)
+    if not from_state:
+        warn_of_plain_noise(schedule.noise, x_T)
     plan = Plan.make(denoiser, schedule, device)
     denoiser.__dict__["_last_plan"] = (key, plan)
     return plan
@@ -128,7 +133,7 @@ _PLAIN = (str, float, int, bool, tuple, torch.device)
 
 
 def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Tensor:
-    """alpha x_0 + sigma noise at the schedule's first position: the start of image to image, for ``sample(..., from_state=True)``.
+    """alpha x_0 + sigma noise at the schedule's first time: the start of image to image, for ``sample(..., from_state=True)``.
 
     ``x_0`` (B, ...); ``seeds`` one per sample: the noise is that of :func:`initial_noise`.
     """
@@ -155,7 +160,7 @@ def _told(network_times: Tensor | None, schedule: Schedule, x: Tensor, integer_t
 
 
 def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:
-    """x_T as the state at the schedule's first position (semantics: as it is for VP, scaled by sigma otherwise)."""
+    """x_T as the state at the schedule's first time (semantics: as it is for VP, scaled by sigma otherwise)."""
     scale = schedule.noise.start_scale(schedule.times[0])
     return x_T if scale == 1.0 else x_T * scale
 
@@ -179,7 +184,7 @@ def check_fits(denoiser: Denoiser, schedule: Schedule, *, check_model: bool = Tr
         denoiser.network_at(float(schedule.times[0]), variant)  # ValueError if there is none
     if denoiser.integer_time and (np.mod(schedule.network_times, 1.0) != 0).any():
         raise ValueError(
-            f"schedule: the denoiser knows whole times only (integer_time=True), the network_times is {schedule.network_times.tolist()}; "
+            f"schedule: the denoiser knows whole times only (integer_time=True), the network_times are {schedule.network_times.tolist()}; "
             f"use schedule.with_integer_times()"
         )
 
