@@ -43,7 +43,10 @@ def read_bytes(path: str | PathLike[str], limit: int, name: str) -> bytes:
 
 def _missing(where: str, name: str) -> FileNotFoundError:
     folder, file = os.path.split(os.path.abspath(where))
-    beside = meant(file, os.listdir(folder)) if os.path.isdir(folder) else ""
+    try:
+        beside = meant(file, os.listdir(folder))
+    except OSError:  # no such folder, or none that may be read
+        beside = ""
     error = FileNotFoundError(f"{where}: {name} was not found (looked in {folder}){beside}")
     error.errno = errno.ENOENT
     return error

@@ -62,7 +62,7 @@ def _outputs(module: nn.Module, run: Callable[[Tensor], Any], x: Tensor) -> dict
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point() and len(output) == len(x):
                 outputs.pop(name, None)
-                outputs[name] = output.detach()
+                outputs[name] = output.detach().clone()  # the next run may be written into the same memory
 
         return hook
 

@@ -191,10 +191,11 @@ def tune(
         both = [(x[share.rows], select(c, share.rows, len(x), denoiser.shared)) for share, (x, c) in zip(shares, given, strict=True)]
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
+    model = denoiser.identity()
     fingerprint = {
         "method": chosen_method.name,
         "start": [schedule.settings(), denoiser.noise.to_dict()],
-        **({"model": denoiser.identity(), "weights": denoiser.weights_digest()} if check_model else {}),
+        **({"model": model, "weights": denoiser.weights_digest()} if check_model else {}),
         "chunk": chunk,
         **_digests(denoiser, shares, both),
         "data": digest(data),
@@ -235,7 +236,7 @@ def tune(
     record = {"method": chosen_method.name, "tune": list(chosen_method.changes), "seed": seed, "samples": len(problem)}
     record |= {"teacher": teacher_record, "residual": name_of(problem.residual)}
     record |= {"time_table": record_of_table}
-    best = BestSoFar(schedule, journal, denoiser.identity(), record, accepted if accepted is not None and ranks.first else _nobody)
+    best = BestSoFar(schedule, journal, model, record, accepted if accepted is not None and ranks.first else _nobody)
 
     task = Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress)
     found = find_whole_times(task, chosen_method, between, search=continuous) if whole else chosen_method.run(task)
@@ -249,7 +250,7 @@ def tune(
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
     record = record | {"outcome": outcome, "holdout": figures, "cost": cost} | provenance(schedule, found)
     if outcome != "start":
-        chosen = chosen.replace(model=denoiser.identity(), tuned=record)
+        chosen = chosen.replace(model=model, tuned=record)
     return TuneResult(chosen, outcome, found.history, cost, figures, teacher_record, found.grids, record_of_table, record)
 
 
