@@ -211,7 +211,7 @@ def test_flow_shift_bends_the_even_grid() -> None:
         ({"spacing": [1000, -1], "steps": 1}, r"times must lie in \[-1, 999\]"),
         ({"spacing": [999, -2], "steps": 1}, r"times must lie in \[-1, 999\]"),
         ({"spacing": [999, -1], "steps": 2}, r"steps \+ 1 = 3 times, got 2"),
-        ({"spacing": [999], "steps": None}, "at least two times"),
+        ({"spacing": [999], "steps": None}, "at least two "),
         ({"spacing": [[999, -1]], "steps": None}, r"one-dimensional, got shape \(1, 2\)"),
         ({"spacing": ["a", "b"], "steps": None}, "spacing must be a sequence of numbers"),
         ({"spacing": [999, -1], "steps": 1, "t_start": 999}, "t_start cannot go with explicit times"),

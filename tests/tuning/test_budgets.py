@@ -88,7 +88,7 @@ def test_an_interrupted_run_of_several_budgets_goes_on(tmp_path: Path, monkeypat
         ([], "at least one"),
         (schedules(3, 3), "different numbers of steps, got \\[3, 3\\]"),
         ([*schedules(3), Schedule.build(NOISE, "euler", 4)], "same sampler"),
-        ([*schedules(3), Schedule.build(NOISE, "ddim", 4, "linspace", final="min")], "same last position"),
+        ([*schedules(3), Schedule.build(NOISE, "ddim", 4, "linspace", final="min")], "same last time"),
     ],
 )
 def test_budgets_that_do_not_go_together_are_refused(given: list[Schedule], message: str) -> None:

@@ -73,7 +73,7 @@ def _log_snr(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float6
 
 
 def _karras(noise: NoiseSchedule, t_0: float, steps: int, final: str, rho: float = 7.0) -> Float64:
-    """Even in (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5); the last evaluated position is the smallest trained time."""
+    """Even in (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5); the last evaluated time is the smallest trained time."""
     ends = np.exp(_log_rho(noise, t_0, "karras"))
     points = steps if final == "zero" else steps + 1
     ratios = np.linspace(ends[0] ** (1 / rho), ends[1] ** (1 / rho), points) ** rho
@@ -81,7 +81,7 @@ def _karras(noise: NoiseSchedule, t_0: float, steps: int, final: str, rho: float
 
 
 def _exponential(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
-    """Even in log(sigma / alpha), and unlike ``log_snr`` the last evaluated position is the smallest trained time."""
+    """Even in log(sigma / alpha), and unlike ``log_snr`` the last evaluated time is the smallest trained time."""
     high, low = _log_rho(noise, t_0, "exponential")
     return _exact_start(t_0, noise.time(-np.linspace(high, low, steps if final == "zero" else steps + 1))[:steps])
 

@@ -32,7 +32,7 @@ def ddpm(schedule: Steps, *, variance: str = "fixed_small", gammas: Sequence[flo
     The mean is that of DDIM with eta = 1. ``variance``: of the noise, which is not added on the way to a clean image:
     "fixed_small" is the posterior's; "fixed_large" is beta = 1 - alpha_t^2 / alpha_u^2 of the step (for models with
     alpha^2 + sigma^2 = 1), more than the next level asks for; "analytic" is the optimal one of Analytic-DPM (Bao et al.
-    2022, arXiv 2201.06503, theorem 1), which needs ``gammas``: E ||eps(x_t, t)||^2 / d at each evaluated position;
+    2022, arXiv 2201.06503, theorem 1), which needs ``gammas``: E ||eps(x_t, t)||^2 / d at each evaluated time;
     "learned_range" lets the network choose between the logarithms of the first two (Nichol and Dhariwal 2021, eq. 15).
     """
     must_be_one_of("variance", variance, list(VARIANCES))

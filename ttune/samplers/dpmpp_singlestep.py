@@ -23,7 +23,7 @@ def dpmpp_2s(
     """Algorithm 1: to s at the fraction ``r`` of the step in log-SNR, then x_u with (1 - 1/2r) D_t + (1/2r) D_s.
 
     Two evaluations a step; a step to a clean image is x_u = D. ``eta`` > 0 is k-diffusion's ``sample_dpmpp_2s_ancestral``:
-    the step goes further down and noise comes back up. ``inner`` "grid": s is the next position instead (diffusers'
+    the step goes further down and noise comes back up. ``inner`` "grid": s is the next time instead (diffusers'
     ``DPMSolverSinglestepScheduler``), where ``solver_type`` "heun" weighs D_s - D_t by the exact integral of a straight line.
     """
     check_inner(inner, solver_type)

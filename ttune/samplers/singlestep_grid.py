@@ -1,7 +1,7 @@
 """Singlestep DPM-Solver and DPM-Solver++ with the intermediate evaluations on the schedule's own times.
 
-Times are grouped into steps of up to ``order`` evaluations. The state at every position of a group is a solution of its
-own, of growing order, from the group's first position: K times are K evaluations (diffusers' singlestep scheduler).
+Times are grouped into steps of up to ``order`` evaluations. The state at every time of a group is a solution of its
+own, of growing order, from the group's first time: K times are K evaluations (diffusers' singlestep scheduler).
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class CompiledSampler:
             the conditions, and the other conditions' values) and replay it: a call copies its inputs, launches the graph once and
             copies the result. The last 8 graphs are kept. Needs CUDA tensors, and a network that can be captured. Not run on a GPU yet.
         options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
-            ``dynamic=False`` are set unless given: then every layout of the inputs has a graph of its own, the last 64 of which are
+            ``dynamic=False`` are set unless given: then every layout of the inputs has a graph of its own, and the last 64 are
             kept. ``dynamic=True`` makes graphs that serve all shapes.
 
     Results are those of :func:`ttune.sample` up to rounding. The noise of stochastic samplers depends on the seeds

@@ -21,7 +21,7 @@ def stop_unless_finite(
 ) -> Tensor:
     """``x_0`` as it is, if all of it is finite; else FloatingPointError, which names the evaluation and what to do.
 
-    ``start`` (B, ...): the state at the schedule's first position that ``x_0`` was made from. Looking at every evaluation would make
+    ``start`` (B, ...): the state at the schedule's first time that ``x_0`` was made from. Looking at every evaluation would make
     the host wait for the device at each of them, so it is sampled once more, and looked at then.
     """
     if torch.isfinite(x_0).all():

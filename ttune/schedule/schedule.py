@@ -32,7 +32,7 @@ _CHOSEN = {"tuned": "tuned", "best untuned grid": "untuned", "start": "start"}
 class Schedule:
     """A sampler's steps: frozen, validated, float64. Build one with :meth:`build`, or load one with :meth:`load`.
 
-    ``times`` (n_times,) are times, strictly decreasing, in the network's own unit; ``network_times``
+    ``times`` (n_times,) are solver times, strictly decreasing, in the network's own unit; ``network_times``
     (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
     denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
     sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
@@ -80,7 +80,7 @@ class Schedule:
             tableau = corrected(tableau, self.coefficients)
         object.__setattr__(self, "variants", _checked_variants(self.variants, len(tableau.stages)))
         object.__setattr__(self, "_tableau", tableau)
-        # A position may stand below the smallest trained time; the network is never told such a time.
+        # A time may lie below the smallest trained time; the network is never told such a time.
         told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.network_times is None else self.network_times
         network_times = _frozen("network_times", told)
         if len(network_times) != len(tableau.stages):
@@ -114,8 +114,8 @@ class Schedule:
         """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
 
         ``spacing`` is the name of a grid (:data:`ttune.noise.grids.GRIDS`) or the steps + 1 times themselves.
-        ``final`` is "zero" (the last position is clean) or "min" (it is the smallest trained time).
-        ``t_start`` replaces the largest trained time as the first position; ``offset`` shifts the leading grid.
+        ``final`` is "zero" (the last time is clean) or "min" (it is the smallest trained time).
+        ``t_start`` replaces the largest trained time as the first one; ``offset`` shifts the leading grid.
         ``options`` are the sampler's own, e.g. ``{"order": 3}``; "eta" of DDIM may be among them.
         Always exactly ``steps`` steps, whether or not that divides the number of training steps.
         """
@@ -308,7 +308,7 @@ class Schedule:
 def _checked_times(noise: NoiseSchedule, values: ArrayLike) -> Float64:
     times = _frozen("times", values)
     if len(times) < 2:
-        raise ValueError(f"times must be at least two times (one step), got {len(times)}")
+        raise ValueError(f"times must be at least two (one step), got {len(times)}")
     if (np.diff(times) >= 0).any():
         raise ValueError(f"times must be strictly decreasing, got {times.tolist()}")
     if times[0] > noise.t_max or times[-1] < noise.t_clean:

@@ -20,7 +20,7 @@ class Shift:
     The level at time t is alpha^2 ``data_variance`` + sigma^2: for variance-preserving models the paper's (which takes
     sigma^2, data_variance = 0), for variance-exploding ones and flow matching the same sum. Evaluations at or below ``cutoff``
     are told what the schedule says, and so is the first, whose state is drawn and not made. A schedule's own ``network_times``
-    is shifted by as much as the position would be. All in the network's own unit of time.
+    is shifted by as much as the solver time would be. All in the network's own unit of time.
     """
 
     window: float

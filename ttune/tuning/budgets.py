@@ -36,7 +36,7 @@ def tune_budgets(
     (itself, if there is only one); with ``resume`` the budgets that are there are taken up where they stood. ``options``: the others of
     :func:`ttune.tune`.
 
-    Raises what it raises, and ValueError for schedules of the same steps, of different samplers or of different last times.
+    Raises what it raises, and ValueError for schedules of the same steps, of different samplers or of another last time.
     """
     ordered = _checked(schedules)
     shared = _remembering(Teacher.default(ordered[0]) if teacher is None else teacher)
@@ -71,7 +71,7 @@ def budget_checkpoints(checkpoint: str | PathLike[str], steps: Sequence[int]) ->
 def _checked(schedules: Sequence[Schedule]) -> list[Schedule]:
     if not schedules:
         raise ValueError("schedules must be at least one schedule, got none")
-    for what, values in (("sampler", {s.sampler for s in schedules}), ("last position", {float(s.times[-1]) for s in schedules})):
+    for what, values in (("sampler", {s.sampler for s in schedules}), ("last time", {float(s.times[-1]) for s in schedules})):
         if len(values) > 1:
             raise ValueError(f"schedules must have the same {what}, got {sorted(values)}")
     ordered = sorted(schedules, key=lambda schedule: schedule.steps)

@@ -11,7 +11,7 @@ APART = 1e-6  # of the largest time: two times of a resampled grid stand at leas
 
 
 def resampled(schedule: Schedule, steps: int) -> Schedule:
-    """``schedule`` with ``steps`` steps: the same first and last position, the others on the same curve of half log-SNR over
+    """``schedule`` with ``steps`` steps: the same first and last time, the others on the same curve of half log-SNR over
     the fraction of the steps done. What the network is told keeps its distance from where it stands, in units of the step, on
     such a curve too (for samplers with one evaluation a step; others are told the truth). Tuned coefficients are not carried over.
 
@@ -32,7 +32,7 @@ def resampled(schedule: Schedule, steps: int) -> Schedule:
 
 def _times(schedule: Schedule, steps: int) -> Float64:
     noise, old = schedule.noise, schedule.times
-    # The log-SNR of the ends may be infinite: the curve runs between the smallest trained time, or the last position if that is
+    # The log-SNR of the ends may be infinite: the curve runs between the smallest trained time, or the last time if that is
     # later, and just inside the largest.
     latest = noise.t_max if np.isfinite(noise.half_log_snr(noise.t_max)) else (1 - 1e-3) * noise.t_max
     curve = noise.half_log_snr(np.clip(old, max(noise.t_min, old[-1]), latest))

@@ -25,7 +25,7 @@ Seen = Callable[[float, float, Sequence[Tensor]], None]  # (time, told time, the
 class Teacher:
     """A schedule of many steps for the same denoiser, or a function.
 
-    A function is called as ``f(x_T)`` and returns x_0 at the student's last position; the methods that follow a
+    A function is called as ``f(x_T)`` and returns x_0 at the student's last time; the methods that follow a
     whole trajectory call ``f(x_T, t)`` and expect the state at time t. ``remember`` keeps every x_0 for the next call from the
     same x_T and conditions: for several tunings of one model. What is remembered costs, and counts, no evaluations again.
     """
@@ -99,7 +99,7 @@ class Teacher:
     def trajectory(
         self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions, times: Sequence[float], seen: Seen | None = None
     ) -> list[Tensor]:
-        """The states (B, ...) at decreasing ``times``, the last of which is the student's last position; at times before the
+        """The states (B, ...) at decreasing ``times``, the last of which is the student's last one; at times before the
         teacher's own start, x_T as it would start there.
 
         ``seen(time, told, outputs)`` is called with the network's outputs of every evaluation, if there are any.

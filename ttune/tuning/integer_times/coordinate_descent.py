@@ -129,8 +129,8 @@ def search_whole_times(
 ) -> tuple[Schedule, list[float]]:
     """From the best of ``candidates`` (told whole times) downhill in whole numbers, and the root of the cost on the way.
 
-    A move shifts one told time, or one position together with what is told there, by 16, 8, 4, 2 and at last 1 row, up or down, and is kept
-    if the mean square of the residuals falls. So the result is never worse on these x_T than the best candidate. Every
+    A move shifts one network time, or one time together with the network time there, by 16, 8, 4, 2 and at last 1 row, up or down, and
+    is kept if the mean square of the residuals falls. So the result is never worse on these x_T than the best candidate. Every
     finished sweep is remembered in the task's journal.
     """
 
@@ -178,7 +178,7 @@ def _sweep(problem: Problem, schedule: Schedule, cost: float, step: int, changes
 
 
 def moved(schedule: Schedule, what: str, i: int, shift: int) -> Schedule | None:
-    """One told time, or one position with what is told there, shifted by whole rows; None where that leaves the range."""
+    """One network time, or one time with the network time there, shifted by whole rows; None where that leaves the range."""
     noise, times, told = schedule.noise, schedule.times.copy(), schedule.network_times.copy()
     if what == "network_times":
         told[i] += shift

@@ -75,7 +75,7 @@ class Endpoint:
         for other in self.also:
             if _kind(other) != _kind(schedule):
                 raise ValueError(
-                    f"also must hold schedules of the sampler (with its options), steps, noise schedule, variants and last position "
+                    f"also must hold schedules of the sampler (with its options), steps, noise schedule, variants and last time "
                     f"that are tuned, {schedule.sampler!r} and {schedule.steps}, got {other.sampler!r} and {other.steps}"
                 )
             if not self.may_start_from(other, schedule):
@@ -105,7 +105,7 @@ class Endpoint:
     def run(self, task: Task) -> Found:
         """Tuned schedules: of every start that came to the end, the last first."""
         few = task.problem.head(SHORT_SAMPLES)
-        # Times and times do not need more; coefficients are tuned on all.
+        # Times and network_times do not need more; coefficients are tuned on all.
         some = task.problem.head(SAMPLES) if "coefficients" in self.tune else task.problem
         grids = self._grids(few, task)
         first = tuple(name for name in self.tune if name != "coefficients")

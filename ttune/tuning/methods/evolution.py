@@ -1,4 +1,4 @@
-"""Evolutionary search: AutoDiffusion's operators on whole step times, or CMA-ES on the continuous vector of a schedule."""
+"""Evolutionary search: AutoDiffusion's operators on whole times, or CMA-ES on the continuous vector of a schedule."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Evolution:
     ``operators``
         "genetic": AutoDiffusion (Li et al. 2023, arXiv 2309.10438): times are whole times (``cells`` of a grid even in half
         log-SNR for continuous models, 1,000 by default). Every round has ``population`` new candidates: ``mutations`` of a parent,
-        each position redrawn with ``probability``; ``crossovers`` of two parents; the rest random. The ``parents`` are the best of
+        each time redrawn with ``probability``; ``crossovers`` of two parents; the rest random. The ``parents`` are the best of
         all that were judged. Half of the first population may be untuned grids, the rest is random. The network is told where it stands.
         With ``budget`` (or "variants" in ``tune``) its second half too: each evaluation has one of the networks of a
         :class:`ttune.Variants`, their costs together at most ``budget`` (by default what the start costs).
@@ -58,7 +58,7 @@ class Evolution:
     ``fitness``: "frechet" (the published one): Fréchet distance to the teacher's samples in the features of the tuning, pooled
     pixels by default; "rmse" to the teacher; or a function (schedule, samples (n, ...), problem) -> float, to become small.
     By default there are 10 ``rounds`` of a ``population`` of 50, the first included; for CMA-ES, whose populations are best small, its own
-    4 + 3 ln(parameters) and as many rounds as judge 500 candidates. ``fix_start`` keeps the first position; ``search_starts=False``
+    4 + 3 ln(parameters) and as many rounds as judge 500 candidates. ``fix_start`` keeps the first time; ``search_starts=False``
     begins from the given schedule alone.
     """
 

@@ -96,10 +96,10 @@ class Genes:
 
 
 class PositionGenes:
-    """All times but the last one, which is kept: strictly decreasing indices into ``times`` (ascending).
+    """All times of a schedule but the last one, which is kept: strictly decreasing indices into ``times`` (ascending).
 
     ``times`` are the whole times of a discrete model; for a continuous one, or where ``cells`` is given, that many times, even in half
-    log-SNR. With ``fix_start`` the first position is kept too. ValueError if there are fewer times than times.
+    log-SNR. With ``fix_start`` the first time is kept too. ValueError if there are fewer of them than steps.
     """
 
     field = "times"
@@ -208,7 +208,7 @@ def _joined(parts: Sequence[Genome]) -> Genome:
 
 
 def _times(start: Schedule, fix_start: bool, cells: int | None) -> Float64:
-    """The times that times may take, ascending."""
+    """The times that a schedule may take, ascending."""
     noise, end = start.noise, start.times[-1]
     if cells is None and noise.discrete_steps is not None:
         times = np.arange(noise.t_min, noise.t_max + 1)

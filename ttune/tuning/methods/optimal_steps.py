@@ -118,7 +118,7 @@ class OptimalSteps:
 
 
 def candidate_times(teacher: Teacher, start: Schedule, count: int, *, fix_start: bool = False, whole: bool = False) -> Float64:
-    """At most ``count`` of the teacher's own times, where its outputs cost nothing more, and the last position of ``start``; with
+    """At most ``count`` of the teacher's own times, where its outputs cost nothing more, and the last time of ``start``; with
     ``fix_start`` beginning with its first. ``whole``: for a network that knows whole times only."""
     source = teacher.source if isinstance(teacher.source, Schedule) else Teacher.default(start, count).source
     assert isinstance(source, Schedule)

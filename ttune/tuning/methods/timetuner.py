@@ -51,7 +51,7 @@ def _shift(noise: NoiseSchedule) -> float:
 
 
 def timetuner_ratios(schedule: Schedule) -> Float64:
-    """(n_evaluations,) rho_i = told time / position, in the paper's continuous time: (tau + 1) / (s + 1) for discrete models."""
+    """(n_evaluations,) rho_i = network time / time, in the paper's continuous time: (tau + 1) / (s + 1) for discrete models."""
     shift = _shift(schedule.noise)
     return (schedule.network_times + shift) / (schedule.tableau().times + shift)
 
@@ -199,7 +199,7 @@ def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: It
 
 
 def _epsilon(denoiser: Denoiser, schedule: Schedule, i: int, x: Tensor, conditions: Conditions) -> Tensor:
-    """The network's prediction of the noise at position i, told the truth, whatever its prediction type; not clipped."""
+    """The network's prediction of the noise at step i, told the truth, whatever its prediction type; not clipped."""
     stage = schedule.tableau().stages[i]
     told = min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max)
     D = denoiser.unclipped(x, told, conditions, denoiser.evaluation(i, Point(stage.time, stage.alpha, stage.sigma)))

@@ -53,7 +53,7 @@ def descend(
 
 
 def _moved(parameters: Parameters, theta: Float64, step: Float64) -> Float64:
-    """``theta`` minus ``step``, or half of it, and so on, where the last gap leaves no room for the final position."""
+    """``theta`` minus ``step``, or half of it, and so on, where the last gap leaves no room for the last time."""
     for _ in range(20):
         trial = theta.copy()
         trial[parameters.free] -= step

@@ -69,7 +69,7 @@ def least_rough(roughness: Callable[[float], float], begin: float) -> float | No
     """The first valley of ``roughness`` on the ladder, coming from large steps; None if it is finite nowhere.
 
     From ``begin`` the ladder is walked upwards as long as that helps, else downwards; two rungs in a row that are no better, or one
-    that is twice as bad, end the walk. Not from below: a position moves the state smoothly while a rounded output stays what it was, so
+    that is twice as bad, end the walk. Not from below: a time moves the state smoothly while a rounded output stays what it was, so
     steps too small to change any output look smooth, and are wrong.
     """
     upwards = _walk(roughness, begin, RUNG)

@@ -127,7 +127,7 @@ def _improve(
         trial = parameters.project(trial)
         try:
             schedule = parameters.schedule(trial)
-        except ValueError:  # no room left before the final position
+        except ValueError:  # no room left before the last time
             schedule = None
         cost = np.inf if schedule is None else linearise.cost(problem, parameters, schedule)
         if cost + ridge @ trial[free] ** 2 < before:

@@ -5,7 +5,7 @@ clean images: the half log-SNR, or -log sigma where the log-SNR is infinite (flo
 
 - t_0: its distance y(t_0) - y(T) >= 0, projected back to 0 when a step would leave the trained range;
 - t_1 … t_{K-1}: the logarithm of the gap y(t_i) - y(t_{i-1}), so that any vector gives decreasing times;
-- tau_i: its offset y(tau_i) - y(where evaluation i stands), so that it follows the position; the time itself is kept in
+- tau_i: its offset y(tau_i) - y(where evaluation i stands), so that it follows the step; the time itself is kept in
   the trained range;
 - the corrections of the solver's coefficients, as shares of the state that they make.
 """
@@ -26,15 +26,15 @@ TUNABLE = ("network_times", "times", "coefficients")
 PAST = 2  # past predictions that free coefficients use; in a prototype two were nearly as good as all
 # Added to the mean squared error per squared coefficient: the prototype's, which overfitted 128 samples at ten steps all the same.
 COEFFICIENT_RIDGE = 1e-5
-MAX_TIME_STEP = 1.0  # of a position or a told time in one iteration, in units of half log-SNR: the model is not linear beyond
+MAX_TIME_STEP = 1.0  # of a time or a network time in one iteration, in units of half log-SNR: the model is not linear beyond
 MAX_COEFFICIENT_STEP = 0.3
 
 
 class Parameters:
-    """The free parameters of schedules that share ``start``'s sampler and last position.
+    """The free parameters of schedules that share ``start``'s sampler and last time.
 
     ``start_vector`` decodes to ``start`` itself, bit for bit (with free coefficients: to ``start`` with zeros added).
-    ``tune`` names what is free; with ``fix_start`` the first position is not.
+    ``tune`` names what is free; with ``fix_start`` the first time is not.
     """
 
     def __init__(self, start: Schedule, tune: Sequence[str], *, fix_start: bool = False) -> None:
@@ -95,7 +95,7 @@ class Parameters:
         return theta
 
     def schedule(self, theta: Float64) -> Schedule:
-        """The schedule of a projected vector; ValueError where the last gap leaves no room for the final position."""
+        """The schedule of a projected vector; ValueError where the last gap leaves no room for the last time."""
         if np.array_equal(theta, self.start_vector):
             return self.start
         moved = self._moved(theta)
