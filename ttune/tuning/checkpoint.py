@@ -41,7 +41,7 @@ class Journal:
     ``fingerprint`` says what is being computed; a journal of something else is refused. Without a path nothing is
     remembered. Every :meth:`put` is on disk, whole, before it returns; floats survive the trip bit for bit.
     Of several ``ranks``, which must all make the same calls, the first reads and writes; a journal does not know their number.
-    ``ignored``: entries of an earlier fingerprint that may be others.
+    ``ignored``: entries in which an earlier run's fingerprint may differ.
     """
 
     def __init__(

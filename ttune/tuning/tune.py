@@ -195,7 +195,8 @@ def tune(
     fingerprint = {
         "method": chosen_method.name,
         "start": [schedule.settings(), denoiser.noise.to_dict()],
-        **({"model": model, "weights": denoiser.weights_digest()} if check_model else {}),
+        "model": model,
+        "weights": denoiser.weights_digest(),
         "chunk": chunk,
         **_digests(denoiser, shares, both),
         "data": digest(data),
