@@ -19,6 +19,7 @@ from ttune.evaluation.judge import CandidateMetrics
 from ttune.network.dynamic_batch import any_batch
 from ttune.numpy.plan import Plan
 from ttune.tuning import Evolution, Teacher, TimeTuner
+from ttune.tuning.integer_times.coordinate_descent import between_rows
 
 NOISE = NoiseSchedule.continuous_vp()
 X_T = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -148,6 +149,15 @@ def test_a_call_in_parts(network: Network) -> None:
     schedule = Schedule.build(NOISE, "dpmpp_2m", 4, "log_snr")
     found, expected = (ttune.sample(Denoiser(f, NOISE), schedule, X_T.clone(), conditions=given()) for f in (small, polite))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_network_of_whole_times_that_is_asked_between_them(network: Network) -> None:
+    hostile, plain = (between_rows(denoiser) for denoiser in denoisers(network, {"integer_time": True}))
+    tau = torch.tensor([0.25, 1.5, 2.0, 3.75])
+    with torch.no_grad():
+        expected = plain.outputs(X_T, tau, given())[0]
+        for _ in range(2):
+            torch.testing.assert_close(hostile.outputs(X_T.clone(), tau, given())[0], expected)
 
 
 def test_a_network_that_writes_later_is_refused() -> None:

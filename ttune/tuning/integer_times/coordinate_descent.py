@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttune.network.denoiser import Denoiser
+from ttune.network.in_place import copies
 from ttune.network.stitched import Stitched
 from ttune.network.variants import Variants
 from ttune.noise.schedules import Float64
@@ -40,7 +41,8 @@ class BetweenRows:
         # A derivative at a whole time needs the row on one of its sides too.
         below = (tau.detach().ceil() - 1).clamp_min(0) if tau.requires_grad else tau.detach().floor()
         share = tau - below
-        output = self.network(x, below, **conditions)
+        # Copies: the second call may find the first one's arguments changed, and write its output into the same memory.
+        output = self.network(x.clone(), below.clone(), **copies(conditions)).clone()
         if not tau.requires_grad and not share.any():
             return output
         self.counted(x.shape[0])
