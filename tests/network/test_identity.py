@@ -269,7 +269,7 @@ def test_freezing_does_not_pull_attention_apart() -> None:
         def forward(self, x: Tensor, tau: Tensor) -> Tensor:
             return super().forward(x + self.time(tau[:, None]), tau)
 
-    net = Timed()
+    net = Timed().eval()
     before = architecture([net])
     frozen = ttune.freeze_time(net, [900.0, 500.0], sample_shape=(6,), verify=False, progress=False)
     assert [architecture([one]) for one in (net, frozen, nn.Sequential(net))] == [before] * 3

@@ -24,8 +24,8 @@ _DRAWS = 2**63  # an evaluation's number, which numbers its draw of noise, is an
 
 # What a tuning can return, and what such a schedule is called wherever it is shown.
 OUTCOMES = {"tuned": "tuned", "untuned": "best untuned schedule", "start": "untuned start"}
-# The same in files from before there was the word: "chosen" of their held-out figures.
-_CHOSEN = {"tuned": "tuned", "best untuned grid": "untuned", "start": "start"}
+# What the held-out figures of a record call it ("chosen"); older files say nothing else.
+CHOSEN = {"tuned": "tuned", "untuned": "best untuned grid", "start": "start"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ class Schedule:
         if not self.tuned.keys() - {"choice"}:  # of a sampler: no tuning changed its schedule
             return "start" if self.tuned else None
         chosen = holdout.get("chosen") if isinstance(holdout, Mapping) else None
-        return _CHOSEN.get(chosen, "tuned") if isinstance(chosen, str) else "tuned"
+        return next((outcome for outcome, name in CHOSEN.items() if name == chosen), "tuned")
 
     @property
     def steps(self) -> int:

@@ -1,1 +1,1 @@
-"""Files: atomic writes, locks, bounded reads, tensors, digests."""
+"""Files: atomic writes, locks, bounded reads, tensors."""

@@ -12,12 +12,11 @@ from torch import Tensor
 from ttune.evaluation.features.feature_statistics import features_of
 from ttune.evaluation.metrics.frechet import RatioInterval, frechet_distance, paired_interval
 from ttune.noise.schedules import Float64
-from ttune.schedule.schedule import Schedule
+from ttune.schedule.schedule import CHOSEN, Schedule
 from ttune.tuning.grid_search import pooled_features
 from ttune.tuning.problem import Problem, squared_errors
 
 ROUNDING = 1e-9  # of the largest time: what a schedule may differ by after a way through other coordinates and back
-CHOSEN = {"tuned": "tuned", "untuned": "best untuned grid", "start": "start"}  # what a decision's figures call an outcome
 Features = Callable[[Tensor], Any]  # images (n, ...) -> features (n, f)
 
 

@@ -1,1 +1,1 @@
-"""Networks whose time table is not smooth between rows."""
+"""Networks that know whole times only, or whose time table is not smooth between rows."""
