@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +156,26 @@ def test_a_sampler_may_have_many_shapes() -> None:
             x_T, conditions = torch.randn(n, 3, generator=torch.Generator().manual_seed(n)), {"more": {"b": [torch.ones(n, 1), 0.5]}}
             torch.testing.assert_close(sampler(x_T, conditions=conditions), ttune.sample(denoiser, schedule, x_T, conditions=conditions))
     assert counter.frame_count == 4
+
+
+def test_graphs_that_are_not_kept_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[weakref.ref[torch.nn.Module]] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(weakref.ref(graph))
+        return graph.forward
+
+    def alive() -> list[bool]:
+        gc.collect()
+        return [graph() is not None for graph in graphs]
+
+    monkeypatch.setattr(compiled_sampler, "LAYOUTS", 2)
+    sampler = CompiledSampler(denoiser(), Schedule.build(NOISE, "ddim", 2), backend=backend)
+    for n in (1, 2, 3):
+        sampler(torch.randn(n, 2, 6, 6))
+    assert alive() == [False, True, True]
+    del sampler
+    assert not any(alive())
 
 
 def test_a_number_among_the_conditions_has_a_graph_of_its_own() -> None:

@@ -8,6 +8,7 @@ steps, network included, and nothing in the loop waits for the device.
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,9 @@ class Recent(Generic[T]):
         self._kept.move_to_end(key)
         return self._kept[key]
 
+    def latest(self) -> T | None:
+        return next(reversed(self._kept.values()), None)
+
 
 @dataclass(frozen=True)
 class _Capture:
@@ -64,6 +68,7 @@ class _Capture:
     replay: Callable[[], None]
     inputs: tuple[Tensor, dict[str, Any], Tensor | None]  # x_T, conditions, seeds
     x_0: Tensor
+    step: Advance | None  # held, for the replay reads its constants
 
     def __call__(self, *given: Any) -> Tensor:
         for (_, mine), (_, new) in zip(leaves(self.inputs), leaves(given), strict=True):
@@ -200,7 +205,15 @@ class CompiledSampler:
             return advance
         held = [conditions, conditions.null, conditions.both] if isinstance(conditions, Halves) else [conditions]
         key = (layout(x), *(layout(dict(part)) for part in held)) if self._by_layout else x.device
-        return self._compiled.get(key, lambda: compile(_own_code(advance)))
+
+        def compiled() -> Advance:
+            own = _own_code(advance)
+            fast = compile(own)
+            # Its graphs belong to the code object, and torch.compile does not free them by itself.
+            weakref.finalize(fast, torch._dynamo.reset_code, own.__code__).atexit = False
+            return fast
+
+        return self._compiled.get(key, compiled)
 
     def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
         given = (x, mapped(lambda value: value.to(x.device), conditions), seeds)
@@ -209,7 +222,7 @@ class CompiledSampler:
     def _capture(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> _Capture:
         inputs = x.clone(), mapped(torch.clone, conditions), None if seeds is None else seeds.clone()
         x_0, replay = recorded(partial(self._loop, *inputs), x.device)
-        return _Capture(replay, inputs, x_0)
+        return _Capture(replay, inputs, x_0, self._compiled.latest())
 
 
 def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
