@@ -202,6 +202,15 @@ def test_a_changed_setting_is_refused_by_name(setting: str, tmp_path: Path) -> N
         tune(checkpoint=tmp_path / "c", resume=True, **CHANGES[setting])
 
 
+def test_a_changed_model_is_forgiven_where_it_is_asked_for(tmp_path: Path) -> None:
+    first = tune(checkpoint=tmp_path / "c", check_model=False)
+    same(tune(checkpoint=tmp_path / "c", resume=True), first)
+    other = ttune.Denoiser(mixture(NOISE), NOISE, name="other")
+    with pytest.raises(ValueError, match="belongs to another run: model was"):
+        tune(other, checkpoint=tmp_path / "c", resume=True)
+    assert tune(other, checkpoint=tmp_path / "c", resume=True, check_model=False).schedule == first.schedule
+
+
 def test_changed_data_and_timetuner_settings_are_refused(tmp_path: Path) -> None:
     tune(checkpoint=tmp_path / "c", **METHODS["timetuner"])
     for setting, changes in (("data", {"data": DATA * 2}), ("timetuner", {"timetuner": TimeTuner(iterations=5, lr=1e-2)})):
