@@ -137,11 +137,11 @@ def check_guidance(guider: Any, schedule: ttune.Schedule, model_options: Any = N
 
 
 def _check_guidance_input(guider: Any, scale: float) -> None:
-    """Of networks that get the scale as an input, as Flux does, it is part of the network_times (FluxGuidance)."""
-    given = [network_times.get("guidance") for network_times in getattr(guider, "conds", {}).get("positive", [])]
+    """Of networks that get the scale as an input, as Flux does, it is part of the conditioning (FluxGuidance)."""
+    given = [one.get("guidance") for one in getattr(guider, "conds", {}).get("positive", [])]
     if not given or any(value is None or not abs(value - scale) <= SAME_CFG for value in given):
         raise ValueError(
-            f"guidance of the network_times must be {scale:g}, which the schedule was tuned at, got {given}; "
+            f"guidance of the conditioning must be {scale:g}, which the schedule was tuned at, got {given}; "
             f"set it by FluxGuidance, {ANYWAY}"
         )
 

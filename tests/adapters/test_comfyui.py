@@ -545,7 +545,7 @@ def test_guidance_that_is_an_input_of_the_network(nodes: Any) -> None:
         if passes:
             assert relative(theirs(nodes, patcher, schedule, guider=guider), ours("eps", patcher, schedule, scale=None)) < CLOSE
         else:
-            with pytest.raises(ValueError, match=r"guidance of the network_times must be 3\.5.*set it by FluxGuidance"):
+            with pytest.raises(ValueError, match=r"guidance of the conditioning must be 3\.5.*set it by FluxGuidance"):
                 theirs(nodes, patcher, schedule, guider=guider)
     guider.conds, guider.cfg = {"positive": [{"guidance": 3.5}]}, 3.5  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="cfg must be 1"):

@@ -74,7 +74,7 @@ def test_what_is_pulled_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was made for the noise schedule"):
         ttune.hub.pull("me/model", noise=NoiseSchedule.cosine(), api=api)
     file = tmp_path / "me/model/main/ttune.json"
-    file.write_text(file.read_text().replace('"network_times"', '"conditionin"'))
+    file.write_text(file.read_text().replace('"network_times"', '"network_time"'))
     with pytest.raises(ValueError, match=r"ttune\.json"):
         ttune.hub.pull("me/model", api=api)
     file.write_bytes(b" " * 5_000_000)

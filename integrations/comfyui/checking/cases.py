@@ -181,7 +181,7 @@ def advanced(model: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
 
     def run() -> tuple[Tensor, Tensor]:
         schedule = tuned(FLOW, "dpmpp_2m", 4).replace(model={"guidance_scale": 3.5, "guidance": "input"})
-        guider = call(host.BasicGuider, model.patcher, call(FluxGuidance, model.network_times(1), 3.5))
+        guider = call(host.BasicGuider, model.patcher, call(FluxGuidance, model.conditioning(1), 3.5))
         sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
         latent = {"samples": torch.zeros(2, *model.shape)}
         made = call(host.SamplerCustomAdvanced, call(host.RandomNoise, 21), guider, sampler, sigmas, latent)["samples"]
@@ -224,10 +224,10 @@ def control_net(sd: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
 
         schedule, noise, network = tuned(VP, "heun", 4), normal(3, 1, *sd.shape), Recording()
         control = ControlNet(network, load_device=torch.device("cpu")).set_cond_hint(normal(1, 1, 3, 64, 64))
-        network_times = [[sd.drawn(1)["c"], {"control": control, "control_apply_to_uncond": True}]]
+        conditioning = [[sd.drawn(1)["c"], {"control": control, "control_apply_to_uncond": True}]]
         sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
         latent = torch.zeros_like(noise)
-        sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, network_times, network_times, latent, disable_pbar=True, seed=5)
+        sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, conditioning, conditioning, latent, disable_pbar=True, seed=5)
         return torch.cat(network.heard), torch.tensor(schedule.network_times, dtype=torch.float32)
 
     return run

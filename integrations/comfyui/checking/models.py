@@ -45,7 +45,7 @@ class TinyModel:
     def drawn(self, seed: int, rows: int = 1) -> dict[str, Tensor]:
         return {name: normal(seed, rows, *shape) for name, shape in self.conditions.items()}
 
-    def network_times(self, seed: int) -> list[Any]:
+    def conditioning(self, seed: int) -> list[Any]:
         values = self.drawn(seed)
         return [[values["c"], {"pooled_output": values["y"]} if "y" in values else {}]]
 
@@ -84,8 +84,8 @@ class TinyModel:
             cfg,
             sampler,
             sigmas,
-            self.network_times(1),
-            self.network_times(2),
+            self.conditioning(1),
+            self.conditioning(2),
             latent,
             disable_pbar=True,
             seed=seed,
