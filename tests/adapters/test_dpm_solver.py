@@ -136,6 +136,7 @@ def test_other_arguments_are_refused_before_the_first_call(call: dict[str, Any],
         ("dpm_solver_multistep", {"predict_x0": False}, {}, {"clip_sample": 1.0}, "only algorithm_type='dpmsolver"),
         ("dpmpp_2m", {}, {"model_type": "v"}, {}, "prediction_type 'epsilon', this solver has 'v_prediction'"),
         ("dpmpp_2m", {}, {}, {"guidance": ttune.ClassifierFree(3.0, {"cond": 0})}, r"guidance_scale 3\.0, this solver has None"),
+        ("dpmpp_2m", {}, {}, {"guidance": ttune.ClassifierFree(0.0, {"cond": 0})}, r"guidance_scale 0\.0, this solver has None"),
     ],
 )
 def test_a_solver_that_steps_otherwise_is_refused(

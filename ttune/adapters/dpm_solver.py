@@ -238,10 +238,10 @@ def _check_wrapper(solver: Any, schedule: Schedule) -> None:
     guidance, scale = wrapped.get("guidance_type"), wrapped.get("guidance_scale")
     guided = guidance == "classifier" or (guidance == "classifier-free" and wrapped.get("unconditional_condition") is not None)
     scale = float(scale) if guided and scale is not None else None
-    remembered = schedule.model.get("guidance_scale")
+    remembered, has = (1.0 if one is None else one for one in (schedule.model.get("guidance_scale"), scale))  # 0 is a scale
     settings = {"prediction_type": _PREDICTIONS[kind], "guidance_interval": None, "guidance_rescale": None}
     settings["guidance"] = "classifier" if guidance == "classifier" else None
-    if (remembered or 1.0) != (scale or 1.0) or guidance == "classifier":
+    if remembered != has or guidance == "classifier":
         settings["guidance_scale"] = scale
     refuse_settings(schedule, "this solver", **settings)
 
