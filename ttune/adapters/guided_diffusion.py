@@ -12,7 +12,6 @@ between the schedule's times, fractional ones too, and tells the model what the 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any, NoReturn
@@ -192,9 +191,7 @@ class _GuidedStep(Checked):
         self.schedule, self.conditioned = schedule, conditioned
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(self.original).bind(*args, **kwargs)
-        given.apply_defaults()
-        self.check(given.arguments)
+        given = self.checked(*args, **kwargs)
         guided = given.arguments.get("cond_fn") is not None
         self._check_guidance(guided)
         if not guided or self.conditioned is None or not given.arguments["clip_denoised"]:

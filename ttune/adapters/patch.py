@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -29,7 +30,7 @@ class Patch:
 
     def __init__(self, host: Any, told: TimestepOverride, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
         self.host, self.told, self._undo, self._marked = host, told, list(undo), (host, *shared)
-        self.paused = False  # while the host's network is called as a denoiser
+        self.paused: set[int] = set()  # threads that call the host's network as a denoiser
         for each in self._marked:
             each.__dict__[_MARK] = self
 
@@ -79,23 +80,24 @@ def remove(host: Any) -> None:
 
 
 def is_paused(host: Any) -> bool:
-    """Whether the schedule in ``host``, if there is one, is to leave this call alone."""
+    """Whether the schedule in ``host``, if there is one, leaves calls of this thread alone."""
     applied = getattr(host, "__dict__", {}).get(_MARK)
-    return applied is not None and applied.paused
+    return applied is not None and threading.get_ident() in applied.paused
 
 
 @contextlib.contextmanager
 def paused(host: Any) -> Iterator[None]:
-    """The schedule in ``host``, if there is one, leaves calls alone: a denoiser of the same network names its own times."""
+    """The schedule in ``host``, if there is one, leaves calls of this thread alone: a denoiser of the network passes its own times."""
     applied = getattr(host, "__dict__", {}).get(_MARK)
-    if applied is None or applied.paused:
+    thread = threading.get_ident()
+    if applied is None or thread in applied.paused:
         yield
         return
-    applied.paused = True
+    applied.paused.add(thread)
     try:
         yield
     finally:
-        applied.paused = False
+        applied.paused.discard(thread)
 
 
 def refuse_settings(schedule: Schedule, host: str, **settings: Any) -> None:
@@ -111,12 +113,18 @@ class Checked:
 
     def __init__(self, original: Callable[..., Any], required: Mapping[str, Any], source: str) -> None:
         self.original, self.required, self.source = original, required, source
+        self.signature = inspect.signature(original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(self.original).bind(*args, **kwargs)
+        self.checked(*args, **kwargs)
+        return self.original(*args, **kwargs)
+
+    def checked(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        """The arguments by name, defaults too, after :meth:`check`."""
+        given = self.signature.bind(*args, **kwargs)
         given.apply_defaults()
         self.check(given.arguments)
-        return self.original(*args, **kwargs)
+        return given
 
     def check(self, given: Mapping[str, Any]) -> None:
         for name, value in self.required.items():
