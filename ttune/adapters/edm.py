@@ -164,10 +164,14 @@ class _States:
 
     def leave(self, index: int, D: Tensor) -> None:
         """``D`` (B, ...) is what ``net`` returned at evaluation ``index``."""
-        if self.x is None or index >= len(self.stages) or D.shape != self.x.shape:
+        x, self.x = self.x, None
+        if index >= len(self.stages) - 1:  # no evaluation follows that could be checked
+            self.registers = {}
             return
-        stage, D = self.stages[index], D.detach().to(self.x.dtype)
-        known = {"x": self.x, "D": D, "eps": (self.x - D) / stage.sigma, **self.registers}
+        if x is None or D.shape != x.shape:
+            return
+        stage, D = self.stages[index], D.detach().to(x.dtype)
+        known = {"x": x, "D": D, "eps": (x - D) / stage.sigma, **self.registers}
         self.ahead = _row(stage.update, known)
         self.registers = {name: _row(row, known) for name, row in stage.retain.items()}
 
