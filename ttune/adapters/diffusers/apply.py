@@ -49,7 +49,7 @@ class _PipelinePatch:
 
     undo: ExitStack
     scheduler: Any  # that was there before
-    ears: WeakSet[TimestepHook]
+    hooks: WeakSet[TimestepHook]
 
 
 _applied: WeakKeyDictionary[Any, _PipelinePatch] = WeakKeyDictionary()
@@ -79,7 +79,7 @@ def apply(
     settings = config_of(pipeline.scheduler)
     for one in schedules:
         check_host_can(one)
-        _check_fits(pipeline, one, settings, check_guidance, check_model)
+    _check_fits(pipeline, schedules, settings, check_guidance, check_model)
     bounds = _bounds(schedules, settings)
     whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
     if whole and any((np.mod(one.network_times, 1.0) != 0).any() for one in schedules):
@@ -93,7 +93,7 @@ def apply(
         kept, scheduler = None, TunedScheduler.of(schedules, settings, bounds, whole=whole)
         clock, start_scale = lambda: scheduler._running().clock, lambda: scheduler._running().start_scale()
     remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
-    weak, ears = ref(pipeline), WeakSet[TimestepHook]()
+    weak, hooks = ref(pipeline), WeakSet[TimestepHook]()
     with ExitStack() as stack:
         parts = [weak, *map(ref, _parts(pipeline))]
         for part in parts:
@@ -104,12 +104,12 @@ def apply(
             kept.install()
         clock = _watched(weak, scheduler, clock)
         for module in _told_modules(pipeline).values():
-            ear = TimestepHook(
+            hook = TimestepHook(
                 module, clock, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline))
             )
-            ears.add(ear)
-            stack.callback(ear.handle.remove)
-        _applied[pipeline] = _PipelinePatch(stack.pop_all(), before, ears)
+            hooks.add(hook)
+            stack.callback(hook.handle.remove)
+        _applied[pipeline] = _PipelinePatch(stack.pop_all(), before, hooks)
 
 
 def remove(pipeline: Any) -> bool:
@@ -127,16 +127,16 @@ def remove(pipeline: Any) -> bool:
 
 
 def _live() -> set[int]:
-    """The Ears that :func:`apply` put where they are, by id; others are copies, or belong to a pipeline that is gone."""
-    return {id(ear) for applied in _applied.values() for ear in applied.ears}
+    """The hooks that :func:`apply` put where they are, by id; others are copies, or belong to a pipeline that is gone."""
+    return {id(hook) for applied in _applied.values() for hook in applied.hooks}
 
 
 def _strip(pipeline: Any) -> bool:
     """Take off the hooks that came with a copy (deepcopy), or from a pipeline that is gone. Whether there were any."""
     live, found = _live(), False
     for module in _told_modules(pipeline).values():
-        for hooked, key, ear in hooks_of(module):
-            if id(ear) not in live:
+        for hooked, key, hook in hooks_of(module):
+            if id(hook) not in live:
                 del hooked._forward_pre_hooks[key]
                 hooked._forward_pre_hooks_with_kwargs.pop(key, None)
                 found = True
@@ -144,10 +144,10 @@ def _strip(pipeline: Any) -> bool:
 
 
 def _check_not_shared(pipeline: Any) -> None:
-    mine = {id(ear) for ear in _applied[pipeline].ears} if pipeline in _applied else set[int]()
+    mine = {id(hook) for hook in _applied[pipeline].hooks} if pipeline in _applied else set[int]()
     others = _live() - mine
     for name, module in _told_modules(pipeline).items():
-        if any(id(ear) in others for _, _, ear in hooks_of(module)):
+        if any(id(hook) in others for _, _, hook in hooks_of(module)):
             raise ValueError(
                 f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and hears one only; call "
                 f"ttune.diffusers.remove on that one first, got {type(pipeline).__name__}"
@@ -217,15 +217,16 @@ def _told_modules(pipeline: Any) -> dict[str, nn.Module]:
     }
 
 
-def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], check_guidance: bool, check_model: bool) -> None:
+def _check_fits(pipeline: Any, schedules: list[Schedule], settings: Mapping[str, Any], check_guidance: bool, check_model: bool) -> None:
     try:
         noise = noise_of(pipeline.scheduler)
     except ValueError as error:
         raise ValueError(f"pipeline: {type(pipeline).__name__} cannot take a schedule: {error}") from None
-    if not _same_noise(noise, schedule.noise):
-        raise ValueError(
-            f"schedule: it was made for the noise schedule {describe(schedule.noise)}, the pipeline's scheduler says {describe(noise)}"
-        )
+    for schedule in schedules:
+        if not _same_noise(noise, schedule.noise):
+            raise ValueError(
+                f"schedule: it was made for the noise schedule {describe(schedule.noise)}, the pipeline's scheduler says {describe(noise)}"
+            )
     network: Any = next((module for name, module in _told_modules(pipeline).items() if name.startswith(NETWORKS)), None)
     if network is None:
         raise ValueError(
@@ -238,13 +239,14 @@ def _check_fits(pipeline: Any, schedule: Schedule, settings: Mapping[str, Any], 
             f"that it cannot run; give the pipeline the network without the wrapper, apply the schedule, and one pipeline to each device"
         )
     mine = Denoiser(original(network), noise, prediction_type_of(settings), learned_variance=learns_variance(network.config))
-    if check_model:
-        mine.check_model({k: v for k, v in schedule.model.items() if k not in _NOT_THE_NETWORK})
-    if check_guidance and (schedule.model.get("guidance_interval") or isinstance(schedule.model.get("guidance_scale"), (list, str))):
-        raise ValueError(
-            f"schedule: it was tuned with guidance that changes from step to step ({schedule.model.get('guidance_scale')}, interval "
-            f"{schedule.model.get('guidance_interval')}), which a pipeline does not do; check_guidance=False applies it all the same"
-        )
+    for model in (schedule.model for schedule in schedules):
+        if check_model:  # by one denoiser, which reads its weights once
+            mine.check_model({k: v for k, v in model.items() if k not in _NOT_THE_NETWORK})
+        if check_guidance and (model.get("guidance_interval") or isinstance(model.get("guidance_scale"), (list, str))):
+            raise ValueError(
+                f"schedule: it was tuned with guidance that changes from step to step ({model.get('guidance_scale')}, interval "
+                f"{model.get('guidance_interval')}), which a pipeline does not do; check_guidance=False applies it all the same"
+            )
 
 
 def _same_noise(mine: NoiseSchedule, theirs: NoiseSchedule) -> bool:
@@ -276,7 +278,7 @@ def _knows_whole_times(module: nn.Module) -> bool:
 
 
 def _listener(weak: ReferenceType[Any], schedules: list[Schedule], check_guidance: bool) -> Callable[[int], None]:
-    """Objects, at a run's first call, to guidance that the schedule was not tuned for, where the pipeline's can be seen."""
+    """Objects, at every call, to guidance that the schedule was not tuned for, where the pipeline's can be seen."""
 
     def listening(index: int) -> None:
         pipeline = weak()

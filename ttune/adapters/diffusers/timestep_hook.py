@@ -80,7 +80,7 @@ skip_code(TimestepHook.__call__.__code__)
 
 
 def hooks_of(module: nn.Module) -> list[tuple[nn.Module, int, TimestepHook]]:
-    """(module, key, ear): the Ears among the forward pre-hooks of ``module``, and of what torch.compile wrapped."""
+    """(module, key, hook): those of :class:`TimestepHook` among the forward pre-hooks of ``module``, and of what torch.compile wrapped."""
     return [
         (hooked, key, hook)
         for hooked in dict.fromkeys((module, original(module)))
