@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def right(one: dict[str, Any]) -> bool:
-    """Whether a row is served as it should be, or refused before its first step."""
-    return "refused" in one or (one["times"] and one["difference"] <= AGREES and one.get("graphs") == one.get("own_graphs"))
+    """Whether a row is served as it should be, or refused for the reason that its pipeline has."""
+    if reason := PIPELINES[one["pipeline"]].refused:
+        return reason in one.get("refused", "")
+    return "refused" not in one and one["times"] and one["difference"] <= AGREES and one.get("graphs") == one.get("own_graphs")
 
 
 def row(tiny: Tiny, *, compiled: bool = True) -> dict[str, Any]:

@@ -22,12 +22,14 @@ DISCRETE, FLOW = "DDIM", "FlowMatchEulerDiscrete"
 @dataclass(frozen=True)
 class Tiny:
     """``make(scheduler)`` builds the pipeline; ``call`` are the arguments of a call of it, beside steps and generator. ``scheduler`` is one
-    whose steps ttune's ``ddim`` (discrete models) or ``euler`` (flow models) make, with ``settings``."""
+    whose steps ttune's ``ddim`` (discrete models) or ``euler`` (flow models) make, with ``settings``. ``refused``: words of the reason,
+    where ``apply`` has to refuse it."""
 
     make: Callable[[Any], Any]
     call: Callable[[], Mapping[str, Any]]
     scheduler: str = DISCRETE
     settings: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
 
     def build(self) -> Any:
         torch.manual_seed(0)
@@ -301,6 +303,7 @@ PIPELINES: dict[str, Tiny] = {
         lambda: {"prompt_embeds": TEXT["prompt_embeds"], **size()},
         "LCM",
         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        refused="LatentConsistencyModelPipeline gives its scheduler original_inference_steps",
     ),
     "AnimateDiffPipeline": Tiny(animated, lambda: {**TEXT, **size(), **PLAIN, "num_frames": 2}, settings={"beta_schedule": "linear"}),
     "MarigoldDepthPipeline": Tiny(marigold, lambda: {"image": PICTURE, "output_type": "np"}, settings={"prediction_type": "v_prediction"}),
@@ -491,6 +494,7 @@ PIPELINES: dict[str, Tiny] = {
         lambda: {**texts(mask=True), **size(), **PLAIN, "num_frames": 7},
         FLOW,
         {"invert_sigmas": True},
+        refused="MochiPipeline cannot take a schedule: scheduler: invert_sigmas=True",
     ),
     "SanaSprintPipeline": Tiny(
         one("SanaSprintPipeline", lambda: network("SanaTransformer2DModel", guidance_embeds=True), vae=None),
@@ -499,9 +503,13 @@ PIPELINES: dict[str, Tiny] = {
             | {"intermediate_timesteps": None}
         ),
         "SCM",
+        refused="SanaSprintPipeline gives its scheduler max_timesteps, intermediate_timesteps",
     ),
     "ConsistencyModelPipeline": Tiny(
-        lambda s: made("ConsistencyModelPipeline", s, unet=models.unet_2d()), lambda: {"output_type": "np"}, "CMStochasticIterative"
+        lambda s: made("ConsistencyModelPipeline", s, unet=models.unet_2d()),
+        lambda: {"output_type": "np"},
+        "CMStochasticIterative",
+        refused="ConsistencyModelPipeline cannot take a schedule",
     ),
 }
 

@@ -26,12 +26,7 @@ SERVED = (
     "WanPipeline, two networks",
     "WanImageToVideoPipeline, a time per token",
 )
-REFUSED = {
-    "LatentConsistencyModelPipeline": "LatentConsistencyModelPipeline gives its scheduler original_inference_steps",
-    "SanaSprintPipeline": "SanaSprintPipeline gives its scheduler max_timesteps, intermediate_timesteps",
-    "MochiPipeline": "MochiPipeline cannot take a schedule: .*invert_sigmas=True",
-    "ConsistencyModelPipeline": "ConsistencyModelPipeline cannot take a schedule",
-}
+REFUSED = [name for name, tiny in PIPELINES.items() if tiny.refused]
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -45,7 +40,7 @@ def test_a_pipeline_is_passed_the_times_and_makes_its_own_steps(name: str) -> No
 def test_a_pipeline_that_cannot_work_is_refused_by_name(name: str) -> None:
     pipeline = PIPELINES[name].build()
     before = pipeline.scheduler
-    with pytest.raises(ValueError, match=f"pipeline: {REFUSED[name]}"):
+    with pytest.raises(ValueError, match=f"pipeline: {PIPELINES[name].refused}"):
         ttune.diffusers.apply(pipeline, support.Watched(PIPELINES[name]).schedule())
     assert pipeline.scheduler is before
 
@@ -96,11 +91,13 @@ def test_the_page_is_of_the_result() -> None:
 
 
 def test_a_wrong_row_is_seen() -> None:
-    good = {"times": True, "difference": 1e-6, "graphs": [1, 0], "own_graphs": [1, 0]}
+    good = {"pipeline": "FluxPipeline", "times": True, "difference": 1e-6, "graphs": [1, 0], "own_graphs": [1, 0]}
     assert support.right(good)
-    assert support.right({"refused": "why"})
-    for wrong in ({"times": False}, {"difference": 0.1}, {"graphs": [21, 14]}):
+    for wrong in ({"times": False}, {"difference": 0.1}, {"graphs": [21, 14]}, {"refused": "why"}, {"pipeline": "MochiPipeline"}):
         assert not support.right(good | wrong)
+    for reason in ("invert_sigmas=True", "another"):
+        message = f"pipeline: MochiPipeline cannot take a schedule: scheduler: {reason}"
+        assert support.right({"pipeline": "MochiPipeline", "refused": message}) == (reason != "another")
     assert isinstance(next(iter(PIPELINES.values())), Tiny)
 
 
