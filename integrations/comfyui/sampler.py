@@ -110,8 +110,8 @@ class Evaluations:
 
 
 def start(schedule: ttune.Schedule, noise: Tensor, latent: Tensor | None) -> Tensor:
-    """The state (B, ...) at the first position: x_T as for ``ttune.sample`` where an empty latent is sampled from the beginning,
-    else ``latent`` with noise of that position. ``noise``: standard normal, or 0 where the latent is a state already."""
+    """The state (B, ...) at the first time: x_T as for ``ttune.sample`` where an empty latent is sampled from the beginning,
+    else ``latent`` with noise of that time. ``noise``: standard normal, or 0 where the latent is a state already."""
     alpha, sigma = float(schedule.alphas[0]), float(schedule.sigmas[0])
     if schedule.first == 0 and (latent is None or not latent.any()):
         return noise * (1.0 if isinstance(schedule.noise, DiscreteVP) else sigma)

@@ -5,7 +5,7 @@
     with ttune.dpm_solver.apply(solver, schedule):
         x_0 = solver.sample(x_T, **ttune.dpm_solver.arguments(schedule, noise_schedule))
 
-The network is told before ``model_wrapper``, so that the conversions that this does stay at the position.
+The time is replaced before ``model_wrapper``, so that its conversions stay at the solver's time.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class _Sample(Checked):
     def check(self, given: Mapping[str, Any]) -> None:
         super().check(given)
         for name, value in self.ends.items():
-            # The host's own start is replaced like every position; its own end is where it denoises to zero from.
+            # The host's own start is replaced like every time; its own end is where it denoises to zero from.
             got = given.get(name)
             if got is None:
                 got = value if name == "t_start" else self.default_end

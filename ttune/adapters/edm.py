@@ -5,7 +5,7 @@
     with ttune.edm.apply(net, schedule):
         images = edm_sampler(net, latents, class_labels, num_steps=schedule.steps)
 
-``net(x, sigma, class_labels)`` is D = c_skip x + c_out F(c_in x, c_noise). All but c_noise stay at the position: that one is replaced
+``net(x, sigma, class_labels)`` is D = c_skip x + c_out F(c_in x, c_noise). All but c_noise stay at the solver's sigma: that one is replaced
 where ``net`` hands it to ``net.model``. Its preconditionings EDM, VP and VE will do, and any net of that convention whose c_noise is
 continuous in sigma: not iDDPM's, a whole number of a table, which would take the nearest one for a told time.
 """
@@ -189,7 +189,7 @@ class _Times:
     def __call__(self, sigma: Any, *args: Any, **kwargs: Any) -> Any:
         given = torch.as_tensor(sigma)
         if given.ndim != 1 or args or kwargs:
-            # One sigma, on its way into the network: it stands at a position, which a table of the network's must not move.
+            # One sigma, on its way into the network: it is the solver's, which a table of the network's must not move.
             return self.original(sigma, *args, **kwargs) if args or kwargs else given
         times = self.schedule.times[self.schedule.times > 0]
         if len(given) != len(times):
@@ -198,7 +198,7 @@ class _Times:
 
 
 class _EdmPreconditioned(nn.Module):
-    """D of ``net`` that stands at sigma = ``position`` and whose network is told ``tau``."""
+    """D of ``net`` at sigma = ``position``, whose network is passed ``tau``."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -181,7 +181,7 @@ def from_timesteps(
 ) -> Schedule:
     """A schedule from diffusers' ``timesteps``: indices of discrete models, ``train_steps`` times t of flow models; noisiest first.
 
-    ``final`` "zero" adds a clean position at the end, where there is none; "min" takes the last as it is. More goes to
+    ``final`` "zero" adds a clean time at the end, where there is none; "min" takes the last as it is. More goes to
     :meth:`ttune.Schedule.build` (``options``, ``eta``, …).
     """
     times = _numbers("values", values) / (train_steps if isinstance(noise, Flow) else 1)
@@ -190,7 +190,7 @@ def from_timesteps(
 
 def from_sigmas(noise: NoiseSchedule, sampler: str, values: Sequence[float], *, final: str = "zero", **build: Any) -> Schedule:
     """A schedule from k-diffusion's sigmas (sigma / alpha), or from those of a flow model (sigma itself); a 0 at the end is the clean
-    position, which ``final`` "zero" adds where there is none. Values beyond the trained range raise ValueError."""
+    time, which ``final`` "zero" adds where there is none. Values beyond the trained range raise ValueError."""
     levels = _numbers("values", values)
     high = float(noise.sigma(noise.t_max))
     if not isinstance(noise, Flow):

@@ -73,7 +73,7 @@ def apply(
     """A diffusion of the host's own class on the times of ``schedule``; ``model`` is told what the schedule says.
 
     For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
-    A ``cond_fn`` is given the position. It guides as :class:`ttune.Classifier` does: with ``clip_denoised`` the guided x_0 prediction
+    A ``cond_fn`` is given the solver time. It guides as :class:`ttune.Classifier` does: with ``clip_denoised`` the guided x_0 prediction
     is clamped, where the host itself guides the clamped one and does not clamp again. Until :func:`remove` (model); other diffusions
     that meet this model meanwhile raise.
     The diffusion raises ValueError where it is sampled otherwise than the schedule was tuned: by another loop, with another ``eta``, with a

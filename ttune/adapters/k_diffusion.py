@@ -6,7 +6,7 @@
     x_0 = K.sampling.sample_dpmpp_2m(told, ttune.k_diffusion.start(schedule, x_T), ttune.k_diffusion.sigmas(schedule))
 
 Its samplers run on sigma = sigma_t / alpha_t and x / alpha_t; its wrappers (``model(x, sigma)``) scale by sigma and call ``inner_model``
-with the network's own time. The scalings stay at the position, and ``inner_model`` alone is told another time.
+with the network's own time. The scalings stay at the solver's sigma; only ``inner_model`` is passed another time.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _check_steps(schedule: Schedule) -> None:
 def _check_function(frame: FrameType | None, schedule: Schedule) -> None:
     """ValueError where the function of k-diffusion that is at work is not the schedule's, or has other arguments.
 
-    Nobody hands them over: a sampler calls its model with a state and a sigma. So the callers are looked at, once a run.
+    A sampler passes its model a state and a sigma, not these. So the callers are looked at, once a run.
     """
     while frame is not None and frame.f_code.co_name not in FUNCTIONS:
         frame = frame.f_back
@@ -221,7 +221,7 @@ class _Prediction(nn.Module):
 
 
 class _KPreconditioned(nn.Module):
-    """D of a wrapper that stands at sigma = ``position`` and whose network is told ``tau``."""
+    """D of a wrapper at sigma = ``position``, whose network is passed ``tau``."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A network that is called with two times: where it stands, by which its scalings go, and what it is told."""
+"""A network that is called with two times: the solver's, for its scalings, and the one that is passed to what is inside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttune.network.stitched import Stitched
 
 @dataclass(frozen=True)
 class SolverTime:
-    """``network`` at one position."""
+    """``network`` at one solver time, ``position``."""
 
     network: Callable[..., Tensor]
     position: float
@@ -25,8 +25,8 @@ class SolverTime:
 @dataclass(frozen=True)
 class Preconditioned(Stitched):
     """``networks[0](x, tau, position=..., **conditions)``: preconditioned networks (Karras et al. 2022, table 1) scale input and output
-    by sigma, which must be that of the position however another time is told. Like :class:`ttune.Stitched`, another function at
-    every position; of one network. The output's derivative in the position is not known to backpropagation: times are tuned by
+    by sigma, which must be the solver's whatever time the network is passed. Like :class:`ttune.Stitched`, another function at
+    every solver time; of one network. The output's derivative in ``position`` is not known to backpropagation: times are tuned by
     differences.
     """
 

@@ -77,7 +77,7 @@ class NativeScheduler:
         else:
             others = {name: value for name, value in kwargs.items() if name not in ("timesteps", "sigmas")}
             mu = {"mu": kwargs["mu"]} if kwargs.get("mu") is not None else {}
-            theirs(*args, **others, **_arguments_for(self.scheduler, self.schedule, self.clock.stands, mu))
+            theirs(None, *args, **others, **_arguments_for(self.scheduler, self.schedule, self.clock.stands, mu))
         if not _same(self.scheduler.timesteps, self.clock.stands):
             raise ValueError(f"timesteps must be the schedule's own, {self.clock.stands.tolist()}, got {self.scheduler.timesteps.tolist()}")
         self.clock.begin(None)
