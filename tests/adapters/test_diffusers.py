@@ -310,7 +310,7 @@ WRONG = {
     "untold": (
         lambda p: p.scheduler.step(noise(1, 1, 8, 8), p.scheduler.timesteps[0], noise(1, 1, 8, 8)),
         RuntimeError,
-        r"should have been told 939\.06 instead of 999, and was not",
+        r"no network was passed 939\.06 instead of 999",
     ),
 }
 

@@ -70,7 +70,7 @@ def test_a_scheduler_that_cannot_keep_fractions_is_not_kept(name: str, tmp_path:
     made = scheduler(name)
     pipeline, _ = pipeline_with(made, tmp_path)
     said = r"it cuts them to whole times: \[950, " if name in TRUNCATE else r"it takes no timesteps|it refuses them"
-    with pytest.raises(ValueError, match=rf"keep_scheduler: {name}Scheduler does not stand at the schedule's times .*{said}"):
+    with pytest.raises(ValueError, match=rf"keep_scheduler: {name}Scheduler does not have the schedule's times .*{said}"):
         ttune.diffusers.apply(pipeline, tuned(SAMPLERS[name]), keep_scheduler=True)
     assert pipeline.scheduler is made
     assert {"step", "set_timesteps"}.isdisjoint(made.__dict__)
@@ -203,7 +203,7 @@ def test_a_flow_scheduler_with_a_shift_is_kept(settings: dict[str, Any], tmp_pat
 def test_a_flow_scheduler_that_bends_what_it_is_given_is_not_kept(settings: dict[str, Any], tmp_path: Path) -> None:
     pipeline, _ = sd3_with(tmp_path, **settings)
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, [1.0, 0.8, 0.5, 0.2, 0.0])
-    with pytest.raises(ValueError, match="keep_scheduler: FlowMatchEulerDiscreteScheduler does not stand at the schedule's times"):
+    with pytest.raises(ValueError, match="keep_scheduler: FlowMatchEulerDiscreteScheduler does not have the schedule's times"):
         ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
 
 

@@ -60,12 +60,12 @@ def apply(
 ) -> None:
     """Make an unmodified diffusers ``pipeline`` sample with a tuned schedule: ``pipeline(..., num_inference_steps=schedule.steps)``.
 
-    Its scheduler is replaced by a :class:`TunedScheduler`, and its raw networks (unet or transformer, ControlNets) are told the tuned
+    Its scheduler is replaced by a :class:`TunedScheduler`, and its raw networks (unet or transformer, ControlNets) are passed the tuned
     times by forward pre-hooks, by the number of the evaluation. ``schedule``: one, a ttune.json, or several of different numbers of
     steps; without it, those of a TunedScheduler that the pipeline was loaded with. Applying again replaces; :func:`remove` undoes.
 
     ``keep_scheduler`` leaves the pipeline's own scheduler in place, where it makes the very steps of the (one, deterministic)
-    schedule: only what the network is told changes. It is compared with the schedule's sampler first, number by number.
+    schedule: only the network times change. It is compared with the schedule's sampler first, number by number.
 
     Guidance is the pipeline's. A schedule tuned at one scale is refused at another where the pipeline's can be seen (it has
     ``do_classifier_free_guidance``), unless ``check_guidance`` is False.
@@ -81,17 +81,17 @@ def apply(
         check_host_can(one)
     _check_fits(pipeline, schedules, settings, check_guidance, check_model)
     bounds = _bounds(schedules, settings)
-    whole = any(_knows_whole_times(module) for module in _told_modules(pipeline).values())
+    whole = any(_knows_whole_times(module) for module in _timed_modules(pipeline).values())
     if whole and any((np.mod(one.network_times, 1.0) != 0).any() for one in schedules):
         raise ValueError("schedule: the pipeline's network knows whole times only; use schedule.with_integer_times()")
     _check_not_shared(pipeline)
     before = _applied[pipeline].scheduler if pipeline in _applied else pipeline.scheduler
     if keep_scheduler:
         kept = _keep(before, schedules, bounds, whole)
-        scheduler, clock, start_scale = kept.scheduler, lambda: kept.clock, lambda: 1.0
+        scheduler, counter, start_scale = kept.scheduler, lambda: kept.counter, lambda: 1.0
     else:
         kept, scheduler = None, TunedScheduler.of(schedules, settings, bounds, whole=whole)
-        clock, start_scale = lambda: scheduler._running().clock, lambda: scheduler._running().start_scale()
+        counter, start_scale = lambda: scheduler._running().counter, lambda: scheduler._running().start_scale()
     remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
     weak, hooks = ref(pipeline), WeakSet[TimestepHook]()
     with ExitStack() as stack:
@@ -102,10 +102,10 @@ def apply(
         if kept is not None:
             stack.callback(kept.release)
             kept.install()
-        clock = _watched(weak, scheduler, clock)
-        for module in _told_modules(pipeline).values():
+        counter = _watched(weak, scheduler, counter)
+        for module in _timed_modules(pipeline).values():
             hook = TimestepHook(
-                module, clock, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline))
+                module, counter, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline))
             )
             hooks.add(hook)
             stack.callback(hook.handle.remove)
@@ -134,7 +134,7 @@ def _live() -> set[int]:
 def _strip(pipeline: Any) -> bool:
     """Take off the hooks that came with a copy (deepcopy), or from a pipeline that is gone. Whether there were any."""
     live, found = _live(), False
-    for module in _told_modules(pipeline).values():
+    for module in _timed_modules(pipeline).values():
         for hooked, key, hook in hooks_of(module):
             if id(hook) not in live:
                 del hooked._forward_pre_hooks[key]
@@ -146,7 +146,7 @@ def _strip(pipeline: Any) -> bool:
 def _check_not_shared(pipeline: Any) -> None:
     mine = {id(hook) for hook in _applied[pipeline].hooks} if pipeline in _applied else set[int]()
     others = _live() - mine
-    for name, module in _told_modules(pipeline).items():
+    for name, module in _timed_modules(pipeline).items():
         if any(id(hook) in others for _, _, hook in hooks_of(module)):
             raise ValueError(
                 f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and hears one only; call "
@@ -167,8 +167,8 @@ def _put_back(weak: ReferenceType[Any], scheduler: Any) -> None:
         pipeline.scheduler = scheduler
 
 
-def _watched(weak: ReferenceType[Any], scheduler: Any, clock: Callable[[], EvaluationCounter]) -> Callable[[], EvaluationCounter]:
-    """``clock``, as long as the pipeline still has the scheduler that it belongs to."""
+def _watched(weak: ReferenceType[Any], scheduler: Any, counter: Callable[[], EvaluationCounter]) -> Callable[[], EvaluationCounter]:
+    """``counter``, as long as the pipeline still has the scheduler that it belongs to."""
 
     def watched() -> EvaluationCounter:
         pipeline = weak()
@@ -177,7 +177,7 @@ def _watched(weak: ReferenceType[Any], scheduler: Any, clock: Callable[[], Evalu
                 f"scheduler must be the one that ttune.diffusers.apply put there, got {type(pipeline.scheduler).__name__}: call "
                 f"ttune.diffusers.remove(pipeline) before setting another"
             )
-        return clock()
+        return counter()
 
     return watched
 
@@ -206,8 +206,8 @@ def _schedules(pipeline: Any, given: Given | None) -> list[Schedule]:
     return found
 
 
-def _told_modules(pipeline: Any) -> dict[str, nn.Module]:
-    """The components that are told a time of the pipeline's scheduler: the network, a second one, what goes beside it (ControlNets).
+def _timed_modules(pipeline: Any) -> dict[str, nn.Module]:
+    """The components that are passed a time of the pipeline's scheduler: the network, a second one, what goes beside it (ControlNets).
     Not those of another scheduler: StableUnCLIP's ``prior`` has its ``prior_scheduler``."""
     others = tuple(name.removesuffix("scheduler") for name in pipeline.components if name.endswith("_scheduler"))
     return {
@@ -227,7 +227,7 @@ def _check_fits(pipeline: Any, schedules: list[Schedule], settings: Mapping[str,
             raise ValueError(
                 f"schedule: it was made for the noise schedule {describe(schedule.noise)}, the pipeline's scheduler says {describe(noise)}"
             )
-    network: Any = next((module for name, module in _told_modules(pipeline).items() if name.startswith(NETWORKS)), None)
+    network: Any = next((module for name, module in _timed_modules(pipeline).items() if name.startswith(NETWORKS)), None)
     if network is None:
         raise ValueError(
             f"pipeline must have a network named {' or '.join(NETWORKS)} with an argument {' or '.join(TIME_NAMES)}, got "

@@ -1,4 +1,4 @@
-"""Which evaluation a diffusers scheduler is at, and what the network is told there instead of the time."""
+"""Which evaluation a diffusers scheduler is at, and which time the network is passed there."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ AS_IT_IS = Convention(0.0, 1.0)
 
 
 class EvaluationCounter:
-    """``stands`` and ``told`` (n_evaluations,), in the scheduler's unit of time. ``divisor``: what some pipelines divide it by before
-    the network sees it (the number of training steps). ``whole``: for a network that knows whole times only.
+    """``times`` and ``network_times`` (n_evaluations,), in the scheduler's unit of time. ``divisor``: what some pipelines divide it by
+    before the network sees it (the number of training steps). ``whole``: for a network that knows whole times only.
 
     The key is the number of the evaluation, which the scheduler counts. Guidance may call the network as often as it likes at one.
     Times on the CPU are compared with the evaluation's at every call. Times on another device are read at a run's first call; later
     ones are compared there, and whether all agreed is read once, after the last evaluation.
     """
 
-    def __init__(self, stands: Float64, told: Float64, divisor: float, *, whole: bool = False) -> None:
-        self.stands, self.told, self.whole = stands, told, whole
+    def __init__(self, times: Float64, network_times: Float64, divisor: float, *, whole: bool = False) -> None:
+        self.times, self.network_times, self.whole = times, network_times, whole
         # As most do; divided (Flux); what is left of it (Lumina 2, Z-Image).
         self.conventions = (AS_IT_IS, Convention(0.0, 1.0 / divisor), Convention(1.0, -1.0 / divisor))
         self.begin(None)
@@ -49,13 +49,13 @@ class EvaluationCounter:
     def begin(self, index: int | None) -> None:
         """A run starts, at evaluation ``index``; None: at the one whose time the pipeline passes first."""
         self.index = index
-        self.heard: int | None = None  # the last evaluation at which a network was told its time
+        self.heard: int | None = None  # the last evaluation at which a network was passed its time
         self._unread: Tensor | None = None  # whether a time on another device was another
 
     def advance(self) -> None:
         """The scheduler made the step of the evaluation that it is at; ValueError after the last, if a time was another's."""
         self.index = 1 + (0 if self.index is None else self.index)
-        if self.index == len(self.stands) and self._unread is not None and bool(self._unread):
+        if self.index == len(self.times) and self._unread is not None and bool(self._unread):
             raise ValueError(f"timestep was not the schedule's at some evaluation of this run; {self._rule()}")
 
     def settle(self, time: Tensor | float) -> int:
@@ -65,7 +65,7 @@ class EvaluationCounter:
     def tell(
         self, given: Tensor | float | int, device: torch.device, known: Convention | None, *, left: bool = False
     ) -> tuple[Tensor, Convention | None]:
-        """What the network is told where the pipeline says ``given``, of its shape, float32 (float64 for float64) on ``device``; and
+        """What the network is passed where the pipeline says ``given``, of its shape, float32 (float64 for float64) on ``device``; and
         the pipeline's convention, ``known`` from an earlier call or seen at this one (None where more than one agrees: ``left`` says
         whether it is then the last of them).
 
@@ -75,17 +75,17 @@ class EvaluationCounter:
         index, agreeing = self._settled(time, known)
         self.heard, convention = index, agreeing[-1 if left else 0]
         dtype = torch.int64 if self.whole else torch.float64 if time.dtype == torch.float64 else torch.float32
-        told = torch.full(time.shape, convention(float(self.told[index])), dtype=dtype, device=device)
+        passed = torch.full(time.shape, convention(float(self.network_times[index])), dtype=dtype, device=device)
         if self._per_token(time, index):
             clean = convention(0.0)
-            told = torch.where(time.to(device) == clean, clean, told)
-        return told, convention if len(agreeing) == 1 else None
+            passed = torch.where(time.to(device) == clean, clean, passed)
+        return passed, convention if len(agreeing) == 1 else None
 
     def _settled(self, given: Tensor, known: Convention | None) -> tuple[int, tuple[Convention, ...]]:
         """The evaluation, and the conventions by which ``given`` is its time, at least one."""
         conventions, slack = self.conventions if known is None else (known,), _SLACK.get(given.dtype, _FINE)
-        if self.index is not None and self.index >= len(self.stands):
-            raise ValueError(f"the schedule's {len(self.stands)} evaluations have all been made; call set_timesteps for another run")
+        if self.index is not None and self.index >= len(self.times):
+            raise ValueError(f"the schedule's {len(self.times)} evaluations have all been made; call set_timesteps for another run")
         if self.index is not None and known is not None and given.device.type != "cpu":
             off = self._off(given.detach().float(), self.index, known, slack).any()
             self._unread = off if self._unread is None else self._unread | off
@@ -93,28 +93,28 @@ class EvaluationCounter:
         values = given.detach().cpu().double().numpy()
         agreeing = {
             i: tuple(c for c in conventions if not self._off(values, i, c, slack).any())
-            for i in (range(len(self.stands)) if self.index is None else (self.index,))
+            for i in (range(len(self.times)) if self.index is None else (self.index,))
         }
         at = [i for i in agreeing if agreeing[i]]
         if self.index is None:
-            if not at or (len(at) > 1 and at[0] != 0):  # of a repeated time, only the first one's number can be told
+            if not at or (len(at) > 1 and at[0] != 0):  # of a repeated time, only the first one's number is known
                 raise ValueError(self._complaint(values, "one of the schedule's times"))
             self.index = at[0]
         elif not at:
-            raise ValueError(self._complaint(values, f"{self.stands[self.index]:.9g} at evaluation {self.index} of {len(self.stands)}"))
+            raise ValueError(self._complaint(values, f"{self.times[self.index]:.9g} at evaluation {self.index} of {len(self.times)}"))
         return self.index, agreeing[self.index]
 
     def _off(self, values: Any, index: int, convention: Convention, slack: float) -> Any:
         """Which of ``values``, an array or a tensor, are not the time of evaluation ``index``."""
-        wanted = convention(float(self.stands[index]))
+        wanted = convention(float(self.times[index]))
         # Near zero a relative tolerance is none.
-        largest = max(abs(convention.offset), abs(convention.factor) * float(np.abs(self.stands).max()))
+        largest = max(abs(convention.offset), abs(convention.factor) * float(np.abs(self.times).max()))
         size = max(abs(wanted), abs(convention.offset), 1e-3 * largest)
         off = ~(abs(values - wanted) <= slack * size)
         return off & (values != convention(0.0)) if self._per_token(values, index) else off
 
     def _per_token(self, values: Any, index: int) -> bool:
-        return values.ndim > 1 and bool(self.stands[index] != 0)
+        return values.ndim > 1 and bool(self.times[index] != 0)
 
     def _complaint(self, values: np.ndarray, wanted: str) -> str:
         same = values.size == 1 or (values == values.flat[0]).all()
@@ -122,5 +122,5 @@ class EvaluationCounter:
         return f"timestep must be {wanted}, got {got}; {self._rule()}"
 
     def _rule(self) -> str:
-        times = ", ".join(f"{t:.6g}" for t in self.stands[:8]) + (", …" if len(self.stands) > 8 else "")
+        times = ", ".join(f"{t:.6g}" for t in self.times[:8]) + (", …" if len(self.times) > 8 else "")
         return f"the pipeline must pass on its scheduler's timesteps as they are, fractions included ({times})"

@@ -30,7 +30,7 @@ class NativeScheduler:
     """``scheduler`` watched from outside: :meth:`install` wraps ``set_timesteps`` and ``step``, on this one object, to count;
     :meth:`release` takes the wrappers off. Making one only checks.
 
-    ValueError unless it stands at the schedule's times, exactly, and makes its steps. Schedulers that take ``timesteps`` or
+    ValueError unless its times are the schedule's, exactly, and its steps too. Schedulers that take ``timesteps`` or
     ``sigmas`` are given the schedule's, where they keep them.
     """
 
@@ -40,13 +40,13 @@ class NativeScheduler:
         unit = time_unit(settings)
         divisor = float(scheduler.config.get("num_train_timesteps", 1000))
         run = PipelineRun(schedule, {"prediction_type": prediction_type_of(settings)} | bounds, unit, divisor, whole)
-        self.clock: EvaluationCounter = run.clock
+        self.counter: EvaluationCounter = run.counter
         # A dynamic shift is known when the pipeline says it (mu), and taken off then: whichever it is, the steps are the same.
         mu = {"mu": 0.5} if settings.get("use_dynamic_shifting") else {}
-        arguments = _arguments_for(scheduler, schedule, self.clock.stands, mu)
+        arguments = _arguments_for(scheduler, schedule, self.counter.times, mu)
         self.given: str | None = next(iter(arguments), None)
         _check_same_steps(scheduler, schedule, arguments | mu, run)
-        self.clock.begin(None)
+        self.counter.begin(None)
 
     def install(self) -> None:
         self._wrap("set_timesteps", self._set_timesteps)
@@ -77,43 +77,45 @@ class NativeScheduler:
         else:
             others = {name: value for name, value in kwargs.items() if name not in ("timesteps", "sigmas")}
             mu = {"mu": kwargs["mu"]} if kwargs.get("mu") is not None else {}
-            theirs(None, *args, **others, **_arguments_for(self.scheduler, self.schedule, self.clock.stands, mu))
-        if not _same(self.scheduler.timesteps, self.clock.stands):
-            raise ValueError(f"timesteps must be the schedule's own, {self.clock.stands.tolist()}, got {self.scheduler.timesteps.tolist()}")
-        self.clock.begin(None)
+            theirs(None, *args, **others, **_arguments_for(self.scheduler, self.schedule, self.counter.times, mu))
+        if not _same(self.scheduler.timesteps, self.counter.times):
+            raise ValueError(
+                f"timesteps must be the schedule's own, {self.counter.times.tolist()}, got {self.scheduler.timesteps.tolist()}"
+            )
+        self.counter.begin(None)
 
     def _step(self, theirs: Any, model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        index = self.clock.settle(timestep)
-        if self.clock.heard != index and self.clock.told[index] != self.clock.stands[index]:
+        index = self.counter.settle(timestep)
+        if self.counter.heard != index and self.counter.network_times[index] != self.counter.times[index]:
             raise RuntimeError(
-                f"at evaluation {index} no network was told its time; call ttune.diffusers.apply on the pipeline that samples"
+                f"at evaluation {index} no network was passed its time; call ttune.diffusers.apply on the pipeline that samples"
             )
         made = theirs(model_output, timestep, *args, **kwargs)
-        self.clock.advance()
+        self.counter.advance()
         return made
 
 
-def _same(timesteps: Any, stands: np.ndarray) -> bool:
+def _same(timesteps: Any, times: np.ndarray) -> bool:
     values = torch.as_tensor(timesteps).double().cpu().numpy()
-    return values.shape == stands.shape and bool((np.abs(values - stands) <= 1e-6 * np.abs(stands).max()).all())
+    return values.shape == times.shape and bool((np.abs(values - times) <= 1e-6 * np.abs(times).max()).all())
 
 
 def _fresh(scheduler: Any) -> Any:
     return type(scheduler).from_config(scheduler.config)
 
 
-def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray, mu: dict[str, float]) -> dict[str, Any]:
-    """With what ``set_timesteps`` has to be called, beside ``mu``, to stand at the schedule's times; {} for the number of steps alone."""
+def _arguments_for(scheduler: Any, schedule: Schedule, times: np.ndarray, mu: dict[str, float]) -> dict[str, Any]:
+    """With what ``set_timesteps`` has to be called, beside ``mu``, for the schedule's times; {} for the number of steps alone."""
     name, settings = type(scheduler).__name__, config_of(scheduler)
     own, shift = _fresh(scheduler), shift_of(settings, mu.get("mu"))
     own.set_timesteps(schedule.steps, **mu)
-    if not mu and _stands(own, schedule, stands):
+    if not mu and _has_times(own, schedule, times):
         return {}
     accepted = inspect.signature(own.set_timesteps).parameters
     reasons = [f"its grid of {schedule.steps} steps is {own.timesteps.tolist()} and it takes no timesteps"]
     starts = schedule.times[:-1] * time_unit(settings)  # of steps: Heun's repeats what lies between by itself
     sigmas = schedule.sigmas[:-1]
-    lists = {"timesteps": (starts, stands), "sigmas": (sigmas, sigmas / (shift - (shift - 1) * sigmas))}
+    lists = {"timesteps": (starts, times), "sigmas": (sigmas, sigmas / (shift - (shift - 1) * sigmas))}
     for argument, values in ((name, one) for name, given in lists.items() for one in given if name in accepted):
         probe = _fresh(scheduler)
         try:
@@ -121,19 +123,17 @@ def _arguments_for(scheduler: Any, schedule: Schedule, stands: np.ndarray, mu: d
         except ValueError as error:
             reasons.append(f"it refuses them: {error}")
             continue
-        if _stands(probe, schedule, stands):
+        if _has_times(probe, schedule, times):
             return {argument: values.tolist()}
-        truncated = not probe.timesteps.is_floating_point() and (stands % 1 != 0).any()
+        truncated = not probe.timesteps.is_floating_point() and (times % 1 != 0).any()
         reasons.append(f"it {'cuts them to whole times' if truncated else 'makes of them'}: {probe.timesteps.tolist()}")
     why = reasons[min(1, len(reasons) - 1)]
-    raise ValueError(
-        f"keep_scheduler: {name} does not stand at the schedule's times {stands.tolist()}: {why}; let apply replace the scheduler"
-    )
+    raise ValueError(f"keep_scheduler: {name} does not have the schedule's times {times.tolist()}: {why}; let apply replace the scheduler")
 
 
-def _stands(probe: Any, schedule: Schedule, stands: np.ndarray) -> bool:
+def _has_times(probe: Any, schedule: Schedule, times: np.ndarray) -> bool:
     """At the schedule's times, and a flow scheduler at its noise levels too: given times, it shifts the levels alone."""
-    return _same(probe.timesteps, stands) and (
+    return _same(probe.timesteps, times) and (
         not isinstance(schedule.noise, Flow) or not hasattr(probe, "sigmas") or elsewhere(probe, schedule) is None
     )
 
@@ -161,11 +161,11 @@ def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, A
         if hasattr(probe, "scale_model_input"):
             probe.scale_model_input(theirs, t)
         theirs = probe.step(output, t, theirs).prev_sample
-        run.clock.heard = i
-        ours = run.step(output, float(run.clock.stands[i]), ours, None)
+        run.counter.heard = i
+        ours = run.step(output, float(run.counter.times[i]), ours, None)
     theirs = theirs * float(schedule.alphas[-1]) if scaled else theirs
     error = float((ours - theirs).abs().max() / ours.abs().max())
-    whole = (run.clock.stands % 1 == 0).all()
+    whole = (run.counter.times % 1 == 0).all()
     if not error <= (WHOLE_TOLERANCE if whole else TOLERANCE):
         raise ValueError(
             f"keep_scheduler: {name} as it is does not make the steps of {schedule.sampler!r} (sampler, order, final step and clipping "
@@ -181,6 +181,6 @@ def _check_same_start(probe: Any, alpha: float, run: PipelineRun) -> None:
     if not abs(starts / wanted - 1) <= START_TOLERANCE:
         raise ValueError(
             f"keep_scheduler: a run of {type(probe).__name__} starts with noise {starts / wanted:.4g} times as large as the schedule's (a "
-            f"start at {run.clock.stands[0]:g}, its init_noise_sigma is {float(getattr(probe, 'init_noise_sigma', 1.0)):.4g}); let apply "
+            f"start at {run.counter.times[0]:g}, its init_noise_sigma is {float(getattr(probe, 'init_noise_sigma', 1.0)):.4g}); let apply "
             f"replace the scheduler"
         )

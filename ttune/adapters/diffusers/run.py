@@ -1,4 +1,4 @@
-"""One run of a pipeline on a tuned schedule: where it stands and what it holds."""
+"""One run of a pipeline on a tuned schedule: its evaluation and what it holds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class PipelineRun:
         times, trained = schedule.tableau().times, (schedule.noise.t_min, schedule.noise.t_max)
         # Untuned times are kept within the trained range, which is one of what the network is passed.
         untuned = schedule.network_times == np.clip(times, *trained)
-        told = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.network_times))
-        self.clock = EvaluationCounter(unshifted(times) * unit, told * unit, divisor, whole=whole)
+        passed = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.network_times))
+        self.counter = EvaluationCounter(unshifted(times) * unit, passed * unit, divisor, whole=whole)
         self.from_image = False  # the run begins from a noised image, not from pure noise
         self.first: int | None = None  # the evaluation that it begins at, once that is known
         self._registers: dict[str, Tensor] = {}
@@ -50,7 +50,7 @@ class PipelineRun:
         if index:
             self.schedule.part(index)  # says where that is not defined
         self.first = index
-        self.clock.begin(index)
+        self.counter.begin(index)
 
     def start_scale(self) -> float:
         """What the pure noise that a run begins with has to be multiplied by: below T a flow model's state is smaller.
@@ -58,20 +58,20 @@ class PipelineRun:
         Flow pipelines ask no scheduler about it: the hooks do it to what the network sees at the first evaluation, :meth:`step` to
         what it gets.
         """
-        if self.from_image or self.schedule.first or self.clock.index not in (None, 0):
+        if self.from_image or self.schedule.first or self.counter.index not in (None, 0):
             return 1.0
         return self.schedule.noise.start_scale(float(self.schedule.times[0]))
 
     def step(self, model_output: Tensor, time: float | Tensor, sample: Tensor, generator: Generators) -> Tensor:
         """The next state, from what the network said of ``sample`` at ``time``.
 
-        RuntimeError where no network was told what it should be.
+        RuntimeError where no network was passed its time.
         """
-        index = self.clock.settle(time)
-        stands, told = self.clock.stands[index], self.clock.told[index]
-        if self.clock.heard != index and told != stands:
+        index = self.counter.settle(time)
+        t, tau = self.counter.times[index], self.counter.network_times[index]
+        if self.counter.heard != index and tau != t:
             raise RuntimeError(
-                f"at evaluation {index} the network should have been told {told:.6g} instead of {stands:.6g}, and was not: call "
+                f"at evaluation {index} no network was passed {tau:.6g} instead of {t:.6g}: call "
                 f"ttune.diffusers.apply(pipeline) on the pipeline that samples"
             )
         x = sample * self.start_scale()
@@ -83,7 +83,7 @@ class PipelineRun:
         with torch.no_grad():
             registers = self._plan.advance(index - self.first, {**self._registers, "x": x}, outputs, self._seeds)
         self._registers = {name: tensor for name, tensor in registers.items() if name != "x"}
-        self.clock.advance()
+        self.counter.advance()
         return registers["x"]
 
     def _start(self, index: int, sample: Tensor, generator: Generators) -> None:

@@ -41,7 +41,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     ``step`` is ttune's own update, one fused operator, for every sampler that ttune has; ``timesteps`` has one entry per evaluation, as
     of diffusers' Heun. A state is ttune's: variance preserving for discrete models, as it is for flow matching. ``num_inference_steps``
-    must be one that a schedule was tuned for. What a network is *told* reaches it through hooks: a step after which none did raises.
+    must be one that a schedule was tuned for. Network times reach the network through hooks; a step before which none was passed raises.
 
     Args:
         ttune_schedules: What ttune.json holds of them (:func:`ttune.schedule.collection.encoded`, as plain values).
@@ -168,7 +168,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def step_index(self) -> int | None:
-        return None if self.run is None else self.run.clock.index
+        return None if self.run is None else self.run.counter.index
 
     @property
     def begin_index(self) -> int | None:
@@ -179,8 +179,8 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         self._running().begin(begin_index)
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
-        """The evaluation that stands at ``timestep``; ValueError if none does."""
-        return self._new_run(self._running().schedule).clock.settle(timestep)
+        """The evaluation at ``timestep``; ValueError if none does."""
+        return self._new_run(self._running().schedule).counter.settle(timestep)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """As it is: the state has the variance that the network knows."""
@@ -217,7 +217,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         Noise of stochastic samplers comes from one seed per sample, drawn from ``generator`` at the first step. ``eta`` must be the
         schedule's own, or 0, which pipelines pass by default.
 
-        ValueError where the pipeline is not at this evaluation; RuntimeError where no network was told what it should be.
+        ValueError where the pipeline is not at this evaluation; RuntimeError where no network was passed its time.
         """
         run = self._running()
         if eta not in (None, 0.0, run.schedule.eta):
@@ -236,7 +236,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     def _begin(self, schedule: Schedule, shift: float = 1.0) -> None:
         self.run = self._new_run(schedule, shift)
-        self.timesteps = torch.from_numpy(self.run.clock.stands).float()
+        self.timesteps = torch.from_numpy(self.run.counter.times).float()
         if isinstance(schedule.noise, DiscreteVP):
             self.alphas_cumprod = torch.tensor(schedule.noise.alphas_cumprod, dtype=torch.float32)
 

@@ -1,4 +1,4 @@
-"""The hook at a pipeline's raw network that tells it the tuned time."""
+"""The hook at a pipeline's raw network that passes it the tuned time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIME_NAMES = ("timestep", "timesteps", "t")
 
 
 def time_argument(module: Any) -> tuple[str, int] | None:
-    """Name and place of the time among the arguments of ``module``; None if it is told none."""
+    """Name and place of the time among the arguments of ``module``; None if it has none."""
     if not isinstance(module, nn.Module):
         return None
     names = list(inspect.signature(original(module).forward).parameters)
@@ -29,7 +29,7 @@ def time_argument(module: Any) -> tuple[str, int] | None:
 class TimestepHook:
     """What a network hears instead of the time that its pipeline passes.
 
-    ``clock`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object; ``left``
+    ``counter`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object; ``left``
     as of :meth:`EvaluationCounter.tell`. Calls by a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
 
     It counts on the host, so torch.compile must not trace it. Of a compiled module PyTorch calls the hooks outside of the graph.
@@ -38,7 +38,7 @@ class TimestepHook:
     def __init__(
         self,
         module: nn.Module,
-        clock: Callable[[], EvaluationCounter],
+        counter: Callable[[], EvaluationCounter],
         start_scale: Callable[[], float],
         listening: Callable[[int], None],
         *,
@@ -48,7 +48,7 @@ class TimestepHook:
         assert found is not None
         self.name, self.place = found
         self.first = next(iter(inspect.signature(original(module).forward).parameters))
-        self.clock, self.start_scale, self.listening = clock, start_scale, listening
+        self.counter, self.start_scale, self.listening = counter, start_scale, listening
         self.convention: Convention | None = None
         self.left = left
         # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
@@ -64,11 +64,11 @@ class TimestepHook:
         parts = x if isinstance(x, list) else [x]  # Z-Image has one tensor per sample
         if given is None or not parts or not all(isinstance(part, torch.Tensor) for part in parts):
             raise ValueError(f"{self.name} must be given to {type(module).__name__}, got {given!r}")
-        clock = self.clock()
-        told, self.convention = clock.tell(given, parts[0].device, self.convention, left=self.left)
-        assert clock.index is not None
-        self.listening(clock.index)
-        changed: dict[tuple[str, int], Any] = {(self.name, self.place): told}
+        counter = self.counter()
+        passed, self.convention = counter.tell(given, parts[0].device, self.convention, left=self.left)
+        assert counter.index is not None
+        self.listening(counter.index)
+        changed: dict[tuple[str, int], Any] = {(self.name, self.place): passed}
         scale = self.start_scale()
         if scale != 1:
             changed[self.first, 0] = [part * scale for part in parts] if isinstance(x, list) else x * scale
