@@ -172,7 +172,7 @@ def test_a_net_that_rounds_told_times_is_refused() -> None:
     with pytest.raises(ValueError, match=r"c_noise that is continuous in sigma, got a Tabled whose c_noise is a whole number \(400\)"):
         ttune.edm.denoiser(Tabled())(UNIT, 0.1, 0.1)
     net = Tabled()
-    with ttune.edm.apply(net, tuned(NOISE, "heun", 4)), pytest.raises(ValueError, match="told times would be rounded"):
+    with ttune.edm.apply(net, tuned(NOISE, "heun", 4)), pytest.raises(ValueError, match="network times would be rounded"):
         edm_sampler(net, UNIT, num_steps=4)
     ttune.edm.denoiser(EDMPrecond())(UNIT, 1.0, 1.0)  # whose c_noise is 0 there
 

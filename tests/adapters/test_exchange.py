@@ -60,7 +60,7 @@ def test_schedulers_that_do_not_stand_on_sigmas_are_named() -> None:
     schedule = Schedule.build(NoiseSchedule.flow(), "euler", 4, "linspace")
     with pytest.raises(ValueError, match="scheduler: DDIMScheduler takes no sigmas of others"):
         ttune.exchange.set_sigmas(scheduler("DDIMScheduler"), schedule)
-    with pytest.raises(ValueError, match="scheduler: UniPCMultistepScheduler does not stand on the sigmas that it is given"):
+    with pytest.raises(ValueError, match="scheduler: UniPCMultistepScheduler does not keep the sigmas that it is given"):
         ttune.exchange.set_sigmas(scheduler("UniPCMultistepScheduler"), schedule)
 
 
@@ -99,7 +99,7 @@ def test_lists_come_back_as_they_went(noise: NoiseSchedule) -> None:
 def test_told_times_are_given_up_by_name_only() -> None:
     schedule = tuned(VP, "euler", 4)
     for export in (ttune.exchange.sigmas, ttune.exchange.timesteps):
-        with pytest.raises(ValueError, match="schedule tells the network other times than its times"):
+        with pytest.raises(ValueError, match="schedule passes the network other times than its own"):
             export(schedule)
         assert export(schedule, drop_told=True) == export(schedule.replace(network_times=schedule.tableau().times))
 

@@ -50,7 +50,7 @@ def noise(noise_schedule: Any) -> NoiseSchedule:
 def denoiser(network: Callable[..., Tensor], noise_schedule: Any, model_type: str = "noise", **settings: Any) -> Denoiser:
     """A :class:`ttune.Denoiser` of the ``network`` that ``model_wrapper`` is given; ``settings`` go to it.
 
-    The network is told what the host tells it: for N discrete steps index · 1000 / N.
+    The network is passed what the host passes it: for N discrete steps index · 1000 / N.
     """
     if model_type not in _PREDICTIONS:
         raise ValueError(f"model_type must be one of {sorted(_PREDICTIONS)}, got {model_type!r}{meant(model_type, _PREDICTIONS)}")
@@ -68,7 +68,7 @@ def wrap(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Callable[..., Tensor]:
-    """``network`` for ``model_wrapper``, told what ``schedule`` says; the rest is as for
+    """``network`` for ``model_wrapper``, passed the network times of ``schedule``; the rest is as for
     :class:`ttune.adapters.timestep_override.TimestepOverride`. A schedule of another network is refused, unless ``check_model`` is
     False."""
     schedule = as_schedule(schedule)

@@ -7,7 +7,7 @@
 
 ``net(x, sigma, class_labels)`` is D = c_skip x + c_out F(c_in x, c_noise). All but c_noise stay at the solver's sigma: that one is replaced
 where ``net`` hands it to ``net.model``. Its preconditionings EDM, VP and VE will do, and any net of that convention whose c_noise is
-continuous in sigma: not iDDPM's, a whole number of a table, which would take the nearest one for a told time.
+continuous in sigma: not iDDPM's, a whole number of a table, which would take the nearest one for a network time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def apply(
     check_steps: bool = True,
     check_model: bool = True,
 ) -> Patch:
-    """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` tell its network what the schedule says.
+    """Make samplers that call ``net(x, sigma, ...)`` at the sigmas of ``schedule`` pass its network the schedule's network times.
 
     EDM's own ``edm_sampler`` makes a grid of its own, which it then passes through ``net.round_sigma``: that gives it the times of
     the schedule (``num_steps`` must be ``schedule.steps``, a schedule that ends clean, with ``edm_heun`` or ``heun``, or ``euler`` for
@@ -96,7 +96,7 @@ def apply(
 
 
 class _EdmOverride:
-    """Tells ``net`` in front of each call. An object, since a closure would still mean the original in a deep copy of the net."""
+    """Passes ``net`` its network time at each call. An object, since a closure would still mean the original in a deep copy of the net."""
 
     def __init__(self, net: nn.Module, told: TimestepOverride, states: _States | None) -> None:
         self.net, self.told, self.states, self.replaced, self.hears = net, told, states, _Replaced(net), _Hearing(net)
@@ -105,7 +105,7 @@ class _EdmOverride:
         if net is not self.net:
             raise ValueError(
                 f"net must be the {type(net).__name__} that the schedule was applied to, got a replica that shares its hooks, whose "
-                f"network would not be told; apply it to that one"
+                f"network would not get the network times; apply it to that one"
             )
         sigma = torch.as_tensor(kwargs["sigma"] if "sigma" in kwargs else args[1])
         tau = self.told(sigma)
@@ -234,14 +234,14 @@ class _Replaced:
 
 
 class _Heard(Exception):
-    """Carries what the network would have been told, and spares its evaluation."""
+    """Carries what the network would have been passed, and spares its evaluation."""
 
     def __init__(self, noise: Tensor) -> None:
         self.noise = noise
 
 
 class _Hearing:
-    """:func:`_heard` of ``net``, once it is known that told times between two entries of a table are not lost: the first c_noise
+    """:func:`_heard` of ``net``, once it is known that times between two entries of a table are not lost: the first c_noise
     must have a fraction, or that of another sigma."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -254,7 +254,7 @@ class _Hearing:
             if _whole(noise) and _whole(_heard(self.net, x, tau * 1.37, conditions)):
                 raise ValueError(
                     f"net must have a c_noise that is continuous in sigma, got a {type(self.net).__name__} whose c_noise is a whole number "
-                    f"({float(noise.reshape(-1)[0]):g}), as iDDPMPrecond's: told times would be rounded"
+                    f"({float(noise.reshape(-1)[0]):g}), as iDDPMPrecond's: network times would be rounded"
                 )
             self.continuous = True
         return noise

@@ -1,7 +1,7 @@
 """Schedules as the lists of numbers that other tools take, and back: diffusers' ``timesteps`` and ``sigmas``, k-diffusion's sigmas.
 
 TimeTuner's ``t_ratios`` are :func:`ttune.timetuner_ratios` and :func:`ttune.apply_timetuner_ratios`. A list has the times only: what
-the network is told goes with :func:`ttune.diffusers.apply`, :func:`ttune.k_diffusion.wrap` and their like, or is given up by name.
+the network is passed goes with :func:`ttune.diffusers.apply`, :func:`ttune.k_diffusion.wrap` and their like, or is given up by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_SIGNAL = 4000.0  # a noise level from which on schedulers write any large nu
 def sigmas(schedule: Schedule, *, drop_told: bool = False) -> list[float]:
     """(n_times) sigma / alpha at the times, 0 where the schedule ends clean: k-diffusion's ``sigmas``. Of flow models sigma itself.
 
-    ValueError where the network is told other times than the times, unless ``drop_told``; and where sigma / alpha is infinite.
+    ValueError where the network is passed other times than the solver's, unless ``drop_told``; and where sigma / alpha is infinite.
     """
     _check_told(schedule, drop_told, "ttune.k_diffusion.wrap")
     if not isinstance(schedule.noise, Flow) and (schedule.alphas == 0).any():
@@ -105,7 +105,7 @@ def set_sigmas(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, *
             return {"sigmas": given}
         reasons.append(reason)
     why = next((reason for reason in reasons if reason), "")
-    raise ValueError(f"scheduler: {name} does not stand on the sigmas that it is given ({why}); use ttune.diffusers.apply")
+    raise ValueError(f"scheduler: {name} does not keep the sigmas that it is given ({why}); use ttune.diffusers.apply")
 
 
 def _shift(scheduler: Any, mu: float | None) -> float:
@@ -215,10 +215,10 @@ def _numbers(name: str, values: Sequence[float]) -> Float64:
 
 
 def _check_told(schedule: Schedule, drop_told: bool, instead: str) -> None:
-    stands = np.clip(schedule.tableau().times, schedule.noise.t_min, schedule.noise.t_max)
-    if not drop_told and not np.array_equal(schedule.network_times, stands):
+    untuned = np.clip(schedule.tableau().times, schedule.noise.t_min, schedule.noise.t_max)
+    if not drop_told and not np.array_equal(schedule.network_times, untuned):
         raise ValueError(
-            f"schedule tells the network other times than its times, which a list of times cannot say; use {instead}, or give them "
+            f"schedule passes the network other times than its own, which a list of times cannot say; use {instead}, or give them "
             f"up with drop_told=True (--drop-told)"
         )
 

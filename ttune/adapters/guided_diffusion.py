@@ -6,7 +6,7 @@
     ttune.guided_diffusion.remove(model)
 
 Its own ``SpacedDiffusion`` knows subsets of whole times only. ``apply`` makes a diffusion of the host's own class whose betas are those
-between the schedule's times, fractional ones too, and tells the model what the schedule says.
+between the schedule's times, fractional ones too, and passes the model the schedule's network times.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def apply(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Any:
-    """A diffusion of the host's own class on the times of ``schedule``; ``model`` is told what the schedule says.
+    """A diffusion of the host's own class on the times of ``schedule``; ``model`` is passed its network times.
 
     For schedules of ``ddim`` (``ddim_sample_loop``, with its ``eta``) and ``ddpm`` (``p_sample_loop``) that end clean, as the host's do.
     A ``cond_fn`` is given the solver time. It guides as :class:`ttune.Classifier` does: with ``clip_denoised`` the guided x_0 prediction
@@ -115,7 +115,7 @@ def apply(
 
 
 class _GuidedOverride:
-    """Tells the model in front of each call. An object, so that a deep copy of the model has an evaluation number of its own."""
+    """Passes the model its network time at each call. An object, so that a deep copy of the model has an evaluation number of its own."""
 
     def __init__(self, told: TimestepOverride) -> None:
         self.told = told
@@ -251,7 +251,7 @@ class _OtherStep:
 
 
 class _Scaled(nn.Module):
-    """``model`` told times in [0, 1000], where it was trained with ``rescale_timesteps``."""
+    """``model`` passed times in [0, 1000], where it was trained with ``rescale_timesteps``."""
 
     def __init__(self, model: nn.Module, scale: float) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ def wrap(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Wrapped:
-    """``model`` (any of k-diffusion's wrappers, or a guided model around one) for its samplers, the network told what ``schedule`` says.
+    """``model`` (any of k-diffusion's wrappers, or a guided model around one) for its samplers, with the network times of ``schedule``.
 
     ``model`` is a discrete wrapper (``get_eps`` or ``get_v``), a preconditioned one (``get_scalings``), or an object that calls one by
     its ``inner_model``, as the CFGDenoisers of web UIs do: however often that calls it, one call of it is one evaluation. ``model``
@@ -233,7 +233,7 @@ class _KPreconditioned(nn.Module):
 
 
 class _Inner:
-    """The inner model, told ``tau`` in whatever way it is called (CompVis models by ``apply_model``)."""
+    """The inner model, passed ``tau`` in whatever way it is called (CompVis models by ``apply_model``)."""
 
     def __init__(self, network: Any, tau: Tensor) -> None:
         self._network, self._tau, self.called = network, tau, False
@@ -246,7 +246,7 @@ class _Inner:
 
     def _told(self, t: Tensor) -> Tensor:
         self.called = True
-        # Guidance in one call doubles the batch on its way here; one time is told to all of it.
+        # Guidance in one call doubles the batch on its way here; one time is passed to all of it.
         return self._tau if t.shape == self._tau.shape or self._tau.numel() == 0 else self._tau.reshape(-1)[:1].expand(t.shape)
 
     def __getattr__(self, name: str) -> Any:
@@ -263,9 +263,7 @@ def _wrapper(model: Any) -> Any:
     inside = model
     while not _is_discrete(inside) and not _is_preconditioned(inside):
         if hasattr(type(inside), "get_scalings") and hasattr(type(inside), "sigma_to_t"):
-            raise ValueError(
-                f"model must be told an index or sigma, as ttune's schedules are; {type(inside).__name__} has a time of its own"
-            )
+            raise ValueError(f"model must take an index or sigma, as ttune's schedules have; {type(inside).__name__} has a time of its own")
         if not hasattr(inside, "inner_model") or isinstance(inside, Wrapped):
             raise TypeError(
                 f"model must be one of k-diffusion's wrappers (get_eps, get_v or get_scalings) or a guided model around one, with an "

@@ -74,7 +74,7 @@ def apply(
     unmatched: str = "raise",
     check_model: bool = True,
 ) -> Patch:
-    """Make ``sampler.sample(S, ...)`` run on the times of ``schedule`` and tell the model what the schedule says.
+    """Make ``sampler.sample(S, ...)`` run on the times of ``schedule`` and pass the model its network times.
 
     ``S`` must be ``schedule.steps`` and ``eta`` the schedule's, or it raises; so do settings that make another step of it
     (``temperature``, ``noise_dropout``, ``quantize_x0``, ``score_corrector``, ``dynamic_threshold``) and, where the schedule remembers
@@ -168,7 +168,7 @@ class _LatentStep(Checked):
 
 
 class _LatentOverride:
-    """``model.apply_model`` that is told. An object, since the bound method in it is copied with the model and a closure's is not."""
+    """``model.apply_model`` at the network times. An object: the bound method in it is copied with the model and a closure's is not."""
 
     def __init__(self, model: Any, told: TimestepOverride) -> None:
         self.model, self.original, self.told = model, model.apply_model, told

@@ -42,8 +42,8 @@ def network(
 
     ``sample``, ``time`` and ``output`` name the model's inputs and output; by default the input that is called a sample (else the first),
     the one that is called a time (else the second) and the first output. Conditions are the other inputs, by their names. Arrays come in
-    any floating dtype and are given in the model's; tau is a number or (B,). A model whose time has no batch is told one time for all
-    samples. A time input in float16 is told the nearest of its numbers: halves from 512 on (785.5 for 785.4621). What comes back is an
+    any floating dtype and are given in the model's; tau is a number or (B,). A model whose time has no batch gets one time for all
+    samples. A time input in float16 gets the nearest of its numbers: halves from 512 on (785.5 for 785.4621). What comes back is an
     array of its own, in the dtype of x, also from a session that keeps its output in one place (IO binding).
 
     ValueError for names that the model does not have, a time input of more than one dimension, values that do not fit the model's input,

@@ -52,7 +52,7 @@ class Patch:
 
 
 def refuse_twice(host: Any) -> None:
-    """ValueError where a schedule is at work already: two would be told one after the other."""
+    """ValueError where a schedule is at work already: two would act one after the other."""
     if _MARK in getattr(host, "__dict__", {}):
         raise ValueError(f"a schedule is applied to this {type(host).__name__} already; remove it first")
 

@@ -1,6 +1,6 @@
-"""What somebody else's network is to be told, evaluation by evaluation, while somebody else's sampler runs.
+"""Which time somebody else's network is passed, evaluation by evaluation, while somebody else's sampler runs.
 
-The sampler of a host (diffusers, k-diffusion, EDM, …) calls the network with the time at which it stands; the schedule has another
+The sampler of a host (diffusers, k-diffusion, EDM, …) calls the network with the solver's time; the schedule has another
 time for that call. The key is the *number of the evaluation*: not the time, which Heun and PNDM repeat, and not the number of
 the call, since guidance may call the network twice.
 """
@@ -26,12 +26,12 @@ _HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 class TimestepOverride:
-    """Where the host's sampler stands at each evaluation, and what the network is told there. ``told(time)`` is one call of the network.
+    """The host's time at each evaluation, and the time that the network is passed there. ``told(time)`` is one call of the network.
 
-    ``stands`` and ``told`` (n_evaluations,) are in the host's own unit (sigma, index, …). The host calls the network
+    ``stands``, the host's, and ``told``, the network's, (n_evaluations,) are in the host's unit (sigma, index, …). It calls the network
     ``calls_per_evaluation`` times at each (2 where classifier-free guidance is two calls; None: as often as it likes, where no two
-    neighbouring evaluations stand at the same time). A run that begins again, with the first time, starts anew. ``unmatched``: what
-    happens where the host stands elsewhere: "raise", or "pass" the time through untouched. ``unit`` names what the host says, ``slack``
+    neighbouring evaluations are at the same time). A run that begins again, with the first time, starts anew. ``unmatched``: what
+    happens where the host is elsewhere: "raise", or "pass" the time through untouched. ``unit`` names what the host says, ``slack``
     is what it may round by, in that unit, beyond its dtype. ``hint`` ends the error: what to do in this host.
 
     A call reads the time from its device: one synchronisation. Not for several threads at once.
@@ -98,15 +98,15 @@ class TimestepOverride:
         )
 
     def reset(self) -> None:
-        """Stand before the first evaluation again: after a run that was broken off."""
+        """Begin before the first evaluation again: after a run that was broken off."""
         self.index = -1  # of the evaluation that the host is at
         self._calls = 0  # that it has made there
 
     def __call__(self, time: Tensor | float | int) -> Tensor:
-        """What the network is told where the host says ``time``: a tensor of its shape and device, float64 for float64, else float32
+        """What the network is passed where the host says ``time``: a tensor of its shape and device, float64 for float64, else float32
         (bfloat16 has 128 values in (500, 1000], whole numbers have no fractions). With unmatched="pass" perhaps ``time`` as it is.
 
-        ValueError naming the evaluation and both times where the host stands elsewhere.
+        ValueError naming the evaluation and both times where the host is elsewhere.
         """
         given = torch.as_tensor(time)
         if given.is_complex() or given.dtype == torch.bool or given.numel() == 0:
