@@ -14,7 +14,7 @@ from tests.adapters import diffusers_models as models
 from tests.adapters.test_diffusers import noise, run, sd3_call, sd3_pipeline
 from tests.hosts import diffusers
 
-POSITIONS = (950.5, 700.25, 400.75, 150.5, -1.0)
+TIMES = (950.5, 700.25, 400.75, 150.5, -1.0)
 # diffusers' scheduler -> ttune's name of what it does.
 SAMPLERS = {
     "EulerDiscrete": "euler",
@@ -48,7 +48,7 @@ def pipeline_with(made: Any, folder: Path) -> tuple[Any, list[float]]:
     return pipeline, heard
 
 
-def tuned(sampler: str, times: Any = POSITIONS, **more: Any) -> ttune.Schedule:
+def tuned(sampler: str, times: Any = TIMES, **more: Any) -> ttune.Schedule:
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), sampler, len(times) - 1, np.array(times), **more)
     return schedule.replace(network_times=0.95 * schedule.network_times + 0.125)
 
@@ -114,7 +114,7 @@ NOT_KEPT = {
     "another sampler": ("DPMSolverMultistep", {}, "ddim", {}),
     "another order at the end": ("EulerDiscrete", {}, "lms", {}),
     "clipping": ("DDIM", {"clip_sample": True, "timestep_spacing": "trailing"}, "ddim", {"times": (999.0, 749.0, 499.0, 249.0, -1.0)}),
-    "the last position": ("DDIM", {"set_alpha_to_one": False}, "ddim", {"times": (750.0, 500.0, 250.0, 0.0, -1.0)}),
+    "the last time": ("DDIM", {"set_alpha_to_one": False}, "ddim", {"times": (750.0, 500.0, 250.0, 0.0, -1.0)}),
 }
 
 
