@@ -97,7 +97,7 @@ def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model:
     Undone by ``remove(solver)``, or at the end of a ``with`` block. ValueError for a solver that steps otherwise than the schedule's
     (``algorithm_type`` or ``predict_x0``, thresholding, correctors; of a ``model_wrapper`` the model's type and the guidance scale, where
     the schedule remembers its model) and, when sampling, for other arguments than those. A schedule of another network is refused
-    where the solver's model is a module, unless ``check_model`` is False.
+    where the solver's model is a module. ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
     schedule = opened(schedule, check_model)
     refuse_twice(solver)

@@ -72,8 +72,8 @@ def apply(
     or where one is applied already; when sampling, for a net that knows a table of sigmas only, and for a sampler that steps otherwise
     than the schedule's (another solver, ``ablation_sampler`` with another ``schedule`` or ``scaling`` than "linear" and "none").
     ``check_steps``: False where what you put around ``net`` (guidance, masks) changes the states on purpose. Fresh noise (churn) cannot
-    be checked: there ``S_noise`` is yours to give. A schedule of another network is refused, unless
-    ``check_model`` is False.
+    be checked: there ``S_noise`` is yours to give. A schedule of another network is refused.
+    ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
     schedule = opened(schedule, check_model)
     _checked(net)

@@ -79,8 +79,8 @@ def apply(
     The diffusion raises ValueError where it is sampled otherwise than the schedule was tuned: by another loop, with another ``eta``, with a
     ``denoised_fn`` or, where the schedule remembers its model, another ``clip_denoised``, or a ``cond_fn`` where there was no classifier
     (and the other way round). ``p_sample_loop`` adds variance * gradient to its mean, which no schedule of ttune's was tuned with, and
-    ``cond_fn_with_grad`` differentiates through the network: both raise. A schedule of another network is refused, unless
-    ``check_model`` is False.
+    ``cond_fn_with_grad`` differentiates through the network: both raise. A schedule of another network is refused.
+    ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
     schedule = opened(schedule, check_model)
     refuse_twice(model)

@@ -93,7 +93,7 @@ def wrap(
     itself is not touched; the rest is as for :class:`ttune.adapters.timestep_override.TimestepOverride`. Give the sampler :func:`sigmas`.
     ValueError if the noise levels of the model are not the schedule's, for a sampler or options that no function of k-diffusion has
     (:data:`FUNCTIONS`), and, before the first call of the network, in another function than the schedule's or one with other arguments.
-    Unless ``check_model`` is False also if its network or what it predicts is another.
+    Also if its network or what it predicts is another; ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
     schedule = opened(schedule, check_model)
     wrapper = _wrapper(model)

@@ -81,8 +81,8 @@ def apply(
     its model, another guidance scale. Image-to-image (``make_schedule``, ``stochastic_encode``, ``decode`` with its ``t_start``) runs
     the last ``t_start`` steps. For "v" models times must be whole: the host looks their alphas up by index; a sampler that takes the
     model's output for epsilon, whatever the model predicts, raises here. One sampler of a model at a time. Undone by
-    ``remove(sampler)``, or at the end of a ``with`` block. A schedule of another network is refused, unless
-    ``check_model`` is False.
+    ``remove(sampler)``, or at the end of a ``with`` block. A schedule of another network is refused.
+    ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
     schedule = opened(schedule, check_model)
     model, kind = sampler.model, type(sampler).__name__
