@@ -242,3 +242,15 @@ def test_the_even_grids_that_pipelines_pass_are_nobodys_choice(last: float) -> N
     made = ttune.diffusers.TunedScheduler.of([schedule], diffusers().FlowMatchEulerDiscreteScheduler(shift=3.0), {})
     made.set_timesteps(sigmas=np.linspace(1.0, last, 6))
     assert made.timesteps.tolist() == pytest.approx((1000 * schedule.times[:-1]).tolist(), rel=1e-6)
+
+
+def test_noise_is_added_at_the_level_of_a_time_that_is_passed_without_its_shift() -> None:
+    """CogView4's network is passed times without the shift of the noise levels."""
+    schedule, even = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, [1.0, 0.9, 0.7, 0.4, 0.0]), np.linspace(1.0, 0.25, 4)
+    base = diffusers().FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+    made = ttune.diffusers.TunedScheduler.of([schedule], base, {})
+    made.set_timesteps(4, timesteps=1000 * even, sigmas=even, mu=3.0)
+    assert made.timesteps[1] == pytest.approx(750.0)  # 3 t / (1 + 2 t) = 0.9
+    assert [made.index_for_timestep(t) for t in made.timesteps] == [0, 1, 2, 3]
+    added = made.scale_noise(torch.zeros(4, 1), made.timesteps, torch.ones(4, 1))
+    assert added.flatten().tolist() == pytest.approx(schedule.sigmas[:-1].tolist(), rel=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 class PipelineRun:
     """From ``set_timesteps`` on. ``bounds``: prediction_type, clip_sample, clip_epsilon, threshold of a denoiser; ``unit``: what the
-    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`EvaluationCounter`; ``unshifted``: of a flow model
-    that is passed its times without the shift of the noise levels (CogView4), which it takes off."""
+    scheduler's time is at ttune's time 1; ``divisor`` and ``whole`` as of :class:`EvaluationCounter`; ``shift``: of the noise levels
+    of a flow model that is passed its times without it (CogView4), 1 for all others."""
 
     def __init__(
         self,
@@ -30,20 +30,28 @@ class PipelineRun:
         unit: float,
         divisor: float,
         whole: bool,
-        unshifted: Callable[[Float64], Float64] = lambda times: times,
+        shift: float = 1.0,
     ) -> None:
-        self.schedule, self.bounds = schedule, bounds
+        self.schedule, self.bounds, self.shift = schedule, bounds, shift
         times, trained = schedule.tableau().times, (schedule.noise.t_min, schedule.noise.t_max)
         # Untuned times are kept within the trained range, which is one of what the network is passed.
         untuned = schedule.network_times == np.clip(times, *trained)
-        passed = np.where(untuned, np.clip(unshifted(times), *trained), unshifted(schedule.network_times))
-        self.counter = EvaluationCounter(unshifted(times) * unit, passed * unit, divisor, whole=whole)
+        passed = np.where(untuned, np.clip(self.unshifted(times), *trained), self.unshifted(schedule.network_times))
+        self.counter = EvaluationCounter(self.unshifted(times) * unit, passed * unit, divisor, whole=whole)
         self.from_image = False  # the run begins from a noised image, not from pure noise
         self.first: int | None = None  # the evaluation that it begins at, once that is known
         self._registers: dict[str, Tensor] = {}
         self._seeds: Tensor | None = None
         self._plan: Plan | None = None
         self._began = False
+
+    def unshifted(self, times: Float64) -> Float64:
+        """What the pipeline passes for ``times``, in ttune's unit."""
+        return times / (self.shift - (self.shift - 1) * times)
+
+    def shifted(self, passed: Float64) -> Float64:
+        """The times for which the pipeline passes these."""
+        return self.shift * passed / (1 + (self.shift - 1) * passed)
 
     def begin(self, index: int) -> None:
         """At evaluation ``index``: image to image. ValueError for samplers with several evaluations a step."""

@@ -180,7 +180,8 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """The evaluation at ``timestep``; ValueError if none does."""
-        return self._new_run(self._running().schedule).counter.settle(timestep)
+        run = self._running()
+        return self._new_run(run.schedule, run.shift).counter.settle(timestep)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """As it is: the state has the variance that the network knows."""
@@ -190,7 +191,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
         """alpha x_0 + sigma noise at ``timesteps`` (B,) or (1,), fractions included."""
         run = self._running()
         run.from_image = True
-        t = torch.as_tensor(timesteps).double().cpu().reshape(-1).numpy() / self._unit
+        t = run.shifted(torch.as_tensor(timesteps).double().cpu().reshape(-1).numpy() / self._unit)
         shape = (-1, *(1 for _ in original_samples.shape[1:]))
         alpha, sigma = (
             torch.from_numpy(level(t)).to(original_samples).reshape(shape) for level in (run.schedule.noise.alpha, run.schedule.noise.sigma)
@@ -242,7 +243,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     def _new_run(self, schedule: Schedule, shift: float = 1.0) -> PipelineRun:
         steps, whole = float(self.config.num_train_timesteps), self.config.ttune_whole
-        return PipelineRun(schedule, self._bounds, self._unit, steps, whole, lambda t: t / (shift - (shift - 1) * t))
+        return PipelineRun(schedule, self._bounds, self._unit, steps, whole, shift)
 
     def _running(self) -> PipelineRun:
         if self.run is None:
