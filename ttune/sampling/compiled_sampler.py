@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import reset_code
 
 from ttune import ops
 from ttune.network.call_note import add_note
@@ -208,9 +209,9 @@ class CompiledSampler:
 
         def compiled() -> Advance:
             own = _own_code(advance)
-            fast = compile(own)
+            fast: Advance = compile(own)
             # Its graphs belong to the code object, and torch.compile does not free them by itself.
-            weakref.finalize(fast, torch._dynamo.reset_code, own.__code__).atexit = False
+            weakref.finalize(fast, reset_code, own.__code__).atexit = False
             return fast
 
         return self._compiled.get(key, compiled)
