@@ -25,7 +25,7 @@ settings.load_profile("ttune")
 
 # Which tests there are and which took longer than a second, as `make durations` measured them.
 DURATIONS = Path(__file__).parent / "durations.json"
-REPRESENTATIVES = 3  # of the cases of one parametrised test, in the fast tier
+REPRESENTATIVES = 4  # of the cases of one parametrised test, in the fast tier
 NEW_TEST = 1.0  # seconds of processor time that a test may take in the fast tier that DURATIONS does not know
 
 
