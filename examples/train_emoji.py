@@ -56,10 +56,10 @@ AUTOENCODER: dict[str, Any] = {
     "scaling_factor": 1.0,
     "mid_block_add_attention": False,
 }
-# 1.4 M parameters.
+# 1.3 M parameters.
 TEXT_ENCODER: dict[str, Any] = {
     "hidden_size": 160,
-    "intermediate_size": 640,
+    "intermediate_size": 480,
     "projection_dim": 160,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
