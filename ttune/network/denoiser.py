@@ -278,7 +278,7 @@ class Denoiser:
 
     def differences(self, remembered: Mapping[str, Any]) -> list[str]:
         """What this denoiser and a remembered :meth:`identity` both state, and state differently; but for the weights, which may be
-        others (:meth:`has_other_weights`)."""
+        others (:meth:`check_model`)."""
         mine, modules = self._settings(), self.modules()
         if not remembered:
             return []
@@ -313,7 +313,7 @@ class Denoiser:
             )
 
     def _anywhere(self) -> Evaluation:
-        """An evaluation of which nobody said where it stands."""
+        """An evaluation whose time was not given."""
         guidance = self.guidance
         depends = isinstance(self.network, (Stitched, Variants)) or (
             guidance is not None and (not isinstance(guidance.scale, (int, float)) or getattr(guidance, "interval", None) is not None)

@@ -219,7 +219,7 @@ def _listed(found: Iterable[int]) -> str:
 
 
 class ScheduleFileV1(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields as ttune 0.1 wrote them."""
+    """The fields as ttune 0.1 wrote them. Written out, and not derived: what is added to :class:`ScheduleFile` was never in these."""
 
     format: str
     schema_version: int
