@@ -7,7 +7,7 @@ meaning, which every backend must have, is :func:`_compared`, :func:`_element` a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -66,17 +66,32 @@ def trajectory_loss(
     if not terms:
         raise ValueError("terms must hold at least one tensor, got an empty sequence")
     device = terms[0].device
-    coeffs, index = update._as_coeffs(coeffs, device), update._as_index("step", step, device)
+    arguments = Arguments(
+        terms, update._as_coeffs(coeffs, device), target, update._as_index("step", step, device), clip, weight, kind, delta
+    )
     # Outside of tracing straight to what the dispatcher would come back to Python for: 5 us of 19 before the kernel.
     traced = torch.compiler.is_compiling() or shortcut.transformed()
     call = torch.ops.ttune.trajectory_loss.default if traced else _loss
-    return call(terms, coeffs, target, index, clip, weight, kind, delta)
+    return call(*arguments)
+
+
+class Arguments(NamedTuple):
+    """What both operators take, in the schema's order and with its defaults. Dispatchers leave out trailing defaults."""
+
+    terms: Sequence[Tensor]
+    coeffs: Tensor
+    target: Tensor
+    step: Tensor | None = None
+    clip: float | None = None
+    weight: Tensor | None = None
+    kind: str = "l2"
+    delta: float = 1.0
 
 
 # ----------------------------------------------------------------------------------------------------------- reference
 
 
-def _compared(terms: list[Tensor], coeffs: Tensor, step: Tensor | None, clip: float | None) -> Tensor:
+def _compared(terms: Sequence[Tensor], coeffs: Tensor, step: Tensor | None, clip: float | None) -> Tensor:
     """The update, in the dtype of the arithmetic: it is never rounded to the terms' dtype."""
     compute = update._arithmetic(terms[0])
     rows = update._pick(coeffs, step).to(compute)
@@ -107,17 +122,8 @@ def _weighted(value: Tensor, weight: Tensor | None) -> Tensor:
     return weight.reshape(weight.shape + (1,) * (value.dim() - weight.dim())) * value
 
 
-def _reference_gradient(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    _check(terms, coeffs, target, step, clip, weight, kind, delta)
+def _reference_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
+    terms, coeffs, target, step, clip, weight, kind, delta = checked(*arguments)
     y = _compared(terms, coeffs, step, clip)
     d = y - target.to(y.dtype)
     elements = _weighted(_element(d, kind, delta), weight)
@@ -126,33 +132,16 @@ def _reference_gradient(
     return loss, torch.empty_like(terms[0]).copy_(_weighted(_slope(d, kind, delta), weight))
 
 
-def _reference(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> Tensor:
-    return _reference_gradient(terms, coeffs, target, step, clip, weight, kind, delta)[0]
+def _reference(*arguments: Any) -> Tensor:
+    return _reference_gradient(*arguments)[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-def _check(
-    terms: Sequence[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None,
-    clip: float | None,
-    weight: Tensor | None,
-    kind: str,
-    delta: float,
-) -> None:
-    """Everything that shapes, dtypes and devices tell, shared by all. The C++ glue checks the same in the same order."""
+def checked(*arguments: Any) -> Arguments:
+    """The operators' arguments, after all checks of shapes, dtypes and devices. The C++ glue checks the same in the same order."""
+    terms, coeffs, target, step, clip, weight, kind, delta = given = Arguments(*arguments)
     update._check((), terms, coeffs, step, clip)
     first = terms[0]
     if first.dim() == 0:
@@ -173,36 +162,19 @@ def _check(
         raise ValueError(f"kind must be l2, l1 or huber, got {kind}")
     if not delta > 0:
         raise ValueError(f"delta must be a number > 0, got {delta}")
+    return given
 
 
 # ---------------------------------------------------------------------------------------------------------------- fake
 
 
-def _fake(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> Tensor:
-    _check(terms, coeffs, target, step, clip, weight, kind, delta)
-    return terms[0].new_empty(terms[0].shape[:1], dtype=update._arithmetic(terms[0]))
+def _fake(*arguments: Any) -> Tensor:
+    first = checked(*arguments).terms[0]
+    return first.new_empty(first.shape[:1], dtype=update._arithmetic(first))
 
 
-def _fake_gradient(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    return _fake(terms, coeffs, target, step, clip, weight, kind, delta), torch.empty_like(terms[0])
+def _fake_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _fake(*arguments), torch.empty_like(arguments[0][0])
 
 
 # ------------------------------------------------------------------------------------------------------------ autograd
@@ -264,24 +236,16 @@ def _all_ones(grad: Tensor) -> bool:
     return grad.tolist().count(1.0) == grad.numel() if grad.numel() <= 256 else bool((grad == 1).all())
 
 
-def _loss(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> Tensor:
+def _loss(*arguments: Any) -> Tensor:
     """The operator with its autograd. Not by register_autograd: its forward is the operator itself, and makes no gradient."""
+    terms, coeffs, target, step, clip, weight, kind, delta = Arguments(*arguments)
     if torch.is_grad_enabled():
         if weight is not None and weight.requires_grad:
             raise RuntimeError("weight must not require grad, since trajectory_loss has no derivative in it: pass weight.detach()")
         if coeffs.requires_grad or target.requires_grad or any(term.requires_grad for term in terms):
             return _Loss.apply((clip, kind, delta), coeffs, target, step, weight, *terms)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.ttune.trajectory_loss.default(terms, coeffs, target, step, clip, weight, kind, delta)
+        return torch.ops.ttune.trajectory_loss.default(*arguments)
 
 
 backend.define("trajectory_loss", _SCHEMA, _reference)

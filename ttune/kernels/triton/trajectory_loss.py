@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -107,50 +109,23 @@ def slope(d, delta, KIND: tl.constexpr, COMPUTE: tl.constexpr):
 # ---------------------------------------------------------------------------------------------------------------- host
 
 
-def trajectory_loss(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> Tensor:
-    spec._check(terms, coeffs, target, step, clip, weight, kind, delta)
-    if too_many(len(terms), 2):
-        return spec._reference(terms, coeffs, target, step, clip, weight, kind, delta)
-    return _run(None, terms, coeffs, target, step, clip, weight, kind, delta)
+def trajectory_loss(*arguments: Any) -> Tensor:
+    given = spec.checked(*arguments)
+    if too_many(len(given.terms), 2):
+        return spec._reference(*given)
+    return _run(None, given)
 
 
-def trajectory_loss_gradient(
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    weight: Tensor | None = None,
-    kind: str = "l2",
-    delta: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    spec._check(terms, coeffs, target, step, clip, weight, kind, delta)
-    if too_many(len(terms), 2):
-        return spec._reference_gradient(terms, coeffs, target, step, clip, weight, kind, delta)
-    gradient = torch.empty_like(terms[0])
-    return _run(gradient, terms, coeffs, target, step, clip, weight, kind, delta), gradient
+def trajectory_loss_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
+    given = spec.checked(*arguments)
+    if too_many(len(given.terms), 2):
+        return spec._reference_gradient(*given)
+    gradient = torch.empty_like(given.terms[0])
+    return _run(gradient, given), gradient
 
 
-def _run(
-    gradient: Tensor | None,
-    terms: list[Tensor],
-    coeffs: Tensor,
-    target: Tensor,
-    step: Tensor | None,
-    clip: float | None,
-    weight: Tensor | None,
-    kind: str,
-    delta: float,
-) -> Tensor:
+def _run(gradient: Tensor | None, given: spec.Arguments) -> Tensor:
+    terms, coeffs, target, step, clip, weight, kind, delta = given
     first = terms[0]
     table = table_of(coeffs, step)
     samples, n = first.shape[0], first.numel()
@@ -161,21 +136,7 @@ def _run(
     each_weighed = weight is not None and weight.dim() > 1
     images = [*terms, target, *([gradient] if gradient is not None else []), *([weight] if weight is not None and each_weighed else [])]
     if not (in_step(images) and (samples == 1 or first.stride(0) == sample_size)):
-        result = None if gradient is None else torch.empty_like(gradient, memory_format=torch.contiguous_format)
-        loss = _run(
-            result,
-            [term.contiguous() for term in terms],
-            coeffs,
-            target.contiguous(),
-            step,
-            clip,
-            None if weight is None else weight.contiguous(),
-            kind,
-            delta,
-        )
-        if gradient is not None and result is not None:
-            gradient.copy_(result)
-        return loss
+        return _run_on_copies(gradient, given)
     block = block_size(first, coeffs.shape[-2], len(terms))
     parts = min(-(-sample_size // block), MOST_PARTS)
     with torch.cuda.device_of(first):
@@ -206,4 +167,15 @@ def _run(
             enable_fp_fusion=True,
         )
         finish(loss, partial)
+    return loss
+
+
+def _run_on_copies(gradient: Tensor | None, given: spec.Arguments) -> Tensor:
+    """Of tensors of several layouts: on row-major ones."""
+    weight = None if given.weight is None else given.weight.contiguous()
+    terms = [term.contiguous() for term in given.terms]
+    result = None if gradient is None else torch.empty_like(gradient, memory_format=torch.contiguous_format)
+    loss = _run(result, given._replace(terms=terms, target=given.target.contiguous(), weight=weight))
+    if gradient is not None and result is not None:
+        gradient.copy_(result)
     return loss
