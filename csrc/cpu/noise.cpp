@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "cpu/clones.h"
-#include "cpu/noise_avx2.h"
-#include "cpu/noise_avx512.h"
+#include "cpu/noise_simd.h"
 #include "math/philox.h"
 
 namespace ttune {

@@ -1,70 +1,40 @@
-// Philox and Box-Muller in registers, bound by the two ports that execute AVX-512: 55 instructions for the words of 32
-// elements, 34 for their normals.
+// Philox and Box-Muller in registers of sixteen lanes, bound by the two ports that execute AVX-512: 55 instructions for
+// the words of 32 elements, 34 for their normals.
 
-#include "cpu/noise_avx512.h"
+#define TTUNE_TARGET "avx512f"
 
-#include "cpu/intrinsics.h"
-#include "cpu/philox_rounds.h"
+#include "cpu/noise_lanes.h"
+#include "cpu/noise_simd.h"
 
 #if TTUNE_HAS_X86
-
-#define TTUNE_AVX512 __attribute__((target("avx512f"), always_inline)) inline
 
 namespace ttune {
 namespace {
 
-constexpr int kXor = 0x96;                                                  // of three
-constexpr auto kUpper = _MM_PERM_ENUM(0xf5), kLower = _MM_PERM_ENUM(0xa0);  // of a 64-bit lane, into both halves
-constexpr __mmask16 kLowerHalves = 0x5555, kUpperHalves = 0xaaaa;
+struct Avx512 {
+  using Words = __m512i;
+  using Floats = __m512;
+  static constexpr int kCounters = 8;
+  static constexpr int kStreams = 4;  // one takes 0.7 ns an element, two 0.6, four 0.49
+  static constexpr int kXor = 0x96;   // of three
+  static constexpr auto kUpper = _MM_PERM_ENUM(0xf5), kLower = _MM_PERM_ENUM(0xa0);  // halves, into both
 
-TTUNE_AVX512 __m512i all(uint32_t word) { return _mm512_set1_epi32(int(word)); }
-TTUNE_AVX512 __m512i upper(__m512i lanes) { return _mm512_shuffle_epi32(lanes, kUpper); }
-
-// Of eight counters. One takes 0.7 ns an element, two 0.6, four 0.49.
-constexpr int kStreams = 4;
-static_assert(kCountersAtOnce == 8 * kStreams);
-
-struct WordPairs {
-  __m512i first, second;  // in 32-bit lanes: words a and c, b and d of eight counters
+  TTUNE_SIMD static Words all(uint32_t word) { return _mm512_set1_epi32(int(word)); }
+  TTUNE_SIMD static Words all64(int64_t value) { return _mm512_set1_epi64(value); }
+  TTUNE_SIMD static Words in_order() { return _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0); }
+  TTUNE_SIMD static Words interleaved() { return _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0); }
+  TTUNE_SIMD static Words multiply(Words a, Words b) { return _mm512_mul_epu32(a, b); }
+  TTUNE_SIMD static Words add64(Words a, Words b) { return _mm512_add_epi64(a, b); }
+  TTUNE_SIMD static Words xor2(Words a, Words b) { return _mm512_xor_si512(a, b); }
+  TTUNE_SIMD static Words xor3(Words a, Words b, Words c) { return _mm512_ternarylogic_epi32(a, b, c, kXor); }
+  TTUNE_SIMD static Words upper(Words a) { return _mm512_shuffle_epi32(a, kUpper); }
+  TTUNE_SIMD static Words uppers(Words a, Words b) { return _mm512_mask_shuffle_epi32(b, 0x5555, a, kUpper); }
+  TTUNE_SIMD static Words lowers(Words a, Words b) { return _mm512_mask_shuffle_epi32(a, 0xaaaa, b, kLower); }
+  TTUNE_SIMD static Floats unpack_low(Floats a, Floats b) { return _mm512_unpacklo_ps(a, b); }
+  TTUNE_SIMD static Floats unpack_high(Floats a, Floats b) { return _mm512_unpackhi_ps(a, b); }
+  TTUNE_SIMD static void store(float* out, Floats a) { _mm512_storeu_ps(out, a); }
 };
-
-// In 64-bit lanes, of which only the low halves count: the multiplication reads no more, so a product is the next
-// round's word as it is, and its upper half is one shuffle away. Several streams side by side hide the latencies.
-TTUNE_AVX512 void philox(const __m512i* counters, const Rounds& rounds, WordPairs* words) {
-  const __m512i factor0 = _mm512_set1_epi64(kFactor0), factor1 = _mm512_set1_epi64(kFactor1);
-  const uint32_t *key0 = rounds.key0, *key1 = rounds.key1;
-  __m512i a[kStreams], b[kStreams], c[kStreams], d[kStreams];
-  for (int i = 0; i < kStreams; ++i) {
-    const __m512i p1 = _mm512_mul_epu32(counters[i], factor0);
-    const __m512i r2 = _mm512_mul_epu32(_mm512_xor_si512(upper(p1), all(rounds.c1)), factor1);
-    const __m512i a2 = _mm512_xor_si512(upper(r2), all(rounds.a2)), c2 = _mm512_xor_si512(p1, all(rounds.c2));
-    d[i] = _mm512_mul_epu32(a2, factor0);
-    b[i] = _mm512_mul_epu32(c2, factor1);
-    a[i] = _mm512_ternarylogic_epi32(upper(b[i]), r2, all(key0[2]), kXor);
-    c[i] = _mm512_xor_si512(upper(d[i]), all(rounds.d2 ^ key1[2]));
-  }
-#pragma GCC unroll 6
-  for (int round = 3; round < 9; ++round) {
-    const __m512i k0 = all(key0[round]), k1 = all(key1[round]);
-#pragma GCC unroll 4
-    for (int i = 0; i < kStreams; ++i) {
-      const __m512i p = _mm512_mul_epu32(a[i], factor0), r = _mm512_mul_epu32(c[i], factor1);
-      a[i] = _mm512_ternarylogic_epi32(upper(r), b[i], k0, kXor);
-      c[i] = _mm512_ternarylogic_epi32(upper(p), d[i], k1, kXor);
-      b[i] = r;
-      d[i] = p;
-    }
-  }
-  const __m512i keys = _mm512_set1_epi64(int64_t(uint64_t(key1[9]) << 32 | key0[9]));
-#pragma GCC unroll 4
-  for (int i = 0; i < kStreams; ++i) {
-    const __m512i p = _mm512_mul_epu32(a[i], factor0), r = _mm512_mul_epu32(c[i], factor1);
-    const __m512i uppers = _mm512_mask_shuffle_epi32(p, kLowerHalves, r, kUpper);
-    const __m512i before = _mm512_mask_shuffle_epi32(b[i], kUpperHalves, d[i], kLower);
-    words[i].first = _mm512_ternarylogic_epi32(uppers, before, keys, kXor);
-    words[i].second = _mm512_mask_shuffle_epi32(r, kUpperHalves, p, kLower);
-  }
-}
+static_assert(kCountersAtOnce == Avx512::kCounters * Avx512::kStreams);
 
 // -2 ln u, u in (0, 1] as philox.h rounds it: u = m 2^e with m in [3/4, 3/2), and m is within 1/16 of the c of its
 // upper four bits. Around 1 both c and the sum of the other two logarithms are exact, or the result would lose its
@@ -79,7 +49,7 @@ alignas(64) constexpr float kLogarithms[16] = {0x0.000000p+0f,  -0x1.6e32d6p-3f,
                                                -0x1.b44b06p-1f, -0x1.dd6fbcp-1f, -0x1.025092p+0f, -0x1.15579ep+0f,
                                                -0x1.278962p+0f, -0x1.39542ap+0f, -0x1.4a4b3ap+0f, -0x1.62e430p+0f};
 
-TTUNE_AVX512 __m512 minus_two_log(__m512i words, __m512 reciprocals, __m512 logarithms) {
+TTUNE_SIMD inline __m512 minus_two_log(__m512i words, __m512 reciprocals, __m512 logarithms) {
   const __m512 u = _mm512_fmadd_ps(_mm512_cvtepu32_ps(words), _mm512_set1_ps(0x1p-32f), _mm512_set1_ps(0x1p-33f));
   const __m512 exponent = _mm512_getexp_ps(u), m = _mm512_getmant_ps(u, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
   const __m512i upper_bits = _mm512_srli_epi32(_mm512_castps_si512(u), 19);
@@ -110,12 +80,7 @@ alignas(64) constexpr float kSines[32] = {
     -0x1.fd88dap-1f, -0x1.e9f416p-1f, -0x1.c38b30p-1f, -0x1.8bc806p-1f, -0x1.44cf32p-1f, -0x1.e2b5d4p-2f,
     -0x1.294062p-2f, -0x1.917a6cp-4f};
 
-struct Normals {
-  __m512 even, odd;
-};
-
-// One pair in each lane.
-TTUNE_AVX512 Normals box_muller(const WordPairs& words) {
+TTUNE_SIMD inline Normals<Avx512> box_muller(const WordPairs<Avx512>& words) {
   const __m512 reciprocals = _mm512_load_ps(kReciprocals), logarithms = _mm512_load_ps(kLogarithms);
   const __m512 cosines[2] = {_mm512_load_ps(kCosines), _mm512_load_ps(kCosines + 16)};
   const __m512 sines[2] = {_mm512_load_ps(kSines), _mm512_load_ps(kSines + 16)};
@@ -134,28 +99,10 @@ TTUNE_AVX512 Normals box_muller(const WordPairs& words) {
   return {_mm512_fmsub_ps(c, cosine, _mm512_mul_ps(s, sine)), _mm512_fmadd_ps(s, cosine, _mm512_mul_ps(c, sine))};
 }
 
-// `lanes`: which of eight counters is in which lane.
-template <class Store>
-TTUNE_AVX512 void make(int64_t seed, int64_t draw, int64_t first, int count, __m512i lanes, const Store& store) {
-  const Rounds rounds(seed, draw, first);
-  __m512i counters[kStreams];
-  for (int i = 0; i < kStreams; ++i) counters[i] = _mm512_add_epi64(_mm512_set1_epi64(first + 8 * i), lanes);
-  for (int q = 0; q < count; q += 8 * kStreams) {
-    WordPairs words[kStreams];
-    philox(counters, rounds, words);
-    for (int i = 0; i < kStreams; ++i) {
-      store(q + 8 * i, box_muller(words[i]));
-      counters[i] = _mm512_add_epi64(counters[i], _mm512_set1_epi64(8 * kStreams));
-    }
-  }
-}
-
-// In this order two interleavings leave the elements in theirs.
-TTUNE_AVX512 __m512i interleaved() { return _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0); }
-
 // Fused by hand, not by the compiler: every element is made by the same operations.
 template <int N>
-TTUNE_AVX512 void add(__m512 normals, __mmask16 mask, const float* const* x, const float* weights, int at, float* out) {
+TTUNE_SIMD inline void add(__m512 normals, __mmask16 mask, const float* const* x, const float* weights, int at,
+                           float* out) {
   __m512 sum = _mm512_setzero_ps();
   if constexpr (N > 0) sum = _mm512_mul_ps(_mm512_set1_ps(weights[0]), _mm512_maskz_loadu_ps(mask, x[0] + at));
   for (int j = 1; j < N; ++j)
@@ -164,20 +111,19 @@ TTUNE_AVX512 void add(__m512 normals, __mmask16 mask, const float* const* x, con
 }
 
 template <int N>
-__attribute__((target("avx512f"))) void add_made(int64_t seed, int64_t draw, int64_t first, int count,
-                                                 const float* const* terms, const float* weights, float* out) {
+TTUNE_SIMD_ENTRY void add_made(int64_t seed, int64_t draw, int64_t first, int count, const float* const* terms,
+                               const float* weights, float* out) {
   const float* x[N + 1] = {};
   for (int j = 0; j < N; ++j) x[j] = terms[j];
-  make(seed, draw, first, count, interleaved(),
-       [&](int q, const Normals& y) __attribute__((target("avx512f"), always_inline)) {
-         add<N>(_mm512_unpacklo_ps(y.even, y.odd), 0xffff, x, weights, 4 * q, out);
-         add<N>(_mm512_unpackhi_ps(y.even, y.odd), 0xffff, x, weights, 4 * q + 16, out);
-       });
+  make<Avx512>(seed, draw, first, count, Avx512::interleaved(), [&](int q, const Normals<Avx512>& y) TTUNE_SIMD {
+    add<N>(_mm512_unpacklo_ps(y.even, y.odd), 0xffff, x, weights, 4 * q, out);
+    add<N>(_mm512_unpackhi_ps(y.even, y.odd), 0xffff, x, weights, 4 * q + 16, out);
+  });
 }
 
 template <int N>
-__attribute__((target("avx512f"))) void add_given(const float* normals, int count, const float* const* x,
-                                                  const float* weights, float* out) {
+TTUNE_SIMD_ENTRY void add_given(const float* normals, int count, const float* const* x, const float* weights,
+                                float* out) {
   for (int at = 0; at < count; at += 16) {
     const __mmask16 mask = count - at < 16 ? __mmask16((1 << (count - at)) - 1) : __mmask16(0xffff);
     add<N>(_mm512_maskz_loadu_ps(mask, normals + at), mask, x, weights, at, out);
@@ -200,22 +146,12 @@ void add_normals_avx512(const float* normals, int count, const float* const* x, 
   kOf[n](normals, count, x, weights, out);
 }
 
-__attribute__((target("avx512f"))) void normals_avx512(int64_t seed, int64_t draw, int64_t first, int count,
-                                                       float* out) {
-  make(seed, draw, first, count, interleaved(),
-       [=](int q, const Normals& y) __attribute__((target("avx512f"), always_inline)) {
-         _mm512_storeu_ps(out + 4 * q, _mm512_unpacklo_ps(y.even, y.odd));
-         _mm512_storeu_ps(out + 4 * q + 16, _mm512_unpackhi_ps(y.even, y.odd));
-       });
+TTUNE_SIMD_ENTRY void normals_avx512(int64_t seed, int64_t draw, int64_t first, int count, float* out) {
+  normals_in_order<Avx512>(seed, draw, first, count, out);
 }
 
-__attribute__((target("avx512f"))) void normals_avx512(int64_t seed, int64_t draw, int64_t first, int count,
-                                                       float* even, float* odd) {
-  const __m512i lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-  make(seed, draw, first, count, lanes, [=](int q, const Normals& y) __attribute__((target("avx512f"), always_inline)) {
-    _mm512_storeu_ps(even + 2 * q, y.even);
-    _mm512_storeu_ps(odd + 2 * q, y.odd);
-  });
+TTUNE_SIMD_ENTRY void normals_avx512(int64_t seed, int64_t draw, int64_t first, int count, float* even, float* odd) {
+  normals_apart<Avx512>(seed, draw, first, count, even, odd);
 }
 
 }  // namespace ttune
