@@ -45,7 +45,7 @@ class CompareOptions:
     """Samplers that are not tuned, but may be the best untuned one: untuned, they are the best at few steps on these models."""
     curve: int = 20
     """Best untuned grids from 3 steps to this many."""
-    held_out: int = 1000
+    test_samples: int = 1000
     """x_T that the figures are measured on."""
     tuning: int = 128
     """x_T that schedules are tuned on."""
@@ -86,7 +86,7 @@ def compared(args: CompareOptions, model: str) -> Comparison:
         curve=range(3, args.curve + 1),
         references=args.references,
         samples=args.tuning,
-        held_out=args.held_out,
+        test_samples=args.test_samples,
         data=data,
         features=features,
         real=real,

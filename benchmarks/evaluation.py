@@ -47,7 +47,7 @@ class EvaluationOptions:
     metrics: tuple[str, ...] = ("fid", "kid", "rmse", "psnr")
     real: int = 2_000
     """Real images."""
-    chunk: int = 64
+    batch_size: int = 64
     out: Path | None = None
     """By default benchmarks/results/evaluation-cpu.json; build/evaluation-cpu.json where anything above is not the default."""
     only: bool = False
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(msgspec.json.encode(measured(args, args.n[0])).decode())
         return
     out = args.out or result_path("evaluation-cpu.json", is_part(args))
-    settings = {"width": args.width, "metrics": args.metrics, "real": args.real, "chunk": args.chunk}
+    settings = {"width": args.width, "metrics": args.metrics, "real": args.real, "batch_size": args.batch_size}
     report = {"command": command("evaluation", argv), "settings": settings, "machine": machine() | {"threads": 1}}
     rows = []
     print(f"{'n':>7} {'peak MiB':>9} {'disk MiB':>9} {'table MiB':>10} {'sampling s':>11} {'figures s':>10}")
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _apart(args: EvaluationOptions, n: int) -> dict[str, Any]:
-    options = ["--only", "--n", str(n), "--width", str(args.width), "--real", str(args.real), "--chunk", str(args.chunk)]
+    options = ["--only", "--n", str(n), "--width", str(args.width), "--real", str(args.real), "--batch-size", str(args.batch_size)]
     return apart("evaluation", *options, "--metrics", *args.metrics)
 
 
@@ -114,7 +114,7 @@ def _task(args: EvaluationOptions, n: int, work: Path) -> tuple[CachedSamples, C
 
     teacher = Candidate("teacher", "teacher", ttune.Schedule.build(noise, "dpmpp_2m", 16, "log_snr"))
     images = ArrayPictures("noise", np.random.default_rng(0).integers(0, 256, (args.real, *SHAPE), np.uint8))
-    samples = CachedSamples(denoiser, points, features, n, args.chunk, 0, work, teacher, progress=False)
+    samples = CachedSamples(denoiser, points, features, n, args.batch_size, 0, work, teacher, progress=False)
     return samples, Candidate("DDIM", "base", ttune.Schedule.build(noise, "ddim", 4)), Real("noise", images, cache=work / "cache")
 
 

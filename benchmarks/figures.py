@@ -33,7 +33,7 @@ from ttune.storage.atomic_write import write_atomically
 from ttune.tuning import Teacher
 from ttune.tuning.starting_points import drawn_points
 
-HELD_OUT_SEEDS = 2**41
+TEST_SEEDS = 2**41
 SPLITS = 50  # bootstrap resamples of the paired Fréchet difference
 
 
@@ -43,7 +43,7 @@ class FiguresOptions:
 
     steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
     samplers: tuple[str, ...] = ("ddim", "dpmpp_2m")
-    held_out: int = 1000
+    test_samples: int = 1000
     """x_T that the figures are measured on."""
     tuning: int = 128
     """x_T that schedules are tuned on."""
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     denoiser = zoo.load("fashion")
     teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", 5), remember=True)
     assert isinstance(teacher.source, ttune.Schedule)
-    x_T, conditions = drawn_points(denoiser, torch.arange(args.held_out) + HELD_OUT_SEEDS)
+    x_T, conditions = drawn_points(denoiser, torch.arange(args.test_samples) + TEST_SEEDS)
     judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=args.progress)
     target = _teacher_samples(args, judge, teacher.source)
     judge = judge.with_teacher(target)
@@ -81,14 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _teacher_samples(args: FiguresOptions, judge: CandidateMetrics, schedule: ttune.Schedule) -> torch.Tensor:
     """The teacher's samples from the held-out x_T, kept in the work folder."""
-    path = args.work / f"teacher-{args.held_out}.safetensors"
+    path = args.work / f"teacher-{args.test_samples}.safetensors"
     if not path.exists():
         write_atomically(path, safetensors.torch.save({"x_0": judge.samples(schedule, "teacher, held-out x_T")}))
     return safetensors.torch.load_file(path)["x_0"]
 
 
 def _remembered(args: FiguresOptions, judge: CandidateMetrics, teacher: Teacher, sampler: str, steps: int) -> dict[str, Any]:
-    path = args.work / f"{sampler}-{steps}-{args.held_out}-{args.tuning}.json"
+    path = args.work / f"{sampler}-{steps}-{args.test_samples}-{args.tuning}.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     cell = _cell(args, judge, teacher, sampler, steps)

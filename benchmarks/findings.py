@@ -129,7 +129,12 @@ def quality() -> list[str]:
             for row in compared["rows"]
             if row["steps"] == steps
         ]
-        parts += ["", f"{compared['held_out']} x_T: benchmarks/results/compare-fashion.json, {placed(compared)}.", "", *table(heads, shown)]
+        parts += [
+            "",
+            f"{compared['test_samples']} x_T: benchmarks/results/compare-fashion.json, {placed(compared)}.",
+            "",
+            *table(heads, shown),
+        ]
     features = compared.get("features") or next((q.get("features") for q in rows), None)
     about = f" Fréchet distances are of {features}: not FID." if features else ""
     return ["", "## Quality", "", f"On the bundled model, held-out x_T.{about}", *parts] if parts else []

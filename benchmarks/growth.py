@@ -26,8 +26,8 @@ class Growth:
         return self.worst <= MISSES and (self.r2 is None or self.r2 >= EXPLAINS)
 
     @staticmethod
-    def of(x: Sequence[float], y: Sequence[float], *, chunk: float | None = None) -> Growth:
-        """Of ``y`` measured at the sizes ``x``: a constant, a power law or a straight line, whichever fits first. ``chunk``: a size
+    def of(x: Sequence[float], y: Sequence[float], *, batch_size: float | None = None) -> Growth:
+        """Of ``y`` measured at the sizes ``x``: a constant, a power law or a straight line, whichever fits first. ``batch_size``: a size
         beyond which a constant is looked for.
 
         Three points at least, or two parameters fit whatever was measured.
@@ -35,8 +35,8 @@ class Growth:
         if len(x) != len(y) or len(x) < 3:
             raise ValueError(f"x and y must have the same length, at least 3, got {len(x)} and {len(y)}")
         a, b = np.asarray(x, float), np.asarray(y, float)
-        if chunk is not None and np.sum(a > chunk) >= 2 and _spread(b) > CONSTANT and _spread(b[a > chunk]) <= CONSTANT:
-            beyond = b[a > chunk]
+        if batch_size is not None and np.sum(a > batch_size) >= 2 and _spread(b) > CONSTANT and _spread(b[a > batch_size]) <= CONSTANT:
+            beyond = b[a > batch_size]
             value = float(np.median(beyond))
             return Growth(f"constant beyond one chunk: {_number(value)}", _worst(np.full(len(beyond), value), beyond), None)
         if _spread(b) <= CONSTANT:

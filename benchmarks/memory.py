@@ -1,7 +1,7 @@
 """Memory of a tuning beside that of plain sampling with the same chunk, each in a process of its own.
 
     python -m benchmarks memory                       # the bundled model, 2M, 3, 5, 10 and 20 steps: some minutes
-    python -m benchmarks memory --steps 10 --chunk 16
+    python -m benchmarks memory --steps 10 --batch-size 16
 
 "peak" is the most memory beyond what the process held before, after a warm-up, as the system counts it; "cached" are the states,
 retained predictions and network outputs that one run of the sampler leaves for the differences or the backward walk. Beyond these a
@@ -46,7 +46,7 @@ class MemoryOptions:
 
     steps: tuple[int, ...] = (3, 5, 10, 20)
     sampler: str = "dpmpp_2m"
-    chunk: int = 64
+    batch_size: int = 64
     micro: int | None = None
     """Samples in one backward pass of the network; by default a sixteenth of the chunk."""
     out: Path | None = None
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(msgspec.json.encode(measured(args, args.only, args.steps[0])).decode())
         return
     out = args.out or result_path("memory-cpu.json", is_part(args))
-    report = {"command": command("memory", argv), "settings": {"sampler": args.sampler, "chunk": args.chunk, "micro": args.micro}}
+    report = {"command": command("memory", argv), "settings": {"sampler": args.sampler, "batch_size": args.batch_size, "micro": args.micro}}
     report["machine"] = machine() | {"threads": 1}
     rows = []
     print(f"{'steps':>5} {'':16} {'peak MiB':>9} {'cached MiB':>11} {'(peak - cached) / sampling':>27}")
@@ -90,7 +90,7 @@ def growths(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def _apart(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
-    options = ["--only", kind, "--steps", str(steps), "--sampler", args.sampler, "--chunk", str(args.chunk)]
+    options = ["--only", kind, "--steps", str(steps), "--sampler", args.sampler, "--batch-size", str(args.batch_size)]
     return apart("memory", *options, "--micro", str(args.micro))  # "None" is read as such
 
 
@@ -102,8 +102,8 @@ def measured(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
     denoiser = zoo.load("fashion")
     for module in denoiser.modules():
         module.requires_grad_(False)
-    x_T, conditions = drawn_points(denoiser, torch.arange(args.chunk))
-    problem = Problem(denoiser, x_T, conditions, torch.zeros_like(x_T), args.chunk)
+    x_T, conditions = drawn_points(denoiser, torch.arange(args.batch_size))
+    problem = Problem(denoiser, x_T, conditions, torch.zeros_like(x_T), args.batch_size)
     schedule = ttune.Schedule.build(denoiser.noise, args.sampler, steps, "quadratic")
     parameters = Parameters(schedule, TUNABLE)
     theta = parameters.start_vector

@@ -90,7 +90,7 @@ class ScaleOptions:
     """Of a GPU in bfloat16, 10^12 operations a second (H100/H200 SXM, dense)."""
     utilisation: float = 0.4
     """Share of the peak that a forward pass reaches. An assumption: it was not measured here."""
-    chunk: int = 8
+    batch_size: int = 8
     """x_T in one call."""
     samples: int = 128
     """x_T of a tuning."""
@@ -137,7 +137,7 @@ def states(steps: int) -> tuple[float, str]:
     peaks = {row["kind"]: row["peak"] for row in report["rows"] if row["steps"] == steps}
     if not {"sampling", "differences"} <= set(peaks):
         raise SystemExit(f"memory-cpu.json has no peaks at {steps} steps: run python -m benchmarks memory --steps {steps}")
-    chunk = report["settings"]["chunk"] * PIXELS * SINGLE
+    chunk = report["settings"]["batch_size"] * PIXELS * SINGLE
     return (peaks["differences"] - peaks["sampling"]) / chunk, f"memory-cpu.json, {report['machine']['commit']}"
 
 
@@ -148,10 +148,10 @@ def _result(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def gigabytes(model: ScaleModel, chunk: int, held: float) -> float:
+def gigabytes(model: ScaleModel, batch_size: int, held: float) -> float:
     """On one GPU: weights, the activations of a chunk, and ``held`` times its states."""
-    activations = model.activations * model.calls * chunk
-    return model.parameters * HALF + activations + held * chunk * math.prod(model.shape) * SINGLE / 1e9
+    activations = model.activations * model.calls * batch_size
+    return model.parameters * HALF + activations + held * batch_size * math.prod(model.shape) * SINGLE / 1e9
 
 
 def hours(model: ScaleModel, count: float, args: ScaleOptions, gpus: int, units: float) -> float:
@@ -169,7 +169,7 @@ def page(args: ScaleOptions, typed: str) -> str:
         f"Written by `{typed}`. **Nothing here was run at this size.** Assumed:",
         "",
         f"- a GPU with {args.peak:g} x 10^12 operations a second, of which a forward pass reaches {args.utilisation:.0%};",
-        f"- {args.samples} x_T in chunks of {args.chunk}, so that at most {math.ceil(args.samples / args.chunk)} GPUs have work;",
+        f"- {args.samples} x_T in chunks of {args.batch_size}, so that at most {math.ceil(args.samples / args.batch_size)} GPUs have work;",
         "- as many network evaluations as the default tuning of 2M took on a Gaussian mixture with an exact score, at every budget; other",
         "  models need more or fewer (below);",
         "- a backward pass counts as two evaluations;",
@@ -205,8 +205,8 @@ def page(args: ScaleOptions, typed: str) -> str:
 def _row(
     model: ScaleModel, what: str, count: int, source: str, args: ScaleOptions, samples: int, held: float, *, lower_bound: bool = False
 ) -> str:
-    cells = [_time(hours(model, count, args, n, math.ceil(samples / args.chunk))) for n in GPUS]
-    memory = gigabytes(model, args.chunk, held)
+    cells = [_time(hours(model, count, args, n, math.ceil(samples / args.batch_size))) for n in GPUS]
+    memory = gigabytes(model, args.batch_size, held)
     return f"| {model.name} | {what} | {count:,} | {source} | {' | '.join(cells)} | {'>= ' * lower_bound}{memory:.1f} |"
 
 

@@ -126,7 +126,7 @@ def tuning(name: str, sampler: str, steps: int) -> Callable[[bool], TuneResult]:
     data = oracles.mixture_data() if name in NEEDS_DATA else None
     start = ttune.Schedule.build(denoiser.noise, sampler, steps, "leading")
 
-    few: dict[str, Any] = {"samples": 16, "holdout": 16, "iterations": 2, "timetuner": TimeTuner(iterations=2)}
+    few: dict[str, Any] = {"samples": 16, "validation_samples": 16, "iterations": 2, "timetuner": TimeTuner(iterations=2)}
 
     def run(short: bool) -> TuneResult:
         options: dict[str, Any] = few if short else {"samples": 128}
@@ -223,10 +223,10 @@ def fitted(methods: Sequence[dict[str, Any]], growth: Sequence[dict[str, Any]]) 
     return fits
 
 
-def _fits(of: str, by: str, sizes: Sequence[float], rows: Sequence[dict[str, Any]], chunk: int | None = None) -> list[dict[str, Any]]:
+def _fits(of: str, by: str, sizes: Sequence[float], rows: Sequence[dict[str, Any]], batch_size: int | None = None) -> list[dict[str, Any]]:
     if len(rows) < 3:
         return []
-    found = {figure: Growth.of(sizes, [value(row) for row in rows], chunk=chunk) for figure, value in FIGURES.items()}
+    found = {figure: Growth.of(sizes, [value(row) for row in rows], batch_size=batch_size) for figure, value in FIGURES.items()}
     return [{"of": of, "with": by, "figure": figure, "points": len(rows), **asdict(growth)} for figure, growth in found.items()]
 
 

@@ -33,7 +33,7 @@ def tuned(method: str, folder: Path | None, say: Connection | None = None) -> tt
         method=method,
         x_T=standard_normal((12, 2)),
         teacher=ttune.Schedule.build(NOISE, "dpmpp_2m", 12, "log_snr"),
-        chunk=9,
+        batch_size=9,
         iterations=6,
         search_starts=False,
         progress=False,
@@ -48,7 +48,7 @@ def outcome(result: ttune.TuneResult) -> dict[str, Any]:
     schedule = result.schedule
     cost = {name: value for name, value in result.cost.items() if name != "seconds"}
     bits = [schedule.times.tobytes(), schedule.network_times.tobytes()]
-    return {"bits": bits, "holdout": result.holdout, "history": result.history, "cost": cost, "teacher": result.teacher}
+    return {"bits": bits, "validation": result.validation, "history": result.history, "cost": cost, "teacher": result.teacher}
 
 
 def run(method: str, folder: Path, say: Connection, killed_at: int | None) -> None:

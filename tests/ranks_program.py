@@ -52,10 +52,10 @@ def neighbours(ranks: Ranks) -> dict[str, Any]:
     found = {}
     for method in ("trajectory", "local", "optimal_steps", "ays", shift, evolution):
         denoiser, start = Gaussian(NOISE, 0.7).denoiser(), ttune.Schedule.build(NOISE, "ddim", 3, "linspace")
-        options = {"x_T": x_T, "teacher": teacher, "chunk": 4, "guard": False, "progress": False}
+        options = {"x_T": x_T, "teacher": teacher, "batch_size": 4, "fallback": False, "progress": False}
         result = ttune.tune(denoiser, start, method=method, ranks=ranks, **options)
         cost = {name: value for name, value in result.cost.items() if name != "seconds"}
-        found[str(method)] = {"schedule": result.schedule.settings(), "cost": cost, "holdout": dict(result.holdout)}
+        found[str(method)] = {"schedule": result.schedule.settings(), "cost": cost, "validation": dict(result.validation)}
     return found
 
 
@@ -82,8 +82,8 @@ def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
         ttune.Schedule.build(NOISE, "ddim", 3, "linspace"),
         sample_shape=(2,),
         samples=11,
-        holdout=7,
-        chunk=4,
+        validation_samples=7,
+        batch_size=4,
         conditions=lambda seeds: {"scale": (seeds % 3).float()},
         progress=False,
         ranks=ranks,
@@ -91,7 +91,7 @@ def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
     )
     cost = {purpose: value for purpose, value in result.cost.items() if purpose != "seconds"}
     bits = [result.schedule.times.tolist(), result.schedule.network_times.tolist()]
-    return {"schedule": bits, "holdout": result.holdout, "history": result.history, "cost": cost, "teacher": result.teacher}
+    return {"schedule": bits, "validation": result.validation, "history": result.history, "cost": cost, "teacher": result.teacher}
 
 
 def everything(ranks: Ranks) -> dict[str, Any]:

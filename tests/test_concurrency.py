@@ -207,7 +207,7 @@ def test_repeats_are_the_same_bits_also_where_torch_insists_on_them() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert again.schedule.network_times.tobytes() == result.schedule.network_times.tobytes()
-    assert again.holdout == result.holdout
+    assert again.validation == result.validation
 
 
 def tuned() -> ttune.TuneResult:

@@ -59,22 +59,24 @@ def run(name: str, world: int, out: Path) -> list[Any]:
     return [json.loads((out / f"{name}.{rank}.json").read_text()) for rank in range(world)]
 
 
-@pytest.mark.parametrize(("count", "chunk", "world"), [(22, 4, 3), (8, 8, 2), (1, 1, 1), (7, 2, 4), (100, 7, 5)])
-def test_every_sample_is_somebodys_and_chunks_stay_whole(count: int, chunk: int, world: int) -> None:
-    rows = [Ranks(rank, world).share(count, chunk).rows for rank in range(world)]
+@pytest.mark.parametrize(("count", "batch_size", "world"), [(22, 4, 3), (8, 8, 2), (1, 1, 1), (7, 2, 4), (100, 7, 5)])
+def test_every_sample_is_somebodys_and_chunks_stay_whole(count: int, batch_size: int, world: int) -> None:
+    rows = [Ranks(rank, world).share(count, batch_size).rows for rank in range(world)]
     assert sorted(torch.cat(rows).tolist()) == list(range(count))
     for own in rows:
-        for piece in own.split(chunk) if len(own) else []:
-            assert piece[0] % chunk == 0
-            assert piece.tolist() == list(range(piece[0], min(piece[0] + chunk, count)))
+        for piece in own.split(batch_size) if len(own) else []:
+            assert piece[0] % batch_size == 0
+            assert piece.tolist() == list(range(piece[0], min(piece[0] + batch_size, count)))
     for rank, own in enumerate(rows):
-        head = Ranks(rank, world).share(count, chunk).head(5).rows
+        head = Ranks(rank, world).share(count, batch_size).head(5).rows
         assert torch.equal(head, own[own < 5])
 
 
 def test_a_rank_without_work_is_refused() -> None:
     Ranks(0, 4).share(100, 25).check("samples")
-    with pytest.raises(ValueError, match="chunk: samples=100 in chunks of 32 are 4 for 5 ranks; use a chunk of at most 20"):
+    with pytest.raises(
+        ValueError, match="batch_size must leave every rank some samples: samples=100 in batches of 32 are 4 for 5 ranks; use at most 20"
+    ):
         Ranks(0, 5).share(100, 32).check("samples")
 
 
@@ -101,7 +103,7 @@ def test_several_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> No
 
 # ----------------------------------------------------------------------------------------------------- the command line, torchrun
 
-TUNE = ["tune", "--model", "tests.tiny_model:factory", "--steps", "3", "--samples", "8", "--holdout", "8", "--chunk", "4"]
+TUNE = ["tune", "--model", "tests.tiny_model:factory", "--steps", "3", "--samples", "8", "--validation-samples", "8", "--batch-size", "4"]
 TUNE += ["--iterations", "3", "--quiet"]
 
 
@@ -132,7 +134,7 @@ def test_a_killed_rank_ends_the_job_and_the_rest_is_resumed_by_any_number(tmp_pa
     assert status == 0, error
     assert said.count("Wrote") == 1
     assert ttune.Schedule.load(out) == ttune.Schedule.load(whole)
-    assert ttune.Schedule.load(out).tuned["holdout"] == ttune.Schedule.load(whole).tuned["holdout"]
+    assert ttune.Schedule.load(out).tuned["validation"] == ttune.Schedule.load(whole).tuned["validation"]
     assert "RMSE to the teacher" in alone
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ttune.json", "whole.json"]
 
@@ -141,7 +143,7 @@ def test_evaluate_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TTUNE_CACHE", str(tmp_path / "cache"))
     file, out, together = (tmp_path / name for name in ("ddim.json", "alone.json", "together.json"))
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
-    arguments = ["evaluate", str(file), "--samples", "11", "--chunk", "2", "--quiet", "--reference-n", "100", "--splits", "2"]
+    arguments = ["evaluate", str(file), "--samples", "11", "--batch-size", "2", "--quiet", "--reference-n", "100", "--splits", "2"]
     arguments += ["--metrics", "fid", "precision_recall", "rmse", "psnr"]
     main([*arguments, "--out", str(out)])
     status, said, error = torchrun(2, [*arguments, "--out", str(together), "--work", str(tmp_path / "work")])
@@ -159,7 +161,7 @@ def test_a_rank_that_dies_in_an_evaluation_ends_it_and_what_was_kept_is_taken(tm
     """Each of two ranks in its turn, with torchrun, which ends the other, and without, when the other must see it for itself."""
     file, work = tmp_path / "ddim.json", tmp_path / "work"
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
-    arguments = ["evaluate", str(file), "--model", "tests.tiny_model:factory", "--samples", "12", "--chunk", "1", "--quiet"]
+    arguments = ["evaluate", str(file), "--model", "tests.tiny_model:factory", "--samples", "12", "--batch-size", "1", "--quiet"]
     together = [*arguments, "--work", str(work), "--out", str(tmp_path / "together.json")]
     main([*arguments, "--out", str(tmp_path / "alone.json")])
 
@@ -218,4 +220,4 @@ def test_methods_that_do_not_share_are_refused() -> None:
     denoiser, start = mixture(ranks_program.NOISE).denoiser(), ttune.Schedule.build(ranks_program.NOISE, "ddim", 3)
     method = ttune.tuning.Evolution(fitness=lambda schedule, x, problem: 0.0)  # a function wants to see all samples
     with pytest.raises(ValueError, match="method 'evolution' runs in one process, got 2 ranks: start it without torchrun"):
-        ttune.tune(denoiser, start, method=method, x_T=standard_normal((16, 2)), chunk=2, ranks=Ranks(0, 2))
+        ttune.tune(denoiser, start, method=method, x_T=standard_normal((16, 2)), batch_size=2, ranks=Ranks(0, 2))

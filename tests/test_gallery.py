@@ -23,9 +23,11 @@ def test_there_are_some() -> None:
 def test_it_loads_and_says_where_it_comes_from(file: Path) -> None:
     schedule = ttune.Schedule.load(file)
     assert {"name", "prediction_type", "guidance_scale", "clip_sample", "parameter_shapes"} <= schedule.model.keys()
-    assert {"method", "tune", "seed", "samples", "teacher", "holdout", "cost"} <= schedule.tuned.keys()
-    assert {"n", "features", "rmse_start", "rmse", "low", "high", "frechet_start", "frechet", "chosen"} <= schedule.tuned["holdout"].keys()
-    assert schedule.tuned["holdout"]["rmse"] < schedule.tuned["holdout"]["rmse_start"]
+    assert {"method", "tune", "seed", "samples", "teacher", "validation", "cost"} <= schedule.tuned.keys()
+    assert {"n", "features", "rmse_start", "rmse", "low", "high", "frechet_start", "frechet", "chosen"} <= schedule.tuned[
+        "validation"
+    ].keys()
+    assert schedule.tuned["validation"]["rmse"] < schedule.tuned["validation"]["rmse_start"]
     assert file.parent.name == schedule.model["name"]
 
 
@@ -33,7 +35,7 @@ def test_it_loads_and_says_where_it_comes_from(file: Path) -> None:
 def test_its_line_of_the_table_has_its_own_figures(file: Path) -> None:
     schedule = ttune.Schedule.load(file)
     (line,) = [line for line in TABLE.splitlines() if f"]({file.relative_to(GALLERY)})" in line]
-    held_out = schedule.tuned["holdout"]
+    held_out = schedule.tuned["validation"]
     assert f"| {schedule.sampler}, {schedule.steps} |" in line
     assert schedule.tuned["method"] in line
     assert f"{held_out['rmse_start']:.4f} → {held_out['rmse']:.4f}" in line

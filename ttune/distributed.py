@@ -74,9 +74,9 @@ class Ranks:
             raise answer[1]
         return answer[0]
 
-    def share(self, count: int, chunk: int) -> Share:
-        """This rank's part of ``count`` samples that are computed ``chunk`` at a time."""
-        return Share(self, count, chunk)
+    def share(self, count: int, batch_size: int) -> Share:
+        """This rank's part of ``count`` samples that are computed ``batch_size`` at a time."""
+        return Share(self, count, batch_size)
 
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world}"
@@ -94,29 +94,29 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Share:
-    """Which of ``count`` samples are this rank's: chunk k (of ``chunk`` samples, the last may be shorter) is rank k mod world's."""
+    """Which of ``count`` samples are this rank's: chunk k (of ``batch_size`` samples, the last may be shorter) is rank k mod world's."""
 
     ranks: Ranks
     count: int
-    chunk: int
+    batch_size: int
 
     @property
     def rows(self) -> Tensor:
         """Indices of this rank's samples, ascending, int64."""
         index = torch.arange(self.count)
-        return index[(index // self.chunk) % self.ranks.world == self.ranks.rank]
+        return index[(index // self.batch_size) % self.ranks.world == self.ranks.rank]
 
     def head(self, n: int) -> Share:
         """This rank's part of the first ``n`` samples: the first rows of its part of all."""
-        return Share(self.ranks, min(n, self.count), self.chunk)
+        return Share(self.ranks, min(n, self.count), self.batch_size)
 
     def check(self, argument: str) -> None:
         """ValueError if a rank would have nothing to do."""
-        chunks = -(-self.count // self.chunk)
+        chunks = -(-self.count // self.batch_size)
         if chunks < self.ranks.world:
             raise ValueError(
-                f"chunk: {argument}={self.count} in chunks of {self.chunk} are {chunks} for {self.ranks.world} ranks; "
-                f"use a chunk of at most {max(1, self.count // self.ranks.world)}, or fewer ranks"
+                f"batch_size must leave every rank some samples: {argument}={self.count} in batches of {self.batch_size} are {chunks} "
+                f"for {self.ranks.world} ranks; use at most {max(1, self.count // self.ranks.world)}, or fewer ranks"
             )
 
     def gathered(self, parts: Sequence[T]) -> list[T]:

@@ -20,7 +20,19 @@ from tests.hosts import diffusers
 from ttune.cli.main import main
 from ttune.tuning import Teacher
 
-QUICK = ["--samples", "8", "--holdout", "8", "--chunk", "8", "--iterations", "1", "--no-search-starts", "--no-guard", "--quiet"]
+QUICK = [
+    "--samples",
+    "8",
+    "--validation-samples",
+    "8",
+    "--batch-size",
+    "8",
+    "--iterations",
+    "1",
+    "--no-search-starts",
+    "--no-fallback",
+    "--quiet",
+]
 
 
 @pytest.fixture
@@ -81,8 +93,15 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
 def test_from_python(folder: Path) -> None:
     denoiser = ttune.diffusers.load(folder)
     start = ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 5, "log_snr")
-    settings: dict[str, Any] = {"samples": 8, "holdout": 8, "chunk": 8, "iterations": 1, "search_starts": False, "progress": False}
-    result = ttune.tune(denoiser, start, guard=False, **settings)
+    settings: dict[str, Any] = {
+        "samples": 8,
+        "validation_samples": 8,
+        "batch_size": 8,
+        "iterations": 1,
+        "search_starts": False,
+        "progress": False,
+    }
+    result = ttune.tune(denoiser, start, fallback=False, **settings)
     assert result.schedule.tuned["method"] == "endpoint"  # and not the start, which would be sampled alike too
     samples_alike(folder, result.schedule)
 

@@ -208,7 +208,7 @@ def test_tuned_with_gradients_in_the_told_time() -> None:
             optimizer=optimizer,
             tune=parameters,
             search_starts=False,
-            guard=False,
+            fallback=False,
             progress=False,
         )
         assert not np.array_equal(result.schedule.network_times, schedule.network_times)

@@ -319,9 +319,9 @@ def test_tuned_from_the_wrapper() -> None:
     _, external, _ = modules()
     denoiser = ttune.k_diffusion.denoiser(bars(external.DiscreteEpsDDPMDenoiser, Small(scale=1000)), noise=VP)
     schedule = ttune.Schedule.build(VP, "ddim", 2, "log_snr")
-    settings = {"iterations": 1, "search_starts": False, "guard": False, "progress": False}
+    settings = {"iterations": 1, "search_starts": False, "fallback": False, "progress": False}
     result = ttune.tune(denoiser, schedule, x_T=noise_like(8, 2, 6, 6), **settings)
-    assert result.holdout is not None
+    assert result.validation is not None
     assert not np.array_equal(result.schedule.network_times, schedule.network_times)
 
 

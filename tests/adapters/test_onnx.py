@@ -76,7 +76,7 @@ def test_sampled_and_tuned_as_the_same_network_in_torch(tmp_path: Path) -> None:
     assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
     x_T, conditions = noise_like(8, 2, 6, 6, dtype=torch.float32), {"y": torch.arange(8) % 4}
     start = ttune.Schedule.build(NOISE, "ddim", 2, "log_snr")
-    result = ttune.tune(denoiser, start, x_T=x_T, conditions=conditions, iterations=1, search_starts=False, guard=False, progress=False)
+    result = ttune.tune(denoiser, start, x_T=x_T, conditions=conditions, iterations=1, search_starts=False, fallback=False, progress=False)
     assert not np.array_equal(result.schedule.network_times, start.network_times)
 
 

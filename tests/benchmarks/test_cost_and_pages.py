@@ -117,7 +117,7 @@ def test_growth_is_a_constant_a_power_law_or_a_line_and_otherwise_none() -> None
     assert Growth.of(sizes, [3 * x**2 for x in sizes]).words == "~ x^2.00"
     assert Growth.of(sizes, [5 + 2 * x for x in sizes]).words == "5 + 2 x"
     assert Growth.of(sizes, [7.0, 7.1, 7.0, 6.9]).words == "constant: 7"
-    jump = Growth.of([32, 64, 128, 256, 512], [6.6, 13.2, 17.9, 17.9, 17.9], chunk=64)
+    jump = Growth.of([32, 64, 128, 256, 512], [6.6, 13.2, 17.9, 17.9, 17.9], batch_size=64)
     assert (jump.words, jump.worst) == ("constant beyond one chunk: 17.9", 0)
     none = Growth.of(sizes, [80, 224, 80, 334])
     assert not none.describes
@@ -222,8 +222,8 @@ def test_scale_divides_whole_chunks_only() -> None:
 
 def test_memory_at_scale_is_weights_activations_and_states() -> None:
     model = replace(scale.MODELS[0], parameters=1.0, activations=0.5, calls=2, shape=(10, 10, 10))
-    assert scale.gigabytes(model, chunk=4, held=0) == pytest.approx(2 + 0.5 * 2 * 4)
-    assert scale.gigabytes(model, chunk=4, held=1000) == pytest.approx(2 + 4 + 1000 * 4 * 1000 * 4 / 1e9)
+    assert scale.gigabytes(model, batch_size=4, held=0) == pytest.approx(2 + 0.5 * 2 * 4)
+    assert scale.gigabytes(model, batch_size=4, held=1000) == pytest.approx(2 + 4 + 1000 * 4 * 1000 * 4 / 1e9)
 
 
 def test_scale_reads_every_budget_from_one_model_and_names_file_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_scale_reads_every_budget_from_one_model_and_names_file_and_commit(tmp_p
     monkeypatch.setattr(scale, "RESULTS", tmp_path)
     write("tuning-cpu.json", methods=[{"method": "endpoint", "steps": k, "evaluations": 1000 * k} for k in (5, 10)])
     peaks = [{"steps": k, "kind": kind, "peak": p} for k in (5, 10) for kind, p in (("sampling", 1000), ("differences", 1000 + 784 * k))]
-    write("memory-cpu.json", rows=peaks, settings={"chunk": 1})
+    write("memory-cpu.json", rows=peaks, settings={"batch_size": 1})
     for model in ("fashion", "digits", "mixture"):  # a model that was compared at some budgets only must not fill in
         write(f"compare-{model}.json", rows=[{"label": "endpoint", "sampler": "dpmpp_2m", "steps": 5, "evaluations": 7}])
     assert scale.evaluations(5) == (5000, "tuning-cpu.json, c0ffee")

@@ -239,7 +239,7 @@ def test_results_are_named_with_their_own_machine_and_commit(results: Path) -> N
         quality=[measured, measured | {"steps": 4, "label": "hidden"}],
     )
     row = {"sampler": "ddim", "steps": 5, "label": "endpoint", "rmse": 0.5, "frechet": 1.5, "real": 2.5}
-    write("compare-fashion.json", held_out=1000, features="LeNet-64", rows=[row, row | {"steps": 3, "label": "hidden"}])
+    write("compare-fashion.json", test_samples=1000, features="LeNet-64", rows=[row, row | {"steps": 3, "label": "hidden"}])
     text = "\n".join(findings.throughput() + findings.quality())
     assert "| none | ddim | 1x3x32x32 | 2 | ttune: 0.50 [0.25, 0.75] | diffusers: 3.00 [2.75, 3.25] |" in text
     assert "| none | ddim, guided | 1x3x32x32 |" in text

@@ -16,7 +16,7 @@ from ttune.cli.main import COMMANDS, main
 from ttune.report import read_sources
 
 TINY = ["--model", "tests.tiny_model:factory"]
-QUICK = [*TINY, "--steps", "3", "--samples", "8", "--holdout", "8", "--iterations", "3", "--quiet"]
+QUICK = [*TINY, "--steps", "3", "--samples", "8", "--validation-samples", "8", "--iterations", "3", "--quiet"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "RMSE to the teacher" in capsys.readouterr().out
     schedule = ttune.Schedule.load(file)
     assert schedule.steps == 3
-    assert schedule.tuned["holdout"]["rmse"] < schedule.tuned["holdout"]["rmse_start"]
+    assert schedule.tuned["validation"]["rmse"] < schedule.tuned["validation"]["rmse_start"]
     assert list(tmp_path.iterdir()) == [file]  # the checkpoint is gone
     main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *TINY, "--n", "5"])
     main(["sample", "--out", str(tmp_path / "b.npz"), "--schedule", str(file), *TINY, "--n", "3"])
@@ -85,14 +85,14 @@ def test_samples_are_the_same_in_any_batches(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("method", ["trajectory", "local", "optimal_steps", "ays", "shifted"])
 def test_other_methods(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["tune", "--out", str(tmp_path / "t.json"), *QUICK, "--method", method, "--no-guard"])
+    main(["tune", "--out", str(tmp_path / "t.json"), *QUICK, "--method", method, "--no-fallback"])
     assert "RMSE to the teacher" in capsys.readouterr().out
     assert ttune.Schedule.load(tmp_path / "t.json").tuned["method"] == method
 
 
 def test_residuals_and_conditions_from_factories(tmp_path: Path) -> None:
     file = tmp_path / "ttune.json"
-    own = ["--residual", "tests.tiny_model:edges", "--conditions", "tests.tiny_model:no_conditions", "--no-guard"]
+    own = ["--residual", "tests.tiny_model:edges", "--conditions", "tests.tiny_model:no_conditions", "--no-fallback"]
     main(["tune", "--out", str(file), *QUICK, *own])
     assert "edges" in ttune.Schedule.load(file).tuned["residual"]
     assert ttune.Schedule.load(file).tuned["time_table"]["kind"] == "smooth"
@@ -120,7 +120,7 @@ def test_a_choice_of_the_sampler_that_is_interrupted_says_what_is_left_and_goes_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
-    command = [*TINY, "--sampler", "auto", "--steps", "3", "--samples", "4", "--holdout", "4", "--quiet", "--no-guard"]
+    command = [*TINY, "--sampler", "auto", "--steps", "3", "--samples", "4", "--validation-samples", "4", "--quiet", "--no-fallback"]
     tiny_model.calls = 0
     main(["tune", "--out", str(whole), *command])
     total = tiny_model.calls
@@ -316,7 +316,7 @@ def test_a_number_of_processes_that_is_none_is_one_line(
         (["sample", "--out", "a.npz"], "the same command begins again"),
         (["evaluate", "t.json", "--features", "pixels", "--n", "4"], "With --work, what was finished is kept there"),
         (
-            ["compare", "--out", "c", "--methods", "trajectory", "--samples", "4", "--holdout", "4", "--held-out", "4"],
+            ["compare", "--out", "c", "--methods", "trajectory", "--samples", "4", "--validation-samples", "4", "--test-samples", "4"],
             "finished are kept in",
         ),
         (["report", "t.json", "--out", "a.html"], "The page may not have been written"),
@@ -358,7 +358,7 @@ def test_a_stochastic_schedule_is_judged_by_the_seed(tmp_path: Path) -> None:
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 2).save(file)
     tables = []
     for name in ("a.json", "b.json"):
-        main(["evaluate", str(file), "--n", "4", "--chunk", "2", "--no-teacher", "--quiet", "--out", str(tmp_path / name)])
+        main(["evaluate", str(file), "--n", "4", "--batch-size", "2", "--no-teacher", "--quiet", "--out", str(tmp_path / name)])
         tables.append([row | {"seconds": 0} for row in json.loads((tmp_path / name).read_text())["rows"]])
     assert tables[0] == tables[1]
 

@@ -17,7 +17,7 @@ from ttune.comparison.equivalent import equivalent_steps
 from ttune.comparison.work_folder import Cell, Folder
 from ttune.tuning import Endpoint, Found, Task, TimeTuner, Trajectory
 
-QUICK = {"samples": 8, "holdout": 8, "held_out": 24, "progress": False}
+QUICK = {"samples": 8, "validation_samples": 8, "test_samples": 24, "progress": False}
 
 
 def test_a_specification_is_a_method_with_its_settings() -> None:

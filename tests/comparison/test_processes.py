@@ -16,8 +16,8 @@ def counted(bench, start, label, *rest):
         os._exit(9)  # in the middle of a cell, its claim still held
     return original(bench, start, label, *rest)
 importlib.import_module("ttune.comparison.compare").method_cell = counted
-found = compare(tiny_model.factory(), ["trajectory", "local"], samplers=("ddim",), steps=(3, 4), curve=(), samples=8, holdout=8,
-                held_out=16, work=sys.argv[1], progress=False)
+found = compare(tiny_model.factory(), ["trajectory", "local"], samplers=("ddim",), steps=(3, 4), curve=(), samples=8, validation_samples=8,
+                test_samples=16, work=sys.argv[1], progress=False)
 print(*made)
 print(len(found.rows))
 """

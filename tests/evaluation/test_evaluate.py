@@ -64,7 +64,7 @@ def samples(work: Path, n: int = 22, calls: list[int] | None = None, **options: 
         counted.append(len(x))
         return network(x, tau, gain)
 
-    settings: dict[str, Any] = {"features": FEATURES, "chunk": 4, "seed": 7, "teacher": TEACHER, "progress": False}
+    settings: dict[str, Any] = {"features": FEATURES, "batch_size": 4, "seed": 7, "teacher": TEACHER, "progress": False}
     return CachedSamples(ttune.Denoiser(counting, NOISE), points, n=n, work=work, **(settings | options))
 
 
@@ -132,7 +132,7 @@ def test_what_is_kept_is_not_sampled_again(tmp_path: Path) -> None:
     "change",
     [
         {"seed": 8},
-        {"chunk": 2},
+        {"batch_size": 2},
         {"teacher": candidate(13, "dpmpp_2m")},
         {"features": FeatureExtractor("others", FEATURES.function, batch=8)},
         {"features": FeatureExtractor("projections", FEATURES.function, batch=8, digest="other weights")},

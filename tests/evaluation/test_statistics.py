@@ -19,13 +19,13 @@ def features(n: int, width: int = 6, offset: float = 0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
-@pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
-def test_streaming_equals_numpy_whatever_the_chunks(chunk: int, offset: float) -> None:
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+def test_streaming_equals_numpy_whatever_the_chunks(batch_size: int, offset: float) -> None:
     x = features(1000, offset=offset)
-    order = np.random.default_rng(1).permutation(range(0, 1000, chunk))
+    order = np.random.default_rng(1).permutation(range(0, 1000, batch_size))
     builder = StatisticsBuilder("f")
     for start in order:
-        builder.add(x[start : start + chunk])
+        builder.add(x[start : start + batch_size])
     got = builder.build()
     assert got.count == 1000
     # A float64 value near 1e6 itself is only good to 1e-10, which is what the covariance then can be.

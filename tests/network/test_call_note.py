@@ -90,7 +90,7 @@ def test_the_evaluation_and_the_conditions_are_named() -> None:
             denoiser,
             SCHEDULE,
             samples=4,
-            holdout=4,
+            validation_samples=4,
             conditions=lambda seeds: {"y": torch.ones(len(seeds), dtype=torch.long)},
             progress=False,
         ),
@@ -144,7 +144,7 @@ def test_one_name_to_tune_and_a_path_as_schedule(tmp_path: Path) -> None:
         expected = ttune.sample(denoiser, Schedule.load(file), x_T)
         torch.testing.assert_close(ttune.sample(denoiser, path, x_T), expected)
         torch.testing.assert_close(ttune.CompiledSampler(denoiser, path, compile=False)(x_T), expected)
-    result = ttune.tune(denoiser, file, tune="times", x_T=x_T, iterations=1, search_starts=False, progress=False, guard=False)
+    result = ttune.tune(denoiser, file, tune="times", x_T=x_T, iterations=1, search_starts=False, progress=False, fallback=False)
     assert result.schedule.tuned["tune"] == ["times"]
     with pytest.raises(TypeError, match=r"schedule must be a ttune\.Schedule or the path"):
         ttune.sample(denoiser, 3, x_T)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def test_a_network_of_another_precision_is_tuned_in_its_own(dtype: torch.dtype, 
         denoiser,
         schedule,
         samples=8,
-        holdout=8,
+        validation_samples=8,
         iterations=1,
         search_starts=False,
         teacher=Schedule.build(NOISE, "ddim", 8),

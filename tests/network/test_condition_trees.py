@@ -112,7 +112,9 @@ def test_refused_before_the_first_call(conditions: Any, error: type[Exception], 
     with pytest.raises(error, match=match.replace(", 4,", ", 16,")):
         ttune.tune(denoiser, SCHEDULE, x_T=torch.randn(16, 6), conditions=conditions, progress=False)
     with pytest.raises(error, match=match.replace(", 4,", ", 8,")):
-        ttune.tune(denoiser, SCHEDULE, sample_shape=(6,), samples=8, holdout=8, conditions=lambda seeds: conditions, progress=False)
+        ttune.tune(
+            denoiser, SCHEDULE, sample_shape=(6,), samples=8, validation_samples=8, conditions=lambda seeds: conditions, progress=False
+        )
 
 
 def test_what_is_shared_reaches_the_network_as_it_is() -> None:
@@ -131,7 +133,7 @@ def test_what_is_shared_reaches_the_network_as_it_is() -> None:
     x_T = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
     with pytest.warns(RuntimeWarning, match="out of memory"):
         ttune.tune(
-            denoiser, SCHEDULE, x_T=x_T, conditions={"gain": gain, "table": table}, chunk=4, iterations=1, search_starts=False,
+            denoiser, SCHEDULE, x_T=x_T, conditions={"gain": gain, "table": table}, batch_size=4, iterations=1, search_starts=False,
             progress=False, teacher=TEACHER,
         )  # fmt: skip
     assert shapes == {(16,)}
@@ -155,8 +157,8 @@ def test_tuning_with_a_condition_within_another(optimizer: str) -> None:
 
     def tuned(of: Any) -> Schedule:
         return ttune.tune(
-            Denoiser(network, NOISE), SCHEDULE, sample_shape=(6,), samples=8, holdout=8, chunk=8, iterations=2,
-            optimizer=optimizer, search_starts=False, guard=False, progress=False, teacher=TEACHER,
+            Denoiser(network, NOISE), SCHEDULE, sample_shape=(6,), samples=8, validation_samples=8, batch_size=8, iterations=2,
+            optimizer=optimizer, search_starts=False, fallback=False, progress=False, teacher=TEACHER,
             conditions=lambda seeds: {"gain": of(1 + 0.01 * (seeds % 5).float())},
         ).schedule  # fmt: skip
 

@@ -265,7 +265,7 @@ def test_analytic_variance_of_gaussian_data_is_exact() -> None:
     at = points(schedule)
     exact = [p.sigma**2 / (p.alpha**2 * s**2 + p.sigma**2) for p in at[:-1]]
     x_0 = s * standard_normal((4000, 2, 4), 3)
-    gammas = ttune.estimate_gammas(denoiser, schedule, x_0, seeds=torch.arange(4000), chunk=999)
+    gammas = ttune.estimate_gammas(denoiser, schedule, x_0, seeds=torch.arange(4000), batch_size=999)
     assert gammas == pytest.approx(exact, rel=0.03)
     stages = schedule.replace(options={"variance": "analytic", "gammas": exact}).tableau().stages
     for t, u, stage in zip(at, at[1:], stages, strict=False):

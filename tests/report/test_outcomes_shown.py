@@ -27,7 +27,7 @@ BETTER = GOOD.replace(network_times=0.99 * GOOD.network_times)
 
 def result_of(outcome: str) -> ttune.TuneResult:
     found = {"tuned": ((BETTER,), ()), "untuned": ((BAD,), (GOOD,)), "start": ((BAD,), ())}[outcome]
-    result = ttune.tune(MODEL, FIRST, method=Fixed(*found), samples=8, holdout=8, teacher=TEACHER, progress=False)
+    result = ttune.tune(MODEL, FIRST, method=Fixed(*found), samples=8, validation_samples=8, teacher=TEACHER, progress=False)
     assert result.outcome == outcome
     return result
 

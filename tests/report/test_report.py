@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     denoiser = tiny_model.factory()
     teacher = ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 12, "log_snr")
-    few: dict[str, Any] = {"samples": 4, "holdout": 4, "iterations": 1, "progress": False, "teacher": teacher}
+    few: dict[str, Any] = {"samples": 4, "validation_samples": 4, "iterations": 1, "progress": False, "teacher": teacher}
     several = [ttune.Schedule.build(denoiser.noise, "dpmpp_2m", k) for k in (2, 3)]
     results = ttune.tune_budgets(denoiser, several, **few)
     ttune.save_schedules({k: result.schedule for k, result in results.items()}, folder / "several.json")
@@ -147,7 +147,7 @@ def test_figures_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
     stored = [entry["tuned"] for entry in json.loads((folder / "several.json").read_text())["schedules"]]
     assert len(rows) == len(stored) == 2
     for row, tuned in zip(rows, stored, strict=True):
-        held = tuned["holdout"]
+        held = tuned["validation"]
         assert row[1:4] == [number(held["rmse_start"]), number(held["best_untuned"]["rmse"]), number(held["rmse"])]
         assert row[4] == f"{number(held['ratio'], '.3f')} [{number(held['low'], '.3f')}, {number(held['high'], '.3f')}]"
         assert row[8:10] == ["4", held["features"]]
@@ -166,7 +166,7 @@ def test_figures_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
 def test_what_was_run_is_what_sampling_gives(folder: Path) -> None:
     denoiser = tiny_model.factory()
     (entry, *_) = read_sources([folder / "several.json"]).entries
-    measured = measure(denoiser, [entry], n=10, shown=4, chunk=4, seed=77)
+    measured = measure(denoiser, [entry], n=10, shown=4, batch_size=4, seed=77)
     x_T = ttune.initial_noise(denoiser.noise, (1, 8, 8), seeds=range(77, 87))
     target = ttune.sample(denoiser, measured.runs[entry.name][0].schedule, x_T)
     for role in (START, GRID, TUNED):
@@ -192,7 +192,7 @@ def test_lines_go_by_steps_and_files_of_one_sampler_have_their_own(folder: Path)
     lines = held_out_by_steps(entries[::-1])
     assert [steps for steps, _ in lines["tuned (several)"]] == [2, 3]
     assert [steps for steps, _ in lines["tuned (coefficients)"]] == [2]
-    assert lines[GRID] == [(e.schedule.steps, e.record.holdout.best_untuned.rmse) for e in entries[1:]]  # pyright: ignore[reportOptionalMemberAccess]
+    assert lines[GRID] == [(e.schedule.steps, e.record.validation.best_untuned.rmse) for e in entries[1:]]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_pa
     file = Path(ttune.__file__).parent / "zoo" / "data" / "ddim_5.json"
     main(["report", str(file), "--model", "fashion", "--n", "2", "--shown", "1", "--quiet", "--out", str(out)])
     page = checked(out)
-    held = json.loads(file.read_text())["tuned"]["holdout"]
+    held = json.loads(file.read_text())["tuned"]["validation"]
     row = page.table("schedule", "RMSE: start")[1]
     assert (row[0], row[3], row[9]) == ("ddim, 5 steps", number(held["rmse"]), "LeNet-64")
     assert [picture["alt"] for picture in page.all("img")] == [
@@ -211,7 +211,7 @@ def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_pa
 
 def test_an_untuned_schedule_and_one_without_history_say_what_is_missing(folder: Path, tmp_path: Path) -> None:
     page = page_of(folder / "untuned.json", out=tmp_path / "a.html")
-    assert "untuned, or a tuning whose guard returned its start" in page.text
+    assert "untuned, or a tuning that returned its start" in page.text
     assert "No held-out figures" in page.text
     assert "Convergence" not in page.text
     schedule = ttune.Schedule.load(folder / "heun.json")
@@ -225,10 +225,10 @@ def test_an_untuned_schedule_and_one_without_history_say_what_is_missing(folder:
 
 def test_hostile_names_are_words(folder: Path, tmp_path: Path) -> None:
     schedule = ttune.Schedule.load(folder / "heun.json")
-    holdout = {**schedule.tuned["holdout"], "features": HOSTILE, "chosen": HOSTILE, "refused": [HOSTILE]}
+    validation = {**schedule.tuned["validation"], "features": HOSTILE, "chosen": HOSTILE, "refused": [HOSTILE]}
     history = {HOSTILE: {"at": [0, 1], "values": [1.0, 0.5]}}
     cost = {HOSTILE: 5, "teacher": 7}
-    tuned = {**schedule.tuned, "method": HOSTILE, "holdout": holdout, "history": history, "cost": cost, "unfinished": HOSTILE}
+    tuned = {**schedule.tuned, "method": HOSTILE, "validation": validation, "history": history, "cost": cost, "unfinished": HOSTILE}
     path = tmp_path / "evil<b>.json"
     schedule.replace(model={"name": HOSTILE}, tuned=tuned).save(path)
     schedule.save(tmp_path / "other.json")
@@ -246,7 +246,7 @@ def test_a_record_that_makes_no_sense_costs_its_own_field_only(folder: Path, tmp
     page = page_of(tmp_path / "odd.json", out=tmp_path / "r.html", denoiser=tiny_model.factory(), n=4, shown=1)
     for name in ("history of 'a'", "'start' is not a schedule", "'cost' cannot be read", "'seed' cannot be read"):
         assert name in page.text
-    assert page.table("schedule", "RMSE: start")[1][3] == number(schedule.tuned["holdout"]["rmse"])
+    assert page.table("schedule", "RMSE: start")[1][3] == number(schedule.tuned["validation"]["rmse"])
 
 
 def test_samples_that_are_no_pictures_are_measured_all_the_same(tmp_path: Path) -> None:
@@ -270,7 +270,21 @@ def test_colour_pictures_and_a_network_of_whole_times(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_comparison(tmp_path: Path) -> None:
-    quick = ["--samplers", "ddim", "--steps", "3", "--curve", "4", "--samples", "8", "--holdout", "8", "--held-out", "8", "--quiet"]
+    quick = [
+        "--samplers",
+        "ddim",
+        "--steps",
+        "3",
+        "--curve",
+        "4",
+        "--samples",
+        "8",
+        "--validation-samples",
+        "8",
+        "--test-samples",
+        "8",
+        "--quiet",
+    ]
     model = ["--model", "tests.tiny_model:factory"]
     main(["compare", "--methods", "ays", "my <i>=trajectory", *model, *quick, "--out", str(tmp_path / "cmp")])
     main(["report", str(tmp_path / "cmp"), "--out", str(tmp_path / "r.html"), "--quiet"])

@@ -213,7 +213,7 @@ def tune(network: Network, **more: Any) -> ttune.TuneResult:
     """A small tuning, to the end of which every number counts."""
     schedule = more.pop("schedule", Schedule.build(NOISE, "dpmpp_2m", 3, "log_snr"))
     settings: dict[str, Any] = {
-        "sample_shape": (6,), "samples": 8, "holdout": 8, "chunk": 4, "guard": False, "progress": False,
+        "sample_shape": (6,), "samples": 8, "validation_samples": 8, "batch_size": 4, "fallback": False, "progress": False,
         "conditions": lambda seeds: {"extra": {"gain": 1 + 0.1 * (seeds % 3).float()}},
         "teacher": Schedule.build(NOISE, "dpmpp_2m", 8, "log_snr"),
     }  # fmt: skip
@@ -240,7 +240,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_tuning(method: dict[str, Any]) -> None:
     found, expected = tune(everything(), **method), tune(polite, **method)
     assert found.schedule == expected.schedule
-    assert found.holdout["rmse"] == pytest.approx(expected.holdout["rmse"])
+    assert found.validation["rmse"] == pytest.approx(expected.validation["rmse"])
 
 
 def test_the_probe_of_a_time_table() -> None:
@@ -270,7 +270,7 @@ def test_teachers_and_features_that_own_their_memory() -> None:
     hostile = tune(everything(), teacher=arrive, features=features)
     plain = tune(polite, teacher=lambda x_T, t=0.0: 0.2 * x_T, features=lambda x: x[:, :3].clone())
     assert hostile.schedule == plain.schedule
-    assert hostile.holdout["frechet"] == pytest.approx(plain.holdout["frechet"])
+    assert hostile.validation["frechet"] == pytest.approx(plain.validation["frechet"])
     remembering = Teacher(arrive, remember=True)
     first = remembering.endpoint(Denoiser(polite, NOISE), X_T, {}).clone()
     remembering.endpoint(Denoiser(polite, NOISE), 2 * X_T, {})
@@ -290,7 +290,7 @@ def test_evaluating(network: Network) -> None:
     extractor = FeatureExtractor("own", lambda x: memory[: len(x)].copy_(x.flatten(1)), batch=2)
     rows = []
     for denoiser in denoisers(network, {"decode": decode}):
-        judge = CandidateMetrics(denoiser, X_T.clone(), given(), extractor, None, chunk=2, progress=False)
+        judge = CandidateMetrics(denoiser, X_T.clone(), given(), extractor, None, batch_size=2, progress=False)
         x = judge.samples(schedule)
         pictures = [pictures_of(denoiser, part) for part in x.split(2)]
         assert torch.equal(torch.cat(pictures).flatten(1), x)

@@ -35,9 +35,9 @@ from ttune.tuning.problem import Problem
 
 NOISE = ttune.NoiseSchedule.linear()
 TINY = ["--model", "tests.tiny_model:factory"]
-QUICK = [*TINY, "--steps", "2", "--samples", "4", "--holdout", "4", "--iterations", "1", "--no-search-starts", "--quiet"]
+QUICK = [*TINY, "--steps", "2", "--samples", "4", "--validation-samples", "4", "--iterations", "1", "--no-search-starts", "--quiet"]
 SAMPLE = ["sample", *TINY, "--steps", "2", "--n", "4", "--out"]
-EVALUATE = ["evaluate", "b.json", *TINY, "--n", "4", "--chunk", "2", "--quiet"]
+EVALUATE = ["evaluate", "b.json", *TINY, "--n", "4", "--batch-size", "2", "--quiet"]
 
 
 @pytest.fixture(autouse=True)
@@ -300,19 +300,19 @@ def test_a_folder_in_which_no_file_can_be_made_is_refused_before_any_work(
     assert tiny_model.calls == 0
 
 
-@pytest.mark.parametrize("chunk", ["0", "-1"])
+@pytest.mark.parametrize("batch_size", ["0", "-1"])
 @pytest.mark.parametrize(
     "command", [["compare", *TINY, "--out", "c"], ["report", "b.json", *TINY, "--out", "r.html"], ["tune", *QUICK, "--out", "a.json"]]
 )
-def test_a_chunk_without_a_sample_is_refused_before_any_work(
-    command: list[str], chunk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_without_a_sample_is_refused_before_any_work(
+    command: list[str], batch_size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ttune.Schedule.build(NOISE, "ddim", 2).save(tmp_path / "b.json")
     for more in ([], ["--sampler", "auto"]) if command[0] == "tune" else ([],):
-        said = failure([*command, *more, "--chunk", chunk])
-        assert said.startswith("ttune: chunk must be ")
-        assert f">= 1, got {chunk}" in said or f"at least 1, got {chunk}" in said
+        said = failure([*command, *more, "--batch-size", batch_size])
+        assert said.startswith("ttune: batch_size must be ")
+        assert f">= 1, got {batch_size}" in said or f"at least 1, got {batch_size}" in said
     assert tiny_model.calls == 0
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
@@ -437,7 +437,7 @@ def test_a_tuning_without_memory_ends_where_one_with_memory_ends(optimizer: str)
         denoiser = ttune.Denoiser(called, NOISE)
         results.append(
             ttune.tune(
-                denoiser, schedule, x_T=standard_normal((16, 2)), chunk=12, iterations=2, tune=("network_times",),
+                denoiser, schedule, x_T=standard_normal((16, 2)), batch_size=12, iterations=2, tune=("network_times",),
                 optimizer=optimizer, search_starts=False, progress=False,
                 teacher=ttune.Schedule.build(NOISE, "dpmpp_2m", 8, "log_snr"),
             )
@@ -446,7 +446,7 @@ def test_a_tuning_without_memory_ends_where_one_with_memory_ends(optimizer: str)
     # J^T J is estimated with random signs of every chunk, which halves have of their own: the way differs, the end only by the tolerance.
     tolerance = 1e-6 if optimizer == "differences" else 2e-2
     np.testing.assert_allclose(little.schedule.network_times, plenty.schedule.network_times, rtol=tolerance, atol=tolerance)
-    assert little.holdout["rmse"] == pytest.approx(plenty.holdout["rmse"], rel=tolerance)
+    assert little.validation["rmse"] == pytest.approx(plenty.validation["rmse"], rel=tolerance)
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")

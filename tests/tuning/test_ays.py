@@ -21,7 +21,7 @@ def tune(noise: NoiseSchedule, steps: int = 10, method: AlignYourSteps | str = "
     x_T = standard_normal((16, 2)) * float(noise.sigma(noise.t_max))
     denoiser = Gaussian(noise, 0.6).denoiser()
     teacher = Schedule.build(noise, "dpmpp_2m", 20, "linspace")
-    return ttune.tune(denoiser, start, method=method, x_T=x_T, teacher=teacher, guard=False, progress=False)
+    return ttune.tune(denoiser, start, method=method, x_T=x_T, teacher=teacher, fallback=False, progress=False)
 
 
 @pytest.mark.parametrize("table", AYS_TABLES)
@@ -48,9 +48,9 @@ def test_of_two_that_fit_the_better_one_is_taken_and_paid_for() -> None:
     for table in ("ays", "ays_sdxl"):
         alone = tune(SD, 5, AlignYourSteps(table))
         assert "tuning" not in alone.cost  # nothing to find out
-        rmses[table] = alone.holdout["rmse"]
+        rmses[table] = alone.validation["rmse"]
     assert result.cost["tuning"] == 2 * 12 * 5
-    assert result.holdout["rmse"] == min(rmses.values()) < max(rmses.values())
+    assert result.validation["rmse"] == min(rmses.values()) < max(rmses.values())
 
 
 @pytest.mark.parametrize("noise", [NoiseSchedule.flow(), NoiseSchedule.linear().zero_terminal_snr(), VE(), NoiseSchedule.cosine()])

@@ -26,8 +26,8 @@ NOISE = NoiseSchedule.linear()
 DETERMINISTIC = [name for name in SAMPLERS if not Schedule.build(NOISE, name, 5, "linspace").tableau().stochastic]
 
 
-def problem(denoiser: ttune.Denoiser, chunk: int = 4) -> Problem:
-    return Problem(denoiser, standard_normal((7, 3), 1), {}, standard_normal((7, 3), 2), chunk)
+def problem(denoiser: ttune.Denoiser, batch_size: int = 4) -> Problem:
+    return Problem(denoiser, standard_normal((7, 3), 1), {}, standard_normal((7, 3), 2), batch_size)
 
 
 def moved(parameters: Parameters) -> np.ndarray:

@@ -15,7 +15,7 @@ from ttune import NoiseSchedule, Schedule
 from ttune.tuning import Endpoint, Trajectory, resampled
 
 NOISE = NoiseSchedule.linear()
-QUICK = {"samples": 8, "holdout": 8, "progress": False}
+QUICK = {"samples": 8, "validation_samples": 8, "progress": False}
 
 
 @pytest.mark.parametrize("noise", [NOISE, NoiseSchedule.edm(), NoiseSchedule.flow(), NoiseSchedule.continuous_vp()])
@@ -106,7 +106,7 @@ def test_a_neighbours_result_moves_nothing_that_is_held(held: dict[str, Any]) ->
         teacher=Schedule.build(NOISE, "dpmpp_2m", 32, "log_snr"),
         search_starts=False,
         iterations=2,
-        guard=False,
+        fallback=False,
         progress=False,
         **held,
     )

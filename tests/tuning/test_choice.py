@@ -15,7 +15,7 @@ from ttune.tuning import Teacher, choose_sampler
 from ttune.tuning.sampler_selection import FRACTIONS_TRIED, GRIDS_TRIED, SAMPLERS_TRIED
 from ttune.tuning.starting_points import drawn_points
 
-FEW = {"samples": 32, "judged": 32, "chunk": 32, "progress": False}
+FEW = {"samples": 32, "judged": 32, "batch_size": 32, "progress": False}
 
 
 def test_the_choice_is_as_good_as_the_best_of_all_and_cheaper() -> None:
@@ -56,7 +56,7 @@ def test_one_sampler_serves_all_budgets_and_the_teacher_is_asked_once() -> None:
 
 
 def _tuning() -> dict[str, object]:
-    return {"samples": 32, "chunk": 32, "holdout": 8, "progress": False}
+    return {"samples": 32, "batch_size": 32, "validation_samples": 8, "progress": False}
 
 
 def test_a_finished_choice_is_remembered(tmp_path: Path) -> None:

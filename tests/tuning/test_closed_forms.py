@@ -135,7 +135,9 @@ def test_local_does_not_make_up_for_earlier_steps() -> None:
         return x_T if t == T else 0.9 * x_T
 
     start = Schedule(NOISE, "ddim", np.array([T, 980.0, 500.0, -1.0]))
-    along, local = (tuned(gaussian, start, method=m, teacher=teacher, guard=False).schedule.network_times for m in ("trajectory", "local"))
+    along, local = (
+        tuned(gaussian, start, method=m, teacher=teacher, fallback=False).schedule.network_times for m in ("trajectory", "local")
+    )
     assert abs(local[1] - exact_told_time(NOISE, 1.0, 980.0, 500.0)) <= 0.003 * T
     assert abs(along[1] - local[1]) > 0.01 * T
 
@@ -149,7 +151,7 @@ def test_1d_searches_serve_samplers_with_several_evaluations_a_step(method: str,
     assert len(start.network_times) > start.steps
     result = tuned(gaussian, start, method=method)
     assert result.improved
-    assert result.holdout["ratio"] < 0.5
+    assert result.validation["ratio"] < 0.5
 
 
 @pytest.mark.parametrize("s", [1.0, 0.7])
@@ -176,9 +178,9 @@ def test_timetuner_makes_the_samples_worse() -> None:
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", 5, "linspace")
     result = tuned(
-        gaussian, start, method="timetuner", data=standard_normal((64, 4), 5), timetuner=TimeTuner(iterations=60, lr=2e-2), guard=False
+        gaussian, start, method="timetuner", data=standard_normal((64, 4), 5), timetuner=TimeTuner(iterations=60, lr=2e-2), fallback=False
     )
-    assert result.holdout["ratio"] > 1.02
+    assert result.validation["ratio"] > 1.02
     assert rmse(gaussian, result.schedule) > 1.02 * rmse(gaussian, start)
     kept = tuned(gaussian, start, method="timetuner", data=standard_normal((64, 4), 5), timetuner=TimeTuner(iterations=60, lr=2e-2))
     assert kept.schedule is start
@@ -207,7 +209,7 @@ def test_other_samplers_become_exact_too(sampler: str) -> None:
         x_T = standard_normal((32, 4)) * float(noise.sigma(noise.t_max))
         start = Schedule.build(noise, sampler, 4, "log_snr", final="zero")
         result = tuned(gaussian, start, x_T=x_T)
-        assert result.holdout["rmse"] <= 1e-5
+        assert result.validation["rmse"] <= 1e-5
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
@@ -215,8 +217,8 @@ def test_told_times_alone_make_every_solver_exact(sampler: str) -> None:
     """Of any order, with one evaluation a step or several: the Gaussian endpoint is a product of gains that the told times reach."""
     start = Schedule.build(NOISE, sampler, 3, "linspace")
     result = tuned(Gaussian(NOISE, 0.8), start, tune=("network_times",))
-    assert result.holdout["rmse_start"] > 0.05
-    assert result.holdout["rmse"] <= 1e-5
+    assert result.validation["rmse_start"] > 0.05
+    assert result.validation["rmse"] <= 1e-5
     np.testing.assert_array_equal(result.schedule.times, start.times)
 
 
@@ -225,8 +227,8 @@ def test_flow_matching_becomes_exact_too() -> None:
     gaussian = Gaussian(noise, 0.9, "flow_prediction")
     start = Schedule.build(noise, "euler", 4, "linspace")
     result = tuned(gaussian, start)
-    assert result.holdout["rmse_start"] > 0.01
-    assert result.holdout["rmse"] <= 1e-5
+    assert result.validation["rmse_start"] > 0.01
+    assert result.validation["rmse"] <= 1e-5
 
 
 def test_a_mixture_gets_closer_to_its_teacher() -> None:
@@ -236,6 +238,6 @@ def test_a_mixture_gets_closer_to_its_teacher() -> None:
     start = Schedule.build(NOISE, "ddim", 5, "linspace")
     result = ttune.tune(network.denoiser(), start, x_T=x_T, search_starts=False, progress=False)
     assert result.improved
-    assert result.holdout["ratio"] < 0.8
+    assert result.validation["ratio"] < 0.8
     history = result.history["given"]
     assert all(b < a for a, b in pairwise(history))

@@ -102,7 +102,7 @@ def tune(model: ttune.Denoiser, **options: Any) -> ttune.TuneResult:
     settings: dict[str, Any] = {
         "conditions": conditions_from({"label": [0, 1, 2]}),
         "samples": 24,
-        "holdout": 24,
+        "validation_samples": 24,
         "teacher": Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr"),
         "search_starts": False,
         "iterations": 8,
@@ -115,7 +115,7 @@ def tune(model: ttune.Denoiser, **options: Any) -> ttune.TuneResult:
 def test_a_conditional_model_is_tuned_with_its_guidance(scale: float | None) -> None:
     result = tune(denoiser(scale))
     assert result.improved
-    assert result.holdout["ratio"] < 0.8
+    assert result.validation["ratio"] < 0.8
     assert result.schedule.model["guidance_scale"] == scale
     x_T = ttune.initial_noise(NOISE, SHAPE, range(100, 130))
     labels = {"label": torch.arange(30) % 3}
@@ -147,4 +147,4 @@ def test_latents_are_compared_after_the_decoder() -> None:
     )
     assert result.improved
     assert result.schedule.tuned["residual"] == "samples + samples decoded by Sequential"
-    assert result.holdout["ratio"] < 0.85
+    assert result.validation["ratio"] < 0.85

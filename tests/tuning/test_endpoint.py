@@ -20,7 +20,7 @@ TEACHER = Schedule.build(NOISE, "dpmpp_2m", 64, "log_snr")
 
 def tune(method: Endpoint, denoiser: ttune.Denoiser | None = None, K: int = 4, **options: Any) -> TuneResult:
     start = Schedule.build(NOISE, "dpmpp_2m", K, "linspace")
-    settings: dict[str, Any] = {"x_T": X_T, "teacher": TEACHER, "progress": False, "chunk": 24}
+    settings: dict[str, Any] = {"x_T": X_T, "teacher": TEACHER, "progress": False, "batch_size": 24}
     return ttune.tune(denoiser or mixture(NOISE).denoiser(), start, method=method, **(settings | options))
 
 
@@ -63,12 +63,12 @@ def test_coefficients_join_and_do_better() -> None:
     both = tune(Endpoint(iterations=12, search_starts=False))
     all_three = tune(Endpoint(("network_times", "times", "coefficients"), iterations=12, search_starts=False))
     assert all_three.schedule.coefficients is not None
-    assert all_three.holdout["rmse"] < 0.5 * both.holdout["rmse"]
+    assert all_three.validation["rmse"] < 0.5 * both.validation["rmse"]
     assert set(all_three.history) == {"given", "tuned"}
     assert all_three.schedule.tuned["tune"] == ["network_times", "times", "coefficients"]
     alone = tune(Endpoint(("coefficients",), iterations=12))
     assert np.array_equal(alone.schedule.times, Schedule.build(NOISE, "dpmpp_2m", 4, "linspace").times)
-    assert alone.holdout["rmse"] < alone.holdout["rmse_start"]
+    assert alone.validation["rmse"] < alone.validation["rmse_start"]
 
 
 @pytest.mark.parametrize("sampler", ["heun", "deis", "dpm_solver_2"])
@@ -78,7 +78,7 @@ def test_samplers_with_several_evaluations_a_step_have_a_told_time_for_each(samp
         mixture(NOISE).denoiser(), start, x_T=X_T, teacher=TEACHER, progress=False, search_starts=False, iterations=8, fix_start=True
     )
     moved = result.schedule.network_times != result.schedule.tableau().times
-    assert result.holdout["rmse"] < 0.8 * result.holdout["rmse_start"]
+    assert result.validation["rmse"] < 0.8 * result.validation["rmse_start"]
     assert moved.sum() >= len(start.network_times) - 1
 
 
@@ -86,7 +86,7 @@ def test_further_starts_are_tried() -> None:
     good = tune(Endpoint(iterations=10, search_starts=False)).schedule
     result = tune(Endpoint(iterations=1, search_starts=False, also=(good,)))
     assert "also 0" in result.history
-    assert result.holdout["rmse"] < 0.9 * tune(Endpoint(iterations=1, search_starts=False)).holdout["rmse"]
+    assert result.validation["rmse"] < 0.9 * tune(Endpoint(iterations=1, search_starts=False)).validation["rmse"]
     other = Schedule.build(NOISE, "ddim", 4)
     with pytest.raises(ValueError, match=r"also must hold schedules of the sampler.*got 'ddim' and 4"):
         tune(Endpoint(also=(other,)))

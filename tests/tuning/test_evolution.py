@@ -116,7 +116,7 @@ def test_evolution_finds_what_exhaustive_search_finds(fitness: str) -> None:
     scores = every_score(fitness)
     assert len(scores) == 560
     for seed in range(2):
-        result = tune(Evolution(fitness=fitness, search_starts=False, **SMALL), seed=seed, guard=False)
+        result = tune(Evolution(fitness=fitness, search_starts=False, **SMALL), seed=seed, fallback=False)
         assert tuple(result.schedule.times) == min(scores, key=lambda times: scores[times])
         assert result.history["fitness"][-1] == pytest.approx(min(scores.values()), rel=1e-9)
         assert result.history["fitness"][0] > result.history["fitness"][-1]  # it was not among the first
@@ -169,14 +169,14 @@ def test_a_network_of_whole_times_gets_whole_times() -> None:
     assert (result.schedule.network_times % 1 == 0).all()
     # Methods that stand between whole times are searched with a network that answers there, then in whole times.
     for method, sampler in ((Evolution(cells=10, **SMALL), "ddim"), (Evolution(**SMALL), "heun"), (Evolution("cma", rounds=2), "ddim")):
-        result = tune(method, start.replace(sampler=sampler), denoiser, teacher=Schedule.build(FEW, "ddim", 16), guard=False)
+        result = tune(method, start.replace(sampler=sampler), denoiser, teacher=Schedule.build(FEW, "ddim", 16), fallback=False)
         assert (result.schedule.network_times % 1 == 0).all()
         assert "whole times" in result.history
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "dpm_solver_3", "unipc"])
 def test_any_sampler_evolves(sampler: str) -> None:
-    result = tune(Evolution(fitness="rmse", **SMALL), START.replace(sampler=sampler), guard=False)
+    result = tune(Evolution(fitness="rmse", **SMALL), START.replace(sampler=sampler), fallback=False)
     assert result.history["fitness"][-1] < result.history["fitness"][0]
 
 
@@ -187,7 +187,7 @@ def test_a_continuous_model_evolves_on_a_grid() -> None:
     options = {"x_T": X_T * noise.sigma_max, "teacher": gaussian.flow()}
     result = tune(Evolution(fitness="rmse", cells=40, **SMALL), start, gaussian.denoiser(), **options)
     assert result.improved
-    assert result.holdout["ratio"] < 0.8
+    assert result.validation["ratio"] < 0.8
     y = np.log(result.schedule.times[:-1] / noise.sigma_min) / np.log(noise.sigma_max / noise.sigma_min) * 39
     np.testing.assert_allclose(y, np.round(y), atol=1e-6)
 
@@ -231,7 +231,7 @@ def test_variants_under_a_budget_are_those_of_exhaustive_search() -> None:
     assert len(every) == 952
     scores = [float((ttune.sample(denoiser, s, X_T[:24]) - target).square().mean().sqrt()) for s in every]
     method = Evolution(fitness="rmse", budget=budget, search_starts=False, population=24, mutations=14, crossovers=6, rounds=14)
-    result = tune(method, start, denoiser, teacher=teacher, guard=False)
+    result = tune(method, start, denoiser, teacher=teacher, fallback=False)
     best = every[int(np.argmin(scores))]
     assert (result.schedule.times.tolist(), result.schedule.variants) == (best.times.tolist(), best.variants)
     assert result.history["fitness"][-1] == pytest.approx(min(scores), rel=1e-9)
@@ -286,8 +286,8 @@ def test_variants_are_no_worse_than_the_start_and_survive_an_interruption(tmp_pa
 
     whole = run()
     total = calls
-    assert whole.holdout["rmse"] <= whole.holdout["rmse_start"]
-    assert whole.holdout["frechet"] <= whole.holdout["frechet_start"]
+    assert whole.validation["rmse"] <= whole.validation["rmse_start"]
+    assert whole.validation["frechet"] <= whole.validation["frechet_start"]
     for k, fraction in enumerate((0.4, 0.8)):
         calls, limit = 0, int(fraction * total)
         with pytest.raises(KeyboardInterrupt):
@@ -296,7 +296,7 @@ def test_variants_are_no_worse_than_the_start_and_survive_an_interruption(tmp_pa
         assert len(json.loads((tmp_path / str(k)).read_text())["pieces"]["best"]["variants"]) == 4
         resumed = run(checkpoint=tmp_path / str(k), resume=True)
         assert resumed.schedule == whole.schedule
-        assert (resumed.history, resumed.holdout) == (whole.history, whole.holdout)
+        assert (resumed.history, resumed.validation) == (whole.history, whole.validation)
     whole.schedule.save(tmp_path / "ttune.json")
     assert Schedule.load(tmp_path / "ttune.json").variants == whole.schedule.variants
 
@@ -312,8 +312,8 @@ def test_cma_reaches_what_least_squares_reaches() -> None:
     for names, rounds in ((("network_times",), 55), (("network_times", "times"), 90)):
         method = Evolution("cma", "rmse", tune=names, rounds=rounds, search_starts=False)
         result = tune(method, start, gaussian.denoiser(), teacher=gaussian.flow())
-        assert result.holdout["rmse_start"] > 0.1
-        assert result.holdout["rmse"] <= 1e-5
+        assert result.validation["rmse_start"] > 0.1
+        assert result.validation["rmse"] <= 1e-5
         assert result.schedule.tuned["tune"] == list(names)
         assert np.array_equal(result.schedule.times, start.times) == (names == ("network_times",))
 
@@ -329,7 +329,7 @@ def test_cma_begins_from_the_best_grid_and_stays_in_the_trained_range() -> None:
     assert first <= min(entry.rmse for entry in result.grids) * (1 + 1e-12)
     assert last < 0.8 * first
     assert result.schedule.times[0] <= noise.t_max
-    fixed = tune(Evolution("cma", "rmse", rounds=8, fix_start=True), start, mixture(noise).denoiser(), teacher=teacher, guard=False)
+    fixed = tune(Evolution("cma", "rmse", rounds=8, fix_start=True), start, mixture(noise).denoiser(), teacher=teacher, fallback=False)
     assert fixed.schedule.times[0] == start.times[0]
 
 
@@ -337,10 +337,10 @@ def test_cma_leaves_numpys_generator_alone() -> None:
     np.random.seed(3)  # noqa: NPY002
     wanted = np.random.random()  # noqa: NPY002
     np.random.seed(3)  # noqa: NPY002
-    results = [tune(Evolution("cma", rounds=3), guard=False) for _ in range(2)]
+    results = [tune(Evolution("cma", rounds=3), fallback=False) for _ in range(2)]
     assert np.random.random() == wanted  # noqa: NPY002
     assert results[0].schedule == results[1].schedule
-    assert tune(Evolution("cma", rounds=3), guard=False, seed=1).schedule != results[0].schedule
+    assert tune(Evolution("cma", rounds=3), fallback=False, seed=1).schedule != results[0].schedule
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +386,7 @@ def test_features_are_used_and_the_method_is_known_by_name() -> None:
 
     result = tune(Evolution(population=6, mutations=2, crossovers=1, rounds=2), features=features)
     assert calls >= 12
-    assert result.holdout["features"] == "user's features"
+    assert result.validation["features"] == "user's features"
     named = ttune.tune(mixture(FEW).denoiser(), START, method="evolution", x_T=X_T[:8], teacher=TEACHER, progress=False)
     assert len(named.history["fitness"]) == 10
 

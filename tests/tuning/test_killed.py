@@ -61,7 +61,7 @@ class Kills:
         self.most_lost = max(self.most_lost, lost(pieces, acknowledged), int(bool(acknowledged) and best is None))
         if best is not None:
             assert "never compared with its start on held-out x_T" in best.tuned["unfinished"]
-            assert "holdout" not in best.tuned
+            assert "validation" not in best.tuned
         assert (self.unreadable, self.most_lost) == (0, 0)
 
     def read(self, file: Path, load: Callable[[Path], Any]) -> Any:

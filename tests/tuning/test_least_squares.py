@@ -158,7 +158,7 @@ def test_problem_chunks_and_conditions() -> None:
         return outputs_from("epsilon", x, scale * label[:, None] * x, 1, 1)
 
     x_T = standard_normal((10, 2))
-    problem = Problem(ttune.Denoiser(network, NOISE), x_T, {"label": labels, "scale": 0.1}, torch.zeros(10, 2), chunk=4)
+    problem = Problem(ttune.Denoiser(network, NOISE), x_T, {"label": labels, "scale": 0.1}, torch.zeros(10, 2), batch_size=4)
     start = Schedule.build(NOISE, "ddim", 1, "linspace", t_start=500)
     errors = problem.squared_errors(start)
     assert seen == [4, 4, 2]

@@ -25,7 +25,14 @@ def teacher() -> Schedule:
 
 
 def tune(denoiser: ttune.Denoiser, sampler: str = "dpmpp_2m", steps: int = 4, **options: Any) -> ttune.TuneResult:
-    settings: dict[str, Any] = {"x_T": X_T, "teacher": teacher(), "progress": False, "chunk": 16, "search_starts": False, "iterations": 8}
+    settings: dict[str, Any] = {
+        "x_T": X_T,
+        "teacher": teacher(),
+        "progress": False,
+        "batch_size": 16,
+        "search_starts": False,
+        "iterations": 8,
+    }
     return ttune.tune(denoiser, Schedule.build(NOISE, sampler, steps, "quadratic"), **(settings | options))
 
 
@@ -55,11 +62,11 @@ def test_a_numpy_function_is_tuned_end_to_end(sampler: str, steps: int, search: 
     denoiser = ttune.Denoiser(ttune.from_numpy(numpy_mixture), NOISE)
     result = tune(denoiser, sampler, steps, x_T=X_T.float(), search_starts=search)
     assert result.improved
-    assert result.holdout["ratio"] < 0.8
+    assert result.validation["ratio"] < 0.8
     # Its gradients are left alone, so that it is the same way to the end.
     optimizer = "differences" if steps == 3 else "broyden"
     expected = tune(mixture(NOISE).denoiser(), sampler, steps, x_T=X_T, search_starts=search, optimizer=optimizer)
-    assert result.holdout["rmse"] < 1.5 * expected.holdout["rmse"] + 1e-3
+    assert result.validation["rmse"] < 1.5 * expected.validation["rmse"] + 1e-3
 
 
 def test_methods_that_need_gradients_say_so() -> None:
@@ -117,7 +124,7 @@ def test_half_precision_tunes_to_within_a_tenth_of_the_gain(dtype: torch.dtype, 
     gains = []
     for to in (torch.float32, dtype):
         method = Endpoint(search_starts=False, iterations=12, optimizer="differences")
-        gains.append(1 - rmse(tune(rounding(to), steps=steps, x_T=points, chunk=64, method=method, guard=False).schedule) / base)
+        gains.append(1 - rmse(tune(rounding(to), steps=steps, x_T=points, batch_size=64, method=method, fallback=False).schedule) / base)
     assert gains[0] > 0.2
     assert gains[1] > 0.9 * gains[0], gains
 
@@ -161,7 +168,7 @@ def test_a_compiled_network_is_compiled_once(optimizer: str, graphs: int) -> Non
         return network(x, tau)
 
     method = Endpoint(optimizer=optimizer, iterations=2)
-    result = tune(ttune.Denoiser(counting, NOISE), method=method, x_T=X_T.float(), teacher=None, chunk=16)
+    result = tune(ttune.Denoiser(counting, NOISE), method=method, x_T=X_T.float(), teacher=None, batch_size=16)
     assert {16, 8, 11, 2} <= sizes  # whole chunks, the probe's few, the rest of those held out, and a rest of one, shown twice
     assert len(compiled) == graphs
     assert result.cost["tuning"] > 0
@@ -177,7 +184,7 @@ def clipped(clip: float | None, sampler: str, steps: int, optimizer: str, *also:
     network = Mixture(NOISE, means, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), 0.05)
     method = Endpoint(optimizer=optimizer, iterations=15, also=also)
     x_T = standard_normal((128, 2), 3)
-    return tune(ttune.Denoiser(network, NOISE, clip_sample=clip), sampler, steps, x_T=x_T, chunk=96, method=method, guard=False)
+    return tune(ttune.Denoiser(network, NOISE, clip_sample=clip), sampler, steps, x_T=x_T, batch_size=96, method=method, fallback=False)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +193,8 @@ def clipped(clip: float | None, sampler: str, steps: int, optimizer: str, *also:
 def test_clipped_denoisers_tune_as_well_as_unclipped_ones(sampler: str, steps: int, optimizer: str) -> None:
     """With x_0 clamped to the data's range the tuned error is at most a tenth above that without clamping."""
     free, held = (clipped(clip, sampler, steps, optimizer) for clip in (None, 1.0))
-    assert held.holdout["rmse"] < 0.9 * held.holdout["rmse_start"]
-    assert held.holdout["rmse"] <= 1.1 * free.holdout["rmse"]
+    assert held.validation["rmse"] < 0.9 * held.validation["rmse_start"]
+    assert held.validation["rmse"] <= 1.1 * free.validation["rmse"]
 
 
 def test_where_clamping_costs_it_is_the_sampler_and_not_the_search() -> None:
@@ -197,5 +204,5 @@ def test_where_clamping_costs_it_is_the_sampler_and_not_the_search() -> None:
     free, held = clipped(None, "ddim", 3, "differences"), clipped(1.0, "ddim", 3, "differences")
     solution = free.schedule.replace(model={}, tuned={})
     begun_there = clipped(1.0, "ddim", 3, "differences", solution)
-    assert held.holdout["rmse"] < 0.3 * held.holdout["rmse_start"]
-    assert begun_there.holdout["rmse"] > 0.9 * held.holdout["rmse"]
+    assert held.validation["rmse"] < 0.3 * held.validation["rmse_start"]
+    assert begun_there.validation["rmse"] > 0.9 * held.validation["rmse"]

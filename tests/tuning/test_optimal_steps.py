@@ -24,11 +24,11 @@ X_T = standard_normal((24, 2))
 
 def problem(denoiser: ttune.Denoiser | None = None) -> Problem:
     denoiser = denoiser or mixture(NOISE).denoiser()
-    return Problem(denoiser, X_T, {}, TEACHER.endpoint(denoiser, X_T, {}), chunk=8)
+    return Problem(denoiser, X_T, {}, TEACHER.endpoint(denoiser, X_T, {}), batch_size=8)
 
 
 def tune(start: Schedule = START, denoiser: ttune.Denoiser | None = None, **options: Any) -> ttune.TuneResult:
-    settings: dict[str, Any] = {"method": "optimal_steps", "x_T": X_T, "teacher": TEACHER, "progress": False, "chunk": 9}
+    settings: dict[str, Any] = {"method": "optimal_steps", "x_T": X_T, "teacher": TEACHER, "progress": False, "batch_size": 9}
     return ttune.tune(denoiser or mixture(NOISE).denoiser(), start, **(settings | options))
 
 
@@ -118,20 +118,20 @@ def test_costs_add_up_to_a_formula() -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "unipc"])
 def test_the_steps_are_the_teachers_times(sampler: str) -> None:
-    result = tune(START.replace(sampler=sampler), guard=False)
+    result = tune(START.replace(sampler=sampler), fallback=False)
     assert set(result.schedule.times) <= set(candidate_times(TEACHER, START, 64))
     assert result.schedule.steps == 4
     np.testing.assert_array_equal(result.schedule.network_times, result.schedule.tableau().times)
     assert result.schedule.tuned["method"] == "optimal_steps"
     if sampler != "heun":  # for which the costs of first-order steps mean little
-        assert result.holdout["ratio"] < 0.8
+        assert result.validation["ratio"] < 0.8
 
 
 def test_fix_start_keeps_t_0() -> None:
     start = Schedule.build(NOISE, "ddim", 4, "linspace", t_start=900.5)
     assert tune(start, fix_start=True).schedule.times[0] == 900.5
     for cost in ("local", "rolled"):
-        assert tune(start, method=OptimalSteps(cost, fix_start=True, candidates=9), guard=False).schedule.times[0] == 900.5
+        assert tune(start, method=OptimalSteps(cost, fix_start=True, candidates=9), fallback=False).schedule.times[0] == 900.5
 
 
 @pytest.mark.parametrize("noise", [NoiseSchedule.edm(), NoiseSchedule.flow(3.0), NoiseSchedule.continuous_vp(), NoiseSchedule.ve()])
@@ -141,7 +141,7 @@ def test_other_noise_schedules(noise: NoiseSchedule) -> None:
     start = Schedule.build(noise, "euler", 4, "linspace")
     for metric in ("l2", "deviation"):
         result = ttune.tune(gaussian.denoiser(), start, method=OptimalSteps(metric=metric, candidates=24), x_T=x_T, progress=False)
-        assert result.holdout["rmse"] <= result.holdout["rmse_start"]
+        assert result.validation["rmse"] <= result.validation["rmse_start"]
 
 
 def test_whole_times_for_a_network_that_knows_no_others() -> None:

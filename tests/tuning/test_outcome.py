@@ -65,8 +65,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_outcome_is_that_of_what_was_returned(case: str, tmp_path: Path) -> None:
-    candidates, grids, guard, outcome, schedule = CASES[case]
-    result = tune(candidates, grids, guard=guard)
+    candidates, grids, fallback, outcome, schedule = CASES[case]
+    result = tune(candidates, grids, fallback=fallback)
     assert result.outcome == outcome
     assert result.improved == (outcome == "tuned")
     np.testing.assert_allclose(result.schedule.times, schedule.times, rtol=1e-12)
@@ -80,7 +80,7 @@ def test_the_outcome_is_that_of_what_was_returned(case: str, tmp_path: Path) -> 
     elif outcome == "untuned":
         assert first.startswith("Tuning did not help at 4 steps, returned instead: the best untuned schedule. Try ")
         assert "best untuned schedule (tuning did not help)" in str(result.schedule)
-    elif not guard:
+    elif not fallback:
         assert first.startswith("The tuned schedule is returned without the decision")
     else:
         assert first == "ddim, 4 steps, tuned"
@@ -94,8 +94,8 @@ def test_the_reason_is_said_once_with_its_numbers() -> None:
     result = tune((BAD, BAD.replace(network_times=BAD.network_times)), (GOOD,))
     reasons = [line for line in result.summary().splitlines() if line.startswith("  not better: ")]
     assert len(reasons) == 1
-    own, best = result.holdout["proposed"]["rmse"], result.holdout["best_untuned"]["rmse"]
-    assert f"the RMSE is not lower than that of the start ({own:.4g}, {result.holdout['rmse_start']:.4g})" in reasons[0]
+    own, best = result.validation["proposed"]["rmse"], result.validation["best_untuned"]["rmse"]
+    assert f"the RMSE is not lower than that of the start ({own:.4g}, {result.validation['rmse_start']:.4g})" in reasons[0]
     assert f"the RMSE is not lower than that of the best untuned schedule ({own:.4g}, {best:.4g})" in reasons[0]
 
 
@@ -104,12 +104,12 @@ def test_the_reason_is_said_once_with_its_numbers() -> None:
     [
         ({}, None),
         ({"outcome": "untuned"}, "untuned"),
-        ({"method": "endpoint", "holdout": {"chosen": "tuned"}}, "tuned"),
-        ({"method": "endpoint", "holdout": {"chosen": "best untuned grid"}}, "untuned"),
-        ({"method": "endpoint", "holdout": {"chosen": "start"}}, "start"),
+        ({"method": "endpoint", "validation": {"chosen": "tuned"}}, "tuned"),
+        ({"method": "endpoint", "validation": {"chosen": "best untuned grid"}}, "untuned"),
+        ({"method": "endpoint", "validation": {"chosen": "start"}}, "start"),
         ({"method": "timetuner"}, "tuned"),
         ({"choice": {"teacher": 5}}, "start"),  # a choice of the sampler, and a tuning that returned its start
-        ({"method": "endpoint", "holdout": {"chosen": ["?"]}, "outcome": [1]}, "tuned"),
+        ({"method": "endpoint", "validation": {"chosen": ["?"]}, "outcome": [1]}, "tuned"),
     ],
 )
 def test_records_of_earlier_versions_are_read_by_their_figures(tuned: dict[str, Any], outcome: str | None) -> None:
@@ -133,7 +133,7 @@ def test_continuous_times_are_not_rounded_to_name_an_outcome(noise: ttune.NoiseS
     options: dict[str, Any] = {
         "x_T": standard_normal((24, 2)),
         "progress": False,
-        "guard": False,
+        "fallback": False,
         "teacher": Schedule.build(noise, "euler", 9, "linspace", t_start=0.9 * noise.t_max),
     }
     for found, outcome in ((start, "start"), (grid, "untuned")):

@@ -64,9 +64,9 @@ def stack_denoiser(**options: Any) -> ttune.Denoiser:
     return ttune.Denoiser(Stack().double().requires_grad_(False), NOISE, **options)
 
 
-def problem_of(denoiser: ttune.Denoiser, conditions: Conditions | None = None, chunk: int = 8) -> Problem:
+def problem_of(denoiser: ttune.Denoiser, conditions: Conditions | None = None, batch_size: int = 8) -> Problem:
     teacher = Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr")
-    return Problem(denoiser, X_T, conditions or {}, ttune.sample(denoiser, teacher, X_T, conditions=conditions), chunk)
+    return Problem(denoiser, X_T, conditions or {}, ttune.sample(denoiser, teacher, X_T, conditions=conditions), batch_size)
 
 
 # ------------------------------------------------------------------------------------------------------------ the maps
@@ -235,7 +235,7 @@ def tune(**options: Any) -> ttune.TuneResult:
         "x_T": X_T,
         "teacher": Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr"),
         "progress": False,
-        "chunk": 8,
+        "batch_size": 8,
         "search_starts": False,
         "iterations": 6,
     }
@@ -244,8 +244,8 @@ def tune(**options: Any) -> ttune.TuneResult:
 
 
 def test_a_residual_is_what_is_made_small_and_the_decision_is_by_samples() -> None:
-    """Only the first coordinate counts in the tuning; the guard sees both."""
-    first = tune(residual=lambda x: x[:, :1], guard=False, iterations=12)
+    """Only the first coordinate counts in the tuning; validation sees both."""
+    first = tune(residual=lambda x: x[:, :1], fallback=False, iterations=12)
     denoiser = mixture(NOISE).denoiser()
     target = ttune.sample(denoiser, Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr"), X_T)
 
@@ -257,9 +257,9 @@ def test_a_residual_is_what_is_made_small_and_the_decision_is_by_samples() -> No
     assert history[0] == pytest.approx(float(before), rel=1e-9)
     assert history[-1] == pytest.approx(float(after), rel=1e-9)
     assert history[-1] < 0.3 * history[0]
-    assert first.holdout["rmse"] == pytest.approx(float(squares(first.schedule)[18:].mean().sqrt()), rel=1e-9)
+    assert first.validation["rmse"] == pytest.approx(float(squares(first.schedule)[18:].mean().sqrt()), rel=1e-9)
     assert "lambda" in first.schedule.tuned["residual"]
-    assert tune(guard=False, iterations=2).schedule.tuned["residual"] == "samples"
+    assert tune(fallback=False, iterations=2).schedule.tuned["residual"] == "samples"
 
 
 def test_own_activations_by_their_word_are_counted_and_resumed(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_own_activations_by_their_word_are_counted_and_resumed(tmp_path: Path) -
         return ttune.Denoiser(Counted().double().requires_grad_(False), NOISE)
 
     limit = 10**9
-    options: dict[str, Any] = {"residual": "own", "guard": False, "tune": ("network_times",), "iterations": 2}
+    options: dict[str, Any] = {"residual": "own", "fallback": False, "tune": ("network_times",), "iterations": 2}
     whole = tune(denoiser=denoiser(), **options)
     assert whole.cost["residual"] == 2 + 2 * 18  # the layer is looked for, and the parts weighed, once; then the goal
     assert whole.schedule.tuned["residual"] == "samples + own activations of 'blocks.2' at t = 10"
@@ -289,7 +289,7 @@ def test_own_activations_by_their_word_are_counted_and_resumed(tmp_path: Path) -
     resumed = tune(denoiser=denoiser(), checkpoint=tmp_path / "c", resume=True, **options)
     assert resumed.schedule.network_times.tobytes() == whole.schedule.network_times.tobytes()
     assert {k: v for k, v in resumed.cost.items() if k != "seconds"} == {k: v for k, v in whole.cost.items() if k != "seconds"}
-    assert np.isfinite(whole.holdout["rmse"])
+    assert np.isfinite(whole.validation["rmse"])
 
 
 def test_another_residual_is_another_run(tmp_path: Path) -> None:

@@ -45,7 +45,14 @@ def teacher() -> Schedule:
 
 
 def tune(denoiser: ttune.Denoiser | None = None, start: Schedule = START, **options: Any) -> TuneResult:
-    settings: dict[str, Any] = {"x_T": X_T, "teacher": teacher(), "progress": False, "chunk": 8, "search_starts": False, "iterations": 3}
+    settings: dict[str, Any] = {
+        "x_T": X_T,
+        "teacher": teacher(),
+        "progress": False,
+        "batch_size": 8,
+        "search_starts": False,
+        "iterations": 3,
+    }
     return ttune.tune(denoiser or mixture(NOISE).denoiser(), start, **(settings | options))
 
 
@@ -62,11 +69,11 @@ def test_what_is_returned_is_better_where_it_was_not_tuned() -> None:
     def rmse(schedule: Schedule) -> float:
         return float((ttune.sample(mixture(NOISE).denoiser(), schedule, held_out) - target).square().mean().sqrt())
 
-    assert result.holdout["n"] == 6
-    assert result.holdout["rmse_start"] == pytest.approx(rmse(START), rel=1e-9)
-    assert result.holdout["rmse"] == pytest.approx(rmse(result.schedule.replace(model={})), rel=1e-9)
-    assert result.holdout["rmse"] < result.holdout["rmse_start"]
-    assert result.holdout["frechet"] <= result.holdout["frechet_start"]
+    assert result.validation["n"] == 6
+    assert result.validation["rmse_start"] == pytest.approx(rmse(START), rel=1e-9)
+    assert result.validation["rmse"] == pytest.approx(rmse(result.schedule.replace(model={})), rel=1e-9)
+    assert result.validation["rmse"] < result.validation["rmse_start"]
+    assert result.validation["frechet"] <= result.validation["frechet_start"]
     assert result.schedule.tuned["method"] == "endpoint"
 
 
@@ -75,7 +82,7 @@ def test_a_start_that_is_the_teacher_is_returned_itself() -> None:
         result = tune(start=start, teacher=start)
         assert result.schedule is start
         assert not result.improved
-        assert result.holdout["chosen"] == "start"
+        assert result.validation["chosen"] == "start"
         assert result.summary()
 
 
@@ -91,19 +98,19 @@ def test_what_is_worse_on_held_out_points_is_not_returned() -> None:
     assert result.history["given"][-1] < result.history["given"][0]  # better on the tuning x_T
     assert result.schedule is START
     assert not result.improved
-    assert "the RMSE is not lower than that of the start" in result.holdout["refused"][0]
+    assert "the RMSE is not lower than that of the start" in result.validation["refused"][0]
     assert "returned instead: the start" in result.summary()
-    kept = tune(teacher=split_teacher, guard=False)
+    kept = tune(teacher=split_teacher, fallback=False)
     assert kept.improved
-    assert kept.holdout["ratio"] > 1
+    assert kept.validation["ratio"] > 1
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 def test_never_worse(name: str, sampler: str) -> None:
     result = tune(start=START.replace(sampler=sampler), **METHODS[name])
-    assert result.holdout["rmse"] <= result.holdout["rmse_start"]
-    assert result.holdout["frechet"] <= result.holdout["frechet_start"]
+    assert result.validation["rmse"] <= result.validation["rmse_start"]
+    assert result.validation["frechet"] <= result.validation["frechet_start"]
     assert result.improved == (result.schedule != START.replace(sampler=sampler))
     assert isinstance(result.summary(), str)
 
@@ -139,7 +146,7 @@ class Interrupting:
 def same(a: TuneResult, b: TuneResult) -> None:
     assert a.schedule.times.tobytes() == b.schedule.times.tobytes()
     assert a.schedule.network_times.tobytes() == b.schedule.network_times.tobytes()
-    assert (a.improved, a.holdout, a.history, a.teacher) == (b.improved, b.holdout, b.history, b.teacher)
+    assert (a.improved, a.validation, a.history, a.teacher) == (b.improved, b.validation, b.history, b.teacher)
     assert {k: v for k, v in a.cost.items() if k != "seconds"} == {k: v for k, v in b.cost.items() if k != "seconds"}
 
 
@@ -185,7 +192,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "tune": {"tune": ("times",)},
     "fix_start": {"fix_start": True},
     "search_starts": {"search_starts": True},
-    "chunk": {"chunk": 7},
+    "batch_size": {"batch_size": 7},
     "seed": {"seed": 1},
     "x_T": {"x_T": X_T * 1.01},
     "teacher": {"teacher": Schedule.build(NOISE, "dpmpp_2m", 24, "linspace")},
@@ -302,7 +309,7 @@ def test_every_evaluation_is_accounted_for(name: str) -> None:
     assert total == seen + backwards
     assert result.cost["teacher"] == 24 * 24
     assert result.cost["seconds"] >= 0
-    assert set(result.cost) <= {"probe", "teacher", "grids", "tuning", "holdout", "seconds"}
+    assert set(result.cost) <= {"probe", "teacher", "grids", "tuning", "validation", "seconds"}
 
 
 def test_the_teachers_error_is_reported() -> None:
@@ -316,7 +323,7 @@ def test_the_teachers_error_is_reported() -> None:
 
 
 def test_given_points_are_split_without_overlap_and_conditions_with_them() -> None:
-    seen: dict[str, set[int]] = {"tuning": set(), "holdout": set()}
+    seen: dict[str, set[int]] = {"tuning": set(), "validation": set()}
     network = mixture(NOISE)
     tags = torch.arange(24)
 
@@ -332,7 +339,7 @@ def test_given_points_are_split_without_overlap_and_conditions_with_them() -> No
         return x_T * 0.3
 
     denoiser = ttune.Denoiser(tagged, NOISE)
-    tune(denoiser, teacher=teach, conditions={"tag": tags, "shared": 0.5}, guard=False, iterations=1)
+    tune(denoiser, teacher=teach, conditions={"tag": tags, "shared": 0.5}, fallback=False, iterations=1)
     assert where == set(range(24))
     # The tuning itself sees the first three quarters only.
     where.clear()
@@ -357,7 +364,7 @@ def test_drawn_points_are_disjoint_and_reproducible() -> None:
 
         network = mixture(NOISE)
         denoiser = ttune.Denoiser(lambda x, tau: network(x.double(), tau.double()).to(x.dtype), NOISE)
-        tune(denoiser, x_T=None, sample_shape=(2,), samples=10, holdout=6, teacher=teach, seed=seed, iterations=1)
+        tune(denoiser, x_T=None, sample_shape=(2,), samples=10, validation_samples=6, teacher=teach, seed=seed, iterations=1)
         return torch.cat(seen)
 
     first, again, other = points(0), points(0), points(1)
@@ -375,7 +382,7 @@ def test_conditions_as_a_function_of_the_seeds() -> None:
         return {"label": seeds % 10}
 
     denoiser = ttune.Denoiser(lambda x, tau, label: network(x.double(), tau.double()).to(x.dtype) + 0.01 * label[:, None], NOISE)
-    tune(denoiser, x_T=None, sample_shape=(2,), samples=8, holdout=4, conditions=labels, iterations=1)
+    tune(denoiser, x_T=None, sample_shape=(2,), samples=8, validation_samples=4, conditions=labels, iterations=1)
     assert [len(s) for s in seen] == [8, 4]
     assert not set(seen[0].tolist()) & set(seen[1].tolist())
 
@@ -394,7 +401,7 @@ def test_a_numpy_function_can_be_tuned() -> None:
     denoiser = ttune.Denoiser(lambda x, tau: torch.from_numpy(black_box(x.numpy(), tau.numpy())), NOISE)
     result = tune(denoiser, x_T=X_T.float(), iterations=10)
     assert result.improved
-    assert result.holdout["ratio"] < 0.2
+    assert result.validation["ratio"] < 0.2
     tune(denoiser, x_T=X_T.float(), method="trajectory")
 
 
@@ -437,8 +444,8 @@ def test_a_network_of_nan_is_not_tuned(name: str) -> None:
         ({"tune": ("everything",)}, ValueError, "tune must name one or more"),
         ({"tune": ()}, ValueError, "tune must name one or more"),
         ({"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
-        ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
-        ({"holdout": 1}, ValueError, "holdout must be at least 2, got 1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"validation_samples": 1}, ValueError, "validation_samples must be at least 2, got 1"),
         ({"x_T": X_T[:7]}, ValueError, "x_T must hold at least 8 samples, .*got 7"),
         ({"x_T": X_T * math.nan}, ValueError, "x_T must be finite"),
         ({"x_T": None}, ValueError, "x_T or sample_shape must be given"),
@@ -468,7 +475,7 @@ def test_a_multistep_schedule_of_one_step() -> None:
         result = tune(
             Gaussian(NOISE).denoiser(), Schedule.build(NOISE, sampler, 1, "linspace"), teacher=Gaussian(NOISE).flow(), iterations=20
         )
-        assert result.holdout["rmse"] < 1e-5
+        assert result.validation["rmse"] < 1e-5
 
 
 def test_a_model_of_few_training_steps() -> None:

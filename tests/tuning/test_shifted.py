@@ -27,7 +27,7 @@ def tune(network: Any = None, start: Schedule = START, **options: Any) -> ttune.
 
 def test_the_best_of_the_table_is_taken() -> None:
     method = Shifted(windows=(0.02, 0.2), cutoffs=(0.1, 0.3), data_variances=(0.0, 0.36), measured=False)
-    result = tune(method=method, guard=False)
+    result = tune(method=method, fallback=False)
     tuning, held_out = X_T[:24], X_T[24:]
     denoiser = Gaussian(NOISE, 0.6).denoiser()
 
@@ -38,7 +38,7 @@ def test_the_best_of_the_table_is_taken() -> None:
     every = [START.replace(shift=Shift(w * 999, c * 999, v)) for w in (0.02, 0.2) for c in (0.1, 0.3) for v in (0.0, 0.36)]
     best = min(every, key=lambda s: rmse(tuning, s))
     assert result.schedule == best
-    assert result.holdout["rmse"] == pytest.approx(rmse(held_out, best), rel=1e-9)
+    assert result.validation["rmse"] == pytest.approx(rmse(held_out, best), rel=1e-9)
     assert result.schedule.tuned["tune"] == ["shift"]
     assert result.cost["tuning"] == 8 * 24 * 4  # tries, samples, steps
 
@@ -54,13 +54,13 @@ def test_it_helps_where_states_have_the_wrong_variance() -> None:
     result = tune(believing, start)
     assert result.improved
     assert result.schedule.shift is not None
-    assert result.holdout["ratio"] < 0.97
+    assert result.validation["ratio"] < 0.97
     np.testing.assert_array_equal(result.schedule.times, start.times)
     np.testing.assert_array_equal(result.schedule.network_times, start.network_times)
 
 
 def test_the_measured_variance_is_that_of_the_teachers_samples() -> None:
-    result = tune(method=Shifted(data_variances=()), guard=False)
+    result = tune(method=Shifted(data_variances=()), fallback=False)
     target = ttune.sample(Gaussian(NOISE, 0.6).denoiser(), TEACHER, X_T[:24])
     assert result.schedule.shift is not None
     assert result.schedule.shift.data_variance == pytest.approx(float(target.var(1).mean()), rel=1e-9)
@@ -77,14 +77,14 @@ def test_levels_that_belong_to_several_times_are_left_out() -> None:
     noise = NoiseSchedule.flow()
     start = Schedule.build(noise, "euler", 4, "linspace")
     denoiser = Gaussian(noise, 0.9, "flow_prediction").denoiser()
-    result = ttune.tune(denoiser, start, method=Shifted((1.0,), (0.2,)), x_T=X_T, progress=False, guard=False)
+    result = ttune.tune(denoiser, start, method=Shifted((1.0,), (0.2,)), x_T=X_T, progress=False, fallback=False)
     assert result.schedule.shift == Shift(1.0, 0.2, 0.0)
 
 
 def test_the_best_so_far_is_known_after_every_try() -> None:
     """A shift among what it is made of."""
     seen: list[Accepted] = []
-    result = tune(accepted=seen.append, guard=False)
+    result = tune(accepted=seen.append, fallback=False)
     tried = [a.rmse for a in seen if a.rmse is not None]
     assert len(tried) == len(seen) > 10
     for n, accepted in enumerate(seen, 1):

@@ -37,7 +37,7 @@ class Counting:
 
 
 def equations(denoiser: Denoiser, schedule: Schedule, limit: int, conditions: dict[str, Tensor] | None = None) -> list[Any]:
-    problem = Problem(denoiser, X_T, conditions or {}, torch.zeros_like(X_T), chunk=5)
+    problem = Problem(denoiser, X_T, conditions or {}, torch.zeros_like(X_T), batch_size=5)
     parameters = Parameters(schedule, ("network_times", "times", "coefficients"))
     theta = parameters.start_vector * 0.97
     return list(normal_equations(problem, parameters, theta, None, limit))
@@ -74,7 +74,7 @@ def test_a_null_condition_with_rows_is_left_alone() -> None:
     network = Counting(mixture(NOISE).denoiser().network)
     null = torch.zeros(5, dtype=torch.float64)
     denoiser = Denoiser(network, NOISE, guidance=ClassifierFree(3.0, {"label": null}))
-    problem = Problem(denoiser, X_T[:5], {"label": torch.ones(5, dtype=torch.float64)}, torch.zeros(5, 2, dtype=X_T.dtype), chunk=5)
+    problem = Problem(denoiser, X_T[:5], {"label": torch.ones(5, dtype=torch.float64)}, torch.zeros(5, 2, dtype=X_T.dtype), batch_size=5)
     parameters = Parameters(Schedule.build(NOISE, "ddim", 3, "quadratic"), ("network_times",))
     normal_equations(problem, parameters, parameters.start_vector, None, 8)
     assert max(network.batches) == 10
@@ -97,7 +97,7 @@ def test_fewer_at_once_where_memory_runs_out() -> None:
 def test_a_tuning_arrives_at_the_same_schedule() -> None:
     denoiser, start = mixture(NOISE).denoiser(), Schedule.build(NOISE, "ddim", 3, "quadratic")
     options: dict[str, Any] = {"x_T": standard_normal((44, 2)), "teacher": Schedule.build(NOISE, "dpmpp_2m", 32, "log_snr")}
-    options |= {"progress": False, "chunk": 16}
+    options |= {"progress": False, "batch_size": 16}
     one, many = (
         ttune.tune(denoiser, start, method=ttune.tuning.Endpoint(iterations=5, search_starts=False, together=n), **options) for n in (1, 9)
     )

@@ -199,7 +199,7 @@ def tune(denoiser: ttune.Denoiser, **options: Any) -> ttune.TuneResult:
         "x_T": X_T,
         "teacher": Schedule.build(NOISE, "dpmpp_2m", 20, "leading"),
         "progress": False,
-        "chunk": 8,
+        "batch_size": 8,
         "search_starts": False,
         "iterations": 6,
     }
@@ -297,7 +297,7 @@ def test_an_interrupted_search_in_whole_numbers_goes_on_where_it_stood(tmp_path:
 
 
 def test_methods_that_make_whole_times_themselves_are_left_alone() -> None:
-    result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), method="optimal_steps", guard=False)
+    result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), method="optimal_steps", fallback=False)
     assert "whole times" not in result.cost
     assert (result.schedule.network_times % 1 == 0).all()
 
@@ -306,5 +306,5 @@ def test_methods_that_make_whole_times_themselves_are_left_alone() -> None:
 def test_other_samplers_in_whole_numbers(sampler: str) -> None:
     start = Schedule.build(NOISE, sampler, 4, "leading").with_integer_times()
     result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), start=start, iterations=3)
-    assert result.holdout["rmse"] <= result.holdout["rmse_start"]
+    assert result.validation["rmse"] <= result.validation["rmse_start"]
     assert (result.schedule.network_times % 1 == 0).all()

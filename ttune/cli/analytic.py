@@ -19,7 +19,7 @@ def analytic(
     spacing: Spacing = "leading",
     eta: float = 0.0,
     samples: int = 1000,
-    chunk: int = 256,
+    batch_size: int = 256,
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
@@ -35,7 +35,7 @@ def analytic(
         spacing: The grid.
         eta: ddim only.
         samples: Real images, at most 10,000.
-        chunk: Samples in one network call.
+        batch_size: Samples in one network call.
         seed: Of the noise.
         quiet: No progress bars.
     """
@@ -44,7 +44,7 @@ def analytic(
     from ttune.storage.atomic_write import check_writable
 
     check_paths(out=out)
-    check_counts(chunk=chunk)
+    check_counts(batch_size=batch_size)
     check_seed(seed, samples=samples)
     check_writable(out)
     denoiser = load_model(model)
@@ -58,7 +58,7 @@ def analytic(
         images[:samples],
         conditions={name: value[:samples] for name, value in conditions.items()},
         seeds=torch.arange(samples) + seed,
-        chunk=chunk,
+        batch_size=batch_size,
         progress=not quiet,
     )
     options = {"gammas": gammas} | ({"variance": "analytic"} if sampler == "ddpm" else {})

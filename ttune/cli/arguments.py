@@ -84,7 +84,6 @@ def usable(schedule: Schedule, denoiser: Denoiser, *, check_model: bool) -> Sche
 
 
 Flags = Annotated[ModelFlags, tyro.conf.arg(name="")]  # without a prefix
-BatchSize = Annotated[int, tyro.conf.arg(aliases=["--batch-size"])]
 
 
 def options_of(given: dict[str, str] | None, sampler: str | None = None) -> dict[str, float | str | bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ttune.cli.arguments import BatchSize, Flags, ModelFlags, Sampler, check_counts, check_paths
+from ttune.cli.arguments import Flags, ModelFlags, Sampler, check_counts, check_paths
 from ttune.cli.bundled import bundled_data, bundled_features
 from ttune.tuning.methods.registry import METHODS
 
@@ -19,9 +19,9 @@ def compare(
     curve: int = 20,
     references: tuple[Sampler, ...] = (),
     samples: int = 128,
-    holdout: int = 256,
-    held_out: int = 1000,
-    chunk: BatchSize = 64,
+    validation_samples: int = 256,
+    test_samples: int = 1000,
+    batch_size: int = 64,
     data: str | None = None,
     flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
     seed: int = 0,
@@ -45,9 +45,9 @@ def compare(
         curve: The best untuned grids of 3 steps up to this many are there to say how many untuned steps a tuned schedule is worth.
         references: More samplers whose best untuned grids are there too, at the budgets and twice that.
         samples: x_T to tune on.
-        holdout: x_T of each tuning's own guard.
-        held_out: x_T that the figures are measured on.
-        chunk: Samples in one network call.
+        validation_samples: x_T of each tuning's validation.
+        test_samples: x_T that the figures are measured on.
+        batch_size: Samples in one network call.
         data: package.module:factory that returns clean samples (n, ...), for the methods that need them (the bundled model has its own).
         flags: How the model is loaded.
         seed: Of the tuning x_T.
@@ -56,7 +56,7 @@ def compare(
     import ttune
 
     check_paths(out=out, prompts=flags.prompts)
-    check_counts(chunk=chunk)
+    check_counts(batch_size=batch_size)
     denoiser = flags.load(model)
     clean = _data(data) if data is not None else bundled_data(model) if model == "fashion" else None
     features = bundled_features(model)
@@ -68,9 +68,9 @@ def compare(
         curve=range(3, curve + 1),
         references=references,
         samples=samples,
-        holdout=holdout,
-        held_out=held_out,
-        chunk=chunk,
+        validation_samples=validation_samples,
+        test_samples=test_samples,
+        batch_size=batch_size,
         data=clean,
         features=features,
         real=_real_statistics(model, clean, features),

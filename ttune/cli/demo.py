@@ -36,11 +36,19 @@ class DemoRow:
 
 
 def run_demo(
-    out: Path, *, steps: int = 5, samples: int = 512, tuning: int = 96, holdout: int = 128, iterations: int = 30, progress: bool = True
+    out: Path,
+    *,
+    steps: int = 5,
+    samples: int = 512,
+    tuning: int = 96,
+    validation_samples: int = 128,
+    iterations: int = 30,
+    progress: bool = True,
 ) -> list[ReportRow]:
     """Tune DDIM and DPM-Solver++(2M) on the bundled model, and write everything that was found to ``out``.
 
-    ``samples`` x_T are what every line of the table is judged on; ``tuning``, ``holdout`` and ``iterations`` go to :func:`ttune.tune`.
+    ``samples`` x_T are what every line of the table is judged on; ``tuning``, ``validation_samples`` and ``iterations`` go to
+    :func:`ttune.tune`.
 
     ``ddim.json``, ``dpmpp_2m.json`` and ``dpmpp_2m_coefficients.json`` (tuned schedules), ``report.json`` (the table) and ``report.png``.
     """
@@ -57,7 +65,7 @@ def run_demo(
     best.row["rmse_to_teacher"], best.row["frechet_to_teacher"] = 0.0, 0.0
 
     def tuned(schedule: Schedule, **more: Any) -> TuneResult:
-        settings: dict[str, Any] = {"teacher": teacher, "features": lenet64(), "samples": tuning, "holdout": holdout}
+        settings: dict[str, Any] = {"teacher": teacher, "features": lenet64(), "samples": tuning, "validation_samples": validation_samples}
         return tune(denoiser, schedule, **settings, iterations=iterations, progress=progress, **more)
 
     results = {name: tuned(schedule) for name, schedule in base.items()}

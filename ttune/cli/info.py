@@ -68,7 +68,7 @@ def _about(schedule: Schedule) -> str:
     record = read_record(schedule)
     lines = [str(schedule), *([f"model {schedule.model['name']}"] if "name" in schedule.model else [])]
     lines += [f"method {record.method}, tuned on {record.samples or 'an unknown number of'} x_T"] if record.method else []
-    if (held := record.holdout) is not None:
+    if (held := record.validation) is not None:
         best = "" if held.best_untuned is None else f", best untuned schedule {number(held.best_untuned.rmse)}"
         lines.append(f"on {held.n:,} held-out x_T: RMSE to the teacher {number(held.rmse)} (start {number(held.rmse_start)}{best})")
         lines += [f"  not better: {reason}" for reason in dict.fromkeys(held.refused) if schedule.outcome != "tuned"]

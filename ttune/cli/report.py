@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from ttune.cli.arguments import BatchSize, Flags, ModelFlags, check_counts, check_paths, check_seed, usable
+from ttune.cli.arguments import Flags, ModelFlags, check_counts, check_paths, check_seed, usable
 
 
 def report(
@@ -16,7 +16,7 @@ def report(
     model: str | None = None,
     n: int = 128,
     shown: int = 8,
-    chunk: BatchSize = 64,
+    batch_size: int = 64,
     seed: int = 2**42,
     conditions: str | None = None,
     check_model: bool = True,
@@ -36,7 +36,7 @@ def report(
         model: As in ttune tune.
         n: x_T that the schedules are run on: 128 + K network evaluations each.
         shown: Samples that are shown.
-        chunk: Samples in one network call.
+        batch_size: Samples in one network call.
         seed: Sample i has seed SEED + i; the default meets no x_T of a tuning, an evaluation or a comparison.
         conditions: As in ttune tune.
         check_model: Refuse schedules that were tuned for another model than --model.
@@ -48,7 +48,7 @@ def report(
     from ttune.storage.atomic_write import check_writable
 
     check_paths(sources=sources, out=out, prompts=flags.prompts)
-    check_counts(chunk=chunk)
+    check_counts(batch_size=batch_size)
     check_seed(seed, n=n)
     found = read_sources(sources)
     check_writable(out)
@@ -56,6 +56,6 @@ def report(
     if denoiser is not None and not check_model:
         found = replace(found, entries=[replace(e, schedule=usable(e.schedule, denoiser, check_model=False)) for e in found.entries])
     drawn = None if conditions is None else imported("conditions", conditions)()
-    options = {"n": n, "shown": shown, "chunk": chunk, "seed": seed, "conditions": drawn, "progress": not quiet}
+    options = {"n": n, "shown": shown, "batch_size": batch_size, "seed": seed, "conditions": drawn, "progress": not quiet}
     files = write_page(found, out, denoiser=denoiser, **options)
     print(f"Wrote {files[0]} and {len(files) - 1} PNGs beside it")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ttune.cli.arguments import BatchSize, Flags, Method, ModelFlags, SamplerOrAuto, Spacing, check_paths, options_of
+from ttune.cli.arguments import Flags, Method, ModelFlags, SamplerOrAuto, Spacing, check_paths, options_of
 from ttune.cli.bundled import bundled_data, bundled_features
 from ttune.distributed import RankLost, Ranks, current
 
@@ -35,11 +35,11 @@ def tune(
     fix_start: bool = False,
     optimizer: Literal["auto", "backpropagation", "differences", "broyden", "adam"] = "auto",
     samples: int | None = None,
-    holdout: int = 256,
-    chunk: BatchSize = 64,
+    validation_samples: int = 256,
+    batch_size: int = 64,
     iterations: int | None = None,
     search_starts: bool = True,
-    guard: bool = True,
+    fallback: bool = True,
     procedure: Literal["sequential", "parallel"] = "sequential",
     operators: Literal["genetic", "cma"] = "genetic",
     fitness: Literal["frechet", "rmse"] = "frechet",
@@ -90,11 +90,11 @@ def tune(
         optimizer: Of endpoint. auto takes backpropagation where the network has gradients and there are many parameters, else
             differences of whole runs, which need nothing but calls of the network.
         samples: x_T to tune on; by default 128, with coefficients 256.
-        holdout: x_T for validation: the tuned schedule is returned only if it is better on these.
-        chunk: Samples in one network call.
+        validation_samples: x_T for validation: the tuned schedule is returned only if it is better on these.
+        batch_size: Samples in one network call.
         iterations: Accepted Levenberg-Marquardt iterations at most (30), or for timetuner Adam iterations a step (500, as published).
         search_starts: Begin from several grids.
-        guard: Return an untuned schedule, the best one or the start, if the tuned one is not better on the x_T for validation.
+        fallback: Return an untuned schedule, the best one or the start, if the tuned one is not better on the x_T for validation.
         procedure: timetuner only.
         operators: evolution only: genetic (times, in whole times where the model is discrete) or cma (whatever --tune names).
         fitness: evolution only: what is to become small, the Fréchet distance to the teacher's samples or the RMSE to them.
@@ -133,7 +133,7 @@ def tune(
     check_paths(out=out, prompts=flags.prompts, checkpoint=checkpoint)
     journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
     journals = [*budget_checkpoints(journal, steps), *([journal.with_name(f"{journal.name}.choice")] if sampler == "auto" else [])]
-    check_draws(seed, chunk, samples=2 if samples is None else samples, holdout=holdout)
+    check_draws(seed, batch_size, samples=2 if samples is None else samples, validation_samples=validation_samples)
     _check_files(out, partial, journals, flags.prompts)
     ranks = current()
     denoiser = flags.load(model, ranks)
@@ -145,7 +145,14 @@ def tune(
             raise ValueError(f"sampler: auto chooses the grid too, so {[name for name, is_set in named.items() if is_set]} cannot be given")
         check_storable([ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=final) for k in set(steps)], out)
         teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", max(steps), "linspace", final=final), remember=True)
-        settings = {"samples": samples or 128, "chunk": chunk, "conditions": drawn, "teacher": teacher, "final": final, "seed": seed}
+        settings = {
+            "samples": samples or 128,
+            "batch_size": batch_size,
+            "conditions": drawn,
+            "teacher": teacher,
+            "final": final,
+            "seed": seed,
+        }
         settings |= {"features": bundled_features(model), "progress": not quiet, "checkpoint": journals[-1]}
         # The first rank chooses for all: on 64 x_T there is little to share.
         with _telling_what_is_left(journals, partial, ranks):
@@ -187,13 +194,13 @@ def tune(
             fix_start=fix_start,
             optimizer=optimizer,
             samples=samples,
-            holdout=holdout,
-            chunk=chunk,
+            validation_samples=validation_samples,
+            batch_size=batch_size,
             iterations=30 if iterations is None else iterations,
             search_starts=search_starts,
             features=bundled_features(model),
             timetuner=ttune.TimeTuner(procedure, iterations=500 if iterations is None else iterations) if method == "timetuner" else None,
-            guard=guard,
+            fallback=fallback,
             seed=seed,
             progress=not quiet,
             checkpoint=journal,

@@ -58,13 +58,13 @@ def _best(bench: Bench, ranked: list[Ranked]) -> tuple[Ranked, Ranked]:
 def method_cell(
     bench: Bench, start: Schedule, label: str, method: Method, checkpoint: Path, searched: int = 0
 ) -> tuple[dict[str, Any], Arrays, dict[str, Schedule]]:
-    """What ``method`` proposes from ``start``, and what is kept of it by tuning's own guard: figures of both on the held-out x_T.
+    """What ``method`` proposes from ``start``, and what is returned of it after validation: figures of both on the test x_T.
 
     The cost is that of a tuning on its own, the teacher's x_0 and the samples of its decision included; ``searched`` are the evaluations
     that it took to find the start.
     """
 
-    def tuned(guard: bool, resume: bool) -> Any:
+    def tuned(fallback: bool, resume: bool) -> Any:
         return tune(
             bench.denoiser,
             start,
@@ -72,10 +72,10 @@ def method_cell(
             data=bench.data,
             teacher=bench.teacher,
             samples=bench.samples,
-            holdout=bench.holdout,
-            chunk=bench.problem.chunk,
+            validation_samples=bench.validation_samples,
+            batch_size=bench.problem.batch_size,
             features=bench.features,
-            guard=guard,
+            fallback=fallback,
             seed=bench.seed,
             progress=bench.progress,
             checkpoint=checkpoint,
@@ -83,13 +83,13 @@ def method_cell(
         )
 
     with _spent(bench) as spent:
-        proposed = tuned(guard=False, resume=checkpoint.exists())
+        proposed = tuned(fallback=False, resume=checkpoint.exists())
     # Every piece is remembered: only the held-out samples are made again.
-    kept = tuned(guard=True, resume=checkpoint.exists())
+    kept = tuned(fallback=True, resume=checkpoint.exists())
     proposed_figures, proposed_errors = bench.figures(proposed.schedule)
     same = kept.schedule.settings() == proposed.schedule.settings()
     kept_figures, kept_errors = (proposed_figures, proposed_errors) if same else bench.figures(kept.schedule)
-    cost = {k: int(v) for k, v in kept.cost.items() if k != "seconds"}  # with all that the guard sampled
+    cost = {k: int(v) for k, v in kept.cost.items() if k != "seconds"}  # with all that validation sampled
     cost["teacher"] = cost.get("teacher", 0) + bench.teacher_cost
     if searched:
         cost["grids"] = cost.get("grids", 0) + searched
@@ -101,10 +101,10 @@ def method_cell(
         "evaluations_per_sample": len(proposed.schedule.network_times),
         "proposed": proposed_figures,
         "kept": kept_figures,
-        "chosen": kept.holdout["chosen"],
+        "chosen": kept.validation["chosen"],
         "outcome": kept.outcome,
         "proposed_outcome": proposed.outcome,
-        "refused": list(kept.holdout["refused"]),
+        "refused": list(kept.validation["refused"]),
         "schedule": proposed.schedule.settings(),
         "cost": cost,
         "seconds": proposed.cost["seconds"],

@@ -42,9 +42,9 @@ def compare(
     curve: Sequence[int] = CURVE,
     references: Sequence[str] = (),
     samples: int = 128,
-    holdout: int = 256,
-    held_out: int = 1000,
-    chunk: int = 64,
+    validation_samples: int = 256,
+    test_samples: int = 1000,
+    batch_size: int = 64,
     teacher: Teacher | None = None,
     data: Data | None = None,
     features: Callable[[Tensor], Any] | None = None,
@@ -53,12 +53,12 @@ def compare(
     work: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Tune every sampler and budget with every method, and judge all on ``held_out`` x_T that no tuning saw.
+    """Tune every sampler and budget with every method, and judge all on ``test_samples`` x_T that no tuning saw.
 
     ``methods``: {label: method}, or specifications such as ``"endpoint:tune=network_times"`` (:func:`parse_methods`).
     Every tuning starts from the leading grid (an :class:`Entrant` may start from the best untuned one instead), on the same
-    ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``holdout`` more x_T are for each
-    tuning's own guard. Beside the methods stand the start and the best untuned grid and t_0 of the same sampler; of the latter
+    ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``validation_samples`` more x_T are for each
+    validation. Beside the methods stand the start and the best untuned grid and t_0 of the same sampler; of the latter
     there are figures for every number of steps in ``curve`` too, to say how many untuned steps a tuned schedule is worth;
     ``references`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that.
     ``data``: clean images for the methods that need them. ``features``: images (n, ...) -> (n, f) for Fréchet distances, by
@@ -71,13 +71,13 @@ def compare(
     chosen = _entrants(methods)
     _check(samplers, steps, seed)
     # Before the folder is made, which would belong to a comparison that cannot be.
-    check_draws(seed, chunk, samples=samples, holdout=holdout, held_out=held_out)
+    check_draws(seed, batch_size, samples=samples, validation_samples=validation_samples, test_samples=test_samples)
     # A sampler's last time decides where the teacher ends; that of the leading grid is clean for all of them.
     like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
     source = teacher or Teacher.default(like)
     if denoiser.integer_time:
         source = source.on_whole_times()
-    points = drawn_sets(denoiser, seed, samples, holdout, held_out)
+    points = drawn_sets(denoiser, seed, samples, validation_samples, test_samples)
     name = "pooled pixels" if features is None else getattr(features, "name", "user's features")
     fingerprint = {
         "model": denoiser.identity(),
@@ -85,9 +85,9 @@ def compare(
         "weights": denoiser.weights_digest(),
         "teacher": source.identity(),
         "samples": samples,
-        "holdout": holdout,
-        "held_out": held_out,
-        "chunk": chunk,
+        "validation_samples": validation_samples,
+        "test_samples": test_samples,
+        "batch_size": batch_size,
         "seed": seed,
         "features": name,
         "data": digest(data),
@@ -103,9 +103,9 @@ def compare(
             real=real,
             data=data,
             samples=samples,
-            holdout=holdout,
-            held_out=held_out,
-            chunk=chunk,
+            validation_samples=validation_samples,
+            test_samples=test_samples,
+            batch_size=batch_size,
             seed=seed,
             progress=progress,
             shared=folder.shared,

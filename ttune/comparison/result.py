@@ -123,7 +123,7 @@ class ComparisonResult:
         return {
             "model": self.model,
             "features": self.features,
-            "held_out": self.n,
+            "test_samples": self.n,
             "teacher": dict(self.teacher),
             "samplers": list(self.samplers),
             "references": list(self.references),

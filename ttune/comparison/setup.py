@@ -18,10 +18,10 @@ from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
 from ttune.tuning.problem import Problem, squared_errors
-from ttune.tuning.starting_points import HOLDOUT_SEEDS, Data, Points, drawn_points
+from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, drawn_points
 
 # Held-out x_T of a comparison: beyond those that tuning itself holds out (2^32 on) and those of ``ttune evaluate`` (2^40 on).
-HELD_OUT_SEEDS = 2**41
+TEST_SEEDS = 2**41
 # Bootstrap draws of a Fréchet distance; its standard error is then known to 10 %, and to 24 % where a distance takes seconds.
 RESAMPLES, RESAMPLES_IF_WIDE, WIDE = 50, 10, 512
 
@@ -41,7 +41,7 @@ class Bench:
     real: FeatureStatistics | None
     data: Data | None
     samples: int
-    holdout: int
+    validation_samples: int
     seed: int
     teacher_cost: int
     progress: bool
@@ -53,8 +53,8 @@ class Bench:
     def tuning_problem(self, samples: int | None = None) -> Problem:
         """The x_T that methods tune on, all or the first few; the teacher's x_0 are remembered."""
         x_T, conditions = _tuning_points(self.denoiser, self.seed, self.samples)
-        target = _endpoints(self.teacher, self.denoiser, (x_T, conditions), self.problem.chunk, False)
-        problem = Problem(self.denoiser, x_T, conditions, target, self.problem.chunk)
+        target = _endpoints(self.teacher, self.denoiser, (x_T, conditions), self.problem.batch_size, False)
+        problem = Problem(self.denoiser, x_T, conditions, target, self.problem.batch_size)
         return problem if samples is None else problem.head(samples)
 
     def figures(self, schedule: Schedule) -> tuple[dict[str, Any], Tensor]:
@@ -81,15 +81,15 @@ class Bench:
         return record, torch.from_numpy(errors)
 
 
-LARGEST_SEED = HELD_OUT_SEEDS // (2 * HOLDOUT_SEEDS)
+LARGEST_SEED = TEST_SEEDS // (2 * VALIDATION_SEEDS)
 
 
-def drawn_sets(denoiser: Denoiser, seed: int, samples: int, holdout: int, held_out: int) -> dict[str, Points]:
+def drawn_sets(denoiser: Denoiser, seed: int, samples: int, validation_samples: int, test_samples: int) -> dict[str, Points]:
     """The x_T and conditions that are tuned on, that tunings hold out, and that the figures are measured on."""
     return {
         "tuning": _tuning_points(denoiser, seed, samples),
-        "holdout": drawn_points(denoiser, torch.arange(holdout) + (seed * 2 * HOLDOUT_SEEDS + HOLDOUT_SEEDS)),
-        "figures": drawn_points(denoiser, torch.arange(held_out) + HELD_OUT_SEEDS),
+        "validation": drawn_points(denoiser, torch.arange(validation_samples) + (seed * 2 * VALIDATION_SEEDS + VALIDATION_SEEDS)),
+        "figures": drawn_points(denoiser, torch.arange(test_samples) + TEST_SEEDS),
     }
 
 
@@ -102,45 +102,45 @@ def make_bench(
     real: FeatureStatistics | None,
     data: Data | None,
     samples: int,
-    holdout: int,
-    held_out: int,
-    chunk: int,
+    validation_samples: int,
+    test_samples: int,
+    batch_size: int,
     seed: int,
     progress: bool,
     shared: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]],
 ) -> Bench:
     """The bench of a comparison; what the teacher arrives at is computed through ``shared``, once for all processes."""
     teacher = Teacher(source.source, remember=True)
-    sets = drawn_sets(denoiser, seed, samples, holdout, held_out)
+    sets = drawn_sets(denoiser, seed, samples, validation_samples, test_samples)
 
     def arrive(points: Points) -> Callable[[], dict[str, Tensor]]:
         def compute() -> dict[str, Tensor]:
             before = denoiser.evaluations
-            x_0 = _endpoints(Teacher(teacher.source), denoiser, points, chunk, progress)
+            x_0 = _endpoints(Teacher(teacher.source), denoiser, points, batch_size, progress)
             return {"x_0": x_0, "evaluations": torch.tensor(denoiser.evaluations - before)}
 
         return compute
 
     arrived = {name: shared(f"teacher-{name}", arrive(points)) for name, points in sets.items()}
-    for name in ("tuning", "holdout"):
+    for name in ("tuning", "validation"):
         x_T, conditions = sets[name]
-        rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+        rows = [slice(i, i + batch_size) for i in range(0, len(x_T), batch_size)]
         chunks = [(x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows]
         teacher.learn(chunks, arrived[name]["x_0"].to(x_T.device))
     x_T, conditions = sets["figures"]
-    problem = Problem(denoiser, x_T, conditions, arrived["figures"]["x_0"].to(x_T.device), chunk)
-    cost = sum(int(arrived[name]["evaluations"]) for name in ("tuning", "holdout"))
-    return Bench(problem, teacher, features, features_name, real, data, samples, holdout, seed, cost, progress)
+    problem = Problem(denoiser, x_T, conditions, arrived["figures"]["x_0"].to(x_T.device), batch_size)
+    cost = sum(int(arrived[name]["evaluations"]) for name in ("tuning", "validation"))
+    return Bench(problem, teacher, features, features_name, real, data, samples, validation_samples, seed, cost, progress)
 
 
 def _tuning_points(denoiser: Denoiser, seed: int, samples: int) -> Points:
     """The x_T that :func:`ttune.tune` draws for ``seed``."""
-    return drawn_points(denoiser, torch.arange(samples) + seed * 2 * HOLDOUT_SEEDS)
+    return drawn_points(denoiser, torch.arange(samples) + seed * 2 * VALIDATION_SEEDS)
 
 
-def _endpoints(teacher: Teacher, denoiser: Denoiser, points: Points, chunk: int, progress: bool) -> Tensor:
+def _endpoints(teacher: Teacher, denoiser: Denoiser, points: Points, batch_size: int, progress: bool) -> Tensor:
     x_T, conditions = points
-    rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+    rows = [slice(i, i + batch_size) for i in range(0, len(x_T), batch_size)]
     bar = tqdm(rows, desc="teacher", disable=not progress, leave=False)
     return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in bar])
 

@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CachedSamples:
-    """Samples 0 ... n - 1, sample i from seed ``seed`` + i, ``chunk`` in one network call; kept in ``work``.
+    """Samples 0 ... n - 1, sample i from seed ``seed`` + i, ``batch_size`` in one network call; kept in ``work``.
 
     A chunk of a schedule is a file there with the features, the squared errors to the teacher's sample from the same x_T, seconds,
     evaluations, and a digest of its x_T and conditions: where these are others now, it is made anew. Its folder is named by what else
@@ -71,7 +71,7 @@ class CachedSamples:
     points: Points
     features: FeatureExtractor
     n: int
-    chunk: int
+    batch_size: int
     seed: int
     work: Path
     teacher: Candidate | None = None
@@ -80,12 +80,12 @@ class CachedSamples:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.chunk < 1:
-            raise ValueError(f"n must be at least 2 and chunk at least 1, got {self.n} and {self.chunk}")
+        if self.n < 2 or self.batch_size < 1:
+            raise ValueError(f"n must be at least 2 and chunk at least 1, got {self.n} and {self.batch_size}")
 
     def folder(self, candidate: Candidate) -> ChunkFolder:
         """Where the chunks of ``candidate`` are."""
-        return ChunkFolder(self.work / _name(candidate.schedule, self.identity(candidate)), self.n, self.chunk)
+        return ChunkFolder(self.work / _name(candidate.schedule, self.identity(candidate)), self.n, self.batch_size)
 
     def identity(self, candidate: Candidate) -> dict[str, Any]:
         """All that the kept figures of ``candidate`` depend on."""
@@ -98,7 +98,7 @@ class CachedSamples:
             "teacher": teacher,
             "features": [self.features.name, self.features.digest, self.features.batch],
             "seed": self.seed,
-            "chunk": self.chunk,
+            "batch_size": self.batch_size,
             **self._shared_identity,
         }
 

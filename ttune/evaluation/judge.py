@@ -35,7 +35,7 @@ class CandidateMetrics:
     features: FeatureExtractor
     real: FeatureStatistics | None
     target: Tensor | None = None
-    chunk: int = 64
+    batch_size: int = 64
     progress: bool = True
     seeds: Tensor | None = None
 
@@ -48,10 +48,10 @@ class CandidateMetrics:
     def samples(self, schedule: Schedule, name: str = "sampling") -> Tensor:
         """x_0 (n, ...) of ``schedule``, a chunk at a time."""
         n = len(self.x_T)
-        starts = tqdm(range(0, n, self.chunk), desc=name, disable=not self.progress, leave=False)
+        starts = tqdm(range(0, n, self.batch_size), desc=name, disable=not self.progress, leave=False)
         parts = []
         for i in starts:
-            rows = slice(i, i + self.chunk)
+            rows = slice(i, i + self.batch_size)
             seeds = None if self.seeds is None else self.seeds[rows]
             conditions = select(self.conditions, rows, n, self.denoiser.shared)
             parts.append(sample(self.denoiser, schedule, self.x_T[rows], conditions=conditions, seeds=seeds))

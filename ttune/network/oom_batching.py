@@ -27,7 +27,7 @@ class Batches:
 
     of: str
     most: int | None = None
-    smaller: str = "a smaller chunk (--chunk)"
+    smaller: str = "a smaller chunk (--batch-size)"
 
     def through(self, call: Callable[[slice | None], T], n: int, join: Callable[[Sequence[T]], T]) -> T:
         """``call(None)`` for all of ``n`` samples at once, or the join of ``call(rows)`` for as many at a time as the memory holds.

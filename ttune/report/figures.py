@@ -202,7 +202,7 @@ def held_out_by_steps(entries: Sequence[ReportEntry]) -> dict[str, list[tuple[fl
     """The same from the figures of the tunings' own decisions."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for entry, name in _named_lines(entries):
-        held = entry.record.holdout
+        held = entry.record.validation
         if held is None:
             continue
         best = None if held.best_untuned is None else held.best_untuned.rmse

@@ -87,7 +87,7 @@ def measure(
     *,
     n: int = 128,
     shown: int = 8,
-    chunk: int = 64,
+    batch_size: int = 64,
     seed: int = REPORT_SEEDS,
     conditions: Callable[[Tensor], Any] | None = None,
     progress: bool = False,
@@ -101,8 +101,8 @@ def measure(
     """
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     for entry in entries:
         try:
             check_fits(denoiser, entry.schedule)
@@ -110,7 +110,7 @@ def measure(
             raise ValueError(f"{entry.name}: {error}") from None
     seeds = torch.arange(n) + seed
     x_T, drawn = drawn_points(denoiser, seeds, None, conditions)
-    clock = _Timer(denoiser, x_T, drawn, seeds, chunk, shown, progress)
+    clock = _Timer(denoiser, x_T, drawn, seeds, batch_size, shown, progress)
     clock.warm_up(entries[0].schedule)
     runs = {entry.name: [clock.run(role, entry.name, s, entry) for role, s in roles(entry).items()] for entry in entries}
     runs = {entry.name: [clock.teacher(entry), *runs[entry.name]] for entry in entries}
@@ -119,7 +119,7 @@ def measure(
         for label, schedules in untuned_curves(entries).items()
     }
     threads = torch.get_num_threads()
-    setting = f"{x_T.device.type}, {threads} thread{'s' if threads > 1 else ''}, batches of {min(chunk, n)}, torch {torch.__version__}"
+    setting = f"{x_T.device.type}, {threads} thread{'s' if threads > 1 else ''}, batches of {min(batch_size, n)}, torch {torch.__version__}"
     return MeasuredRun(n, seed, setting, runs, curves, decoded=denoiser.decode is not None)
 
 
@@ -131,7 +131,7 @@ class _Timer:
     x_T: Tensor
     conditions: Any
     seeds: Tensor
-    chunk: int
+    batch_size: int
     shown: int
     progress: bool
     targets: dict[Schedule, tuple[Tensor, TimedRun]] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class _Timer:
 
     def warm_up(self, schedule: Schedule) -> None:
         """What is made at the first call is made before the clock runs."""
-        self._samples(schedule, slice(0, self.chunk))
+        self._samples(schedule, slice(0, self.batch_size))
 
     def teacher(self, entry: ReportEntry) -> TimedRun:
         return self._target(entry)[1]
@@ -174,8 +174,8 @@ class _Timer:
         x = self.x_T
         while not seconds or (len(seconds) < PASSES and seconds[-1] < SHORT):
             begin = time.monotonic()
-            rows = tqdm(range(0, n, self.chunk), desc=bar, disable=not self.progress, leave=False)
-            x = torch.cat([self._samples(schedule, slice(i, i + self.chunk)) for i in rows])
+            rows = tqdm(range(0, n, self.batch_size), desc=bar, disable=not self.progress, leave=False)
+            x = torch.cat([self._samples(schedule, slice(i, i + self.batch_size)) for i in rows])
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
             seconds.append(time.monotonic() - begin)

@@ -98,14 +98,14 @@ def write_page(
     denoiser: Denoiser | None = None,
     n: int = 128,
     shown: int = 8,
-    chunk: int = 64,
+    batch_size: int = 64,
     seed: int = REPORT_SEEDS,
     conditions: Callable[[Tensor], Any] | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Write what ``sources`` (:func:`ttune.report.read_sources`) hold to ``out``, an .html file, and its figures as PNGs beside it.
 
-    With ``denoiser``, the model of the schedules, they are also run: ``n`` x_T from ``seed`` on, ``chunk`` in a call, of which
+    With ``denoiser``, the model of the schedules, they are also run: ``n`` x_T from ``seed`` on, ``batch_size`` in a call, of which
     ``shown`` become pictures (all of fewer); ``conditions`` is a function of the seeds, by default the denoiser's own. What is
     missing is said in the page. Returns the files, the page first.
 
@@ -122,7 +122,7 @@ def write_page(
     if denoiser is not None:
         why_not = "there are no schedules to run" if not sources.entries else "the model does not say what shape its samples have"
         if sources.entries and denoiser.sample_shape is not None:
-            options = {"n": n, "shown": shown, "chunk": chunk, "seed": seed, "conditions": conditions, "progress": progress}
+            options = {"n": n, "shown": shown, "batch_size": batch_size, "seed": seed, "conditions": conditions, "progress": progress}
             measured = measure(denoiser, sources.entries, **options)
     with drawing():
         sections = [section for section in _sections(sources, measured, why_not, files) if section is not None]
@@ -177,13 +177,13 @@ def _quality(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_n
     found, tabled, missing = [], [tables.held_out(entries)], []
     decided = figures.held_out_by_steps(entries)
     order = [*decided, *(() if measured is None else figures.runs_by(entries, measured, "steps"))]
-    held = [entry.record.holdout for entry in entries if entry.record.holdout is not None]
+    held = [entry.record.validation for entry in entries if entry.record.validation is not None]
     if held:
         sizes = ", ".join(f"{n:,}" for n in sorted({h.n for h in held}))
         caption = (
             f"On the {sizes} held-out x_T of each tuning, in the samples' own units: the figures that decided what each tuning returned."
         )
-        if len({entry.record.seed for entry in entries if entry.record.holdout is not None}) > 1:
+        if len({entry.record.seed for entry in entries if entry.record.validation is not None}) > 1:
             caption += " The tunings had different seeds, so their x_T differ."
         found += files.take(figures.quality("held-out", "Quality against steps", decided, "steps", caption, order=order))
     else:
@@ -237,9 +237,9 @@ def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:
     features = tables.features_in_words({found.features})
     for sampler in dict.fromkeys(row.sampler for row in found.rows):
         key = f"compared-{i}-{''.join(c if c.isalnum() else '-' for c in sampler)}"
-        rmse, on = "RMSE to the teacher", f"On {found.held_out:,} held-out x_T that no tuning saw."
+        rmse, on = "RMSE to the teacher", f"On {found.test_samples:,} held-out x_T that no tuning saw."
         drawn += files.take(figures.compared(found.rows, sampler, "rmse", f"{key}-rmse", rmse, on))
-        distance, of = "Fréchet distance to the teacher's", f"{features}; n = {found.held_out:,}."
+        distance, of = "Fréchet distance to the teacher's", f"{features}; n = {found.test_samples:,}."
         drawn += files.take(figures.compared(found.rows, sampler, "frechet", f"{key}-frechet", distance, of))
         cost = "Seconds are those of the tuning, one point a budget."
         drawn += files.take(figures.compared(found.rows, sampler, "rmse", f"{key}-seconds", rmse, cost, "seconds", "seconds of tuning"))
@@ -256,9 +256,9 @@ def _in_short(sources: Sources) -> list[str]:
     """A line a schedule, for those who read no further."""
     lines = []
     for entry in sources.entries:
-        held = entry.record.holdout
+        held = entry.record.validation
         if entry.schedule.outcome is None:
-            lines.append(f"{entry.name}: untuned, or a tuning whose guard returned its start: the file has no record.")
+            lines.append(f"{entry.name}: untuned, or a tuning that returned its start: the file has no record.")
         elif held is None:
             found = OUTCOMES[entry.schedule.outcome] if not entry.record.unfinished else "the best so far"
             lines.append(f"{entry.name}: {found}, {entry.record.unfinished or 'without a record of held-out figures'}.")

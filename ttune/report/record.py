@@ -20,8 +20,8 @@ class Rival(msgspec.Struct):
     frechet: Number = None
 
 
-class Holdout(msgspec.Struct):
-    """The figures of the decision (:func:`ttune.tuning.holdout.decide`)."""
+class ValidationFigures(msgspec.Struct):
+    """The figures of the decision (:func:`ttune.tuning.validation.decide`)."""
 
     n: int
     features: str
@@ -62,7 +62,7 @@ class Record:
     unfinished: str | None
     teacher: Mapping[str, Any]
     cost: Mapping[str, float]
-    holdout: Holdout | None
+    validation: ValidationFigures | None
     history: Mapping[str, Line]
     start: Schedule | None
     grid: Schedule | None  # the best untuned one
@@ -104,7 +104,7 @@ def read_record(schedule: Schedule) -> Record:
         unfinished=field("unfinished", str),
         teacher=field("teacher", dict[str, bool | int | float | str | None]) or {},
         cost={k: v for k, v in (field("cost", dict[str, Number]) or {}).items() if v is not None and v >= 0},
-        holdout=field("holdout", Holdout),
+        validation=field("validation", ValidationFigures),
         history={name: line for name, line in history.items() if name not in uneven},
         start=settings("start", field("start", dict[str, Any])),
         grid=settings("best_untuned", None if grid is None else grid.schedule),

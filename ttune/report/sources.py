@@ -129,7 +129,7 @@ class Missing(msgspec.Struct):
 class Compared(msgspec.Struct):
     model: str
     features: str
-    held_out: int
+    test_samples: int
     rows: list[ComparedRow]
     teacher: dict[str, str | int | float | None] = {}
     refused: list[Missing] = []
@@ -163,7 +163,7 @@ def read_sources(paths: Sequence[str | PathLike[str]]) -> Sources:
         digests.append((file, digest))
         if content.get("format") in (FORMAT, SEVERAL):
             schedules.append((file, digest, str(content.get("ttune_version", ""))))
-        elif "held_out" in content:
+        elif "test_samples" in content:
             comparisons.append((file, _converted(file, content, Compared, "a comparison")))
         elif "rows" in content:
             evaluations.append((file, _converted(file, content, EvaluationRow, "an evaluation")))

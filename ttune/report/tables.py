@@ -32,7 +32,7 @@ def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
     """The figures on which each tuning decided."""
     rows, names, counts = [], set(), set()
     for entry in entries:
-        held = entry.record.holdout
+        held = entry.record.validation
         if held is None:
             continue
         names.add(held.features)
@@ -68,7 +68,7 @@ def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
 
 def decision(entry: ReportEntry) -> str:
     """What the tuning of this entry returned, and why no other schedule, in words."""
-    held = entry.record.holdout
+    held = entry.record.validation
     reasons = "; ".join(dict.fromkeys(held.refused)) if held is not None else ""
     if entry.schedule.outcome == "tuned":
         return f"kept the tuned schedule{f'; not better, of other candidates or of this one unchecked: {reasons}' if reasons else ''}"
@@ -256,7 +256,7 @@ def comparison(file: str, found: Compared) -> ReportTable:
     heads = ("method", "sampler", "steps", "RMSE", "over the best untuned grid [95 %]", "Fréchet to the teacher's ± s.e.")
     heads = (*heads, "to real ± s.e.", "= untuned steps", "returned", "evaluations", "seconds")
     notes = [
-        f"{found.held_out:,} held-out x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
+        f"{found.test_samples:,} held-out x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
         f"Fréchet distances: {features_in_words({found.features})}.",
         "Figures are of what a method proposes. Returned: what ttune tune returns, an untuned schedule where the proposal is not better on "
         "its own held-out x_T. = untuned steps: of the best untuned grid of the same sampler, for the same RMSE. "

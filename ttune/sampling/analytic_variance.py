@@ -24,7 +24,7 @@ def estimate_gammas(
     *,
     conditions: Mapping[str, Any] | None = None,
     seeds: Tensor | Sequence[int] | None = None,
-    chunk: int = 256,
+    batch_size: int = 256,
     progress: bool = False,
 ) -> list[float]:
     """Gamma_t = E ||eps(x_t, t)||^2 / d at each evaluation of ``schedule`` (Bao et al. 2022, arXiv 2201.06503, eq. 8).
@@ -45,8 +45,8 @@ def estimate_gammas(
     for i, (stage, evaluation) in enumerate(zip(stages, evaluations_of(denoiser, schedule), strict=True)):
         told = min(max(stage.time, noise.t_min), noise.t_max)
         total = 0.0
-        for begin in range(0, x_0.shape[0], chunk):
-            rows = slice(begin, begin + chunk)
+        for begin in range(0, x_0.shape[0], batch_size):
+            rows = slice(begin, begin + batch_size)
             part = x_0[rows]
             x = stage.alpha * part + stage.sigma * ops.philox_normal(tuple(part.shape[1:]), seeds[rows], draw=i, dtype=part.dtype)
             D = denoiser.unclipped(x, told, select(conditions or {}, rows, x_0.shape[0], denoiser.shared), evaluation)

@@ -25,7 +25,7 @@ SEVERAL = "ttune schedules"
 VERSION = 2
 READABLE = (1, 2)
 # What version 1 called the fields, in the record of a tuning too.
-RENAMED = {"positions": "times", "conditioning": "network_times"}
+RENAMED = {"positions": "times", "conditioning": "network_times", "holdout": "validation", "guard": "fallback"}
 MAX_BYTES = 4_000_000  # a schedule with an explicit table of 1,000 alphas takes 28 kB
 RECORD = 20_000  # bytes that a tuning may add to a schedule: those of the gallery are 3 kB, and each iteration adds 20
 MAX_DEPTH = 32  # of what is in `noise`, `model` and `tuned`; tuning writes 3

@@ -175,12 +175,12 @@ class Schedule:
         The last two are returned where tuning did not help. None: there is no record of a tuning. A file from before outcomes were
         recorded is read by the figures of its decision; without these its schedule counts as tuned.
         """
-        said, holdout = self.tuned.get("outcome"), self.tuned.get("holdout")
+        said, validation = self.tuned.get("outcome"), self.tuned.get("validation")
         if isinstance(said, str) and said in OUTCOMES:
             return said
         if not self.tuned.keys() - {"choice"}:  # of a sampler: no tuning changed its schedule
             return "start" if self.tuned else None
-        chosen = holdout.get("chosen") if isinstance(holdout, Mapping) else None
+        chosen = validation.get("chosen") if isinstance(validation, Mapping) else None
         return next((outcome for outcome, name in CHOSEN.items() if name == chosen), "tuned")
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from ttune.schedule.schedule import Schedule
 from ttune.schedule.time_shift import Shift
 from ttune.tuning.checkpoint import Journal
-from ttune.tuning.holdout import same_steps
+from ttune.tuning.validation import same_steps
 
 UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on held-out x_T"
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 MAX_BYTES = 64_000_000
 _HASH = re.compile("[0-9a-f]{40}")
-TENSORS = {name: f"teacher_{name}" for name in ("tuning", "holdout")}  # what a tuning remembers in files of their own
+TENSORS = {name: f"teacher_{name}" for name in ("tuning", "validation")}  # what a tuning remembers in files of their own
 
 
 class _Content(msgspec.Struct):

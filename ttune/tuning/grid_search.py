@@ -95,9 +95,9 @@ def remembered_ranking(
 def judge(problem: Problem, name: str, schedule: Schedule) -> Ranked:
     """Sample ``schedule`` on the problem's x_T and compare with the teacher."""
 
-    def figures(chunk: Problem) -> tuple[Float64, ...]:
-        x = chunk.run(schedule)
-        return squared_errors(x, chunk.target), pooled_features(x), pooled_features(chunk.target)
+    def figures(batch_size: Problem) -> tuple[Float64, ...]:
+        x = batch_size.run(schedule)
+        return squared_errors(x, batch_size.target), pooled_features(x), pooled_features(batch_size.target)
 
     errors, features, target = problem.per_sample(figures)
     return Ranked(name, schedule, float(np.sqrt(errors.mean())), frechet_distance(features, target))

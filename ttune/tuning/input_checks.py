@@ -29,11 +29,11 @@ NOISED_TO, RECOGNISED = 1.0, {"v_prediction": 0.3, "sample": 0.6}
 DATA = 0.5  # the standard deviation of typical data, for what an output of each type is about at the largest time
 
 
-def check_input(denoiser: Denoiser, points: Points, chunk: int) -> None:
+def check_input(denoiser: Denoiser, points: Points, batch_size: int) -> None:
     """UserWarnings for a network that answers the same call differently, and for one whose output is that of another prediction type. Two
     calls with a few samples, and more where the second is suspected."""
     x_T, conditions = points
-    n = min(len(x_T), chunk, -(-ENOUGH // max(1, x_T[0].numel())))
+    n = min(len(x_T), batch_size, -(-ENOUGH // max(1, x_T[0].numel())))
     few = x_T[:n]
     own = _without_classifier(denoiser, select(conditions, slice(0, n), len(x_T), denoiser.shared))
     output = _output(denoiser, few, denoiser.noise.t_max, own)

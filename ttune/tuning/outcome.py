@@ -13,12 +13,12 @@ def outcome_in_words(outcome: str, record: Mapping[str, Any], steps: int) -> lis
 
     ``record``: how the tuning went (:attr:`ttune.tuning.TuneResult.record`).
     """
-    holdout = record["holdout"]
-    refused = [f"  not better: {reason}" for reason in dict.fromkeys(holdout["refused"])]
+    validation = record["validation"]
+    refused = [f"  not better: {reason}" for reason in dict.fromkeys(validation["refused"])]
     if outcome == "tuned":
-        unchecked = "The tuned schedule is returned without the decision on held-out x_T (guard=False), which it would not pass:"
-        return [unchecked, *refused] if refused and not holdout["guard"] else []
-    if holdout["rmse_start"] == 0:
+        unchecked = "The tuned schedule is returned without the decision on held-out x_T (fallback=False), which it would not pass:"
+        return [unchecked, *refused] if refused and not validation["fallback"] else []
+    if validation["rmse_start"] == 0:
         return [f"Nothing to tune: {steps} steps already end at the teacher's samples, returned: {RETURNED[outcome]}."]
     return [f"Tuning did not help at {steps} steps, returned instead: {RETURNED[outcome]}. {advice(record)}", *refused]
 

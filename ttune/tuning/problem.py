@@ -40,7 +40,7 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """``x_T`` and ``target`` (n, ...), per-sample ``conditions``; evaluated ``chunk`` samples at a time.
+    """``x_T`` and ``target`` (n, ...), per-sample ``conditions``; evaluated ``batch_size`` samples at a time.
 
     ``residual`` maps samples to what is compared with the teacher's; None compares the samples themselves. ``goal`` (n, m) is
     its value at ``target``, made here if it is not given.
@@ -54,14 +54,14 @@ class Problem:
     x_T: Tensor
     conditions: Conditions
     target: Tensor
-    chunk: int = 64
+    batch_size: int = 64
     residual: Residual | None = None
     goal: Tensor | None = None
     share: Share | None = None
 
     def __post_init__(self) -> None:
-        if self.share is not None and (self._own != len(self.share.rows) or self.chunk != self.share.chunk):
-            raise ValueError(f"share: must be that of these {self._own} samples in chunks of {self.chunk}, got {self.share}")
+        if self.share is not None and (self._own != len(self.share.rows) or self.batch_size != self.share.batch_size):
+            raise ValueError(f"share: must be that of these {self._own} samples in chunks of {self.batch_size}, got {self.share}")
         if self.residual is not None and self.goal is None and self._own:
             with torch.no_grad():
                 # Copies, for a residual map may write the next value into the same memory.
@@ -116,7 +116,7 @@ class Problem:
 
     def total_of(self, parts: Sequence[Sequence[Float64 | float]]) -> tuple[Float64, ...]:
         """The same, from the sums over each of this rank's chunks."""
-        return (self.share or ALONE.share(len(self), self.chunk)).total(parts)
+        return (self.share or ALONE.share(len(self), self.batch_size)).total(parts)
 
     def samples(self, schedule: Schedule) -> Tensor:
         """x_0 (n, ...) of ``schedule``, from ``x_T``."""
@@ -124,7 +124,7 @@ class Problem:
 
     def squared_errors(self, schedule: Schedule) -> Float64:
         """(n,) mean squared distance to the teacher, per sample."""
-        return self.per_sample(lambda chunk: [squared_errors(chunk.run(schedule), chunk.target)])[0]
+        return self.per_sample(lambda batch_size: [squared_errors(batch_size.run(schedule), batch_size.target)])[0]
 
     def residuals(self, x: Tensor) -> Tensor:
         """(n, m) float64: what is to become small for samples ``x`` (n, ...) from these x_T."""
@@ -136,7 +136,7 @@ class Problem:
     @torch.no_grad()
     def cost(self, schedule: Schedule) -> float:
         """The mean square of :meth:`residuals`; without a residual map its root is the RMSE."""
-        (squares,) = self.per_sample(lambda chunk: [chunk.residuals(chunk.run(schedule)).square().mean(1).cpu().numpy()])
+        (squares,) = self.per_sample(lambda batch_size: [batch_size.residuals(batch_size.run(schedule)).square().mean(1).cpu().numpy()])
         return float(squares.mean())
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class Problem:
         return Samples(self.x_T.to(device), on_device(self.conditions, device), self.target.to(device), goal)
 
     def _rows(self) -> Iterator[slice]:
-        return (slice(i, i + self.chunk) for i in range(0, self._own, self.chunk))
+        return (slice(i, i + self.batch_size) for i in range(0, self._own, self.batch_size))
 
     def _conditions(self, rows: slice) -> Conditions:
         return select(self.conditions, rows, self._own, self.denoiser.shared)

@@ -19,10 +19,10 @@ from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.grid_search import SEARCHED, Ranked, pooled_features
-from ttune.tuning.holdout import Features
 from ttune.tuning.problem import Problem, squared_errors
-from ttune.tuning.starting_points import HOLDOUT_SEEDS, Points, check_draws, drawn_points
+from ttune.tuning.starting_points import VALIDATION_SEEDS, Points, check_draws, drawn_points
 from ttune.tuning.teacher import Teacher
+from ttune.tuning.validation import Features
 
 # One evaluation a step each: all deterministic samplers were compared at equal evaluations, 3, 5 and 10 on the oracles of
 # benchmarks/oracles.py, 4 and 8 on the bundled model. Samplers of several stages were never the best by Fréchet distance, and once by RMSE
@@ -75,7 +75,7 @@ def choose_sampler(
     grids: Sequence[str] = GRIDS_TRIED,
     samples: int = 128,
     judged: int = 64,
-    chunk: int = 64,
+    batch_size: int = 64,
     sample_shape: Sequence[int] | None = None,
     conditions: Callable[[Tensor], Conditions] | None = None,
     teacher: Teacher | None = None,
@@ -89,7 +89,7 @@ def choose_sampler(
     """The sampler whose best untuned grid and t_0 come closest to the teacher, for one budget or over several.
 
     Closest by RMSE^2 times Fréchet distance (in ``features``, pooled pixels by default), the mean of its logarithm over budgets.
-    Judged on the first ``judged`` of the ``samples`` x_T that :func:`ttune.tune` draws for the same ``seed``, ``chunk`` at a time,
+    Judged on the first ``judged`` of the ``samples`` x_T that :func:`ttune.tune` draws for the same ``seed``, ``batch_size`` at a time,
     so that a ``teacher`` that remembers computes nothing twice. ``samplers`` must be deterministic. ``checkpoint`` remembers a
     finished choice for ``resume``.
 
@@ -101,7 +101,7 @@ def choose_sampler(
             f"steps, samplers and grids must name at least one, and judged be at least 2, "
             f"got {budgets}, {list(samplers)}, {list(grids)} and {judged}"
         )
-    check_draws(seed, chunk, samples=samples)
+    check_draws(seed, batch_size, samples=samples)
     tried = {k: _candidates(denoiser, k, samplers, grids, final) for k in budgets}
     for k, candidates in tried.items():
         if not candidates:
@@ -113,14 +113,14 @@ def choose_sampler(
         "choice": {str(k): list(candidates) for k, candidates in tried.items()},
         "model": [denoiser.identity(), denoiser.noise.to_dict(), denoiser.weights_digest()],
         "teacher": source.identity(),
-        "x_T": [seed, samples, judged, chunk, list(sample_shape or ())],
+        "x_T": [seed, samples, judged, batch_size, list(sample_shape or ())],
     }
     journal = Journal(checkpoint, fingerprint, resume=resume)
 
     def chosen() -> dict[str, Any]:
-        points = drawn_points(denoiser, torch.arange(samples) + seed * 2 * HOLDOUT_SEEDS, sample_shape, conditions)
+        points = drawn_points(denoiser, torch.arange(samples) + seed * 2 * VALIDATION_SEEDS, sample_shape, conditions)
         begin = denoiser.evaluations
-        problem = _problem(denoiser, points, source, min(judged, samples), chunk)
+        problem = _problem(denoiser, points, source, min(judged, samples), batch_size)
         before = denoiser.evaluations
         ranked = {k: _halved(problem, candidates, features or pooled_features, progress) for k, candidates in tried.items()}
         return _choice(ranked, denoiser.evaluations - before, before - begin).to_dict()
@@ -134,12 +134,12 @@ def choose_sampler(
     return _choice(ranked, found["cost"]["choice"], found["cost"]["teacher"])
 
 
-def _problem(denoiser: Denoiser, points: Points, teacher: Teacher, n: int, chunk: int) -> Problem:
+def _problem(denoiser: Denoiser, points: Points, teacher: Teacher, n: int, batch_size: int) -> Problem:
     """The first ``n`` points; the teacher is asked for whole chunks, as tuning will."""
     x_T, conditions = points
-    rows = [slice(i, i + chunk) for i in range(0, n, chunk)]
+    rows = [slice(i, i + batch_size) for i in range(0, n, batch_size)]
     target = torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows])
-    return Problem(denoiser, x_T[:n], select(conditions, slice(0, n), len(x_T), denoiser.shared), target[:n], chunk)
+    return Problem(denoiser, x_T[:n], select(conditions, slice(0, n), len(x_T), denoiser.shared), target[:n], batch_size)
 
 
 def _choice(ranked: Mapping[int, Sequence[Ranked]], evaluations: int, teacher_evaluations: int) -> SamplerChoice:
@@ -185,9 +185,9 @@ def _halved(problem: Problem, candidates: Mapping[str, Schedule], features: Feat
 
 
 def _judged(problem: Problem, name: str, schedule: Schedule, features: Features) -> Ranked:
-    def figures(chunk: Problem) -> tuple[Float64, ...]:
-        x = chunk.run(schedule)
-        return squared_errors(x, chunk.target), features_of(features, x), features_of(features, chunk.target)
+    def figures(batch_size: Problem) -> tuple[Float64, ...]:
+        x = batch_size.run(schedule)
+        return squared_errors(x, batch_size.target), features_of(features, x), features_of(features, batch_size.target)
 
     errors, mine, teachers = problem.per_sample(figures)
     return Ranked(name, schedule, float(np.sqrt(errors.mean())), frechet_distance(mine, teachers))

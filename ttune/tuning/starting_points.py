@@ -15,14 +15,14 @@ from ttune.tuning.problem import on_device
 Points = tuple[Tensor, Conditions]  # x_T (n, ...) and conditions
 Data = Tensor | tuple[Tensor, Conditions]
 
-HOLDOUT_SEEDS = 2**32  # held-out x_T have seeds from here on, tuning x_T below: never the same
+VALIDATION_SEEDS = 2**32  # held-out x_T have seeds from here on, tuning x_T below: never the same
 
-MAX_SEED = 2**63 // (4 * HOLDOUT_SEEDS)  # seeds of samples, 2 HOLDOUT_SEEDS apart from one tuning's to the next, are 64-bit integers
+MAX_SEED = 2**63 // (4 * VALIDATION_SEEDS)  # seeds of samples, 2 VALIDATION_SEEDS apart from one tuning's to the next, are 64-bit integers
 
 
-def check_draws(seed: int, chunk: int, **counts: int) -> None:
+def check_draws(seed: int, batch_size: int, **counts: int) -> None:
     """ValueError for a tuning's seed that is too large, a chunk without a sample, and fewer than two samples of any of ``counts``."""
-    for name, count, least in (*((name, count, 2) for name, count in counts.items()), ("chunk", chunk, 1)):
+    for name, count, least in (*((name, count, 2) for name, count in counts.items()), ("batch_size", batch_size, 1)):
         if count < least:  # a Fréchet distance needs two samples
             raise ValueError(f"{name} must be at least {least}, got {count}")
     if abs(seed) > MAX_SEED:

@@ -24,7 +24,6 @@ from ttune.tuning.best import Accepted, BestSoFar
 from ttune.tuning.checkpoint import TENSORS, Journal, digest_of_chunks
 from ttune.tuning.cost import Ledger
 from ttune.tuning.grid_search import Ranked
-from ttune.tuning.holdout import Features, decide
 from ttune.tuning.input_checks import check_input, refuse_training
 from ttune.tuning.integer_times.coordinate_descent import find_whole_times, rounded
 from ttune.tuning.integer_times.probe import SAMPLES as PROBED
@@ -40,8 +39,9 @@ from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.provenance import provenance
 from ttune.tuning.residuals import as_residual, identity_of, name_of, named_residual
 from ttune.tuning.same_function import check_same_function
-from ttune.tuning.starting_points import HOLDOUT_SEEDS, Data, Points, check_draws, drawn_points, given_points
+from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, check_draws, drawn_points, given_points
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
+from ttune.tuning.validation import Features, decide
 
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 
@@ -53,7 +53,7 @@ class TuneResult:
     ``outcome`` says what ``schedule`` is: "tuned", if it does better on held-out x_T than the start and than the best untuned grid that
     was met; else "untuned", that grid, or "start", the schedule that was given. ``improved``: whether it is "tuned".
     ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, per start. ``cost``: network evaluations of one
-    sample (a backward counts 2) by purpose, and seconds. ``holdout``: the figures of the decision.
+    sample (a backward counts 2) by purpose, and seconds. ``validation_samples``: the figures of the decision.
     ``grids``: the untuned schedules that were tried as starts, best RMSE first (on the tuning x_T).
     ``time_table``: what the probe found (:class:`ttune.tuning.integer_times.probe.TimeTable`); None for continuous times.
     ``record``: how it went, in plain values: ``schedule.tuned``, but that the start is returned as it was given.
@@ -63,7 +63,7 @@ class TuneResult:
     outcome: str
     history: Mapping[str, Sequence[float]]
     cost: Mapping[str, float]
-    holdout: Mapping[str, Any]
+    validation: Mapping[str, Any]
     teacher: Mapping[str, Any]
     grids: Sequence[Ranked] = ()
     time_table: Mapping[str, Any] | None = None
@@ -75,7 +75,7 @@ class TuneResult:
 
     def summary(self) -> str:
         """A few lines for a person, the outcome first."""
-        h, best, evaluations = self.holdout, self.holdout["best_untuned"], {k: int(v) for k, v in self.cost.items() if k != "seconds"}
+        h, best, evaluations = self.validation, self.validation["best_untuned"], {k: int(v) for k, v in self.cost.items() if k != "seconds"}
         drifted = ", ".join(map(str, self.schedule.drifted()))
         lines = [
             *outcome_in_words(self.outcome, self.record, self.schedule.steps),
@@ -111,13 +111,13 @@ def tune(
     fix_start: bool = False,
     optimizer: str = "auto",
     samples: int | None = None,
-    holdout: int = 256,
-    chunk: int = 64,
+    validation_samples: int = 256,
+    batch_size: int = 64,
     iterations: int = 30,
     search_starts: bool = True,
     features: Features | None = None,
     timetuner: TimeTuner | None = None,
-    guard: bool = True,
+    fallback: bool = True,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | PathLike[str] | None = None,
@@ -142,8 +142,8 @@ def tune(
         more settings, CMA-ES among them, with ``method=ttune.tuning.Evolution(...)``.
         Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
     ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` (128; 256 with coefficients) +
-    ``holdout`` of them are drawn from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a mapping of per-sample
-    tensors that goes with ``x_T``, or a function of the seeds.
+    ``validation_samples`` of them are drawn from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a
+    mapping of per-sample tensors that goes with ``x_T``, or a function of the seeds.
     ``teacher``: another schedule, a callable x_T -> x_0, or a :class:`Teacher`; by default 2M with 128 steps.
     ``residual``: what is compared with the teacher's: None the samples themselves, "own" also the network's own activations on
     them, "lenet64" also features of the bundled classifier, or a map of :mod:`ttune.tuning.residuals`, or any function of samples, or of
@@ -152,8 +152,8 @@ def tune(
     ``integer_time=True``), or rows of its table lie off the curve through their neighbours, continuous methods are followed by a
     descent in whole numbers, and what is returned tells it whole times only.
     ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (times must be free).
-    ``features`` maps images (n, ...) to (n, f) for the Fréchet guard; by default pooled pixels.
-    With ``guard`` the tuned schedule is returned only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to
+    ``features`` maps images (n, ...) to (n, f) for the Fréchet distance of the validation; by default pooled pixels.
+    With ``fallback`` the tuned schedule is returned only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to
     the teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is
     returned (``outcome`` says which).
     ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
@@ -173,7 +173,7 @@ def tune(
     chosen_method = method_named(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
     if samples is None:
         samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
-    check_draws(seed, chunk, samples=samples, holdout=holdout)
+    check_draws(seed, batch_size, samples=samples, validation_samples=validation_samples)
     _check(denoiser, schedule)
     refuse_training(denoiser)
     continuous = _searches_between_rows(chosen_method, denoiser, schedule, data)
@@ -181,13 +181,13 @@ def tune(
         raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
     progress = progress and ranks.first
     if x_T is None:
-        shares = _shares(ranks, (samples, holdout), chunk)
-        seeds = [share.rows + (seed * 2 * HOLDOUT_SEEDS + first) for share, first in zip(shares, (0, HOLDOUT_SEEDS), strict=True)]
+        shares = _shares(ranks, (samples, validation_samples), batch_size)
+        seeds = [share.rows + (seed * 2 * VALIDATION_SEEDS + first) for share, first in zip(shares, (0, VALIDATION_SEEDS), strict=True)]
         both = [drawn_points(denoiser, own, sample_shape, conditions) for own in seeds]
     else:
         warn_of_plain_noise(denoiser.noise, x_T)
         given = given_points(denoiser, x_T, conditions)
-        shares = _shares(ranks, [len(x) for x, _ in given], chunk)
+        shares = _shares(ranks, [len(x) for x, _ in given], batch_size)
         both = [(x[share.rows], select(c, share.rows, len(x), denoiser.shared)) for share, (x, c) in zip(shares, given, strict=True)]
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
@@ -197,7 +197,7 @@ def tune(
         "start": [schedule.settings(), denoiser.noise.to_dict()],
         "model": model,
         "weights": denoiser.weights_digest(),
-        "chunk": chunk,
+        "batch_size": batch_size,
         **_digests(denoiser, shares, both),
         "data": digest(data),
         "teacher": source.identity(),
@@ -212,7 +212,7 @@ def tune(
     ledger.watch(told)
     if ranks.first and journal.get("checks") is None:
         with ledger.entry("teacher" if denoiser.integer_time else "probe"):
-            check_input(told, both[0], chunk)
+            check_input(told, both[0], batch_size)
     journal.piece("checks", lambda: True)
     table = _time_table(told, both[0], shares[0], journal, ledger)
     record_of_table = None if table is None else table.to_dict()
@@ -227,7 +227,7 @@ def tune(
     with ledger.entry("teacher"):
         problem, held_out = (
             _problem(name, told, points, source, share, journal, progress)
-            for name, points, share in zip(("tuning", "holdout"), both, shares, strict=True)
+            for name, points, share in zip(("tuning", "validation"), both, shares, strict=True)
         )
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal, whole=whole)
     if remembered:
@@ -242,23 +242,23 @@ def tune(
     task = Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress)
     found = find_whole_times(task, chosen_method, between, search=continuous) if whole else chosen_method.run(task)
 
-    with ledger.entry("holdout"):
+    with ledger.entry("validation"):
         grids = [ranked.schedule for ranked in found.grids]
         whole_start = rounded(schedule, told_apart=True) if whole else None
         untuned = [] if whole_start is None else [whole_start]
-        chosen, outcome, figures = decide(held_out, schedule, grids, found.candidates, features, guard, untuned)
+        chosen, outcome, figures = decide(held_out, schedule, grids, found.candidates, features, fallback, untuned)
     ledger.close()
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
-    record = record | {"outcome": outcome, "holdout": figures, "cost": cost} | provenance(schedule, found)
+    record = record | {"outcome": outcome, "validation": figures, "cost": cost} | provenance(schedule, found)
     if outcome != "start":
         chosen = chosen.replace(model=model, tuned=record)
     return TuneResult(chosen, outcome, found.history, cost, figures, teacher_record, found.grids, record_of_table, record)
 
 
-def _shares(ranks: Ranks, counts: Sequence[int], chunk: int) -> list[Share]:
+def _shares(ranks: Ranks, counts: Sequence[int], batch_size: int) -> list[Share]:
     """This rank's part of the tuning and of the held-out x_T; ValueError if a rank would have none."""
-    shares = [ranks.share(count, chunk) for count in counts]
-    for name, share in zip(("samples", "holdout"), shares, strict=True):
+    shares = [ranks.share(count, batch_size) for count in counts]
+    for name, share in zip(("samples", "validation_samples"), shares, strict=True):
         share.check(name)
     return shares
 
@@ -282,7 +282,7 @@ def _time_table(denoiser: Denoiser, points: Points, share: Share, journal: Journ
     """What the probe says of the network's time table; None for continuous times."""
 
     x_T, conditions = points
-    problem = Problem(denoiser, x_T, conditions, x_T, share.chunk, share=share)  # for its x_T alone: there is no teacher yet
+    problem = Problem(denoiser, x_T, conditions, x_T, share.batch_size, share=share)  # for its x_T alone: there is no teacher yet
 
     def compute() -> dict[str, Any]:
         with ledger.entry("probe"):
@@ -340,15 +340,15 @@ def _check(denoiser: Denoiser, schedule: Schedule) -> None:
         raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
 
 
-def _chunks(denoiser: Denoiser, points: Points, chunk: int) -> list[Points]:
+def _chunks(denoiser: Denoiser, points: Points, batch_size: int) -> list[Points]:
     x_T, conditions = points
-    rows = [slice(i, i + chunk) for i in range(0, len(x_T), chunk)]
+    rows = [slice(i, i + batch_size) for i in range(0, len(x_T), batch_size)]
     return [(x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows]
 
 
 def _digests(denoiser: Denoiser, shares: Sequence[Share], points: Sequence[Points]) -> dict[str, list[str]]:
     """What a fingerprint says of the points of all ranks."""
-    parts = [(share, _chunks(denoiser, own, share.chunk)) for share, own in zip(shares, points, strict=True)]
+    parts = [(share, _chunks(denoiser, own, share.batch_size)) for share, own in zip(shares, points, strict=True)]
     return {
         name: [digest_of_chunks(share, [c[k] for c in chunks]) for share, chunks in parts] for k, name in enumerate(("x_T", "conditions"))
     }
@@ -359,12 +359,12 @@ def _problem(name: str, denoiser: Denoiser, points: Points, teacher: Teacher, sh
     x_T, conditions = points
 
     def compute() -> list[Tensor]:
-        bar = tqdm(_chunks(denoiser, points, share.chunk), desc=f"teacher, {name} x_T", disable=not progress, leave=False)
+        bar = tqdm(_chunks(denoiser, points, share.batch_size), desc=f"teacher, {name} x_T", disable=not progress, leave=False)
         return [teacher.endpoint(denoiser, *chunk) for chunk in bar]
 
     target = journal.tensor(TENSORS[name], share, compute).to(x_T.device)
-    teacher.learn(_chunks(denoiser, points, share.chunk), target)  # for the next tuning, where an interrupted run left off
-    return Problem(denoiser, x_T, conditions, target, share.chunk, share=share)
+    teacher.learn(_chunks(denoiser, points, share.batch_size), target)  # for the next tuning, where an interrupted run left off
+    return Problem(denoiser, x_T, conditions, target, share.batch_size, share=share)
 
 
 def _compared_by(residual: Callable[..., Tensor] | None, problem: Problem, journal: Journal, ledger: Ledger) -> Problem:

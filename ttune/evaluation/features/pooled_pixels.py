@@ -15,7 +15,7 @@ NAME = "pooled pixels"
 
 
 def pooled_features(x: Tensor) -> np.ndarray:
-    """(n, <= 64) coarse features of any samples, for a guard against lost variance: averaged pixels of images, else a
+    """(n, <= 64) coarse features of any samples, to see lost variance: averaged pixels of images, else a
     fixed random projection. Not a perceptual distance; give ``features`` for that."""
     if x.ndim == 4:
         side = max(1, int((64 / x.shape[1]) ** 0.5))

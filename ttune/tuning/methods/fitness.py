@@ -14,8 +14,8 @@ from ttune.messages.names import meant
 from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.grid_search import pooled_features
-from ttune.tuning.holdout import Features
 from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.validation import Features
 
 Fitness = Callable[[Schedule, Tensor, Problem], float]  # (schedule, its samples (n, ...) from problem.x_T, problem)
 FITNESSES = ("frechet", "rmse")
@@ -41,16 +41,16 @@ class SampleFitness:
         if fitness == "frechet":
             if len(problem) < 2:
                 raise ValueError(f"samples: a Fréchet distance needs at least 2 samples, got {len(problem)}; use fitness='rmse'")
-            (target,) = problem.per_sample(lambda chunk: [features_of(self._features, chunk.target)])
+            (target,) = problem.per_sample(lambda batch_size: [features_of(self._features, batch_size.target)])
             self._target = FeatureStatistics.of_features(target, "fitness")
 
     def __call__(self, schedule: Schedule) -> Score:
         if callable(self._fitness):
             return self._of_function(self._fitness, schedule)
 
-        def figures(chunk: Problem) -> tuple[Float64, ...]:
-            x = chunk.run(schedule)
-            errors = squared_errors(x, chunk.target)
+        def figures(batch_size: Problem) -> tuple[Float64, ...]:
+            x = batch_size.run(schedule)
+            errors = squared_errors(x, batch_size.target)
             return (errors,) if self._target is None else (errors, features_of(self._features, x))
 
         found = self.problem.per_sample(figures)

@@ -15,10 +15,10 @@ from ttune.tuning.best import BestSoFar
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.cost import Ledger
 from ttune.tuning.grid_search import Ranked, judge
-from ttune.tuning.holdout import Features
 from ttune.tuning.problem import Problem
 from ttune.tuning.starting_points import Data
 from ttune.tuning.teacher import Teacher
+from ttune.tuning.validation import Features
 
 
 @dataclass(frozen=True)

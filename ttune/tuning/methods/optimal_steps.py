@@ -98,10 +98,10 @@ class OptimalSteps:
         problem = task.problem
         bar = tqdm(total=len(problem), desc="optimal steps: costs", disable=not task.progress, leave=False)
 
-        def sums(chunk: Problem) -> tuple[Float64]:
-            costs = local_costs(chunk, task.start, task.teacher, times, self.metric)
-            bar.update(len(chunk))
-            return (costs * len(chunk),)
+        def sums(batch_size: Problem) -> tuple[Float64]:
+            costs = local_costs(batch_size, task.start, task.teacher, times, self.metric)
+            bar.update(len(batch_size))
+            return (costs * len(batch_size),)
 
         with bar:
             total = np.array(task.journal.piece("costs", lambda: (problem.total(sums)[0] / len(problem)).tolist()), np.float64)
@@ -111,7 +111,7 @@ class OptimalSteps:
         return [path for i, path in enumerate(paths) if path not in paths[:i]]
 
     def _rolled(self, task: Task, times: Float64) -> list[int]:
-        first = task.problem.head(task.problem.chunk)
+        first = task.problem.head(task.problem.batch_size)
         return task.journal.piece(
             "rolled", lambda: rolled_path(first, task.start, task.teacher, times, fix_start=self.fix_start, progress=task.progress)
         )

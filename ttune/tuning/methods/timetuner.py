@@ -112,7 +112,7 @@ class TimeTuner:
 
     def run(self, task: Task) -> Found:
         assert task.data is not None
-        draw = data_draws(task.data, task.problem.chunk, task.seed, task.problem.denoiser.shared)
+        draw = data_draws(task.data, task.problem.batch_size, task.seed, task.problem.denoiser.shared)
         denoiser = task.problem.denoiser
 
         def told(ratios: list[float]) -> Schedule:

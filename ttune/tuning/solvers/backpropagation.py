@@ -194,8 +194,8 @@ def normal_equations(
     schedule = parameters.schedule(theta)
     plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
 
-    def sums(chunk: Problem) -> tuple[float, Float64, Float64]:
-        r, (along_r, *random) = vector_products(chunk, schedule, plan, model, how, _signs_of(chunk, how, draw))
+    def sums(batch_size: Problem) -> tuple[float, Float64, Float64]:
+        r, (along_r, *random) = vector_products(batch_size, schedule, plan, model, how, _signs_of(batch_size, how, draw))
         P = along_r.shape[1]
         A = sum((rows.T @ rows for rows in random), torch.zeros(P, P, dtype=torch.float64, device=along_r.device))
         return float(r.square().sum()), A.cpu().numpy() / max(len(random), 1), along_r.sum(0).cpu().numpy()
@@ -204,10 +204,10 @@ def normal_equations(
     return NormalEquations(float(cost) / problem.elements, A / problem.elements, g / problem.elements)
 
 
-def _signs_of(chunk: Problem, how: Backpropagation, draw: int) -> Signs:
+def _signs_of(batch_size: Problem, how: Backpropagation, draw: int) -> Signs:
     """Random signs, each sample's own: the same whichever rank has it, and in whatever part of a chunk."""
     seed = (how.seed * 1_000_003 + draw) * 2**32
-    generators = [torch.Generator().manual_seed((seed + _number_of(x)) % 2**64) for x in chunk.x_T]
+    generators = [torch.Generator().manual_seed((seed + _number_of(x)) % 2**64) for x in batch_size.x_T]
 
     def signs(r: Tensor) -> Tensor:
         return torch.stack([torch.randint(2, r.shape[1:], generator=generator) for generator in generators]).to(r) * 2 - 1
@@ -222,31 +222,31 @@ def _number_of(x: Tensor) -> int:
 
 
 def vector_products(
-    chunk: Problem, schedule: Schedule, plan: Plan, model: QuadraticModel, how: Backpropagation, random_signs: Signs
+    batch_size: Problem, schedule: Schedule, plan: Plan, model: QuadraticModel, how: Backpropagation, random_signs: Signs
 ) -> tuple[Tensor, list[Tensor]]:
     """The residuals r (B, m), and for every sample its r^T J and ``how.probes`` random v^T J: (B, P) each."""
-    denoiser = chunk.denoiser
+    denoiser = batch_size.denoiser
     visited: list[tuple[Registers, Sequence[Tensor]]] = []
     with torch.no_grad():
-        begin = {"x": start_state(schedule, chunk.x_T)}
-        run = plan.run(denoiser, begin, chunk.conditions, visit=lambda _i, registers, outputs: visited.append((registers, outputs)))
+        begin = {"x": start_state(schedule, batch_size.x_T)}
+        run = plan.run(denoiser, begin, batch_size.conditions, visit=lambda _i, registers, outputs: visited.append((registers, outputs)))
         x_0 = finite(run, schedule).detach()
     with torch.enable_grad():
         leaf = x_0.requires_grad_()
-        r = chunk.residuals(leaf)
+        r = batch_size.residuals(leaf)
         signs = [random_signs(r) for _ in range(how.probes)]
         seeds = [r.detach(), *signs]
         pulled = [torch.autograd.grad(r, leaf, seed, retain_graph=True)[0] for seed in seeds]
     cotangents: list[dict[str, Tensor]] = [{"x": c} for c in pulled]
-    slopes = [torch.zeros(len(chunk), len(model.start_scale.slope), dtype=torch.float64, device=chunk.x_T.device) for _ in seeds]
-    micro = how.micro or max(1, chunk.chunk // MICRO_SHARE)
+    slopes = [torch.zeros(len(batch_size), len(model.start_scale.slope), dtype=torch.float64, device=batch_size.x_T.device) for _ in seeds]
+    micro = how.micro or max(1, batch_size.batch_size // MICRO_SHARE)
     for i in reversed(range(len(model.stages))):
         registers, outputs = visited.pop()
         on_outputs = _through_update(denoiser, model.stages[i], registers, outputs, cotangents, slopes)
-        _through_network(chunk, plan, model, i, registers["x"], on_outputs, cotangents, slopes, micro)
+        _through_network(batch_size, plan, model, i, registers["x"], on_outputs, cotangents, slopes, micro)
     for cotangent, slope in zip(cotangents, slopes, strict=True):
         x = _through_start(plan, begin["x"], cotangent["x"])
-        along = (x.double() * (chunk.x_T.double())).flatten(1).sum(1)
+        along = (x.double() * (batch_size.x_T.double())).flatten(1).sum(1)
         slope += along[:, None] * model.start_scale.slope
     return r.detach(), slopes
 
@@ -280,7 +280,7 @@ def _through_update(
 
 
 def _through_network(
-    chunk: Problem,
+    batch_size: Problem,
     plan: Plan,
     model: QuadraticModel,
     i: int,
@@ -291,14 +291,14 @@ def _through_network(
     micro: int,
 ) -> None:
     """From cotangents of the outputs of evaluation ``i`` to those of its state (added) and of the time that it is told."""
-    denoiser, n = chunk.denoiser, len(chunk)
+    denoiser, n = batch_size.denoiser, len(batch_size)
     for start in range(0, n, micro):
         rows = slice(start, start + micro)
         with torch.enable_grad():
             leaf = x[rows].detach().requires_grad_()
             told = model.told.value[i].to(torch.float64).expand(len(leaf)).clone().requires_grad_()
             before = denoiser.evaluations
-            outputs = plan.outputs(denoiser, i, leaf, select(chunk.conditions, rows, n, denoiser.shared), told)
+            outputs = plan.outputs(denoiser, i, leaf, select(batch_size.conditions, rows, n, denoiser.shared), told)
             spent = denoiser.evaluations - before
         live = [j for j, output in enumerate(outputs) if output.requires_grad]
         for on_output, cotangent, slope in zip(on_outputs, cotangents, slopes, strict=True):

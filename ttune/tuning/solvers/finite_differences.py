@@ -118,7 +118,7 @@ def enough(problem: Problem) -> int:
     More would take memory for nothing: one CPU core put 340 images a second through the bundled network at 4 in a batch, 387 at 8,
     460 at 32 and no more at 256. The number for a GPU is a guess.
     """
-    return max(1, (ENOUGH_ON_GPU if problem.x_T.is_cuda else ENOUGH_ON_CPU) // problem.chunk)
+    return max(1, (ENOUGH_ON_GPU if problem.x_T.is_cuda else ENOUGH_ON_CPU) // problem.batch_size)
 
 
 def normal_equations(

@@ -57,7 +57,7 @@ def decide(
     grids: Sequence[Schedule],
     candidates: Sequence[Schedule],
     features: Features | None,
-    guard: bool,
+    fallback: bool,
     untuned: Sequence[Schedule] = (),
 ) -> tuple[Schedule, str, dict[str, Any]]:
     """Of the candidates that are better on the held-out problem than ``start`` and than the best untuned grid that was
@@ -68,15 +68,15 @@ def decide(
     is not called tuned.
     Better: a lower paired mean of squared errors, and a Fréchet distance to the teacher's samples that is not higher (a
     pure L2 fit at very few steps can lose variance). The best: the lowest product of the two, for they do not always
-    agree on which of two minima is lower. Without ``guard`` the first candidate is returned whatever its figures.
+    agree on which of two minima is lower. Without ``fallback`` the first candidate is returned whatever its figures.
     """
     extract = features or pooled_features
-    (target,) = problem.per_sample(lambda chunk: [features_of(extract, chunk.target)])
+    (target,) = problem.per_sample(lambda batch_size: [features_of(extract, batch_size.target)])
 
     def measured(schedule: Schedule) -> ValidationFigures:
-        def figures(chunk: Problem) -> tuple[Float64, Float64]:
-            x = chunk.run(schedule)
-            return squared_errors(x, chunk.target), features_of(extract, x)
+        def figures(batch_size: Problem) -> tuple[Float64, Float64]:
+            x = batch_size.run(schedule)
+            return squared_errors(x, batch_size.target), features_of(extract, x)
 
         errors, reached = problem.per_sample(figures)
         return ValidationFigures(schedule, errors, frechet_distance(reached, target))
@@ -89,13 +89,13 @@ def decide(
     refused: list[str] = []
     passed: list[ValidationFigures] = []
     proposed: ValidationFigures | None = None
-    for candidate in candidates if guard else candidates[:1]:
+    for candidate in candidates if fallback else candidates[:1]:
         after = measured(candidate)
         proposed = proposed or after
         faults = [fault for name, rival in rivals.items() for fault in after.faults(rival, name)]
         if faults:
             refused.append(" and ".join(faults))
-        if not faults or not guard:
+        if not faults or not fallback:
             passed.append(after)
     if passed:
         chosen = min(passed, key=lambda after: after.rmse**2 * after.frechet)
@@ -123,7 +123,7 @@ def decide(
             "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
             "proposed": None if proposed is None else {"rmse": proposed.rmse, "frechet": proposed.frechet},
             "chosen": CHOSEN[outcome],
-            "guard": guard,
+            "fallback": fallback,
             "refused": refused,
         },
     )
