@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ttune.kernels import backend, shortcut
+from ttune.kernels.tensors import DTYPES, arithmetic
 from ttune.kernels.timestep_embedding import check_time
 
 _SCHEMA = "(Tensor table, Tensor t) -> Tensor"
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def embedding_lookup(table: Tensor, t: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _reference(table: Tensor, t: Tensor) -> Tensor:
     p = t.double().clamp(0, n - 1).flatten()
     lo = p.nan_to_num().floor().long()
     hi = (lo + 1).clamp(max=n - 1)
-    compute = _arithmetic(table)
+    compute = arithmetic(table)
     w = (p - lo).reshape((-1, *(1 for _ in row)))
     row_lo, row_hi = table.index_select(0, lo), table.index_select(0, hi)
     # From the nearer end, as torch.lerp does: from the other one the rounding of the difference counts up to twice as much.
@@ -56,13 +56,9 @@ def _reference(table: Tensor, t: Tensor) -> Tensor:
     return torch.where(w == 0, row_lo, between.to(table.dtype)).reshape((*t.shape, *row))
 
 
-def _arithmetic(table: Tensor) -> torch.dtype:
-    return torch.float64 if table.dtype == torch.float64 else torch.float32
-
-
 def _check(table: Tensor, t: Tensor) -> None:
     """Shared by reference and fake. The native glue checks the same, in the same words."""
-    if table.dtype not in _DTYPES:
+    if table.dtype not in DTYPES:
         raise ValueError(f"table must be float64, float32, bfloat16 or float16, got {table.dtype}")
     if table.dim() == 0:
         raise ValueError("table must be (n, *row), got shape ()")
@@ -89,7 +85,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """With lo <= n - 2, so that the last row is the right end of an interval and has its slope. Plain operators of
     PyTorch, which differentiate again."""
     table, t = ctx.saved_tensors
-    n, compute = table.shape[0], _arithmetic(table)
+    n, compute = table.shape[0], arithmetic(table)
     time = t.double()
     p = time.clamp(0, n - 1).flatten()
     lo = p.detach().nan_to_num().floor().clamp(max=max(n - 2, 0)).long()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ttune.kernels import backend, shortcut
-from ttune.kernels.linear_update import _arithmetic, _check_alike, linear_update
+from ttune.kernels.linear_update import linear_update
+from ttune.kernels.tensors import arithmetic, check_alike
 
 _SCHEMA = "(Tensor[] a, Tensor[] b) -> Tensor"
 
@@ -43,7 +44,7 @@ def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def _reference(a: list[Tensor], b: list[Tensor]) -> Tensor:
     _check(a, b)
-    compute = _arithmetic(a[0])
+    compute = arithmetic(a[0])
     columns = [tensor.to(compute) for tensor in b]
     rows = [torch.stack([(x.to(compute) * y).sum(dtype=torch.float64) for y in columns]) for x in a]
     return torch.stack(rows).to(compute)
@@ -53,7 +54,7 @@ def _check(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
     for name, tensors in (("a", a), ("b", b)):
         if not tensors:
             raise ValueError(f"{name} must hold at least one tensor, got none")
-    _check_alike((("a", a), ("b", b)), "a", a[0])
+    check_alike((("a", a), ("b", b)), "a", a[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------- fake
@@ -61,7 +62,7 @@ def _check(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
 
 def _fake(a: list[Tensor], b: list[Tensor]) -> Tensor:
     _check(a, b)
-    return a[0].new_empty((len(a), len(b)), dtype=_arithmetic(a[0]))
+    return a[0].new_empty((len(a), len(b)), dtype=arithmetic(a[0]))
 
 
 # ------------------------------------------------------------------------------------------------------------ autograd

@@ -7,7 +7,6 @@ must have, is :func:`_rows` below.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ttune.kernels import backend, philox, shortcut
+from ttune.kernels.tensors import arithmetic, check_alike, check_overlap
 
 _SCHEMA = "(Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None) -> Tensor[]"
 # The in-place form is an operator of its own: it is what a sampler loop wants (fresh 64 MB outputs cost six times the
@@ -24,7 +24,6 @@ _SCHEMA = "(Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None) 
 _SCHEMA_ = (
     "(Tensor(a!)[] outs, Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None, Tensor? seeds=None, Tensor? draw=None) -> ()"
 )
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 # ---------------------------------------------------------------------------------------------------- public functions
@@ -132,7 +131,7 @@ def _rows(columns: list[Tensor], rows: Tensor, clip: float | None, noise: Tensor
 
 def _reference(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip: float | None = None) -> list[Tensor]:
     _check((), terms, coeffs, step, clip)
-    compute = _arithmetic(terms[0])
+    compute = arithmetic(terms[0])
     rows = _pick(coeffs, step).to(compute)
     return [torch.empty_like(terms[0]).copy_(row) for row in _rows([term.to(compute) for term in terms], rows, clip, None)]
 
@@ -147,8 +146,8 @@ def _reference_(
     draw: Tensor | None = None,
 ) -> None:
     _check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
-    _check_overlap(outs, terms)
-    compute = _arithmetic(outs[0])
+    check_overlap(outs, terms)
+    compute = arithmetic(outs[0])
     rows = _pick(coeffs, step).to(compute)
     noise = None
     if seeds is not None:
@@ -156,10 +155,6 @@ def _reference_(
     # Everything is computed before anything is written, since outs may alias terms.
     for out, row in zip(outs, _rows([term.to(compute) for term in terms], rows, clip, noise), strict=True):
         out.copy_(row)
-
-
-def _arithmetic(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _pick(coeffs: Tensor, step: Tensor | None) -> Tensor:
@@ -190,7 +185,7 @@ def _check(
     if not owners:
         raise ValueError(f"{first_name} must hold at least one tensor, got none")
     first = owners[0]
-    _check_alike((("outs", outs), ("terms", terms)), first_name, first)
+    check_alike((("outs", outs), ("terms", terms)), first_name, first)
     if coeffs.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"coeffs must be float32 or float64, got {coeffs.dtype}")
     if coeffs.device != first.device:
@@ -225,85 +220,6 @@ def _check(
     for name, tensor in (("step", step), ("draw", draw), ("seeds", seeds)):
         if tensor is not None and tensor.device != first.device:
             raise ValueError(f"{name} must be on the device of {first_name}[0], {first.device}, got {tensor.device}")
-
-
-def _check_alike(lists: Sequence[tuple[str, Sequence[Tensor] | Tensor]], first_name: str, first: Tensor) -> None:
-    """All of one shape, dtype (one of ours) and device."""
-    shape, dtype, device = first.shape, first.dtype, first.device
-    if dtype not in _DTYPES:
-        raise ValueError(f"{first_name}[0] must be float64, float32, bfloat16 or float16, got {dtype}")
-    for list_name, tensors in lists:
-        for i, tensor in enumerate([tensors] if isinstance(tensors, Tensor) else tensors):
-            if tensor.shape == shape and tensor.dtype == dtype and tensor.device == device:
-                continue
-            name = list_name if isinstance(tensors, Tensor) else f"{list_name}[{i}]"
-            if tensor.shape != shape:
-                raise ValueError(f"{name} must have the shape of {first_name}[0], {tuple(shape)}, got {tuple(tensor.shape)}")
-            if tensor.dtype != dtype:
-                raise ValueError(f"{name} must have the dtype of {first_name}[0], {dtype}, got {tensor.dtype}")
-            raise ValueError(f"{name} must be on the device of {first_name}[0], {device}, got {tensor.device}")
-
-
-def _check_overlap(outs: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
-    """Outputs overlap neither themselves nor each other, and a term only if they are the same view. All are of one shape and dtype."""
-    shape, item = outs[0].shape, outs[0].element_size()
-    ranges = []  # of addresses, one per tensor
-    for tensor in (*outs, *terms):
-        begin = tensor.data_ptr()
-        ranges.append((begin, begin + _extent(shape, tensor.stride())[0] * item))
-    for i, out in enumerate(outs):
-        if not _extent(shape, out.stride())[1]:
-            raise ValueError(f"outs[{i}] must not overlap itself, got strides {out.stride()} for shape {tuple(shape)}")
-        begin, end = ranges[i]
-        for j, (first, last) in enumerate(ranges):
-            if j < i and first < end and begin < last and _touch(out, outs[j]):
-                raise ValueError(f"outs[{i}] must not overlap outs[{j}], got views of the same memory")
-            if j >= len(outs) and first < end and begin < last:
-                term = terms[j - len(outs)]
-                if not (begin == first and _same_strides(out, term)) and _touch(out, term):
-                    raise ValueError(f"outs[{i}] must be terms[{j - len(outs)}] itself or not overlap it, got a partial overlap")
-
-
-# A loop asks of the same few layouts at every step; without the memory this takes half of what a launch by Triton costs the host.
-@lru_cache(maxsize=256)
-def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, bool]:
-    """How many elements of memory a view spans, and whether each of its indices has an element of its own."""
-    if 0 in shape:
-        return 0, True
-    steps = sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size > 1)
-    return 1 + sum(stride * (size - 1) for stride, size in steps), _nested(steps[::-1])
-
-
-def _steps(tensor: Tensor) -> list[tuple[int, int]]:
-    """(stride, size) of the dimensions that matter, largest stride first."""
-    return sorted(((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1), reverse=True)
-
-
-def _same_strides(a: Tensor, b: Tensor) -> bool:
-    return all(size < 2 or p == q for size, p, q in zip(a.shape, a.stride(), b.stride(), strict=True))
-
-
-def _nested(steps: list[tuple[int, int]]) -> bool:
-    """Whether every stride clears all that the smaller ones span: then no two indices share an element."""
-    span = 1
-    for stride, size in reversed(steps):
-        if stride < span:
-            return False
-        span += stride * (size - 1)
-    return True
-
-
-def _touch(a: Tensor, b: Tensor) -> bool:
-    """Whether two views whose ranges meet share an element. Exact for views with the same strides (two halves of the channels lie
-    interleaved and do not touch); views with others count as touching."""
-    item, shift = a.element_size(), b.data_ptr() - a.data_ptr()
-    if not _same_strides(a, b) or not _extent(a.shape, a.stride())[1] or shift % item:
-        return True
-    # Is the shift a difference of two indices? With nested strides each digit has at most two candidates.
-    remainders = {abs(shift) // item}
-    for stride, size in _steps(a):
-        remainders = {rest - digit * stride for rest in remainders for digit in (rest // stride, rest // stride + 1) if abs(digit) < size}
-    return 0 in remainders
 
 
 # ---------------------------------------------------------------------------------------------------------------- fake
@@ -371,7 +287,7 @@ def _gradients(
     rows = coeffs if step is None else coeffs.index_select(0, step.reshape(1)).squeeze(0)  # (R, C)
     clamped = None
     if clip is not None:
-        compute = _arithmetic(terms[0])
+        compute = arithmetic(terms[0])
         (prediction,) = linear_update([term.to(compute) for term in terms], rows[:1, :n])
         clamped = prediction.clamp(-clip, clip)
         # What reaches D: through its own output with weight 1, through the rows after it with theirs.

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from ttune.kernels import backend, shortcut
+from ttune.kernels.tensors import DTYPES, arithmetic
 
 _SCHEMA = (
     "(Tensor t, int dim, float max_period=10000., bool flip_sin_to_cos=False, float downscale_freq_shift=1., float scale=1.) -> Tensor"
 )
-TIME_DTYPES = (
-    *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
-)
+TIME_DTYPES = (*DTYPES, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def timestep_embedding(
@@ -71,7 +69,7 @@ def _reference(
     columns = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
     if dim % 2:
         columns.append(angle.new_zeros((*t.shape, 1)))
-    return torch.cat(columns, dim=-1).to(_output_dtype(t))
+    return torch.cat(columns, dim=-1).to(arithmetic(t))
 
 
 def _frequencies(dim: int, max_period: float, downscale_freq_shift: float, device: torch.device) -> Tensor:
@@ -80,10 +78,6 @@ def _frequencies(dim: int, max_period: float, downscale_freq_shift: float, devic
         return torch.zeros(0, dtype=torch.float64, device=device)
     k = torch.arange(half, dtype=torch.float64, device=device)
     return torch.exp(-math.log(max_period) * k / (half - downscale_freq_shift))
-
-
-def _output_dtype(t: Tensor) -> torch.dtype:
-    return torch.float64 if t.dtype == torch.float64 else torch.float32
 
 
 def _check(t: Tensor, dim: int, max_period: float, downscale_freq_shift: float) -> None:
@@ -113,7 +107,7 @@ def _fake(
     scale: float = 1.0,
 ) -> Tensor:
     _check(t, dim, max_period, downscale_freq_shift)
-    return t.new_empty((*t.shape, dim), dtype=_output_dtype(t))
+    return t.new_empty((*t.shape, dim), dtype=arithmetic(t))
 
 
 # ------------------------------------------------------------------------------------------------------------ autograd

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ttune.kernels import backend, shortcut
 from ttune.kernels import linear_update as update
+from ttune.kernels.tensors import arithmetic, check_alike
 
 _ARGUMENTS = (
     "(Tensor[] terms, Tensor coeffs, Tensor target, Tensor? step=None, float? clip=None, Tensor? weight=None, "
@@ -93,7 +94,7 @@ class Arguments(NamedTuple):
 
 def _compared(terms: Sequence[Tensor], coeffs: Tensor, step: Tensor | None, clip: float | None) -> Tensor:
     """The update, in the dtype of the arithmetic: it is never rounded to the terms' dtype."""
-    compute = update._arithmetic(terms[0])
+    compute = arithmetic(terms[0])
     rows = update._pick(coeffs, step).to(compute)
     return update._rows([term.to(compute) for term in terms], rows, clip, None)[-1]
 
@@ -148,14 +149,14 @@ def checked(*arguments: Any) -> Arguments:
         raise ValueError("terms must have a leading batch dimension, got terms[0] of shape ()")
     if coeffs.shape[-2] != 1 and (clip is None or coeffs.shape[-2] != 2):
         raise ValueError(f"coeffs must have {'one row' if clip is None else 'one or two rows'}, got shape {tuple(coeffs.shape)}")
-    update._check_alike((("target", target),), "terms", first)
+    check_alike((("target", target),), "terms", first)
     if weight is not None:
         if weight.shape != first.shape[:1] and weight.shape != first.shape:
             raise ValueError(
                 f"weight must have the shape of terms[0], {tuple(first.shape)}, or ({first.shape[0]},), got {tuple(weight.shape)}"
             )
-        if weight.dtype != update._arithmetic(first):
-            raise ValueError(f"weight must be {update._arithmetic(first)} for terms of {first.dtype}, got {weight.dtype}")
+        if weight.dtype != arithmetic(first):
+            raise ValueError(f"weight must be {arithmetic(first)} for terms of {first.dtype}, got {weight.dtype}")
         if weight.device != first.device:
             raise ValueError(f"weight must be on the device of terms[0], {first.device}, got {weight.device}")
     if kind not in KINDS:
@@ -170,7 +171,7 @@ def checked(*arguments: Any) -> Arguments:
 
 def _fake(*arguments: Any) -> Tensor:
     first = checked(*arguments).terms[0]
-    return first.new_empty(first.shape[:1], dtype=update._arithmetic(first))
+    return first.new_empty(first.shape[:1], dtype=arithmetic(first))
 
 
 def _fake_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:

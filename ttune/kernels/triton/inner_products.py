@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttune.kernels import inner_products as spec
-from ttune.kernels.triton.layout import in_step
+from ttune.kernels.tensors import arithmetic, in_step
 from ttune.kernels.triton.rows import compute_of
 from ttune.kernels.triton.sums import MOST_PARTS, finish
 
@@ -70,7 +70,7 @@ def inner_products(a: list[Tensor], b: list[Tensor]) -> Tensor:
     spec._check(a, b)
     first = a[0]
     n = first.numel()
-    out = torch.empty((len(a), len(b)), dtype=spec._arithmetic(first), device=first.device)
+    out = torch.empty((len(a), len(b)), dtype=arithmetic(first), device=first.device)
     if n == 0:
         return out.zero_()
     if not in_step((*a, *b)):

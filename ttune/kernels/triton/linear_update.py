@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttune.kernels import linear_update as spec
-from ttune.kernels.triton.layout import in_step
+from ttune.kernels.tensors import check_overlap, in_step
 from ttune.kernels.triton.philox import unit_normals
 from ttune.kernels.triton.rows import WARPS, block_size, clamp, coefficient, combine, compute_of, pick_block, table_of, too_many
 
@@ -95,7 +95,7 @@ def linear_update_(
     draw: Tensor | None = None,
 ) -> None:
     spec._check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
-    spec._check_overlap(outs, terms)
+    check_overlap(outs, terms)
     if too_many(len(terms), len(outs)):
         return spec._reference_(outs, terms, coeffs, step, clip, seeds, draw)
     _run(outs, terms, coeffs, step, clip, seeds, draw)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttune.kernels import timestep_embedding as spec
+from ttune.kernels.tensors import arithmetic
 
 # One angle per thread: there are a few thousand, and each is a chain of some hundred float64 operations.
 _WARPS = 4
@@ -58,7 +59,7 @@ def timestep_embedding(
     scale: float = 1.0,
 ) -> Tensor:
     spec._check(t, dim, max_period, downscale_freq_shift)
-    out = torch.empty((*t.shape, dim), dtype=spec._output_dtype(t), device=t.device)
+    out = torch.empty((*t.shape, dim), dtype=arithmetic(t), device=t.device)
     half = dim // 2
     pairs = t.numel() * half
     if half == 0:

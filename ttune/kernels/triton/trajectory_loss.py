@@ -11,9 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ttune.kernels import linear_update as update
 from ttune.kernels import trajectory_loss as spec
-from ttune.kernels.triton.layout import in_step
+from ttune.kernels.tensors import arithmetic, in_step
 from ttune.kernels.triton.rows import WARPS, block_size, clamp, coefficient, combine, compute_of, pick_block, table_of, too_many
 from ttune.kernels.triton.sums import MOST_PARTS, finish
 
@@ -129,7 +128,7 @@ def _run(gradient: Tensor | None, given: spec.Arguments) -> Tensor:
     first = terms[0]
     table = table_of(coeffs, step)
     samples, n = first.shape[0], first.numel()
-    loss = torch.empty((samples,), dtype=update._arithmetic(first), device=first.device)
+    loss = torch.empty((samples,), dtype=arithmetic(first), device=first.device)
     if n == 0:
         return loss.zero_()
     sample_size = n // samples
