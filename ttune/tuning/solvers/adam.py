@@ -42,7 +42,7 @@ def descend(
             m = BETAS[0] * m + (1 - BETAS[0]) * g
             v = BETAS[1] * v + (1 - BETAS[1]) * g**2
             move = (m / (1 - BETAS[0] ** (n + 1))) / (np.sqrt(v / (1 - BETAS[1] ** (n + 1))) + EPS)
-            theta = _moved(parameters, theta, LR * 0.5 * (1 + np.cos(np.pi * n / (iterations * STEPS))) * move)
+            theta = moved(parameters, theta, LR * 0.5 * (1 + np.cos(np.pi * n / (iterations * STEPS))) * move)
         rmse = float(np.sqrt(problem.cost(parameters.schedule(theta))))
         if rmse < min(search.history):
             search.theta = theta.tolist()
@@ -52,7 +52,7 @@ def descend(
     return search
 
 
-def _moved(parameters: Parameters, theta: Float64, step: Float64) -> Float64:
+def moved(parameters: Parameters, theta: Float64, step: Float64) -> Float64:
     """``theta`` minus ``step``, or half of it, and so on, where the last gap leaves no room for the last time."""
     for _ in range(20):
         trial = theta.copy()

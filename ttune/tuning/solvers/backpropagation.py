@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -221,34 +222,54 @@ def _number_of(x: Tensor) -> int:
     return int(hashlib.sha256(held.numpy().tobytes()).hexdigest()[:8], 16)
 
 
+class Path(NamedTuple):
+    """A run of the sampler without a graph: where it began, every stage's registers and outputs, and where it arrived."""
+
+    begin: Tensor
+    stages: list[tuple[Registers, Sequence[Tensor]]]
+    x_0: Tensor
+
+
 def vector_products(
-    batch_size: Problem, schedule: Schedule, plan: Plan, model: QuadraticModel, how: Backpropagation, random_signs: Signs
+    batch: Problem, schedule: Schedule, plan: Plan, model: QuadraticModel, how: Backpropagation, random_signs: Signs
 ) -> tuple[Tensor, list[Tensor]]:
     """The residuals r (B, m), and for every sample its r^T J and ``how.probes`` random v^T J: (B, P) each."""
-    denoiser = batch_size.denoiser
-    visited: list[tuple[Registers, Sequence[Tensor]]] = []
-    with torch.no_grad():
-        begin = {"x": start_state(schedule, batch_size.x_T)}
-        run = plan.run(denoiser, begin, batch_size.conditions, visit=lambda _i, registers, outputs: visited.append((registers, outputs)))
-        x_0 = finite(run, schedule).detach()
+    path = forward(batch, schedule, plan)
     with torch.enable_grad():
-        leaf = x_0.requires_grad_()
-        r = batch_size.residuals(leaf)
+        leaf = path.x_0.requires_grad_()
+        r = batch.residuals(leaf)
         signs = [random_signs(r) for _ in range(how.probes)]
         seeds = [r.detach(), *signs]
         pulled = [torch.autograd.grad(r, leaf, seed, retain_graph=True)[0] for seed in seeds]
-    cotangents: list[dict[str, Tensor]] = [{"x": c} for c in pulled]
-    slopes = [torch.zeros(len(batch_size), len(model.start_scale.slope), dtype=torch.float64, device=batch_size.x_T.device) for _ in seeds]
-    micro = how.micro or max(1, batch_size.batch_size // MICRO_SHARE)
+    return r.detach(), backward(batch, plan, model, path, pulled, how.micro)
+
+
+def forward(batch: Problem, schedule: Schedule, plan: Plan) -> Path:
+    """The sampler on a batch, remembered for :func:`backward`."""
+    stages: list[tuple[Registers, Sequence[Tensor]]] = []
+    with torch.no_grad():
+        begin = {"x": start_state(schedule, batch.x_T)}
+        run = plan.run(batch.denoiser, begin, batch.conditions, visit=lambda _i, registers, outputs: stages.append((registers, outputs)))
+        return Path(begin["x"], stages, finite(run, schedule).detach())
+
+
+def backward(
+    batch: Problem, plan: Plan, model: QuadraticModel, path: Path, on_x_0: Sequence[Tensor], micro: int | None = None
+) -> list[Tensor]:
+    """For each cotangent of x_0 (B, ...), the gradient of every sample in the free parameters (B, P). ``path`` is used up."""
+    denoiser = batch.denoiser
+    cotangents: list[dict[str, Tensor]] = [{"x": c} for c in on_x_0]
+    slopes = [torch.zeros(len(batch), len(model.start_scale.slope), dtype=torch.float64, device=batch.x_T.device) for _ in on_x_0]
+    micro = micro or max(1, batch.batch_size // MICRO_SHARE)
     for i in reversed(range(len(model.stages))):
-        registers, outputs = visited.pop()
+        registers, outputs = path.stages.pop()
         on_outputs = _through_update(denoiser, model.stages[i], registers, outputs, cotangents, slopes)
-        _through_network(batch_size, plan, model, i, registers["x"], on_outputs, cotangents, slopes, micro)
+        _through_network(batch, plan, model, i, registers["x"], on_outputs, cotangents, slopes, micro)
     for cotangent, slope in zip(cotangents, slopes, strict=True):
-        x = _through_start(plan, begin["x"], cotangent["x"])
-        along = (x.double() * (batch_size.x_T.double())).flatten(1).sum(1)
+        x = _through_start(plan, path.begin, cotangent["x"])
+        along = (x.double() * (batch.x_T.double())).flatten(1).sum(1)
         slope += along[:, None] * model.start_scale.slope
-    return r.detach(), slopes
+    return slopes
 
 
 def _through_update(
