@@ -101,7 +101,7 @@ def test_told_times_are_given_up_by_name_only() -> None:
     for export in (ttune.exchange.sigmas, ttune.exchange.timesteps):
         with pytest.raises(ValueError, match="schedule passes the network other times than its own"):
             export(schedule)
-        assert export(schedule, drop_told=True) == export(schedule.replace(network_times=schedule.tableau().times))
+        assert export(schedule, times_only=True) == export(schedule.replace(network_times=schedule.tableau().times))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -124,13 +124,13 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     main(["export", "--schedule", str(file), "--to", "t_ratios", "--out", str(listed)])
     main(["import", "--values", str(listed), "--kind", "t_ratios", "--like", str(file), "--out", str(made)])
     np.testing.assert_allclose(Schedule.load(made).network_times, schedule.network_times, rtol=1e-12)
-    main(["export", "--schedule", str(file), "--to", "sigmas", "--drop-told", "--out", str(listed)])
+    main(["export", "--schedule", str(file), "--to", "sigmas", "--times-only", "--out", str(listed)])
     main(["import", "--values", str(listed), "--noise", "scaled_linear", "--sampler", "dpmpp_2m", "--out", str(made)])
     back = Schedule.load(made)
     assert back.sampler == "dpmpp_2m"
     np.testing.assert_allclose(back.times, schedule.times, rtol=1e-9, atol=1e-9)
     capsys.readouterr()
-    main(["export", "--schedule", str(file), "--to", "timesteps", "--scheduler", "EulerDiscreteScheduler", "--drop-told"])
+    main(["export", "--schedule", str(file), "--to", "timesteps", "--scheduler", "EulerDiscreteScheduler", "--times-only"])
     assert json.loads(capsys.readouterr().out) == schedule.times[:-1].tolist()
     noise = ["--noise", "linear", "--noise-option", "steps", "500", "beta_end", "0.03"]
     listed.write_text("[400, 200.5, 10]")
@@ -141,11 +141,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "timesteps", "--scheduler", "LCMScheduler", "--drop-told"], "LCMScheduler truncates times"),
-        (["--to", "timesteps", "--scheduler", "UNet2DModel", "--drop-told"], "must be a scheduler class of diffusers"),
-        (["--to", "sigmas"], "--drop-told"),
+        (["--to", "timesteps", "--scheduler", "LCMScheduler", "--times-only"], "LCMScheduler truncates times"),
+        (["--to", "timesteps", "--scheduler", "UNet2DModel", "--times-only"], "must be a scheduler class of diffusers"),
+        (["--to", "sigmas"], "--times-only"),
         (["--to", "sigmas", "--scheduler", "LCMScheduler"], "scheduler goes with --to timesteps"),
-        (["--to", "sigmas", "--mu", "1.0", "--drop-told"], "mu is for the scheduler of --model or --scheduler, got 1 without one"),
+        (["--to", "sigmas", "--mu", "1.0", "--times-only"], "mu is for the scheduler of --model or --scheduler, got 1 without one"),
     ],
 )
 def test_refusals_of_the_command_line(arguments: list[str], message: str, tmp_path: Path) -> None:

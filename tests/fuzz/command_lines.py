@@ -118,7 +118,7 @@ FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
     "export": {
         "--schedule": places, "--to": st.sampled_from(("timesteps", "sigmas", "t_ratios", "x")), "--steps": numbers, "--out": places,
         "--scheduler": st.sampled_from(("EulerDiscreteScheduler", "DDIMScheduler", "Scheduler", "logging", "", "\x00")),
-        "--drop-told": st.sampled_from(((), "x")),
+        "--times-only": st.sampled_from(((), "x")),
     },
     "import": {
         "--values": st.sampled_from((*PLACES, "values.json")), "--out": places, "--kind": st.sampled_from(("timesteps", "t_ratios", "x")),

@@ -23,29 +23,29 @@ _BETWEEN = 0.01  # relative, of a noise level between whole times: .006 was meas
 _NO_SIGNAL = 4000.0  # a noise level from which on schedulers write any large number for infinity (zero terminal SNR)
 
 
-def sigmas(schedule: Schedule, *, drop_told: bool = False) -> list[float]:
+def sigmas(schedule: Schedule, *, times_only: bool = False) -> list[float]:
     """(n_times) sigma / alpha at the times, 0 where the schedule ends clean: k-diffusion's ``sigmas``. Of flow models sigma itself.
 
-    ValueError where the network is passed other times than the solver's, unless ``drop_told``; and where sigma / alpha is infinite.
+    ValueError where the network is passed other times than the solver's, unless ``times_only``; and where sigma / alpha is infinite.
     """
-    _check_told(schedule, drop_told, "ttune.k_diffusion.wrap")
+    _check_times_only(schedule, times_only, "ttune.k_diffusion.wrap")
     if not isinstance(schedule.noise, Flow) and (schedule.alphas == 0).any():
         raise ValueError(f"schedule must start where alpha > 0 to have a finite sigma / alpha, it starts at {schedule.times[0]:g}")
     return (schedule.sigmas if isinstance(schedule.noise, Flow) else schedule.sigmas / schedule.alphas).tolist()
 
 
-def timesteps(schedule: Schedule, *, drop_told: bool = False, train_steps: int = 1000) -> list[float]:
+def timesteps(schedule: Schedule, *, times_only: bool = False, train_steps: int = 1000) -> list[float]:
     """(n_steps) the times without the last, in diffusers' unit: indices of discrete models, ``train_steps`` times t of flow models.
 
     Schedulers end where they end, most of them clean; so must the schedule. ValueError as for :func:`sigmas`.
     """
-    _check_told(schedule, drop_told, "ttune.diffusers.apply")
+    _check_times_only(schedule, times_only, "ttune.diffusers.apply")
     if schedule.times[-1] != schedule.noise.t_clean:
         raise ValueError(f"schedule must end clean (final='zero'), as a scheduler that is given timesteps does, got {schedule.times[-1]:g}")
     return (schedule.times[:-1] * (train_steps if isinstance(schedule.noise, Flow) else 1)).tolist()
 
 
-def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, mu: float | None = None) -> dict[str, list[float]]:
+def set_timesteps(scheduler: Any, schedule: Schedule, *, times_only: bool = False, mu: float | None = None) -> dict[str, list[float]]:
     """What to give to ``scheduler.set_timesteps`` of diffusers, or to a pipeline, for the times of ``schedule``: {"timesteps": [...]};
     {"sigmas": [...]} for a flow scheduler that shifts what it is given (Stable Diffusion 3): there the shift is taken off first.
 
@@ -58,12 +58,12 @@ def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False
     """
     name = type(scheduler).__name__
     steps = getattr(getattr(scheduler, "config", {}), "num_train_timesteps", 1000)
-    wanted = timesteps(schedule, drop_told=drop_told, train_steps=steps)
+    wanted = timesteps(schedule, times_only=times_only, train_steps=steps)
     accepted = inspect.signature(scheduler.set_timesteps).parameters
     if "timesteps" not in accepted:
         raise ValueError(f"scheduler: {name} takes no timesteps of others; use ttune.diffusers.apply")
     if isinstance(schedule.noise, Flow) and "sigmas" in accepted and _shift(scheduler, mu) != 1:
-        return set_sigmas(scheduler, schedule, drop_told=drop_told, **({} if mu is None else {"mu": mu}))
+        return set_sigmas(scheduler, schedule, times_only=times_only, **({} if mu is None else {"mu": mu}))
     trial = _tried(scheduler, {"timesteps": wanted} | ({} if mu is None else {"mu": mu}))
     if isinstance(trial, str):
         raise ValueError(f"scheduler: {name} refuses these timesteps: {trial}; use ttune.diffusers.apply")
@@ -83,14 +83,14 @@ def set_timesteps(scheduler: Any, schedule: Schedule, *, drop_told: bool = False
     return {"timesteps": wanted}
 
 
-def set_sigmas(scheduler: Any, schedule: Schedule, *, drop_told: bool = False, **own: Any) -> dict[str, list[float]]:
+def set_sigmas(scheduler: Any, schedule: Schedule, *, times_only: bool = False, **own: Any) -> dict[str, list[float]]:
     """As :func:`set_timesteps`, by sigmas: {"sigmas": [...]} for ``scheduler.set_timesteps`` or a pipeline (flow models above all).
 
     Some schedulers want the 0 at the end and some add it, flow schedulers shift what they are given: of these lists the one that puts
     the copy on the schedule's sigmas is returned. ``own`` goes to ``set_timesteps`` (``mu=…`` of dynamic shifting).
     """
     name = type(scheduler).__name__
-    wanted = sigmas(schedule, drop_told=drop_told)
+    wanted = sigmas(schedule, times_only=times_only)
     if wanted[-1] != 0:
         raise ValueError(f"schedule must end clean (final='zero'), as schedulers that are given sigmas do, got sigma {wanted[-1]:g}")
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
@@ -214,12 +214,12 @@ def _numbers(name: str, values: Sequence[float]) -> Float64:
     return array
 
 
-def _check_told(schedule: Schedule, drop_told: bool, instead: str) -> None:
+def _check_times_only(schedule: Schedule, times_only: bool, instead: str) -> None:
     untuned = np.clip(schedule.tableau().times, schedule.noise.t_min, schedule.noise.t_max)
-    if not drop_told and not np.array_equal(schedule.network_times, untuned):
+    if not times_only and not np.array_equal(schedule.network_times, untuned):
         raise ValueError(
             f"schedule passes the network other times than its own, which a list of times cannot say; use {instead}, or give them "
-            f"up with drop_told=True (--drop-told)"
+            f"up with times_only=True (--times-only)"
         )
 
 

@@ -27,14 +27,14 @@ def export(
     scheduler: str | None = None,
     model: Path | None = None,
     mu: float | None = None,
-    drop_told: bool = False,
+    times_only: bool = False,
     out: Path | None = None,
 ) -> None:
     """Write a schedule as the list of numbers that another tool takes: a JSON list.
 
-    Example: ttune export --schedule ttune.json --to timesteps --model path/to/pipeline --drop-told
+    Example: ttune export --schedule ttune.json --to timesteps --model path/to/pipeline --times-only
 
-    A list holds times and no network times: --drop-told gives these up; ttune.diffusers.apply and its like keep them.
+    A list holds times and no network times: --times-only gives these up; ttune.diffusers.apply and its like keep them.
 
     Args:
         schedule: A ttune.json.
@@ -44,7 +44,7 @@ def export(
             is asked whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error.
         model: A folder of a diffusers pipeline, or of its scheduler: the scheduler as it is configured there is asked.
         mu: The shift of a scheduler with use_dynamic_shifting, as its pipeline computes it.
-        drop_told: Give up the network times.
+        times_only: Give up the network times.
         out: The file to write; by default the list is printed.
     """
     import ttune
@@ -68,13 +68,13 @@ def export(
         values = ttune.timetuner_ratios(loaded).tolist()
     elif to == "sigmas":
         if host is None:
-            values = exchange.sigmas(loaded, drop_told=drop_told)
+            values = exchange.sigmas(loaded, times_only=times_only)
         else:
-            values = exchange.set_sigmas(host, loaded, drop_told=drop_told, **({} if mu is None else {"mu": mu}))["sigmas"]
+            values = exchange.set_sigmas(host, loaded, times_only=times_only, **({} if mu is None else {"mu": mu}))["sigmas"]
     elif host is None:
-        values = exchange.timesteps(loaded, drop_told=drop_told)
+        values = exchange.timesteps(loaded, times_only=times_only)
     else:
-        made = exchange.set_timesteps(host, loaded, drop_told=drop_told, mu=mu)
+        made = exchange.set_timesteps(host, loaded, times_only=times_only, mu=mu)
         if "timesteps" not in made:
             raise ValueError(f"scheduler: {type(host).__name__} shifts what it is given, timesteps too; use --to sigmas with --model")
         values = made["timesteps"]
