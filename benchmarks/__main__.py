@@ -3,31 +3,32 @@
 import sys
 from importlib import import_module
 
-# By name, and imported when asked for: the kernels' benchmark runs where the packages of the other are missing.
-BENCHMARKS = (
-    "architecture",
-    "compare",
-    "evaluation",
-    "figures",
-    "freeze",
-    "kernels",
-    "memory",
-    "originals",
-    "reliability",
-    "sanitizers",
-    "soak",
-    "support",
-    "page",
-    "scale",
-    "throughput",
-    "torches",
-    "tuning",
-)
+# Imported when asked for: the kernels' benchmark runs where the packages of the others are missing.
+BENCHMARKS = {
+    "architecture": "pages.architecture",
+    "compare": "tuning.compare",
+    "evaluation": "tuning.evaluation",
+    "figures": "tuning.figures",
+    "freeze": "tuning.freeze",
+    "kernels": "kernels.measure",
+    "memory": "tuning.memory",
+    "originals": "pages.reference_libs",
+    "reliability": "reliability.page",
+    "sanitizers": "reliability.sanitizers",
+    "soak": "reliability.soak",
+    "support": "pages.support",
+    "page": "pages.results_page",
+    "scale": "pages.scale",
+    "throughput": "samplings.throughput",
+    "torches": "reliability.torches",
+    "tuning": "tuning.cost",
+}
 
-arguments = sys.argv[1:]
-if not arguments or (arguments[0].startswith("--") and arguments != ["--help"]):
-    arguments = ["throughput", *arguments]
-name, *options = arguments
-if name not in BENCHMARKS:
-    sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]\n{__doc__}")
-import_module(f"benchmarks.{name}").main(options)
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("--") and arguments != ["--help"]):
+        arguments = ["throughput", *arguments]
+    name, *options = arguments
+    if name not in BENCHMARKS:
+        sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]\n{__doc__}")
+    import_module(f"benchmarks.{BENCHMARKS[name]}").main(options)

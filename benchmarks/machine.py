@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import ttune
-from benchmarks.places import ROOT
+from benchmarks.result_paths import ROOT
 from benchmarks.timing import Spread, device_seconds
 from ttune import ops
 

@@ -11,8 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from benchmarks.trial import Call
-
+Call = Callable[[], object]
 Contestant = TypeVar("Contestant")
 Key = TypeVar("Key")
 

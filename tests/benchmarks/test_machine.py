@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, figures, machine, memory, places
+from benchmarks import machine, result_paths
+from benchmarks.tuning import compare, figures, memory
 
 
 def test_a_command_is_what_was_typed_without_places_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +20,7 @@ def test_a_command_is_what_was_typed_without_places_of_this_machine(monkeypatch:
     assert machine.command("x", typed) == expected
     monkeypatch.setattr("sys.argv", ["/usr/bin/anything", *typed])
     assert machine.command("x", None) == expected
-    inside = str(places.ROOT / "build" / "x.json")
+    inside = str(result_paths.ROOT / "build" / "x.json")
     absolute = ["--out", inside, f"--work={inside}", "--peer", "/home/somebody/clone"]
     assert machine.command("x", absolute) == "python -m benchmarks x --out build/x.json --work=build/x.json --peer clone"
     assert machine.command("x", []) == "python -m benchmarks x"
@@ -54,24 +55,24 @@ def test_the_commit_is_known_where_git_answers_and_said_to_be_unknown_elsewhere(
 
 
 def test_results_to_report_and_others_lie_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(places, "RESULTS", tmp_path / "results")
-    assert places.result_path("x.json", False) == tmp_path / "results" / "x.json"
-    assert places.result_path("x.json", True) == tmp_path / "build" / "x.json"
+    monkeypatch.setattr(result_paths, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(result_paths, "RESULTS", tmp_path / "results")
+    assert result_paths.result_path("x.json", False) == tmp_path / "results" / "x.json"
+    assert result_paths.result_path("x.json", True) == tmp_path / "build" / "x.json"
     assert (tmp_path / "build").is_dir()
 
 
 def test_a_run_is_a_part_if_it_measures_anything_but_the_default() -> None:
-    assert not places.is_part(figures.FiguresOptions(work=Path("elsewhere"), progress=False, out=Path("x.json")))
-    assert places.is_part(figures.FiguresOptions(steps=(5,)))
-    assert places.is_part(compare.CompareOptions(models=("digits",)))
-    assert not places.is_part(compare.CompareOptions(models=("digits",)), "models")
+    assert not result_paths.is_part(figures.FiguresOptions(work=Path("elsewhere"), progress=False, out=Path("x.json")))
+    assert result_paths.is_part(figures.FiguresOptions(steps=(5,)))
+    assert result_paths.is_part(compare.CompareOptions(models=("digits",)))
+    assert not result_paths.is_part(compare.CompareOptions(models=("digits",)), "models")
 
 
 def test_memory_records_its_command_and_a_part_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_apart", lambda args, kind, steps: {"peak": 200 * steps * 2**20, "cached": 100 * steps * 2**20})
-    monkeypatch.setattr(places, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(places, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(result_paths, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(result_paths, "RESULTS", tmp_path / "results")
     memory.main(["--steps", "5"])
     assert not (tmp_path / "results").exists()
     report = json.loads((tmp_path / "build" / "memory-cpu.json").read_text())
@@ -101,7 +102,7 @@ def test_a_comparison_records_its_command_and_a_part_replaces_nothing(tmp_path: 
     compare.main(["--models", "digits"])
     compare.main(["--models", "digits", "--steps", "3"])
     compare.main(["--models", "digits", "--steps", "3", "--out", str(tmp_path)])
-    assert [path.parent for path, _ in compared.saved] == [places.RESULTS, places.BUILD, tmp_path]
+    assert [path.parent for path, _ in compared.saved] == [result_paths.RESULTS, result_paths.BUILD, tmp_path]
     assert [more["command"].removeprefix("python -m benchmarks compare --models digits") for _, more in compared.saved] == [
         "",
         " --steps 3",

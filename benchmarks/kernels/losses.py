@@ -1,0 +1,70 @@
+"""Trials of the trajectory loss: forward and backward through autograd, against the mean-squared error of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.correctness_gate import as_good_as_eager, close, same_work
+from benchmarks.kernels import baselines
+from benchmarks.kernels.case import Call, Place, Trial, copy_of, filled
+from benchmarks.kernels.updates import DDIM, coeffs_on
+from ttune import ops
+
+
+def mse(place: Place) -> Trial:
+    """The loss of a prediction as it is: one term with coefficient one."""
+    return _against_mse(place, 1, [[1.0]], lambda terms: terms[0])
+
+
+def update_and_mse(place: Place) -> Trial:
+    """The loss of a DDIM step with guidance, differentiable in both network outputs: update, difference, sum and
+    gradient in one pass."""
+    alpha_next, sigma, alpha, sigma_next = DDIM.scalars
+
+    def straight(terms: list[Tensor]) -> Tensor:
+        x, conditional, unconditional = terms
+        epsilon = unconditional + baselines.GUIDANCE * (conditional - unconditional)
+        return alpha_next * ((x - sigma * epsilon) / alpha) + sigma_next * epsilon
+
+    return _against_mse(place, 3, DDIM.rows, straight)
+
+
+def _against_mse(place: Place, n_terms: int, rows: list[list[float]], straight: Callable[[list[Tensor]], Tensor]) -> Trial:
+    terms, (target,) = filled(place, n_terms), filled(place, 1, seed=1)
+    learned = [term.requires_grad_() for term in terms[1 if n_terms > 1 else 0 :]]  # x itself is no network output
+    coeffs = coeffs_on(place, rows)
+    samples = torch.ones(place.shape[0], device=place.device)
+
+    def fused() -> tuple[Tensor, ...]:
+        loss = ops.trajectory_loss(terms, coeffs, target)
+        return loss, *torch.autograd.grad(loss, learned, samples)
+
+    def eager() -> tuple[Tensor, ...]:
+        loss = F.mse_loss(straight(terms), target, reduction="sum")
+        return loss, *torch.autograd.grad(loss, learned)
+
+    def exact() -> tuple[Tensor, list[Tensor]]:
+        wide = [term.detach().double().requires_grad_(term.requires_grad) for term in terms]
+        loss = (straight(wide) - target.double()).square().flatten(1).sum(1)
+        return loss.detach(), list(torch.autograd.grad(loss.sum(), [term for term in wide if term.requires_grad]))
+
+    def check() -> None:
+        loss, *gradients = fused()
+        right, right_gradients = exact()
+        close("trajectory_loss", [loss.detach()], [right], 1e-6)
+        as_good_as_eager("trajectory_loss, gradient", gradients, eager()[1:], right_gradients)
+
+    def check_rivals() -> None:
+        right, right_gradients = exact()
+        loss, *gradients = eager()
+        same_work("mse_loss", [loss.detach()], [right.sum()])
+        same_work("mse_loss, gradient", gradients, right_gradients)
+
+    # Reads the terms and the target, writes the gradients.
+    tensors = n_terms + 1 + len(learned)
+    contestants: dict[str, Call] = {"ttune": fused, "mse_loss": eager, "copy": copy_of(place, tensors)}
+    return Trial(contestants, check, tensors * target.numel() * target.element_size(), check_rivals=check_rivals)

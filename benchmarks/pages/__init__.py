@@ -1,0 +1,1 @@
+"""Pages that are made from results, from the code, or from other libraries."""

@@ -1,0 +1,1 @@
+"""What was tried to break ttune, and what came of it."""

@@ -1,0 +1,1 @@
+"""Tunings and evaluations: quality, network evaluations, seconds and memory."""

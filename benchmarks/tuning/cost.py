@@ -1,0 +1,273 @@
+"""What a tuning costs: network evaluations, seconds and memory by method and budget, and how they grow with K, pixels and x_T.
+
+    python -m benchmarks tuning                # a quarter of an hour; benchmarks/results/tuning-cpu.json and .md
+    python -m benchmarks tuning --quick        # does it work? build/tuning-cpu.json and .md
+
+By method and budget on a Gaussian mixture with an exact score, so that nearly all seconds are ttune's own and none the network's.
+Seconds are the processor's, of one thread, which others on the machine lengthen only by the caches and the clock that they share: after a
+short warm-up the median and range of
+three runs, or a single one where it takes more than 20 seconds. The peak of memory is of one more, in a process of its own, beyond what
+the process held before. With pixels and the number of x_T: one iteration of
+the default method, by differences and by backpropagation, on an elementwise network of that many pixels. A growth is named only where a
+constant, a power law or a straight line describes it (growth.py). Evaluations are of one sample (a backward pass
+counts two), the teacher's and the grid search's included. On a real network multiply the evaluations by its own time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import tyro
+from torch import Tensor
+
+import ttune
+from benchmarks import oracles
+from benchmarks.counts import count_on_cpu
+from benchmarks.isolated_process import apart, peak_bytes
+from benchmarks.machine import code, command, machine
+from benchmarks.result_paths import is_part, result_path
+from benchmarks.tuning.growth import Growth
+from ttune.evaluation.table import write_report
+from ttune.storage.atomic_write import write_atomically
+from ttune.tuning import Teacher, TimeTuner
+from ttune.tuning.methods.registry import METHODS
+from ttune.tuning.problem import Problem
+from ttune.tuning.solvers.backpropagation import Backpropagation
+from ttune.tuning.solvers.backpropagation import normal_equations as by_backpropagation
+from ttune.tuning.solvers.finite_differences import normal_equations as by_differences
+from ttune.tuning.solvers.parameters import Parameters
+from ttune.tuning.tune import TuneResult
+
+NEEDS_DATA = ("timetuner",)
+SLOW_SECONDS, REPEATS = 20.0, 3  # where one run takes less, it is repeated; a spread of the slow ones would take half an hour more
+CHUNK = 64
+
+
+@dataclass
+class TuningOptions:
+    """Cost of tuning by method and budget, and its growth."""
+
+    steps: tuple[int, ...] = (3, 5, 8, 10)
+    sampler: str = "dpmpp_2m"
+    methods: tuple[str, ...] = tuple(METHODS)
+    sides: tuple[int, ...] = (8, 16, 32, 64)
+    """Images of 3 x side x side."""
+    samples: tuple[int, ...] = (32, 64, 128, 256, 512)
+    quick: bool = False
+    only: str = ""
+    """Measure the peak of this method at the first budget alone, in this process, and print it as JSON."""
+    work: Path = Path("runs/tuning")
+    """Finished cells: an interrupted run goes on from here if ttune's code is the same, a finished one removes them."""
+    out: Path | None = None
+    """By default benchmarks/results/tuning-cpu.json; build/tuning-cpu.json where what is measured is not the default."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = tyro.cli(TuningOptions, args=argv, prog="python -m benchmarks tuning", description=__doc__)
+    if args.only:
+        print(msgspec.json.encode({"peak": peak(args.only, args.sampler, args.steps[0], quick=args.quick)}).decode())
+        return
+    out = args.out or result_path("tuning-cpu.json", is_part(args))
+    if args.quick:
+        args.steps, args.sides, args.samples = args.steps[:3], args.sides[:3], args.samples[:3]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        report: dict[str, Any] = {"command": command("tuning", argv), "machine": machine(quick=args.quick)}
+        cells = Cells(args.work, code())
+        methods = [cells.row(by_method, name, args.sampler, k, quick=args.quick) for name in args.methods for k in args.steps]
+        growth = [cells.row(iteration, kind, 3 * side**2, CHUNK) | {"by": "pixels"} for kind in KINDS for side in args.sides]
+        growth += [cells.row(iteration, kind, 3 * 16**2, n) | {"by": "x_T"} for kind in KINDS for n in args.samples]
+    finally:
+        torch.set_num_threads(threads)
+    report |= {"methods": methods, "growth": growth, "fits": fitted(methods, growth)}
+    write_report(out, report)
+    text = markdown(report)
+    write_atomically(out.with_suffix(".md"), text.encode())
+    cells.remove()
+    print(text)
+    print(f"wrote {out} and {out.with_suffix('.md')}")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows that are measured, each in a file of ``folder`` as soon as it is. Of other code of ttune they are measured again."""
+
+    folder: Path
+    code: str
+
+    def row(self, measure: Callable[..., dict[str, Any]], *arguments: Any, **options: Any) -> dict[str, Any]:
+        key = {"code": self.code, "of": measure.__name__, "arguments": list(arguments), "options": options}
+        path = self.folder / f"{'-'.join(map(str, [measure.__name__, *arguments, *options.values()]))}.json"
+        if path.exists():
+            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            if found["key"] == key:
+                return found["row"]
+        row = measure(*arguments, **options)
+        write_atomically(path, msgspec.json.encode({"key": key, "row": row}))
+        print(path.stem, {name: value for name, value in row.items() if name in ("seconds", "peak_bytes", "refused")}, flush=True)
+        return row
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tuning(name: str, sampler: str, steps: int) -> Callable[[bool], TuneResult]:
+    """A tuning on its own, on 128 x_T; asked with True, a short one on 16."""
+    denoiser = oracles.mixture()
+    data = oracles.mixture_data() if name in NEEDS_DATA else None
+    start = ttune.Schedule.build(denoiser.noise, sampler, steps, "leading")
+
+    few: dict[str, Any] = {"samples": 16, "validation_samples": 16, "iterations": 2, "timetuner": TimeTuner(iterations=2)}
+
+    def run(short: bool) -> TuneResult:
+        options: dict[str, Any] = few if short else {"samples": 128}
+        return ttune.tune(denoiser, start, method=name, teacher=Teacher.default(start), data=data, progress=False, **options)
+
+    return run
+
+
+def by_method(name: str, sampler: str, steps: int, *, quick: bool) -> dict[str, Any]:
+    """What a tuning costs: evaluations, {"median", "low", "high"} of the seconds of so many ``runs`` (the range, not quartiles), and
+    the peak of memory."""
+    run = tuning(name, sampler, steps)
+    row: dict[str, Any] = {"method": name, "steps": steps}
+    try:
+        run(True)
+    except ValueError as error:  # a method that does not know this sampler says so
+        return row | {"refused": str(error)}
+    seconds, result = _timed(run, quick)
+    times = [seconds]
+    while seconds < SLOW_SECONDS and len(times) < (1 if quick else REPEATS):
+        times.append(_timed(run, quick)[0])
+    cost = {purpose: int(v) for purpose, v in result.cost.items() if purpose != "seconds"}
+    row |= {"evaluations": sum(cost.values()), "tuning_evaluations": cost.get("tuning", 0), "cost": cost}
+    child = apart("tuning", "--only", name, "--steps", str(steps), "--sampler", sampler, *(["--quick"] if quick else []))
+    return row | {"seconds": ranged(times), "runs": len(times), "peak_bytes": child["peak"]}
+
+
+def peak(name: str, sampler: str, steps: int, *, quick: bool) -> int:
+    """Bytes that a tuning takes beyond what this process held before, after a short one."""
+    torch.set_num_threads(1)
+    run = tuning(name, sampler, steps)
+    return peak_bytes(lambda: run(quick), lambda: run(True))
+
+
+def _timed(run: Callable[[bool], TuneResult], quick: bool) -> tuple[float, TuneResult]:
+    begin = time.process_time()
+    result = run(quick)
+    return time.process_time() - begin, result
+
+
+def ranged(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+KINDS = {
+    "differences": lambda problem, parameters: by_differences(problem, parameters, parameters.start_vector),
+    "backpropagation": lambda problem, parameters: by_backpropagation(problem, parameters, parameters.start_vector, Backpropagation()),
+}
+
+
+def network(x: Tensor, tau: Tensor) -> Tensor:
+    """Elementwise and smooth in the time: nearly nothing beside what ttune does itself."""
+    return x * torch.sigmoid(tau.to(x.dtype).view(-1, *[1] * (x.ndim - 1)) / 500 - 1)
+
+
+def iteration(kind: str, pixels: int, samples: int) -> dict[str, Any]:
+    """One Gauss-Newton iteration over network_times and times of five steps of 2M, in chunks of 64; the allocator's peak."""
+    denoiser = ttune.Denoiser(network, ttune.NoiseSchedule.linear())
+    x_T = torch.randn(samples, pixels, generator=torch.Generator().manual_seed(0))
+    problem = Problem(denoiser, x_T, {}, torch.zeros_like(x_T), CHUNK)
+    parameters = Parameters(ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 5, "quadratic"), ("network_times", "times"))
+    call = lambda: KINDS[kind](problem, parameters)  # noqa: E731
+    call()
+    evaluations = denoiser.evaluations
+    seconds = []
+    for _ in range(5):
+        begin = time.process_time()
+        call()
+        seconds.append(time.process_time() - begin)
+    _, peak = count_on_cpu(call)
+    chunk = x_T.element_size() * pixels * min(CHUNK, samples)
+    row = {"kind": kind, "pixels": pixels, "samples": samples, "seconds": ranged(seconds), "runs": len(seconds)}
+    return row | {"peak_bytes": peak, "chunk_bytes": chunk, "evaluations": evaluations}
+
+
+# What is fitted, and how a row says it.
+FIGURES: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "evaluations": lambda row: row["evaluations"],
+    "seconds": lambda row: row["seconds"]["median"],
+    "peak MB": lambda row: row["peak_bytes"] / 1e6,
+}
+
+
+def fitted(methods: Sequence[dict[str, Any]], growth: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The growth of every figure, where there are the three sizes that tell."""
+    fits = []
+    for name in dict.fromkeys(row["method"] for row in methods):
+        rows = [row for row in methods if row["method"] == name and "refused" not in row]
+        fits += _fits(name, "K", [row["steps"] for row in rows], rows)
+    for kind in KINDS:
+        for by, key, chunk in (("pixels", "pixels", None), ("x_T", "samples", CHUNK)):
+            rows = [row for row in growth if row["kind"] == kind and row["by"] == by]
+            fits += _fits(f"an iteration by {kind}", by, [row[key] for row in rows], rows, chunk)
+    return fits
+
+
+def _fits(of: str, by: str, sizes: Sequence[float], rows: Sequence[dict[str, Any]], batch_size: int | None = None) -> list[dict[str, Any]]:
+    if len(rows) < 3:
+        return []
+    found = {figure: Growth.of(sizes, [value(row) for row in rows], batch_size=batch_size) for figure, value in FIGURES.items()}
+    return [{"of": of, "with": by, "figure": figure, "points": len(rows), **asdict(growth)} for figure, growth in found.items()]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    m = report["machine"]
+    lines = [
+        "# What a tuning costs",
+        "",
+        f"Written by `{report['command']}`: {m['cpu']}, one thread, commit {m['commit']}, torch {m['torch']}.",
+        "A Gaussian mixture with an exact score, 16 numbers a sample, 128 x_T, teacher included; evaluations of one sample.",
+        f"Seconds of processor time: median and range of {REPEATS} runs, a single run where it takes more than {SLOW_SECONDS:.0f} s.",
+        "Peak: beyond what the process held before, in a process of its own; at 16 numbers a sample one of a megabyte is pages and",
+        "caches, and says that there is little. How it grows with pixels is below, with K on the bundled model in memory-cpu.json.",
+        "",
+        "| method | K | evaluations | of these tuning | seconds | runs | peak MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for r in report["methods"]:
+        if "refused" in r:
+            lines.append(f"| {r['method']} | {r['steps']} | refused: {r['refused']} | | | | |")
+        else:
+            counted = f"{r['evaluations']:,} | {r['tuning_evaluations']:,}"
+            lines.append(f"| {r['method']} | {r['steps']} | {counted} | {_seconds(r)} | {r['runs']} | {r['peak_bytes'] / 1e6:.2f} |")
+    lines += ["", f"One Gauss-Newton iteration, five steps of 2M, chunks of {CHUNK}; median and range of 5; peak of the allocator:", ""]
+    lines += ["| Jacobian by | pixels | x_T | seconds | peak MB | of a chunk's bytes |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for r in report["growth"]:
+        ratio = r["peak_bytes"] / r["chunk_bytes"]
+        size = f"{r['pixels']:,} | {r['samples']}"
+        lines.append(f"| {r['kind']} | {size} | {_seconds(r)} | {r['peak_bytes'] / 1e6:.2f} | {ratio:.1f} |")
+    lines += [
+        "",
+        "Growth: a curve where it misses no measured value by more than a tenth and explains nine tenths of their variance (R²):",
+        "",
+    ]
+    lines += ["| of | x | points | figure | curve | misses by at most | R² |", "| --- | --- | ---: | --- | --- | ---: | ---: |"]
+    for f in report["fits"]:
+        r2 = "" if f["r2"] is None else f"{f['r2']:.3f}"
+        lines.append(f"| {f['of']} | {f['with']} | {f['points']} | {f['figure']} | {f['words']} | {f['worst']:.1%} | {r2} |")
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(row: Mapping[str, Any]) -> str:
+    s = row["seconds"]
+    return f"{s['median']:.3g}" + (f" [{s['low']:.3g}, {s['high']:.3g}]" if row["runs"] > 1 else "")

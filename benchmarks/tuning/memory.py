@@ -1,0 +1,141 @@
+"""Memory of a tuning beside that of plain sampling with the same chunk, each in a process of its own.
+
+    python -m benchmarks memory                       # the bundled model, 2M, 3, 5, 10 and 20 steps: some minutes
+    python -m benchmarks memory --steps 10 --batch-size 16
+
+"peak" is the most memory beyond what the process held before, after a warm-up, as the system counts it; "cached" are the states,
+retained predictions and network outputs that one run of the sampler leaves for the differences or the backward walk. Beyond these a
+tuning should need no more than sampling does. Tuning by backpropagation also holds the activations of a few samples; a plain
+backward pass through the whole loop ("whole graph") holds those of all. How the peak grows with the steps is fitted, x being the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import tyro
+from torch import Tensor
+
+import ttune
+from benchmarks.isolated_process import apart, peak_bytes
+from benchmarks.machine import command, machine
+from benchmarks.result_paths import is_part, result_path
+from benchmarks.tuning.growth import Growth
+from ttune import zoo
+from ttune.evaluation.table import write_report
+from ttune.sampling.plan import Plan
+from ttune.sampling.sample import start_state
+from ttune.tuning.problem import Problem
+from ttune.tuning.solvers.backpropagation import Backpropagation
+from ttune.tuning.solvers.backpropagation import normal_equations as by_backpropagation
+from ttune.tuning.solvers.finite_differences import normal_equations as by_differences
+from ttune.tuning.solvers.parameters import TUNABLE, Parameters
+from ttune.tuning.starting_points import drawn_points
+
+KINDS = ("sampling", "differences", "backpropagation", "whole graph")
+
+
+@dataclass
+class MemoryOptions:
+    """Peak memory of sampling, and of one iteration of tuning all parameters."""
+
+    steps: tuple[int, ...] = (3, 5, 10, 20)
+    sampler: str = "dpmpp_2m"
+    batch_size: int = 64
+    micro: int | None = None
+    """Samples in one backward pass of the network; by default a sixteenth of the chunk."""
+    out: Path | None = None
+    """By default benchmarks/results/memory-cpu.json; build/memory-cpu.json where anything above is not the default."""
+    only: str = ""
+    """Measure this kind alone, in this process, and print it as JSON."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = tyro.cli(MemoryOptions, args=argv, prog="python -m benchmarks memory", description=__doc__)
+    if args.only:
+        print(msgspec.json.encode(measured(args, args.only, args.steps[0])).decode())
+        return
+    out = args.out or result_path("memory-cpu.json", is_part(args))
+    report = {"command": command("memory", argv), "settings": {"sampler": args.sampler, "batch_size": args.batch_size, "micro": args.micro}}
+    report["machine"] = machine() | {"threads": 1}
+    rows = []
+    print(f"{'steps':>5} {'':16} {'peak MiB':>9} {'cached MiB':>11} {'(peak - cached) / sampling':>27}")
+    for steps in args.steps:
+        found = {kind: _apart(args, kind, steps) for kind in KINDS}
+        for kind, row in found.items():
+            ratio = (row["peak"] - row["cached"]) / found["sampling"]["peak"]
+            rows.append({"steps": steps, "kind": kind, "ratio": ratio} | row)
+            print(f"{steps:5} {kind:16} {row['peak'] / 2**20:9.1f} {row['cached'] / 2**20:11.1f} {ratio:27.2f}", flush=True)
+    growth = growths(rows)
+    for kind, words in growth.items():
+        print(f"{kind}, MiB by steps x: {words}")
+    write_report(out, report | {"rows": rows, "growth of the peak, MiB, with the steps x": growth})
+    print(f"Wrote {out}")
+
+
+def growths(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Kind -> how its peak in MiB grows with the steps, and how far the curve misses; of three numbers of steps at least."""
+    found = {}
+    for kind in KINDS:
+        peaks = [(row["steps"], row["peak"] / 2**20) for row in rows if row["kind"] == kind]
+        if len(peaks) >= 3:
+            growth = Growth.of(*zip(*peaks, strict=True))
+            found[kind] = f"{growth.words} (within {growth.worst:.1%})"
+    return found
+
+
+def _apart(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
+    options = ["--only", kind, "--steps", str(steps), "--sampler", args.sampler, "--batch-size", str(args.batch_size)]
+    return apart("memory", *options, "--micro", str(args.micro))  # "None" is read as such
+
+
+def measured(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
+    """{"peak", "cached"} in bytes of one chunk, in this process."""
+    if kind not in KINDS:
+        raise ValueError(f"only must be one of {list(KINDS)}, got {kind!r}")
+    torch.set_num_threads(1)
+    denoiser = zoo.load("fashion")
+    for module in denoiser.modules():
+        module.requires_grad_(False)
+    x_T, conditions = drawn_points(denoiser, torch.arange(args.batch_size))
+    problem = Problem(denoiser, x_T, conditions, torch.zeros_like(x_T), args.batch_size)
+    schedule = ttune.Schedule.build(denoiser.noise, args.sampler, steps, "quadratic")
+    parameters = Parameters(schedule, TUNABLE)
+    theta = parameters.start_vector
+    work: dict[str, Callable[[Problem], object]] = {
+        "sampling": lambda p: p.samples(schedule),
+        "differences": lambda p: by_differences(p, parameters, theta),
+        "backpropagation": lambda p: by_backpropagation(p, parameters, theta, Backpropagation(micro=args.micro)),
+        "whole graph": lambda p: _whole_graph(p, schedule),
+    }
+    few = Problem(denoiser, x_T[:1], {k: v[:1] for k, v in conditions.items()}, torch.zeros_like(x_T[:1]), 1)
+    peak = peak_bytes(lambda: work[kind](problem), lambda: work[kind](few))
+    tuning = kind in ("differences", "backpropagation")
+    return {"peak": peak, "cached": cached_bytes(problem, parameters.schedule(theta)) if tuning else 0}
+
+
+def cached_bytes(problem: Problem, schedule: ttune.Schedule) -> int:
+    """Bytes of the distinct tensors that a run of the sampler visits: registers and outputs before every update."""
+    seen: dict[int, Tensor] = {}
+
+    def visit(_i: int, registers: Any, outputs: Sequence[Tensor]) -> None:
+        for tensor in [*registers.values(), *outputs]:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+
+    with torch.no_grad():
+        plan = Plan.make(problem.denoiser, schedule)
+        plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, visit=visit)
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
+    """The gradient in the told times by one backward pass through the whole loop."""
+    plan = Plan.make(problem.denoiser, schedule)
+    told = torch.tensor(schedule.network_times.copy(), dtype=torch.float64, requires_grad=True)
+    x = plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, told=told)
+    return torch.autograd.grad(x.square().sum(), told)[0]
