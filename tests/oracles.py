@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import ttune
-from ttune.noise.schedules import EDM, VE, ContinuousVP, DiscreteVP, Flow, NoiseSchedule
+from ttune.noise.continuous import EDM, VE, ContinuousVP, Flow
+from ttune.noise.schedules import DiscreteVP, NoiseSchedule
 
 
 def alpha_sigma(noise: NoiseSchedule, tau: Tensor) -> tuple[Tensor, Tensor]:

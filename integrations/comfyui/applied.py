@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ttune
 from ttune.adapters.timestep_override import TimestepOverride
-from ttune.noise.schedules import Flow
+from ttune.noise.continuous import Flow
 
 from .host import alphas, check_guidance, check_model, levels, part_of
 from .sampler import ScheduleFunction, start

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 import ttune
 from ttune.adapters.preconditioned import Preconditioned
 from ttune.network.oom_batching import Batches
-from ttune.noise.schedules import EDM, DiscreteVP, Flow
+from ttune.noise.continuous import EDM, Flow
+from ttune.noise.schedules import DiscreteVP
 
 from .host import alphas, check_guidance, check_model, levels, part_of, prediction_type
 from .timed import TimedGuider, overriding

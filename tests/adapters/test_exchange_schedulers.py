@@ -68,7 +68,7 @@ def end_state(scheduler: Any, schedule: Schedule, arguments: dict[str, Any]) -> 
     scheduler.set_timesteps(**arguments)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, 8, 8, generator=generator, dtype=torch.float64)
-    flow = isinstance(schedule.noise, ttune.noise.schedules.Flow)
+    flow = isinstance(schedule.noise, ttune.noise.continuous.Flow)
     x = x * (1.0 if flow else float(scheduler.init_noise_sigma))
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from ttune.noise.schedules import _KINDS
+from ttune.noise.schedules import KINDS
 from ttune.schedule.file import MAX_BYTES, MAX_DEPTH, VERSION, ScheduleFile
 
 PAGE = (Path(__file__).parents[2] / "docs/file_format.md").read_text()
@@ -19,4 +19,4 @@ def test_the_table_has_the_fields_in_their_order() -> None:
 def test_its_limits_and_kinds_are_those_of_the_code() -> None:
     assert f"{MAX_BYTES:,} bytes, nested at most {MAX_DEPTH} deep" in PAGE
     assert f"| `schema_version` | whole number | {VERSION}." in PAGE
-    assert all(f"`{kind}`" in PAGE for kind in _KINDS)
+    assert all(f"`{kind}`" in PAGE for kind in KINDS)

@@ -8,8 +8,8 @@ import pytest
 import ttune
 from tests.oracles import Gaussian, standard_normal
 from ttune import NoiseSchedule, Schedule
+from ttune.noise.continuous import EDM, VE
 from ttune.noise.grids import AYS_TABLES
-from ttune.noise.schedules import EDM, VE
 from ttune.tuning import AlignYourSteps
 from ttune.tuning.methods.ays import fitting_tables
 

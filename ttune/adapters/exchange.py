@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from ttune.messages.warn import warn
-from ttune.noise.schedules import Float64, Flow, NoiseSchedule, float64_array
+from ttune.noise.continuous import Flow
+from ttune.noise.numbers import Float64, float64_array
+from ttune.noise.schedules import NoiseSchedule
 from ttune.schedule.schedule import Schedule
 
 _EXACT = 1e-5  # relative: schedulers keep their lists in float32

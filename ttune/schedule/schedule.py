@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from ttune.messages.names import must_be_one_of
 from ttune.noise.grids import GRIDS, grid
-from ttune.noise.schedules import Float64, NoiseSchedule, float64_array
+from ttune.noise.numbers import Float64, float64_array
+from ttune.noise.schedules import NoiseSchedule
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
 from ttune.samplers.correction import MAX_DEPTH, corrected
 from ttune.schedule import file

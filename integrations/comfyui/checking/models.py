@@ -22,7 +22,7 @@ from torch import Tensor
 
 import ttune
 from ttune.adapters.preconditioned import Preconditioned
-from ttune.noise.schedules import EDM
+from ttune.noise.continuous import EDM
 
 from .. import NODE_CLASS_MAPPINGS as NODES
 

@@ -23,7 +23,8 @@ from ttune.adapters.diffusers.scheduler import TunedScheduler
 from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, noise_of, prediction_type_of
 from ttune.adapters.diffusers.timestep_hook import TIME_NAMES, TimestepHook, hooks_of, time_argument
 from ttune.network.denoiser import Denoiser
-from ttune.noise.schedules import Flow, NoiseSchedule
+from ttune.noise.continuous import Flow
+from ttune.noise.schedules import NoiseSchedule
 from ttune.schedule.collection import load_schedules
 from ttune.schedule.file import describe
 from ttune.schedule.schedule import Schedule

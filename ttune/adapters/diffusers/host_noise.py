@@ -9,7 +9,8 @@ from typing import Any
 import diffusers
 import numpy as np
 
-from ttune.noise.schedules import Float64, Flow, NoiseSchedule
+from ttune.noise.continuous import Flow
+from ttune.noise.schedules import Float64, NoiseSchedule
 
 Config = Mapping[str, Any]
 

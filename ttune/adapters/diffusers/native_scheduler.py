@@ -13,7 +13,7 @@ from ttune.adapters.diffusers.evaluation_counter import EvaluationCounter
 from ttune.adapters.diffusers.run import PipelineRun
 from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, shift_of, time_unit
 from ttune.adapters.exchange import elsewhere
-from ttune.noise.schedules import Flow
+from ttune.noise.continuous import Flow
 from ttune.samplers.prediction import data_row
 from ttune.schedule.schedule import Schedule
 
