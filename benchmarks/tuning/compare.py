@@ -27,7 +27,7 @@ from ttune import zoo
 from ttune.comparison import Comparison, parse_methods
 from ttune.comparison.plot import write_plot
 from ttune.evaluation import FeatureStatistics, lenet64, lenet64_train_statistics
-from ttune.tuning.grid_search import pooled_features
+from ttune.evaluation.features.pooled_pixels import pooled_features
 from ttune.tuning.methods.registry import METHODS
 from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 

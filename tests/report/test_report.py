@@ -200,7 +200,7 @@ def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_pa
     file = Path(ttune.__file__).parent / "zoo" / "data" / "ddim_5.json"
     main(["report", str(file), "--model", "fashion", "--n", "2", "--shown", "1", "--quiet", "--out", str(out)])
     page = checked(out)
-    held = json.loads(file.read_text())["tuned"]["validation"]
+    held = ttune.Schedule.load(file).tuned["validation"]
     row = page.table("schedule", "RMSE: start")[1]
     assert (row[0], row[3], row[9]) == ("ddim, 5 steps", number(held["rmse"]), "LeNet-64")
     assert [picture["alt"] for picture in page.all("img")] == [

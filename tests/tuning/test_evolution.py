@@ -16,9 +16,9 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, Variants
+from ttune.evaluation.features.pooled_pixels import pooled_features
 from ttune.evaluation.metrics.frechet import frechet_distance
 from ttune.tuning import Evolution
-from ttune.tuning.grid_search import pooled_features
 from ttune.tuning.methods.genome import CELLS, Genes, PositionGenes
 from ttune.tuning.problem import Problem
 

@@ -104,7 +104,7 @@ def _real_statistics(model: str, clean: Any, features: Any) -> Any:
     """Of real images in the features that samples are compared in."""
     from ttune.evaluation import lenet64_train_statistics
     from ttune.evaluation.features.feature_statistics import FeatureStatistics
-    from ttune.tuning.grid_search import pooled_features
+    from ttune.evaluation.features.pooled_pixels import pooled_features
 
     if features is not None:
         return lenet64_train_statistics()

@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ttune.comparison.setup import Bench
-from ttune.evaluation import frechet_distance
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import rank_grids, tune
 from ttune.tuning.grid_search import Ranked
 from ttune.tuning.methods.method import Method
-from ttune.tuning.problem import squared_errors
+from ttune.tuning.scoring import Scorer
 
 UNTUNED = "untuned"
 RANKED_ON = 64  # tuning x_T for all grids; the best few of them are then compared on all tuning x_T
@@ -43,15 +41,9 @@ def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]
 
 def _best(bench: Bench, ranked: list[Ranked]) -> tuple[Ranked, Ranked]:
     """The best by RMSE and the best by Fréchet distance, in the bench's features, of those that did best on fewer x_T."""
-    problem = bench.tuning_problem()
-    target = np.asarray(bench.features(problem.target), np.float64)
+    scorer = Scorer(bench.tuning_problem(), bench.features)
     listed = {id(entry): entry for entry in [*ranked[:SHORT_LIST], *sorted(ranked, key=lambda e: e.frechet)[:SHORT_LIST]]}
-    judged = []
-    for entry in listed.values():
-        x = problem.samples(entry.schedule)
-        rmse = float(np.sqrt(squared_errors(x, problem.target).mean()))
-        distance = frechet_distance(np.asarray(bench.features(x), np.float64), target)
-        judged.append(Ranked(entry.name, entry.schedule, rmse, distance))
+    judged = [Ranked.of(entry.name, entry.schedule, scorer(entry.schedule)) for entry in listed.values()]
     return min(judged, key=lambda e: e.rmse), min(judged, key=lambda e: e.frechet)
 
 

@@ -20,11 +20,11 @@ from ttune.comparison.setup import LARGEST_SEED, Bench, drawn_sets, make_bench
 from ttune.comparison.specification import Entrant, parse_methods
 from ttune.comparison.work_folder import Cell, Folder
 from ttune.evaluation import FeatureStatistics
+from ttune.evaluation.features.pooled_pixels import pooled_features
 from ttune.network.conditions import digest
 from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
-from ttune.tuning.grid_search import pooled_features
 from ttune.tuning.methods.method import Method, WholeTimesOnlyError
 from ttune.tuning.methods.registry import METHODS
 from ttune.tuning.starting_points import Data, check_draws

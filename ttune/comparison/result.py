@@ -14,6 +14,7 @@ from ttune.comparison.cells import UNTUNED
 from ttune.comparison.equivalent import equivalent_steps
 from ttune.comparison.work_folder import Cell
 from ttune.evaluation import paired_interval
+from ttune.evaluation.score import lead
 from ttune.noise.schedules import Float64
 
 START, GRID, GRID_BY_FRECHET = "start", "best untuned grid", "best untuned grid by Fréchet"
@@ -112,10 +113,9 @@ class ComparisonResult:
             deviation = math.log(interval.high / interval.ratio) / _Z95
             result["rmse_ratio"], result["rmse_interval"] = interval.ratio, [interval.low, interval.high]
             result["rmse_lead"] = -math.log(interval.ratio) / deviation if deviation > 0 else 0.0
-        difference = figures_b["frechet"] - figures_a["frechet"]
-        deviation = float(np.std(np.subtract(figures_b["frechet_draws"], figures_a["frechet_draws"]), ddof=1))
-        result["frechet_ratio"] = figures_a["frechet"] / figures_b["frechet"] if figures_b["frechet"] > 0 else None
-        result["frechet_lead"] = difference / deviation if deviation > 0 else 0.0
+        distance, other = figures_a["frechet"], figures_b["frechet"]
+        result["frechet_ratio"] = distance / other if other > 0 else None
+        result["frechet_lead"] = lead(distance, figures_a["frechet_draws"], other, figures_b["frechet_draws"])
         return result
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.evaluation import FeatureStatistics, frechet_distance, frechet_standard_error
-from ttune.evaluation.features.feature_statistics import features_of
+from ttune.evaluation import FeatureStatistics
+from ttune.evaluation.score import FeatureSpace
 from ttune.network.denoiser import Denoiser, select
-from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
-from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.problem import Problem
+from ttune.tuning.scoring import Scorer
 from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, drawn_points
 
 # Held-out x_T of a comparison: beyond those that tuning itself holds out (2^32 on) and those of ``ttune evaluate`` (2^40 on).
 TEST_SEEDS = 2**41
-# Bootstrap draws of a Fréchet distance; its standard error is then known to 10 %, and to 24 % where a distance takes seconds.
-RESAMPLES, RESAMPLES_IF_WIDE, WIDE = 50, 10, 512
 
 
 @dataclass(frozen=True)
@@ -57,28 +55,29 @@ class Bench:
         problem = Problem(self.denoiser, x_T, conditions, target, self.problem.batch_size)
         return problem if samples is None else problem.head(samples)
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.problem, [FeatureSpace(self.features, self.features_name, reference=self.real)])
+
     def figures(self, schedule: Schedule) -> tuple[dict[str, Any], Tensor]:
         """The figures of a schedule on the held-out x_T, and its squared error per sample (n,).
 
         "frechet_draws": the distance to the teacher's samples under bootstrap draws, the same draws for every
         schedule, so that differences between two schedules have a paired standard error.
         """
-        x = self.problem.samples(schedule)
-        errors = squared_errors(x, self.problem.target)
-        mine, teachers = (features_of(self.features, images) for images in (x, self.problem.target))
-        draws = _bootstrap(mine, teachers)
+        score = self.scorer(schedule)
+        (space,) = score.spaces
         record: dict[str, Any] = {
-            "rmse": float(np.sqrt(errors.mean())),
-            "rmse_standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors)) / (2 * np.sqrt(errors.mean()))) if errors.any() else 0.0,
-            "frechet": frechet_distance(mine, teachers),
-            "frechet_standard_error": float(np.std(draws, ddof=1)),
-            "frechet_draws": draws,
+            "rmse": score.rmse,
+            "rmse_standard_error": score.rmse_error,
+            "frechet": space.to_teacher,
+            "frechet_standard_error": space.to_teacher_error,
+            "frechet_draws": space.to_teacher_draws,
             "real": None,
         }
         if self.real is not None:
-            record["real"] = frechet_distance(FeatureStatistics.of_features(mine, self.real.features), self.real)
-            record["real_standard_error"] = frechet_standard_error(mine, self.real)
-        return record, torch.from_numpy(errors)
+            record |= {"real": space.to_reference, "real_standard_error": space.to_reference_error}
+        return record, torch.from_numpy(score.errors)
 
 
 LARGEST_SEED = TEST_SEEDS // (2 * VALIDATION_SEEDS)
@@ -143,10 +142,3 @@ def _endpoints(teacher: Teacher, denoiser: Denoiser, points: Points, batch_size:
     rows = [slice(i, i + batch_size) for i in range(0, len(x_T), batch_size)]
     bar = tqdm(rows, desc="teacher", disable=not progress, leave=False)
     return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in bar])
-
-
-def _bootstrap(mine: Float64, teachers: Float64) -> list[float]:
-    rng = np.random.default_rng(0)
-    resamples = RESAMPLES if mine.shape[1] < WIDE else RESAMPLES_IF_WIDE
-    picks = (rng.integers(0, len(mine), len(mine)) for _ in range(resamples))
-    return [frechet_distance(mine[pick], teachers[pick]) for pick in picks]

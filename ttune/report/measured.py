@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.evaluation.metrics.frechet import RatioInterval, paired_interval
+from ttune.evaluation.score import ScheduleScore, squared_errors
 from ttune.network.denoiser import Denoiser, select
 from ttune.noise.schedules import Float64
 from ttune.report.pictures import shown_of
@@ -22,7 +21,6 @@ from ttune.report.sources import ReportEntry
 from ttune.sampling.sample import check_fits, sample
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
-from ttune.tuning.problem import squared_errors
 from ttune.tuning.starting_points import drawn_points
 
 # Of the x_T of a report: beyond those of ``ttune compare`` (2^41 on) and ``ttune evaluate`` (2^40 on), so that no tuning saw them.
@@ -31,36 +29,18 @@ PASSES, SHORT = 3, 0.5  # seconds: what takes less may have been disturbed for a
 TEACHER = "teacher"
 
 
-@dataclass(frozen=True)
-class TimedRun:
-    """A schedule on all x_T. ``errors`` (n,): mean squared distance to the teacher; ``seconds``, ``evaluations``: of one sample.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TimedRun(ScheduleScore):
+    """A schedule on all x_T, with its errors. ``seconds``, ``evaluations``: of one sample.
 
     ``shown`` (m, ...): its first few samples, on the CPU; decoded, where the denoiser knows how.
     """
 
     role: str
     schedule: Schedule
-    errors: Float64
     seconds: float
     evaluations: float
     shown: Tensor
-
-    @property
-    def rmse(self) -> float:
-        return float(np.sqrt(self.errors.mean()))
-
-    @property
-    def standard_error(self) -> float:
-        """Of the RMSE, by the delta method."""
-        if self.rmse == 0:
-            return 0.0
-        return float(self.errors.std(ddof=1) / math.sqrt(len(self.errors)) / (2 * self.rmse))
-
-    def over(self, other: TimedRun) -> RatioInterval | None:
-        """RMSE of this over that of ``other``, with its paired 95 % interval; None where there is none."""
-        if other.errors.max() == 0:
-            return None
-        return paired_interval(np.sqrt(self.errors), np.sqrt(other.errors))
 
 
 @dataclass(frozen=True)
@@ -153,7 +133,7 @@ class _Timer:
         key = (schedule, best.schedule)
         if key not in self.done:
             x, seconds, evaluations = self._timed(schedule, f"{name}, {role}")
-            self.done[key] = TimedRun(role, schedule, squared_errors(x, target), seconds, evaluations, self._shown(x))
+            self.done[key] = self._run(role, schedule, squared_errors(x, target), x, seconds, evaluations)
         return replace(self.done[key], role=role)
 
     def _target(self, entry: ReportEntry) -> tuple[Tensor, TimedRun]:
@@ -162,11 +142,12 @@ class _Timer:
         assert isinstance(source, Schedule)
         if source not in self.targets:
             x, seconds, evaluations = self._timed(source, TEACHER)
-            self.targets[source] = (x, TimedRun(TEACHER, source, np.zeros(len(x)), seconds, evaluations, self._shown(x)))
+            self.targets[source] = (x, self._run(TEACHER, source, np.zeros(len(x)), x, seconds, evaluations))
         return self.targets[source]
 
-    def _shown(self, x: Tensor) -> Tensor:
-        return shown_of(self.denoiser, x[: self.shown])
+    def _run(self, role: str, schedule: Schedule, errors: Float64, x: Tensor, seconds: float, evaluations: float) -> TimedRun:
+        shown = shown_of(self.denoiser, x[: self.shown])
+        return TimedRun(errors, role=role, schedule=schedule, seconds=seconds, evaluations=evaluations, shown=shown)
 
     def _timed(self, schedule: Schedule, bar: str) -> tuple[Tensor, float, float]:
         """(x_0, seconds a sample, evaluations a sample)."""

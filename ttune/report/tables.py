@@ -81,7 +81,7 @@ def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> Repo
     for entry in entries:
         runs = measured.runs.get(entry.name, ())
         for run in runs:
-            own = "0 (reference)" if run.role == TEACHER else f"{number(run.rmse)} ± {number(run.standard_error, '.2g')}"
+            own = "0 (reference)" if run.role == TEACHER else f"{number(run.rmse)} ± {number(run.rmse_error, '.2g')}"
             evaluations = f"{run.evaluations:.4g}"
             over = _over_untuned(runs, run)
             rows.append(

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ttune.evaluation.features.pooled_pixels import pooled_features
-from ttune.evaluation.metrics.frechet import frechet_distance
-from ttune.noise.schedules import Float64
+from ttune.evaluation.score import ScheduleScore
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.cost import Ledger
-from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.problem import Problem
+from ttune.tuning.scoring import Scorer
 
 # Of the largest time. On the bundled model the best untuned grids start at .8 (3 steps) to .95 (10 steps).
 START_FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
@@ -33,6 +32,10 @@ class Ranked:
 
     def to_row(self) -> dict[str, Any]:
         return {"name": self.name, "times": self.schedule.times.tolist(), "rmse": self.rmse, "frechet": self.frechet}
+
+    @staticmethod
+    def of(name: str, schedule: Schedule, score: ScheduleScore) -> Ranked:
+        return Ranked(name, schedule, score.rmse, score.frechet)
 
     @staticmethod
     def of_row(row: Mapping[str, Any], like: Schedule) -> Ranked:
@@ -76,7 +79,8 @@ def rank_grids(problem: Problem, like: Schedule, *, fix_start: bool = False, pro
                 continue
             candidates[f"{spacing} from {schedule.times[0]:.4g}"] = schedule
     bar = tqdm(candidates.items(), desc="untuned grids", disable=not progress, leave=False)
-    ranked = [judge(problem, name, schedule) for name, schedule in bar]
+    scorer = Scorer(problem)
+    ranked = [Ranked.of(name, schedule, scorer(schedule)) for name, schedule in bar]
     return sorted(ranked, key=lambda entry: entry.rmse)
 
 
@@ -90,17 +94,6 @@ def remembered_ranking(
 
     with ledger.entry("grids"):
         return [Ranked.of_row(row, like) for row in journal.piece("grids", compute)]
-
-
-def judge(problem: Problem, name: str, schedule: Schedule) -> Ranked:
-    """Sample ``schedule`` on the problem's x_T and compare with the teacher."""
-
-    def figures(batch_size: Problem) -> tuple[Float64, ...]:
-        x = batch_size.run(schedule)
-        return squared_errors(x, batch_size.target), pooled_features(x), pooled_features(batch_size.target)
-
-    errors, features, target = problem.per_sample(figures)
-    return Ranked(name, schedule, float(np.sqrt(errors.mean())), frechet_distance(features, target))
 
 
 def starts(ranked: list[Ranked], like: Schedule, count: int) -> list[Ranked]:

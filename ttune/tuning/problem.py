@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ttune.distributed import ALONE, Share
+from ttune.evaluation.score import squared_errors
 from ttune.network.conditions import joined, mapped
 from ttune.network.denoiser import Conditions, Denoiser, select
 from ttune.noise.schedules import Float64
@@ -201,11 +202,6 @@ def _joined(chunks: Sequence[Samples], like: Problem) -> Problem:
         goal=torch.cat(goals).to(device) if goals else None,
         share=None,
     )
-
-
-def squared_errors(x: Tensor, target: Tensor) -> Float64:
-    """(n,) mean over the elements of each sample of (x - target)^2, float64."""
-    return (x.double() - target.double()).square().flatten(1).mean(1).cpu().numpy()
 
 
 def _rows_joined(parts: Sequence[tuple[Float64, ...]]) -> tuple[Float64, ...]:

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.evaluation.features.feature_statistics import features_of
-from ttune.evaluation.metrics.frechet import frechet_distance
+from ttune.evaluation.score import Features
 from ttune.network.denoiser import Conditions, Denoiser, select
-from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
-from ttune.tuning.grid_search import SEARCHED, Ranked, pooled_features
-from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.grid_search import SEARCHED, Ranked
+from ttune.tuning.problem import Problem
+from ttune.tuning.scoring import Scorer
 from ttune.tuning.starting_points import VALIDATION_SEEDS, Points, check_draws, drawn_points
 from ttune.tuning.teacher import Teacher
-from ttune.tuning.validation import Features
 
 # One evaluation a step each: all deterministic samplers were compared at equal evaluations, 3, 5 and 10 on the oracles of
 # benchmarks/oracles.py, 4 and 8 on the bundled model. Samplers of several stages were never the best by Fréchet distance, and once by RMSE
@@ -122,7 +120,7 @@ def choose_sampler(
         begin = denoiser.evaluations
         problem = _problem(denoiser, points, source, min(judged, samples), batch_size)
         before = denoiser.evaluations
-        ranked = {k: _halved(problem, candidates, features or pooled_features, progress) for k, candidates in tried.items()}
+        ranked = {k: _halved(problem, candidates, features, progress) for k, candidates in tried.items()}
         return _choice(ranked, denoiser.evaluations - before, before - begin).to_dict()
 
     found = journal.piece("choice", chosen)
@@ -167,13 +165,13 @@ def _candidates(denoiser: Denoiser, steps: int, samplers: Sequence[str], grids: 
     return found
 
 
-def _halved(problem: Problem, candidates: Mapping[str, Schedule], features: Features, progress: bool) -> list[Ranked]:
+def _halved(problem: Problem, candidates: Mapping[str, Schedule], features: Features | None, progress: bool) -> list[Ranked]:
     """The candidates that are left when all x_T are used, best first; the best of each sampler stays in to the end."""
     left, n = dict(candidates), min(FIRST_ROUND, len(problem))
     while True:
-        few = problem.head(n)
+        scorer = Scorer(problem.head(n), features)
         bar = tqdm(left.items(), desc=f"samplers and grids on {n} x_T", disable=not progress, leave=False)
-        ranked = sorted((_judged(few, name, schedule, features) for name, schedule in bar), key=_score)
+        ranked = sorted((Ranked.of(name, schedule, scorer(schedule)) for name, schedule in bar), key=_score)
         if n == len(problem):
             return ranked
         n = min(2 * n, len(problem))
@@ -182,15 +180,6 @@ def _halved(problem: Problem, candidates: Mapping[str, Schedule], features: Feat
         for entry in ranked:
             first.setdefault(entry.schedule.sampler, entry)
         left = {entry.name: entry.schedule for entry in [*ranked[:keep], *first.values()]}
-
-
-def _judged(problem: Problem, name: str, schedule: Schedule, features: Features) -> Ranked:
-    def figures(batch_size: Problem) -> tuple[Float64, ...]:
-        x = batch_size.run(schedule)
-        return squared_errors(x, batch_size.target), features_of(features, x), features_of(features, batch_size.target)
-
-    errors, mine, teachers = problem.per_sample(figures)
-    return Ranked(name, schedule, float(np.sqrt(errors.mean())), frechet_distance(mine, teachers))
 
 
 def _score(entry: Ranked) -> float:

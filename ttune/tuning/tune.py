@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ttune.distributed import ALONE, Ranks, Share
+from ttune.evaluation.score import Features
 from ttune.messages.names import meant
 from ttune.network.conditions import digest
 from ttune.network.denoiser import Conditions, Denoiser, select
@@ -41,7 +42,7 @@ from ttune.tuning.residuals import as_residual, identity_of, name_of, named_resi
 from ttune.tuning.same_function import check_same_function
 from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, check_draws, drawn_points, given_points
 from ttune.tuning.teacher import TEACHER_STEPS, Teacher
-from ttune.tuning.validation import Features, decide
+from ttune.tuning.validation import decide
 
 TEACHER_CHECK = 8  # samples on which the teacher is compared with one of twice as many steps
 

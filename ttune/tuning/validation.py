@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from ttune.evaluation.features.feature_statistics import features_of
-from ttune.evaluation.metrics.frechet import RatioInterval, frechet_distance, paired_interval
-from ttune.noise.schedules import Float64
+from ttune.evaluation.metrics.frechet import RatioInterval
+from ttune.evaluation.score import Features, ScheduleScore
 from ttune.schedule.schedule import CHOSEN, Schedule
-from ttune.tuning.grid_search import pooled_features
-from ttune.tuning.problem import Problem, squared_errors
+from ttune.tuning.problem import Problem
+from ttune.tuning.scoring import Scorer
 
 ROUNDING = 1e-9  # of the largest time: what a schedule may differ by after a way through other coordinates and back
-Features = Callable[[Tensor], Any]  # images (n, ...) -> features (n, f)
 
 
 @dataclass(frozen=True)
 class ValidationFigures:
-    """A schedule on the held-out problem: squared error per sample, and Fréchet distance to the teacher's samples."""
+    """A schedule and its score on the held-out problem."""
 
     schedule: Schedule
-    errors: Float64  # (n,)
-    frechet: float
+    score: ScheduleScore
 
     @property
     def rmse(self) -> float:
-        return float(np.sqrt(self.errors.mean()))
+        return self.score.rmse
+
+    @property
+    def frechet(self) -> float:
+        return self.score.frechet
 
     def faults(self, other: ValidationFigures, name: str) -> list[str]:
         """Why this is not better than ``other``; empty if it is."""
@@ -70,16 +70,10 @@ def decide(
     pure L2 fit at very few steps can lose variance). The best: the lowest product of the two, for they do not always
     agree on which of two minima is lower. Without ``fallback`` the first candidate is returned whatever its figures.
     """
-    extract = features or pooled_features
-    (target,) = problem.per_sample(lambda batch_size: [features_of(extract, batch_size.target)])
+    scorer = Scorer(problem, features)
 
     def measured(schedule: Schedule) -> ValidationFigures:
-        def figures(batch_size: Problem) -> tuple[Float64, Float64]:
-            x = batch_size.run(schedule)
-            return squared_errors(x, batch_size.target), features_of(extract, x)
-
-        errors, reached = problem.per_sample(figures)
-        return ValidationFigures(schedule, errors, frechet_distance(reached, target))
+        return ValidationFigures(schedule, scorer(schedule))
 
     before = measured(start)
     rivals = {"the start": before}
@@ -105,14 +99,13 @@ def decide(
     if outcome == "tuned" and any(same_steps(chosen.schedule, other) for other in (*grids, *untuned)):
         outcome = "untuned"
     # A start that is the teacher itself cannot be improved, and has no ratio but 1.
-    exact = before.errors.max() == 0
-    interval = RatioInterval(1.0, 1.0, 1.0) if exact else paired_interval(np.sqrt(chosen.errors), np.sqrt(before.errors))
+    interval = chosen.score.over(before.score) or RatioInterval(1.0, 1.0, 1.0)
     return (
         start if outcome == "start" else chosen.schedule,
         outcome,
         {
             "n": len(problem),
-            "features": "pooled pixels" if features is None else getattr(features, "name", "user's features"),
+            "features": scorer.spaces[0].name,
             "rmse_start": before.rmse,
             "rmse": chosen.rmse,
             "ratio": interval.ratio,

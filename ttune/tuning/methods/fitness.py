@@ -8,14 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ttune.evaluation.features.feature_statistics import FeatureStatistics, features_of
-from ttune.evaluation.metrics.frechet import frechet_distance
+from ttune.evaluation.score import Features, rmse_of, squared_errors
 from ttune.messages.names import meant
-from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
-from ttune.tuning.grid_search import pooled_features
-from ttune.tuning.problem import Problem, squared_errors
-from ttune.tuning.validation import Features
+from ttune.tuning.problem import Problem
+from ttune.tuning.scoring import Scorer
 
 Fitness = Callable[[Schedule, Tensor, Problem], float]  # (schedule, its samples (n, ...) from problem.x_T, problem)
 FITNESSES = ("frechet", "rmse")
@@ -36,33 +33,22 @@ class SampleFitness:
     def __init__(self, problem: Problem, fitness: str | Fitness, features: Features | None = None) -> None:
         self.problem = problem
         self._fitness = fitness
-        self._features = features or pooled_features
-        self._target = None
-        if fitness == "frechet":
-            if len(problem) < 2:
-                raise ValueError(f"samples: a Fréchet distance needs at least 2 samples, got {len(problem)}; use fitness='rmse'")
-            (target,) = problem.per_sample(lambda batch_size: [features_of(self._features, batch_size.target)])
-            self._target = FeatureStatistics.of_features(target, "fitness")
+        if fitness == "frechet" and len(problem) < 2:
+            raise ValueError(f"samples: a Fréchet distance needs at least 2 samples, got {len(problem)}; use fitness='rmse'")
+        self._scorer = Scorer(problem, features if fitness == "frechet" else ())
 
     def __call__(self, schedule: Schedule) -> Score:
         if callable(self._fitness):
             return self._of_function(self._fitness, schedule)
-
-        def figures(batch_size: Problem) -> tuple[Float64, ...]:
-            x = batch_size.run(schedule)
-            errors = squared_errors(x, batch_size.target)
-            return (errors,) if self._target is None else (errors, features_of(self._features, x))
-
-        found = self.problem.per_sample(figures)
-        rmse = float(np.sqrt(found[0].mean()))
-        return Score(rmse if self._target is None else frechet_distance(found[1], self._target), rmse)
+        score = self._scorer(schedule)
+        return Score(score.frechet if score.spaces else score.rmse, score.rmse)
 
     def _of_function(self, function: Fitness, schedule: Schedule) -> Score:
         x = self.problem.samples(schedule)
         fitness = float(function(schedule, x, self.problem))
         if not np.isfinite(fitness):
             raise FloatingPointError(f"fitness must return finite numbers, got {fitness} for {schedule}")
-        return Score(fitness, float(np.sqrt(squared_errors(x, self.problem.target).mean())))
+        return Score(fitness, rmse_of(squared_errors(x, self.problem.target)))
 
 
 def check_fitness(fitness: object) -> None:

@@ -9,16 +9,17 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from ttune.evaluation.score import Features
 from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.best import BestSoFar
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.cost import Ledger
-from ttune.tuning.grid_search import Ranked, judge
+from ttune.tuning.grid_search import Ranked
 from ttune.tuning.problem import Problem
+from ttune.tuning.scoring import Scorer
 from ttune.tuning.starting_points import Data
 from ttune.tuning.teacher import Teacher
-from ttune.tuning.validation import Features
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,11 @@ def told_first(start: Schedule, values: Sequence[float]) -> Schedule:
 def best_of(task: Task, tries: Mapping[str, Schedule], count: int = 3) -> Found:
     """The ``count`` of the named schedules with the lowest RMSE on the tuning x_T, each measured once and remembered by its name."""
     rmses: dict[str, float] = {}
+    scorer = Scorer(task.problem, ())
     with task.ledger.entry("tuning"):
         for name, schedule in tqdm(tries.items(), desc="tries", disable=not task.progress, leave=False):
             if task.journal.get(name) is None:
-                rmse = judge(task.problem, name, schedule).rmse
+                rmse = scorer(schedule).rmse
                 task.best.accept(name, rmse, schedule, samples=len(task.problem), rmse=rmse)
             rmses[name] = task.journal.get(name)  # pyright: ignore[reportArgumentType]
     order = sorted(tries, key=lambda name: rmses[name])
