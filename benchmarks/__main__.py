@@ -8,7 +8,6 @@ BENCHMARKS = {
     "architecture": "pages.architecture",
     "compare": "tuning.compare",
     "evaluation": "tuning.evaluation",
-    "figures": "tuning.figures",
     "freeze": "tuning.freeze",
     "kernels": "kernels.measure",
     "memory": "tuning.memory",
@@ -23,12 +22,16 @@ BENCHMARKS = {
     "torches": "reliability.torches",
     "tuning": "tuning.cost",
 }
+# Names for a part of another benchmark.
+PARTS = {"figures": ("compare", "--models", "fashion", "--methods", "endpoint")}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("--") and arguments != ["--help"]):
         arguments = ["throughput", *arguments]
     name, *options = arguments
+    if name in PARTS:
+        name, options = PARTS[name][0], [*PARTS[name][1:], *options]
     if name not in BENCHMARKS:
-        sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]\n{__doc__}")
+        sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, *PARTS])}}} [options]\n{__doc__}")
     import_module(f"benchmarks.{BENCHMARKS[name]}").main(options)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from benchmarks.result_paths import ROOT
 
@@ -18,13 +18,14 @@ from benchmarks.result_paths import ROOT
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 
-def apart(name: str, *options: str) -> dict[str, Any]:
-    """What ``python -m benchmarks NAME OPTIONS`` prints, read as JSON. RuntimeError with its last words where it fails."""
-    command = [sys.executable, "-m", "benchmarks", name, *options]
+def apart(function: Callable[..., Any], **options: Any) -> Any:
+    """``function(**options)`` of a module, called in another process. Options and result go as JSON; RuntimeError with the process's
+    last words where it fails."""
+    command = [sys.executable, "-m", "benchmarks.isolated_process", function.__module__, function.__name__, json.dumps(options)]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | RETURNING, capture_output=True, text=True, check=False)
     if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {run.stderr[-2000:]}")
-    return msgspec.json.decode(run.stdout, type=dict[str, Any])
+        raise RuntimeError(f"{' '.join(command[2:])} failed: {run.stderr[-2000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def peak_bytes(work: Callable[[], object], warm_up: Callable[[], object]) -> int:
@@ -44,3 +45,8 @@ def status_bytes(name: str) -> int:
     """An entry of /proc/self/status, such as "VmRSS"."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+if __name__ == "__main__":
+    module, function, options = sys.argv[1:]
+    print(json.dumps(getattr(import_module(module), function)(**json.loads(options))))

@@ -1,14 +1,13 @@
-"""What a reader needs to place a measured number: the machine, the code, and the command that was typed."""
+"""What a reader needs to place a measured number: the machine and the code."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,6 @@ from ttune import ops
 
 UNKNOWN = "unknown"  # measured from a copy without its history
 NAMED = 5  # changed files that a record names; of more it says how many
-
-
-def command(name: str, argv: Sequence[str] | None) -> str:
-    """What was typed to run the benchmark ``name`` with the arguments ``argv`` (None: those of this process), as a shell reads it.
-
-    Absolute paths are of this machine: below the repository they become relative, elsewhere the file's name is left.
-    """
-    return shlex.join(["python", "-m", "benchmarks", name, *map(_without_place, sys.argv[1:] if argv is None else argv)])
-
-
-def _without_place(argument: str) -> str:
-    option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
-    path = Path(value)
-    if path.is_absolute():
-        value = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-    return f"{option}{equals}{value}"
 
 
 def machine(device: torch.device | None = None, *, quick: bool | None = None) -> dict[str, Any]:
@@ -103,12 +86,6 @@ def commit_of(folder: Path, names: Sequence[str]) -> str:
     return (_git("rev-parse", "--short", "HEAD", folder=folder) or UNKNOWN) + ("+changes" if changed else "")
 
 
-def code() -> str:
-    """Of which code of ttune a measurement is: the same after a commit that changes nothing of the package."""
-    changed = [name for name in changed_files() if name.startswith("ttune/")]
-    return (_git("rev-parse", "--short", "HEAD:ttune") or UNKNOWN) + ("+changes" if changed else "")
-
-
 def digest() -> str:
     """Of all code of the package and of the benchmarks, the built libraries among it: two runs of one digest ran the same."""
     found = hashlib.sha256()
@@ -134,10 +111,8 @@ def _git(*arguments: str, folder: Path | None = None) -> str:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _copy_bandwidth(device: torch.device) -> float:

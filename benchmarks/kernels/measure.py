@@ -43,8 +43,8 @@ from benchmarks.kernels import baselines
 from benchmarks.kernels.case import SMALLEST, Call, Case, Place, Shape, Trial
 from benchmarks.kernels.cases import CASES
 from benchmarks.kernels.report import Ratio, Report, Result
-from benchmarks.machine import command, machine
-from benchmarks.result_paths import result_path
+from benchmarks.machine import machine
+from benchmarks.result_paths import command, result_path
 from benchmarks.timing import Effort, Spread, alternate, captured, device_seconds, host_seconds, ratio, rotating
 from ttune import ops
 

@@ -35,7 +35,7 @@ TITLES = {
     "throughput": "What a step budget costs and buys",
     "kernels": "Kernels",
     "compare": "Tuning methods compared",
-    "figures": "What tuning buys on the bundled model",
+    "figures": "What tuning gives on the bundled model",
     "tuning": "What a tuning costs",
     "memory": "Memory of a tuning",
     "freeze": "Freezing time",

@@ -21,8 +21,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import command
-from benchmarks.result_paths import RESULTS, ROOT
+from benchmarks.result_paths import RESULTS, ROOT, command
 from ttune.storage.atomic_write import write_atomically
 
 MEASURED = 128  # x_T of the tunings whose evaluations are read

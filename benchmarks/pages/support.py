@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 import ttune
-from benchmarks.machine import command, machine
-from benchmarks.result_paths import ROOT, result_path
+from benchmarks.machine import machine
+from benchmarks.result_paths import ROOT, command, result_path
 from tests.adapters.tiny_pipelines import FLOW, PIPELINES, Tiny
 from ttune.storage.atomic_write import write_atomically
 

@@ -27,9 +27,9 @@ from xml.etree import ElementTree
 
 import torch
 
-from benchmarks.machine import command, machine
+from benchmarks.machine import machine
 from benchmarks.reliability import findings, repeats, rounding
-from benchmarks.result_paths import RESULTS, ROOT, result_path
+from benchmarks.result_paths import RESULTS, ROOT, command, result_path
 from ttune.storage.atomic_write import write_atomically
 
 PAGE = ROOT / "docs" / "reliability.md"

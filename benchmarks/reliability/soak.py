@@ -27,9 +27,9 @@ from torch import Tensor
 from tqdm import trange
 
 import ttune
-from benchmarks.machine import UNKNOWN, command, machine
+from benchmarks.machine import UNKNOWN, machine
 from benchmarks.oracles import Smoothed
-from benchmarks.result_paths import result_path
+from benchmarks.result_paths import command, result_path
 from ttune.noise.schedules import DiscreteVP
 from ttune.storage.atomic_write import write_atomically
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import command, machine
+from benchmarks.machine import machine
 from benchmarks.reliability.junit import totals
-from benchmarks.result_paths import RESULTS
+from benchmarks.result_paths import RESULTS, command
 from ttune.storage.atomic_write import write_atomically
 
 

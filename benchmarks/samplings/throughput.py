@@ -39,8 +39,8 @@ import ttune
 from benchmarks.correctness_gate import RedGate, as_good_as_eager, same_work
 from benchmarks.counts import Counts, count, count_on_cpu
 from benchmarks.kernels.case import Call
-from benchmarks.machine import command, commit_of, machine
-from benchmarks.result_paths import result_path
+from benchmarks.machine import commit_of, machine
+from benchmarks.result_paths import command, result_path
 from benchmarks.samplings import quality, workloads
 from benchmarks.samplings.changes import compare_results
 from benchmarks.samplings.contestants import FOLDED, SAMPLERS, Sampling, Setting, peer_files, samplings

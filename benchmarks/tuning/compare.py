@@ -3,6 +3,7 @@
     python -m benchmarks compare                            # all: hours on two cores; resumable, and several processes share the work
     python -m benchmarks compare --models digits mixture    # the oracles only: minutes
     python -m benchmarks compare --methods endpoint all=endpoint:tune=network_times+times+coefficients
+    python -m benchmarks figures                            # the default method on the bundled model alone, into build/
     python -m benchmarks compare --redraw                   # only the pictures, anew from the results that are there
 
 1,000 held-out x_T; writes benchmarks/results/compare-MODEL.json, .txt, .md and .png. The cells are those of ``ttune compare`` and
@@ -21,8 +22,8 @@ import tyro
 
 import ttune
 from benchmarks import oracles
-from benchmarks.machine import command, machine
-from benchmarks.result_paths import BUILD, RESULTS, is_part
+from benchmarks.machine import machine
+from benchmarks.result_paths import BUILD, RESULTS, command, is_part
 from ttune import zoo
 from ttune.comparison import Comparison, parse_methods
 from ttune.comparison.plot import write_plot

@@ -4,26 +4,24 @@
     python -m benchmarks tuning --quick        # does it work? build/tuning-cpu.json and .md
 
 By method and budget on a Gaussian mixture with an exact score, so that nearly all seconds are ttune's own and none the network's.
-Seconds are the processor's, of one thread, which others on the machine lengthen only by the caches and the clock that they share: after a
-short warm-up the median and range of
-three runs, or a single one where it takes more than 20 seconds. The peak of memory is of one more, in a process of its own, beyond what
-the process held before. With pixels and the number of x_T: one iteration of
-the default method, by differences and by backpropagation, on an elementwise network of that many pixels. A growth is named only where a
-constant, a power law or a straight line describes it (growth.py). Evaluations are of one sample (a backward pass
-counts two), the teacher's and the grid search's included. On a real network multiply the evaluations by its own time.
+Seconds are the processor's, of one thread: after a short warm-up the median and range of three runs, or a single one where it takes
+more than 20 seconds. The peak of memory is of one more, in a process of its own, beyond what the process held before. With pixels and
+the number of x_T: one iteration of the default method, by differences and by backpropagation, on an elementwise network of that many
+pixels. A growth is named only where a constant, a power law or a straight line describes it (growth.py). Evaluations are of one sample
+(a backward pass counts two), the teacher's and the grid search's included. On a real network multiply the evaluations by its own time.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 import tyro
 from torch import Tensor
@@ -32,10 +30,10 @@ import ttune
 from benchmarks import oracles
 from benchmarks.counts import count_on_cpu
 from benchmarks.isolated_process import apart, peak_bytes
-from benchmarks.machine import code, command, machine
-from benchmarks.result_paths import is_part, result_path
+from benchmarks.machine import digest, machine
+from benchmarks.result_paths import command, is_part, result_path, write_json
+from benchmarks.tables import table
 from benchmarks.tuning.growth import Growth
-from ttune.evaluation.table import write_report
 from ttune.storage.atomic_write import write_atomically
 from ttune.tuning import Teacher, TimeTuner
 from ttune.tuning.methods.registry import METHODS
@@ -62,19 +60,14 @@ class TuningOptions:
     """Images of 3 x side x side."""
     samples: tuple[int, ...] = (32, 64, 128, 256, 512)
     quick: bool = False
-    only: str = ""
-    """Measure the peak of this method at the first budget alone, in this process, and print it as JSON."""
     work: Path = Path("runs/tuning")
-    """Finished cells: an interrupted run goes on from here if ttune's code is the same, a finished one removes them."""
+    """Finished cells: an interrupted run goes on from here if the code is the same, a finished one removes them."""
     out: Path | None = None
     """By default benchmarks/results/tuning-cpu.json; build/tuning-cpu.json where what is measured is not the default."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(TuningOptions, args=argv, prog="python -m benchmarks tuning", description=__doc__)
-    if args.only:
-        print(msgspec.json.encode({"peak": peak(args.only, args.sampler, args.steps[0], quick=args.quick)}).decode())
-        return
     out = args.out or result_path("tuning-cpu.json", is_part(args))
     if args.quick:
         args.steps, args.sides, args.samples = args.steps[:3], args.sides[:3], args.samples[:3]
@@ -82,24 +75,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         report: dict[str, Any] = {"command": command("tuning", argv), "machine": machine(quick=args.quick)}
-        cells = Cells(args.work, code())
+        cells = Cells(args.work, digest())
         methods = [cells.row(by_method, name, args.sampler, k, quick=args.quick) for name in args.methods for k in args.steps]
         growth = [cells.row(iteration, kind, 3 * side**2, CHUNK) | {"by": "pixels"} for kind in KINDS for side in args.sides]
         growth += [cells.row(iteration, kind, 3 * 16**2, n) | {"by": "x_T"} for kind in KINDS for n in args.samples]
     finally:
         torch.set_num_threads(threads)
     report |= {"methods": methods, "growth": growth, "fits": fitted(methods, growth)}
-    write_report(out, report)
+    write_json(out, report)
     text = markdown(report)
     write_atomically(out.with_suffix(".md"), text.encode())
-    cells.remove()
-    print(text)
-    print(f"wrote {out} and {out.with_suffix('.md')}")
+    shutil.rmtree(args.work, ignore_errors=True)
+    print(f"{text}\nwrote {out} and {out.with_suffix('.md')}")
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows that are measured, each in a file of ``folder`` as soon as it is. Of other code of ttune they are measured again."""
+    """Rows that are measured, each in a file of ``folder`` as soon as it is. Of other code they are measured again."""
 
     folder: Path
     code: str
@@ -107,25 +99,19 @@ class Cells:
     def row(self, measure: Callable[..., dict[str, Any]], *arguments: Any, **options: Any) -> dict[str, Any]:
         key = {"code": self.code, "of": measure.__name__, "arguments": list(arguments), "options": options}
         path = self.folder / f"{'-'.join(map(str, [measure.__name__, *arguments, *options.values()]))}.json"
-        if path.exists():
-            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-            if found["key"] == key:
-                return found["row"]
+        if path.exists() and (found := json.loads(path.read_text()))["key"] == key:
+            return found["row"]
         row = measure(*arguments, **options)
-        write_atomically(path, msgspec.json.encode({"key": key, "row": row}))
+        write_json(path, {"key": key, "row": row})
         print(path.stem, {name: value for name, value in row.items() if name in ("seconds", "peak_bytes", "refused")}, flush=True)
         return row
 
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 def tuning(name: str, sampler: str, steps: int) -> Callable[[bool], TuneResult]:
-    """A tuning on its own, on 128 x_T; asked with True, a short one on 16."""
+    """A tuning on its own, on 128 x_T; called with True, a short one on 16."""
     denoiser = oracles.mixture()
     data = oracles.mixture_data() if name in NEEDS_DATA else None
     start = ttune.Schedule.build(denoiser.noise, sampler, steps, "leading")
-
     few: dict[str, Any] = {"samples": 16, "validation_samples": 16, "iterations": 2, "timetuner": TimeTuner(iterations=2)}
 
     def run(short: bool) -> TuneResult:
@@ -150,8 +136,8 @@ def by_method(name: str, sampler: str, steps: int, *, quick: bool) -> dict[str, 
         times.append(_timed(run, quick)[0])
     cost = {purpose: int(v) for purpose, v in result.cost.items() if purpose != "seconds"}
     row |= {"evaluations": sum(cost.values()), "tuning_evaluations": cost.get("tuning", 0), "cost": cost}
-    child = apart("tuning", "--only", name, "--steps", str(steps), "--sampler", sampler, *(["--quick"] if quick else []))
-    return row | {"seconds": ranged(times), "runs": len(times), "peak_bytes": child["peak"]}
+    bytes_ = apart(peak, name=name, sampler=sampler, steps=steps, quick=quick)
+    return row | {"seconds": ranged(times), "runs": len(times), "peak_bytes": bytes_}
 
 
 def peak(name: str, sampler: str, steps: int, *, quick: bool) -> int:
@@ -161,9 +147,9 @@ def peak(name: str, sampler: str, steps: int, *, quick: bool) -> int:
     return peak_bytes(lambda: run(quick), lambda: run(True))
 
 
-def _timed(run: Callable[[bool], TuneResult], quick: bool) -> tuple[float, TuneResult]:
+def _timed(run: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     begin = time.process_time()
-    result = run(quick)
+    result = run(*arguments)
     return time.process_time() - begin, result
 
 
@@ -191,11 +177,7 @@ def iteration(kind: str, pixels: int, samples: int) -> dict[str, Any]:
     call = lambda: KINDS[kind](problem, parameters)  # noqa: E731
     call()
     evaluations = denoiser.evaluations
-    seconds = []
-    for _ in range(5):
-        begin = time.process_time()
-        call()
-        seconds.append(time.process_time() - begin)
+    seconds = [_timed(call)[0] for _ in range(5)]
     _, peak = count_on_cpu(call)
     chunk = x_T.element_size() * pixels * min(CHUNK, samples)
     row = {"kind": kind, "pixels": pixels, "samples": samples, "seconds": ranged(seconds), "runs": len(seconds)}
@@ -212,26 +194,25 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], float]] = {
 
 def fitted(methods: Sequence[dict[str, Any]], growth: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The growth of every figure, where there are the three sizes that tell."""
-    fits = []
+    series: list[tuple[str, str, str, list[dict[str, Any]], int | None]] = []  # of, with, the size's name, rows, a chunk
     for name in dict.fromkeys(row["method"] for row in methods):
-        rows = [row for row in methods if row["method"] == name and "refused" not in row]
-        fits += _fits(name, "K", [row["steps"] for row in rows], rows)
+        series.append((name, "K", "steps", [row for row in methods if row["method"] == name and "refused" not in row], None))
     for kind in KINDS:
-        for by, key, chunk in (("pixels", "pixels", None), ("x_T", "samples", CHUNK)):
+        for by, size, chunk in (("pixels", "pixels", None), ("x_T", "samples", CHUNK)):
             rows = [row for row in growth if row["kind"] == kind and row["by"] == by]
-            fits += _fits(f"an iteration by {kind}", by, [row[key] for row in rows], rows, chunk)
+            series.append((f"an iteration by {kind}", by, size, rows, chunk))
+    fits = []
+    for of, by, size, rows, chunk in series:
+        for figure, value in FIGURES.items() if len(rows) >= 3 else ():
+            fit = Growth.of([row[size] for row in rows], [value(row) for row in rows], batch_size=chunk)
+            fits.append({"of": of, "with": by, "figure": figure, "points": len(rows), **asdict(fit)})
     return fits
-
-
-def _fits(of: str, by: str, sizes: Sequence[float], rows: Sequence[dict[str, Any]], batch_size: int | None = None) -> list[dict[str, Any]]:
-    if len(rows) < 3:
-        return []
-    found = {figure: Growth.of(sizes, [value(row) for row in rows], batch_size=batch_size) for figure, value in FIGURES.items()}
-    return [{"of": of, "with": by, "figure": figure, "points": len(rows), **asdict(growth)} for figure, growth in found.items()]
 
 
 def markdown(report: dict[str, Any]) -> str:
     m = report["machine"]
+    methods = table(("method", "K", "evaluations", "of these tuning", "seconds", "runs", "peak MB"), _by_method(report["methods"]), left=1)
+    growth = table(("Jacobian by", "pixels", "x_T", "seconds", "peak MB", "of a chunk's bytes"), _by_size(report["growth"]), left=1)
     lines = [
         "# What a tuning costs",
         "",
@@ -241,31 +222,36 @@ def markdown(report: dict[str, Any]) -> str:
         "Peak: beyond what the process held before, in a process of its own; at 16 numbers a sample one of a megabyte is pages and",
         "caches, and says that there is little. How it grows with pixels is below, with K on the bundled model in memory-cpu.json.",
         "",
-        "| method | K | evaluations | of these tuning | seconds | runs | peak MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for r in report["methods"]:
-        if "refused" in r:
-            lines.append(f"| {r['method']} | {r['steps']} | refused: {r['refused']} | | | | |")
-        else:
-            counted = f"{r['evaluations']:,} | {r['tuning_evaluations']:,}"
-            lines.append(f"| {r['method']} | {r['steps']} | {counted} | {_seconds(r)} | {r['runs']} | {r['peak_bytes'] / 1e6:.2f} |")
-    lines += ["", f"One Gauss-Newton iteration, five steps of 2M, chunks of {CHUNK}; median and range of 5; peak of the allocator:", ""]
-    lines += ["| Jacobian by | pixels | x_T | seconds | peak MB | of a chunk's bytes |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for r in report["growth"]:
-        ratio = r["peak_bytes"] / r["chunk_bytes"]
-        size = f"{r['pixels']:,} | {r['samples']}"
-        lines.append(f"| {r['kind']} | {size} | {_seconds(r)} | {r['peak_bytes'] / 1e6:.2f} | {ratio:.1f} |")
-    lines += [
+        *methods,
+        "",
+        f"One Gauss-Newton iteration, five steps of 2M, chunks of {CHUNK}; median and range of 5; peak of the allocator:",
+        "",
+        *growth,
         "",
         "Growth: a curve where it misses no measured value by more than a tenth and explains nine tenths of their variance (R²):",
         "",
+        "| of | x | points | figure | curve | misses by at most | R² |",
+        "| --- | --- | ---: | --- | --- | ---: | ---: |",
     ]
-    lines += ["| of | x | points | figure | curve | misses by at most | R² |", "| --- | --- | ---: | --- | --- | ---: | ---: |"]
     for f in report["fits"]:
         r2 = "" if f["r2"] is None else f"{f['r2']:.3f}"
         lines.append(f"| {f['of']} | {f['with']} | {f['points']} | {f['figure']} | {f['words']} | {f['worst']:.1%} | {r2} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_method(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
+    for r in rows:
+        if "refused" in r:
+            yield r["method"], r["steps"], f"refused: {r['refused']}", "", "", "", ""
+        else:
+            counted = f"{r['evaluations']:,}", f"{r['tuning_evaluations']:,}"
+            yield r["method"], r["steps"], *counted, _seconds(r), r["runs"], f"{r['peak_bytes'] / 1e6:.2f}"
+
+
+def _by_size(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
+    for r in rows:
+        memory = f"{r['peak_bytes'] / 1e6:.2f}", f"{r['peak_bytes'] / r['chunk_bytes']:.1f}"
+        yield r["kind"], f"{r['pixels']:,}", r["samples"], _seconds(r), *memory
 
 
 def _seconds(row: Mapping[str, Any]) -> str:

@@ -16,11 +16,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import tyro
@@ -28,9 +27,9 @@ from torch import Tensor
 
 import ttune
 from benchmarks.isolated_process import apart, status_bytes
-from benchmarks.machine import command, machine
-from benchmarks.result_paths import is_part, result_path
-from ttune.evaluation import CachedSamples, Candidate, FeatureExtractor, Real, evaluate, write_report
+from benchmarks.machine import machine
+from benchmarks.result_paths import command, is_part, result_path, write_json
+from ttune.evaluation import CachedSamples, Candidate, FeatureExtractor, Real, evaluate
 from ttune.evaluation.images.image_source import ArrayPictures
 
 SHAPE = (3, 16, 16)
@@ -50,71 +49,57 @@ class EvaluationOptions:
     batch_size: int = 64
     out: Path | None = None
     """By default benchmarks/results/evaluation-cpu.json; build/evaluation-cpu.json where anything above is not the default."""
-    only: bool = False
-    """Measure the first number of samples alone, in this process, and print it as JSON."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(EvaluationOptions, args=argv, prog="python -m benchmarks evaluation", description=__doc__)
-    if args.only:
-        print(msgspec.json.encode(measured(args, args.n[0])).decode())
-        return
     out = args.out or result_path("evaluation-cpu.json", is_part(args))
-    settings = {"width": args.width, "metrics": args.metrics, "real": args.real, "batch_size": args.batch_size}
-    report = {"command": command("evaluation", argv), "settings": settings, "machine": machine() | {"threads": 1}}
-    rows = []
-    print(f"{'n':>7} {'peak MiB':>9} {'disk MiB':>9} {'table MiB':>10} {'sampling s':>11} {'figures s':>10}")
+    settings = {name: value for name, value in asdict(args).items() if name not in ("n", "out")}
+    report = {"command": command("evaluation", argv), "settings": settings, "machine": machine() | {"threads": 1}, "rows": []}
     for n in args.n:
-        rows.append(_apart(args, n))
-        sizes = [rows[-1][key] / 2**20 for key in ("peak", "disk", "table")]
-        print(
-            f"{n:7,} {sizes[0]:9.1f} {sizes[1]:9.1f} {sizes[2]:10.1f} {rows[-1]['sampling']:11.1f} {rows[-1]['figures']:10.1f}", flush=True
-        )
-    write_report(out, report | {"rows": rows})
+        row = apart(measured, n=n, **settings)
+        report["rows"].append(row)
+        sizes = ", ".join(f"{key} {row[key] / 2**20:.1f} MiB" for key in ("peak", "disk", "table"))
+        print(f"{n:,} samples: {sizes}; sampling {row['sampling']:.1f} s, figures {row['figures']:.1f} s", flush=True)
+    write_json(out, report)
     print(f"Wrote {out}")
 
 
-def _apart(args: EvaluationOptions, n: int) -> dict[str, Any]:
-    options = ["--only", "--n", str(n), "--width", str(args.width), "--real", str(args.real), "--batch-size", str(args.batch_size)]
-    return apart("evaluation", *options, "--metrics", *args.metrics)
-
-
-def measured(args: EvaluationOptions, n: int) -> dict[str, Any]:
+def measured(n: int, width: int, metrics: Sequence[str], real: int, batch_size: int) -> dict[str, Any]:
     """{"n", "peak", "disk", "table"} in bytes, and the seconds of sampling and of the figures."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        _evaluated(args, 64, Path(folder) / "warm")  # what is allocated once is no cost of the samples
-        held = status_bytes("RssAnon")
-        with _watched() as peak:
-            samples, candidate, real = _task(args, n, Path(folder) / "work")
+
+        def evaluated(n: int, work: Path) -> tuple[CachedSamples, Candidate, float, float]:
+            samples, candidate, images = _task(n, width, real, batch_size, work)
             begin = time.monotonic()
             samples.make([candidate])
             made = time.monotonic()
-            evaluate(samples, [candidate], metrics=args.metrics, real=real)
-            end = time.monotonic()
-        kept = samples.folder(candidate)
-        disk = kept.bytes() + (samples.folder(samples.teacher).bytes() if samples.teacher is not None else 0)
-        table = kept.table("features").nbytes
-        return {"n": n, "peak": peak[0] - held, "disk": disk, "table": table, "sampling": made - begin, "figures": end - made}
+            evaluate(samples, [candidate], metrics=tuple(metrics), real=images)
+            return samples, candidate, made - begin, time.monotonic() - made
+
+        evaluated(64, Path(folder) / "warm")  # what is allocated once is no cost of the samples
+        held = status_bytes("RssAnon")
+        with _watched() as peak:
+            samples, candidate, sampling, figures = evaluated(n, Path(folder) / "work")
+        cached = samples.folder(candidate)
+        disk = cached.bytes() + (samples.folder(samples.teacher).bytes() if samples.teacher is not None else 0)
+        sizes = {"peak": peak[0] - held, "disk": disk, "table": cached.table("features").nbytes}
+        return {"n": n, **sizes, "sampling": sampling, "figures": figures}
 
 
-def _evaluated(args: EvaluationOptions, n: int, work: Path) -> None:
-    samples, candidate, real = _task(args, n, work)
-    evaluate(samples, [candidate], metrics=args.metrics, real=real)
-
-
-def _task(args: EvaluationOptions, n: int, work: Path) -> tuple[CachedSamples, Candidate, Real]:
+def _task(n: int, width: int, real: int, batch_size: int, work: Path) -> tuple[CachedSamples, Candidate, Real]:
     noise = ttune.NoiseSchedule.linear()
     denoiser = ttune.Denoiser(lambda x, tau: 0.9 * x + 0.05 * torch.sin(3 * x), noise)
-    directions = torch.randn(int(np.prod(SHAPE)), args.width, generator=torch.Generator().manual_seed(0))
+    directions = torch.randn(int(np.prod(SHAPE)), width, generator=torch.Generator().manual_seed(0))
     features = FeatureExtractor("random projections", lambda x: torch.relu(x.flatten(1) @ directions))
 
     def points(seeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         return ttune.initial_noise(noise, SHAPE, seeds), {}
 
     teacher = Candidate("teacher", "teacher", ttune.Schedule.build(noise, "dpmpp_2m", 16, "log_snr"))
-    images = ArrayPictures("noise", np.random.default_rng(0).integers(0, 256, (args.real, *SHAPE), np.uint8))
-    samples = CachedSamples(denoiser, points, features, n, args.batch_size, 0, work, teacher, progress=False)
+    images = ArrayPictures("noise", np.random.default_rng(0).integers(0, 256, (real, *SHAPE), np.uint8))
+    samples = CachedSamples(denoiser, points, features, n, batch_size, 0, work, teacher, progress=False)
     return samples, Candidate("DDIM", "base", ttune.Schedule.build(noise, "ddim", 4)), Real("noise", images, cache=work / "cache")
 
 

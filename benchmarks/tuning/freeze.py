@@ -1,4 +1,4 @@
-"""What ttune.freeze_time buys: bytes and seconds of diffusers' networks with random weights, float32 on the CPU.
+"""What ttune.freeze_time spares: bytes and seconds of diffusers' networks with random weights, float32 on the CPU.
 
     python -m benchmarks freeze [--quick] [--networks dit unet] [--batches 1 16] [--steps 5] [--rounds 8]
 
@@ -10,61 +10,53 @@ turns. Results of one invocation replace those of the same network and batch in 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import ttune
-from benchmarks.machine import command, machine
+from benchmarks.machine import machine
 from benchmarks.networks import SMALL, Network, dit, unet_with_text
-from benchmarks.result_paths import result_path
-from ttune.storage.atomic_write import write_atomically
+from benchmarks.result_paths import command, parser_of, result_path, write_json
+from benchmarks.timing import Effort, alternate, host_seconds, rotating
 
 NETWORKS: dict[str, Callable[[], Network]] = {"dit": lambda: dit(small=False), "unet": lambda: unet_with_text(small=False)}
 QUICK: dict[str, Callable[[], Network]] = {"dit": SMALL["dit"], "unet": SMALL["unet_with_text"]}
-
-
 # Of the largest value. A matrix product of 16 rows adds in another order than one of one row, and the difference grows through
 # the layers: 1e-6 was measured after DiT-XL/2's 28.
 ROUNDING = 1e-5
 
 
+@torch.no_grad()
 def measure(network: Network, batches: Sequence[int], steps: int, rounds: int) -> Iterator[dict[str, Any]]:
     """Freeze at ``steps`` times, check, and time both at every batch; a dict of figures each."""
-    module, call, conditions = network.module, network.call, network.conditions(1)
+    original, conditions = copy.deepcopy(network.module), network.conditions(1)
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.scaled_linear(), "ddim", steps, "leading")
-    original = copy.deepcopy(module)
     start = time.perf_counter()
-    frozen = ttune.freeze_time(call, schedule, conditions, module=module, sample_shape=network.shape)
+    frozen = ttune.freeze_time(network.call, schedule, conditions, module=network.module, sample_shape=network.shape)
     freezing = time.perf_counter() - start
-    report = frozen.report
-    print(report, flush=True)
+    print(frozen.report, flush=True)
     for batch in batches:
         x = torch.randn((batch, *network.shape), generator=torch.Generator().manual_seed(1))
         given = {k: v.expand(batch, *v.shape[1:]).contiguous() for k, v in conditions.items()}
-        before, after, error = [], [], 0.0
+        times = [torch.full((batch,), float(t)) for t in schedule.network_times]
+        contestants: dict[str, Callable[[Tensor], Tensor]] = {
+            "before": lambda t, x=x, given=given: original(x, t, **given).sample,
+            "after": lambda t, x=x, given=given: network.call(x, t, **given),
+        }
+        error = checked(f"{network.name}, batch {batch}", contestants, times, exact=batch == 1)
         turns = rounds if batch == 1 else max(2, rounds // 4)  # a call at batch 16 takes as long as 16 at batch 1
-        with torch.no_grad():
-            for i in tqdm(range(turns), desc=f"{network.name}, batch {batch}", leave=False):
-                t = torch.full((batch,), float(schedule.network_times[i % steps]))
-                expected, seconds = _timed(lambda x=x, t=t, given=given: original(x, t, **given).sample)
-                got, frozen_seconds = _timed(lambda x=x, t=t, given=given: call(x, t, **given))
-                error = max(error, float((got - expected).abs().max() / expected.abs().max()))
-                if not (torch.equal(got, expected) if batch == 1 else error <= ROUNDING):
-                    raise SystemExit(
-                        f"{network.name}, batch {batch}: the frozen network must return the same, differs by {error:.3g}; no times"
-                    )
-                before.append(seconds)
-                after.append(frozen_seconds)
+        calls = {name: rotating([partial(call, t) for t in times]) for name, call in contestants.items()}
+        seconds = {name: [us / 1e6 for us in all_] for name, all_ in alternate(calls, Effort(turns, 0.0), host_seconds).items()}
+        report = frozen.report
         yield {
             "network": network.name,
             "parameters": sum(p.numel() for p in original.parameters()),
@@ -73,29 +65,27 @@ def measure(network: Network, batches: Sequence[int], steps: int, rounds: int) -
             "steps": steps,
             "rounds": turns,
             "bytes": {"network": report.network, "weights_spared": report.weights, "tables": report.tables},
-            "seconds": {"before": statistics.median(before), "after": statistics.median(after), "freezing": freezing},
-            "all_seconds": {"before": before, "after": after},
-            "ratio": statistics.median(a / b for a, b in zip(after, before, strict=True)),
+            "seconds": {name: statistics.median(all_) for name, all_ in seconds.items()} | {"freezing": freezing},
+            "all_seconds": seconds,
+            "ratio": statistics.median(a / b for a, b in zip(seconds["after"], seconds["before"], strict=True)),
             "relative_error": error,
         }
 
 
-def _timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    start = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - start
-
-
-def _line(r: dict[str, Any]) -> str:
-    seconds = r["seconds"]
-    weights, spared, tables = (r["bytes"][k] / 2**20 for k in ("network", "weights_spared", "tables"))
-    sizes = f"{r['network']:14}{r['batch']:>6}{weights:>12.1f}{spared:>12.1f}{tables:>10.1f}"
-    return f"{sizes}{seconds['before']:>11.3f}{seconds['after']:>11.3f}{r['ratio']:>8.3f}"
+def checked(who: str, contestants: dict[str, Callable[[Tensor], Tensor]], times: Sequence[Tensor], *, exact: bool) -> float:
+    """The largest relative difference between the two at all times; SystemExit where it is more than there may be."""
+    worst = 0.0
+    for t in times:
+        expected, got = contestants["before"](t), contestants["after"](t)
+        worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
+        if not (torch.equal(got, expected) if exact else worst <= ROUNDING):
+            raise SystemExit(f"{who}: the frozen network must return the same, differs by {worst:.3g}; no times")
+    return worst
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the cases, print a table, write the JSON file. ``argv``: the command line after ``python -m benchmarks freeze``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks freeze", description=(__doc__ or "").split("\n")[0])
+    """Run the cases, print a line each, write the JSON file. ``argv``: the command line after ``python -m benchmarks freeze``."""
+    parser = parser_of("freeze", __doc__)
     parser.add_argument("--quick", action="store_true", help="tiny networks: to see that it works, not to report")
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=sorted(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
@@ -104,24 +94,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="the JSON file (default: benchmarks/results/freeze-cpu.json; of --quick in build/)")
     arguments = parser.parse_args(argv)
-    threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     output = arguments.output or result_path("freeze-cpu.json", arguments.quick)
     results = json.loads(output.read_text())["results"] if output.exists() else []
     about = {"command": command("freeze", argv), "machine": machine(quick=arguments.quick)}
-    head = f"{'network':14}{'batch':>6}{'weights MiB':>12}{'spared MiB':>12}{'rows MiB':>10}"
-    lines = [f"{head}{'before s':>11}{'after s':>11}{'ratio':>8}"]
-    try:
-        for name in arguments.networks:
-            torch.manual_seed(0)
-            network = (QUICK if arguments.quick else NETWORKS)[name]()
-            for figures in measure(network, arguments.batches, arguments.steps, arguments.rounds):
-                result = figures | about
-                same = (result["network"], result["batch"])
-                results = [r for r in results if (r["network"], r["batch"]) != same] + [result]
-                lines.append(_line(result))
-                write_atomically(output, (json.dumps({"unit": "seconds per call", "results": results}, indent=1) + "\n").encode())
-    finally:
-        torch.set_num_threads(threads)
-    print("\n".join(lines))
+    for name in arguments.networks:
+        torch.manual_seed(0)
+        network = (QUICK if arguments.quick else NETWORKS)[name]()
+        for result in measure(network, arguments.batches, arguments.steps, arguments.rounds):
+            same = (result["network"], result["batch"])
+            results = [r for r in results if (r["network"], r["batch"]) != same] + [result | about]
+            sizes = ", ".join(f"{what.replace('_', ' ')} {size / 2**20:.1f} MiB" for what, size in result["bytes"].items())
+            seconds = ", ".join(f"{what} {value:.3f} s" for what, value in result["seconds"].items())
+            print(f"{network.name}, batch {result['batch']}: {sizes}; {seconds}; ratio {result['ratio']:.3f}", flush=True)
+            write_json(output, {"unit": "seconds per call", "results": results})
     print(f"wrote {output}")

@@ -10,6 +10,7 @@ import numpy as np
 # A curve describes its points if it misses none by more than a tenth and explains most of their variance: scatter about a level is no
 # growth. Within a twentieth of each other points are one value.
 MISSES, EXPLAINS, CONSTANT = 0.1, 0.9, 0.05
+TINY = 1e-300  # in place of a division by zero
 
 
 @dataclass(frozen=True)
@@ -35,47 +36,43 @@ class Growth:
         if len(x) != len(y) or len(x) < 3:
             raise ValueError(f"x and y must have the same length, at least 3, got {len(x)} and {len(y)}")
         a, b = np.asarray(x, float), np.asarray(y, float)
-        if batch_size is not None and np.sum(a > batch_size) >= 2 and _spread(b) > CONSTANT and _spread(b[a > batch_size]) <= CONSTANT:
-            beyond = b[a > batch_size]
-            value = float(np.median(beyond))
-            return Growth(f"constant beyond one chunk: {_number(value)}", _worst(np.full(len(beyond), value), beyond), None)
         if _spread(b) <= CONSTANT:
-            value = float(np.median(b))
-            return Growth(f"constant: {_number(value)}", _worst(np.full(len(b), value), b), None)
+            return _constant("constant", b)
+        beyond = b[a > batch_size] if batch_size is not None else b[:0]
+        if len(beyond) >= 2 and _spread(beyond) <= CONSTANT:
+            return _constant("constant beyond one chunk", beyond)
         curves = [_power(a, b), _line(a, b)] if np.all(b > 0) else [_line(a, b)]
         best = min(curves, key=lambda curve: round(curve.worst, 6))  # both are exact where y is proportional to x: a power law
-        if best.describes:
-            return best
-        return Growth(f"no curve: {_number(b.min())} to {_number(b.max())}", best.worst, best.r2)
+        return best if best.describes else Growth(f"no curve: {_number(b.min())} to {_number(b.max())}", best.worst, best.r2)
+
+
+def _constant(words: str, y: np.ndarray) -> Growth:
+    value = float(np.median(y))
+    return Growth(f"{words}: {_number(value)}", _worst(np.full(len(y), value), y), None)
 
 
 def _power(x: np.ndarray, y: np.ndarray) -> Growth:
     p, log_c = np.polyfit(np.log(x), np.log(y), 1)
-    fitted = np.exp(log_c) * x**p
-    return Growth(f"~ x^{p:.2f}", _worst(fitted, y), _r2(fitted, y))
+    return _curve(f"~ x^{p:.2f}", np.exp(log_c) * x**p, y)
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> Growth:
-    slope, start = np.polyfit(x, y, 1, w=1 / np.maximum(np.abs(y), 1e-300))  # of relative residuals, as those of a power law are
-    fitted = start + slope * x
-    words = (
-        f"{_number(start)} {'-' if slope < 0 else '+'} {_number(abs(slope))} x"
-        if abs(start) > 1e-6 * np.max(np.abs(y))
-        else f"{_number(slope)} x"
-    )
-    return Growth(words, _worst(fitted, y), _r2(fitted, y))
+    slope, start = np.polyfit(x, y, 1, w=1 / np.maximum(np.abs(y), TINY))  # of relative residuals, as those of a power law are
+    through_zero = abs(start) <= 1e-6 * np.max(np.abs(y))
+    words = f"{_number(slope)} x" if through_zero else f"{_number(start)} {'-' if slope < 0 else '+'} {_number(abs(slope))} x"
+    return _curve(words, start + slope * x, y)
+
+
+def _curve(words: str, fitted: np.ndarray, y: np.ndarray) -> Growth:
+    return Growth(words, _worst(fitted, y), float(1 - np.sum((fitted - y) ** 2) / np.sum((y - y.mean()) ** 2)))
 
 
 def _worst(fitted: np.ndarray, y: np.ndarray) -> float:
-    return float(np.max(np.abs(fitted - y) / np.maximum(np.abs(y), 1e-300)))
-
-
-def _r2(fitted: np.ndarray, y: np.ndarray) -> float:
-    return float(1 - np.sum((fitted - y) ** 2) / np.sum((y - y.mean()) ** 2))
+    return float(np.max(np.abs(fitted - y) / np.maximum(np.abs(y), TINY)))
 
 
 def _spread(y: np.ndarray) -> float:
-    return float((y.max() - y.min()) / max(abs(y.max()), 1e-300))
+    return float((y.max() - y.min()) / max(abs(y.max()), TINY))
 
 
 def _number(value: float) -> str:

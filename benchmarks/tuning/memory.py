@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 import tyro
 from torch import Tensor
 
 import ttune
 from benchmarks.isolated_process import apart, peak_bytes
-from benchmarks.machine import command, machine
-from benchmarks.result_paths import is_part, result_path
+from benchmarks.machine import machine
+from benchmarks.result_paths import command, is_part, result_path, write_json
 from benchmarks.tuning.growth import Growth
 from ttune import zoo
-from ttune.evaluation.table import write_report
 from ttune.sampling.plan import Plan
 from ttune.sampling.sample import start_state
 from ttune.tuning.problem import Problem
@@ -51,30 +49,25 @@ class MemoryOptions:
     """Samples in one backward pass of the network; by default a sixteenth of the chunk."""
     out: Path | None = None
     """By default benchmarks/results/memory-cpu.json; build/memory-cpu.json where anything above is not the default."""
-    only: str = ""
-    """Measure this kind alone, in this process, and print it as JSON."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(MemoryOptions, args=argv, prog="python -m benchmarks memory", description=__doc__)
-    if args.only:
-        print(msgspec.json.encode(measured(args, args.only, args.steps[0])).decode())
-        return
     out = args.out or result_path("memory-cpu.json", is_part(args))
-    report = {"command": command("memory", argv), "settings": {"sampler": args.sampler, "batch_size": args.batch_size, "micro": args.micro}}
-    report["machine"] = machine() | {"threads": 1}
-    rows = []
-    print(f"{'steps':>5} {'':16} {'peak MiB':>9} {'cached MiB':>11} {'(peak - cached) / sampling':>27}")
+    settings = {"sampler": args.sampler, "batch_size": args.batch_size, "micro": args.micro}
+    report: dict[str, Any] = {"command": command("memory", argv), "settings": settings, "machine": machine() | {"threads": 1}}
+    rows = report["rows"] = []
     for steps in args.steps:
-        found = {kind: _apart(args, kind, steps) for kind in KINDS}
+        found = {kind: apart(measured, kind=kind, steps=steps, **settings) for kind in KINDS}
         for kind, row in found.items():
             ratio = (row["peak"] - row["cached"]) / found["sampling"]["peak"]
             rows.append({"steps": steps, "kind": kind, "ratio": ratio} | row)
-            print(f"{steps:5} {kind:16} {row['peak'] / 2**20:9.1f} {row['cached'] / 2**20:11.1f} {ratio:27.2f}", flush=True)
-    growth = growths(rows)
+            sizes = f"peak {row['peak'] / 2**20:.1f} MiB, cached {row['cached'] / 2**20:.1f} MiB"
+            print(f"{steps} steps, {kind}: {sizes}, (peak - cached) / sampling {ratio:.2f}", flush=True)
+    growth = report["growth of the peak, MiB, with the steps x"] = growths(rows)
     for kind, words in growth.items():
         print(f"{kind}, MiB by steps x: {words}")
-    write_report(out, report | {"rows": rows, "growth of the peak, MiB, with the steps x": growth})
+    write_json(out, report)
     print(f"Wrote {out}")
 
 
@@ -89,28 +82,21 @@ def growths(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _apart(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
-    options = ["--only", kind, "--steps", str(steps), "--sampler", args.sampler, "--batch-size", str(args.batch_size)]
-    return apart("memory", *options, "--micro", str(args.micro))  # "None" is read as such
-
-
-def measured(args: MemoryOptions, kind: str, steps: int) -> dict[str, Any]:
+def measured(kind: str, steps: int, sampler: str, batch_size: int, micro: int | None) -> dict[str, Any]:
     """{"peak", "cached"} in bytes of one chunk, in this process."""
-    if kind not in KINDS:
-        raise ValueError(f"only must be one of {list(KINDS)}, got {kind!r}")
     torch.set_num_threads(1)
     denoiser = zoo.load("fashion")
     for module in denoiser.modules():
         module.requires_grad_(False)
-    x_T, conditions = drawn_points(denoiser, torch.arange(args.batch_size))
-    problem = Problem(denoiser, x_T, conditions, torch.zeros_like(x_T), args.batch_size)
-    schedule = ttune.Schedule.build(denoiser.noise, args.sampler, steps, "quadratic")
+    x_T, conditions = drawn_points(denoiser, torch.arange(batch_size))
+    problem = Problem(denoiser, x_T, conditions, torch.zeros_like(x_T), batch_size)
+    schedule = ttune.Schedule.build(denoiser.noise, sampler, steps, "quadratic")
     parameters = Parameters(schedule, TUNABLE)
     theta = parameters.start_vector
     work: dict[str, Callable[[Problem], object]] = {
         "sampling": lambda p: p.samples(schedule),
         "differences": lambda p: by_differences(p, parameters, theta),
-        "backpropagation": lambda p: by_backpropagation(p, parameters, theta, Backpropagation(micro=args.micro)),
+        "backpropagation": lambda p: by_backpropagation(p, parameters, theta, Backpropagation(micro=micro)),
         "whole graph": lambda p: _whole_graph(p, schedule),
     }
     few = Problem(denoiser, x_T[:1], {k: v[:1] for k, v in conditions.items()}, torch.zeros_like(x_T[:1]), 1)
@@ -134,7 +120,7 @@ def cached_bytes(problem: Problem, schedule: ttune.Schedule) -> int:
 
 
 def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
-    """The gradient in the told times by one backward pass through the whole loop."""
+    """The gradient in the network times by one backward pass through the whole loop."""
     plan = Plan.make(problem.denoiser, schedule)
     told = torch.tensor(schedule.network_times.copy(), dtype=torch.float64, requires_grad=True)
     x = plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, told=told)

@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from benchmarks import machine, result_paths
-from benchmarks.tuning import compare, figures, memory
+from benchmarks.__main__ import BENCHMARKS, PARTS
+from benchmarks.tuning import compare, memory
 
 
 def test_a_command_is_what_was_typed_without_places_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["--steps", "3", "5", "--methods", "a=endpoint:tune=network_times+times", "--case", "2m + cfg"]
     expected = "python -m benchmarks x --steps 3 5 --methods a=endpoint:tune=network_times+times --case '2m + cfg'"
-    assert machine.command("x", typed) == expected
+    assert result_paths.command("x", typed) == expected
     monkeypatch.setattr("sys.argv", ["/usr/bin/anything", *typed])
-    assert machine.command("x", None) == expected
+    assert result_paths.command("x", None) == expected
     inside = str(result_paths.ROOT / "build" / "x.json")
     absolute = ["--out", inside, f"--work={inside}", "--peer", "/home/somebody/clone"]
-    assert machine.command("x", absolute) == "python -m benchmarks x --out build/x.json --work=build/x.json --peer clone"
-    assert machine.command("x", []) == "python -m benchmarks x"
+    assert result_paths.command("x", absolute) == "python -m benchmarks x --out build/x.json --work=build/x.json --peer clone"
+    assert result_paths.command("x", []) == "python -m benchmarks x"
 
 
 def test_the_commit_is_known_where_git_answers_and_said_to_be_unknown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,14 +66,14 @@ def test_results_to_report_and_others_lie_apart(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_is_a_part_if_it_measures_anything_but_the_default() -> None:
-    assert not result_paths.is_part(figures.FiguresOptions(work=Path("elsewhere"), progress=False, out=Path("x.json")))
-    assert result_paths.is_part(figures.FiguresOptions(steps=(5,)))
+    assert not result_paths.is_part(compare.CompareOptions(work=Path("elsewhere"), progress=False, out=Path("x.json")))
+    assert result_paths.is_part(compare.CompareOptions(steps=(5,)))
     assert result_paths.is_part(compare.CompareOptions(models=("digits",)))
     assert not result_paths.is_part(compare.CompareOptions(models=("digits",)), "models")
 
 
 def test_memory_records_its_command_and_a_part_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_apart", lambda args, kind, steps: {"peak": 200 * steps * 2**20, "cached": 100 * steps * 2**20})
+    monkeypatch.setattr(memory, "apart", lambda measured, steps, **_: {"peak": 200 * steps * 2**20, "cached": 100 * steps * 2**20})
     monkeypatch.setattr(result_paths, "BUILD", tmp_path / "build")
     monkeypatch.setattr(result_paths, "RESULTS", tmp_path / "results")
     memory.main(["--steps", "5"])
@@ -108,3 +111,10 @@ def test_a_comparison_records_its_command_and_a_part_replaces_nothing(tmp_path: 
         " --steps 3",
         f" --steps 3 --out {tmp_path.name}",
     ]
+
+
+def test_every_name_is_a_benchmark_or_a_part_of_one() -> None:
+    for name, module in BENCHMARKS.items():
+        assert callable(import_module(f"benchmarks.{module}").main), name
+    (model,) = tyro.cli(compare.CompareOptions, args=[*PARTS["figures"][1:], "--steps", "5"]).models
+    assert (PARTS["figures"][0], model) == ("compare", "fashion")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import isolated_process, result_paths
+from benchmarks import result_paths
+from benchmarks.isolated_process import apart
 from benchmarks.tuning import cost
 from benchmarks.tuning.growth import Growth
 
@@ -40,8 +41,8 @@ def test_evaluations_of_an_iteration_are_counted_and_memory_grows_with_pixels(ki
 
 def test_a_quick_run_lies_in_build_and_fits_three_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "count_on_cpu", lambda call: (None, 7000))  # the profiler takes a minute; it is tested above
-    peaks = {"3": 300, "5": 500, "8": 800}
-    monkeypatch.setattr(cost, "apart", lambda *options: {"peak": peaks[options[options.index("--steps") + 1]]})
+    peaks = {3: 300, 5: 500, 8: 800}
+    monkeypatch.setattr(cost, "apart", lambda function, **options: peaks[options["steps"]])
     monkeypatch.setattr(result_paths, "BUILD", tmp_path / "build")
     monkeypatch.setattr(result_paths, "RESULTS", tmp_path / "results")
     options = [
@@ -81,7 +82,7 @@ def test_a_quick_run_lies_in_build_and_fits_three_budgets(tmp_path: Path, monkey
 
 
 def test_quick_runs_are_repeated_only_where_they_are_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "apart", lambda *options: {"peak": 1})
+    monkeypatch.setattr(cost, "apart", lambda function, **options: 1)
     fast, slow = ([1.0, 3.0, 2.0], [21.0])
     result = cost.tuning("ays", "dpmpp_2m", 3)(True)
     for times, quick, runs in ((fast, False, 3), (fast, True, 1), (slow, False, 1)):
@@ -94,9 +95,9 @@ def test_quick_runs_are_repeated_only_where_they_are_to_report(monkeypatch: pyte
 
 
 def test_the_peak_of_a_tuning_is_measured_in_a_process_of_its_own() -> None:
-    assert 0 < isolated_process.apart("tuning", "--only", "trajectory", "--steps", "3", "--quick")["peak"] < 100e6
-    with pytest.raises(RuntimeError, match="tuning --only no-such-method failed"):
-        isolated_process.apart("tuning", "--only", "no-such-method")
+    assert 0 < apart(cost.peak, name="trajectory", sampler="dpmpp_2m", steps=3, quick=True) < 100e6
+    with pytest.raises(RuntimeError, match=r"cost peak .*no-such-method.* failed: (?s:.*)ValueError"):
+        apart(cost.peak, name="no-such-method", sampler="dpmpp_2m", steps=3, quick=True)
 
 
 def test_an_interrupted_run_goes_on_with_the_cells_of_its_code(tmp_path: Path) -> None:
