@@ -69,8 +69,8 @@ class _StartNoise:
 def times(schedule: ttune.Schedule, host: Any) -> TimestepOverride:
     """What the network gets at each evaluation, which is checked to be at the sigma that the schedule has there."""
     timestep = host.timestep
-    heard = None if schedule.noise.discrete_steps is not None else lambda t: timestep(torch.tensor(t)).double().numpy()
-    return TimestepOverride.of(schedule, lambda t: levels(schedule.noise, t), heard, unit="sigma")
+    to_network = None if schedule.noise.discrete_steps is not None else lambda t: timestep(torch.tensor(t)).double().numpy()
+    return TimestepOverride.of(schedule, lambda t: levels(schedule.noise, t), to_network, unit="sigma")
 
 
 def check_schedule(schedule: ttune.Schedule) -> None:

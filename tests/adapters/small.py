@@ -1,4 +1,4 @@
-"""What the hosts' tests share: a small network whose output depends on the time it is told, and a schedule that tells another one."""
+"""What the hosts' tests share: a small network whose output depends on the time it is passed, and a schedule with other network times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ttune
 
 
 class Small(nn.Module):
-    """Two convolutions, told the time by a sine that sees fractions of a unit; ``scale`` is that of a usual time."""
+    """Two convolutions, given the time by a sine that sees fractions of a unit; ``scale`` is that of a usual time."""
 
     def __init__(self, channels: int = 2, out: int | None = None, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
@@ -19,13 +19,13 @@ class Small(nn.Module):
         self.first, self.last = nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, out, 3, padding=1)
         self.label = nn.Embedding(4, 8)
         self.scale = scale
-        self.heard: list[float] = []  # the times it was told
+        self.passed: list[float] = []  # the times it was passed
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
         self.to(dtype)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        self.heard.append(float(t.detach().reshape(-1)[0]))
+        self.passed.append(float(t.detach().reshape(-1)[0]))
         angle = (t.to(x.dtype) / self.scale)[:, None] * torch.arange(1, 9, dtype=x.dtype)
         hidden = self.first(x) + torch.sin(3 * angle)[:, :, None, None]
         if y is not None:
@@ -36,10 +36,10 @@ class Small(nn.Module):
 def tuned(
     noise: ttune.NoiseSchedule, sampler: str, steps: int, spacing: str = "log_snr", share: float = 0.03, **build: object
 ) -> ttune.Schedule:
-    """A schedule as a tuning might leave it: fractional times, every evaluation told another time than it stands at."""
+    """A schedule as a tuning might leave it: fractional times, at every evaluation another network time than the solver's."""
     schedule = ttune.Schedule.build(noise, sampler, steps, spacing, **build)  # type: ignore[arg-type]
-    told = schedule.tableau().times * (1 + share * np.cos(1 + np.arange(len(schedule.network_times))))
-    return schedule.replace(network_times=np.clip(told, noise.t_min, noise.t_max))
+    network_times = schedule.tableau().times * (1 + share * np.cos(1 + np.arange(len(schedule.network_times))))
+    return schedule.replace(network_times=np.clip(network_times, noise.t_min, noise.t_max))
 
 
 def noise_like(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

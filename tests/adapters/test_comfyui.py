@@ -347,7 +347,7 @@ def test_what_comfyuis_samplers_do_otherwise_is_refused(nodes: Any, kind: str, s
     model = applied(nodes, patcher, made)
     with pytest.raises(ValueError, match=f"schedule must do without .*{what}.*use 'ttune: sampler of schedule'"):
         theirs(nodes, model, made, sampler=own({"kdpm_2": "dpm_2"}.get(made.sampler, made.sampler)))
-    assert not patcher.model.network.heard
+    assert not patcher.model.network.passed
     assert torch.isfinite(theirs(nodes, model, made)).all()  # ttune's own sampler can
 
 
@@ -357,7 +357,7 @@ def test_another_sampler_than_the_schedules_is_refused(nodes: Any) -> None:
     for name in ("dpmpp_2m", "lcm"):
         with pytest.raises(ValueError, match=f"sampler must be euler, the schedule is for 'euler', got {name}"):
             theirs(nodes, model, schedule, sampler=own(name))
-    assert not patcher.model.network.heard
+    assert not patcher.model.network.passed
     churned = stand_in.KSAMPLER(own("euler").sampler_function, {"s_churn": 1.0, "s_noise": 1.0})
     with pytest.raises(ValueError, match=r"sampler must be plain euler, got the options \{'s_churn': 1.0\}"):
         theirs(nodes, model, schedule, sampler=churned)
@@ -396,7 +396,7 @@ def test_caches_of_other_nodes_and_conditionings_that_begin_later(nodes: Any) ->
         model, sampler = model_of(patcher)
         theirs(nodes, model, schedule, sampler=sampler)
         assert last["calls"] == 5
-        np.testing.assert_allclose(patcher.model.network.heard, schedule.network_times[[0, 3, 4]], rtol=1e-6)
+        np.testing.assert_allclose(patcher.model.network.passed, schedule.network_times[[0, 3, 4]], rtol=1e-6)
 
         class Later(stand_in.CFGGuider):
             def predict_noise(self, x: Tensor, sigma: Tensor, *rest: Any) -> Tensor:
@@ -405,7 +405,7 @@ def test_caches_of_other_nodes_and_conditionings_that_begin_later(nodes: Any) ->
         patcher = host("eps")
         model, sampler = model_of(patcher)
         assert torch.isfinite(theirs(nodes, model, schedule, sampler=sampler, guider=Later(model, Y, 1.0))).all()
-        assert 0 < len(patcher.model.network.heard) < 5
+        assert 0 < len(patcher.model.network.passed) < 5
 
 
 def test_the_time_is_the_models_own_between_evaluations(nodes: Any) -> None:
@@ -492,7 +492,7 @@ def test_another_model_is_refused_before_its_network_runs(nodes: Any, patcher: A
         theirs(nodes, made, schedule())
     with pytest.raises(ValueError, match=message):
         applied(nodes, made, schedule())
-    assert not made.model.network.heard
+    assert not made.model.network.passed
 
 
 class Other(stand_in.CFGGuider):
@@ -519,7 +519,7 @@ def test_what_the_schedule_was_tuned_for_is_compared(nodes: Any, tmp_path: Path,
         theirs(nodes, patcher, schedule)
     with pytest.raises(ValueError, match=message):
         theirs(nodes, applied(nodes, patcher, schedule), schedule, sampler=own("euler"))
-    assert not patcher.model.network.heard
+    assert not patcher.model.network.passed
     schedule.save(tmp_path / "ttune.json")
     anyway, _ = nodes["TtuneLoadSchedule"]().load(str(tmp_path / "ttune.json"), check_model=False)
     assert relative(theirs(nodes, patcher, anyway), ours("eps", patcher, anyway)) < CLOSE

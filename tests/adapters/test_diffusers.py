@@ -28,9 +28,9 @@ def noise(*shape: int) -> Tensor:
 
 
 def bent(schedule: ttune.Schedule, denoiser: ttune.Denoiser | None = None) -> ttune.Schedule:
-    """As a tuned one: told fractional times beside the times."""
-    told = 0.93 * schedule.network_times + 0.01 * schedule.noise.t_max
-    return schedule.replace(network_times=told, model={} if denoiser is None else denoiser.identity())
+    """As a tuned one: with fractional network times beside the times."""
+    network_times = 0.93 * schedule.network_times + 0.01 * schedule.noise.t_max
+    return schedule.replace(network_times=network_times, model={} if denoiser is None else denoiser.identity())
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,7 @@ def test_a_refused_schedule_leaves_the_one_before_in_place(pixel: tuple[Any, ttu
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_compiled_network_hears_the_same(in_place: bool, tmp_path: Path) -> None:
+def test_a_compiled_network_is_passed_the_same(in_place: bool, tmp_path: Path) -> None:
     pipeline = models.ddpm(tmp_path, clip_sample=False)
     denoiser = ttune.diffusers.load(tmp_path)
     schedule = bent(ttune.Schedule.build(denoiser.noise, "dpmpp_2m", 3, "log_snr"), denoiser)
@@ -387,15 +387,15 @@ def test_clipping_is_the_tuned_one_and_noise_learned_where_the_model_learned_it(
     assert theirs.abs().max() <= 1
 
 
-def test_controlnet_hears_the_same_time(tmp_path: Path) -> None:
+def test_controlnet_is_passed_the_same_time(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     torch.manual_seed(1)
     controlnet = models.scrambled(
         diffusers().ControlNetModel.from_unet(models.unet_2d_condition(), conditioning_embedding_out_channels=(4, 8))
     )
     pipeline = sd_pipeline(tmp_path, "StableDiffusionControlNetPipeline", controlnet=controlnet)
-    heard: dict[str, list[float]] = {"unet": [], "controlnet": []}
-    for name, times in heard.items():
+    passed: dict[str, list[float]] = {"unet": [], "controlnet": []}
+    for name, times in passed.items():
         getattr(pipeline, name).time_proj.register_forward_pre_hook(lambda module, args, times=times: times.append(float(args[0][0])))
     noise_schedule = ttune.diffusers.noise_of(pipeline.scheduler)
     schedule = bent(ttune.Schedule.build(noise_schedule, "dpmpp_2m", 4, "log_snr"))
@@ -403,7 +403,7 @@ def test_controlnet_hears_the_same_time(tmp_path: Path) -> None:
     image = torch.rand(2, 3, 16, 16, generator=generator())
     tuned = sd_call(pipeline, 4, image=image)
     assert tuned.isfinite().all()
-    assert heard["controlnet"] == heard["unet"] == pytest.approx(schedule.network_times.tolist())
+    assert passed["controlnet"] == passed["unet"] == pytest.approx(schedule.network_times.tolist())
     ttune.diffusers.remove(pipeline)
     plain = sd_call(pipeline, 4, image=image)
     assert not torch.equal(plain, tuned)
@@ -458,10 +458,10 @@ def test_image_to_image_starts_in_the_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_tells_times_in_full(dtype: torch.dtype, pixel: tuple[Any, ttune.Denoiser], tmp_path: Path) -> None:
     pipeline = models.ddpm(tmp_path, clip_sample=False).to(dtype)
-    heard: list[Tensor] = []
-    pipeline.unet.time_proj.register_forward_pre_hook(lambda module, args: heard.append(args[0]))
+    passed: list[Tensor] = []
+    pipeline.unet.time_proj.register_forward_pre_hook(lambda module, args: passed.append(args[0]))
     schedule = bent(ttune.Schedule.build(LINEAR, "dpmpp_2m", 3, "log_snr"))
     ttune.diffusers.apply(pipeline, schedule)
     assert run(pipeline, 3, noise(2, 1, 8, 8).to(dtype)).dtype == dtype
-    assert [float(t[0]) for t in heard] == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
-    assert heard[0].dtype == torch.float32
+    assert [float(t[0]) for t in passed] == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
+    assert passed[0].dtype == torch.float32

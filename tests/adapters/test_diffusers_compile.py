@@ -93,37 +93,37 @@ class Elsewhere(torch.Tensor):
         return torch.device("cuda")
 
 
-def told(clock: EvaluationCounter, time: float, known: Any) -> torch.Tensor:
+def passed(counter: EvaluationCounter, time: float, known: Any) -> torch.Tensor:
     given = torch.Tensor._make_subclass(Elsewhere, torch.tensor([time, time]))
-    return clock.tell(given, torch.device("cpu"), known)[0]
+    return counter.passed(given, torch.device("cpu"), known)[0]
 
 
 def test_times_on_a_device_are_read_once_a_run() -> None:
-    stands = torch.tensor([900.0, 500.0, 100.0]).double().numpy()
-    clock = EvaluationCounter(stands, stands - 7, 1000.0)
-    clock.begin(0)
+    times = torch.tensor([900.0, 500.0, 100.0]).double().numpy()
+    counter = EvaluationCounter(times, times - 7, 1000.0)
+    counter.begin(0)
     with Reads() as reads:
-        for time in stands:
-            assert told(clock, time, AS_IT_IS).tolist() == [time - 7] * 2
+        for time in times:
+            assert passed(counter, time, AS_IT_IS).tolist() == [time - 7] * 2
             assert reads.count == 0
-            clock.advance()
+            counter.advance()
     assert reads.count == 1
 
 
 def test_a_wrong_time_on_a_device_is_an_error_at_the_end_of_the_run() -> None:
-    stands = torch.tensor([900.0, 500.5, 100.0]).double().numpy()
-    clock = EvaluationCounter(stands, stands - 7, 1000.0)
-    clock.begin(0)
-    told(clock, 900.0, AS_IT_IS)
-    clock.advance()
-    told(clock, 500.0, AS_IT_IS)
-    clock.advance()
-    told(clock, 100.0, AS_IT_IS)
+    times = torch.tensor([900.0, 500.5, 100.0]).double().numpy()
+    counter = EvaluationCounter(times, times - 7, 1000.0)
+    counter.begin(0)
+    passed(counter, 900.0, AS_IT_IS)
+    counter.advance()
+    passed(counter, 500.0, AS_IT_IS)
+    counter.advance()
+    passed(counter, 100.0, AS_IT_IS)
     with pytest.raises(ValueError, match=r"timestep was not the schedule's at some evaluation .* fractions included \(900, 500\.5, 100\)"):
-        clock.advance()
-    clock.begin(None)  # another run begins anew
+        counter.advance()
+    counter.begin(None)  # another run begins anew
     with pytest.raises(ValueError, match="timestep must be one of the schedule's times, got 899"):
-        told(clock, 899.0, AS_IT_IS)
+        passed(counter, 899.0, AS_IT_IS)
 
 
 def test_a_denoiser_of_an_applied_pipeline_is_compiled_whole(tmp_path: Path) -> None:

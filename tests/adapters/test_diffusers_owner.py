@@ -1,4 +1,4 @@
-"""A schedule lies on one pipeline: refused ones change nothing, copies and sharers are told apart, nothing is kept alive."""
+"""A schedule lies on one pipeline: refused ones change nothing, copies and sharers are distinguished, nothing is kept alive."""
 
 from __future__ import annotations
 

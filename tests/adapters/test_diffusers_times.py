@@ -40,12 +40,12 @@ def scheduler(name: str, **more: Any) -> Any:
 
 
 def pipeline_with(made: Any, folder: Path) -> tuple[Any, list[float]]:
-    """A pipeline that came with the scheduler, and what its network has been told so far."""
+    """A pipeline that came with the scheduler, and what times its network has been passed so far."""
     pipeline = models.loaded("DDPMPipeline", models.saved(diffusers().DDPMPipeline(models.unet_2d(), scheduler("DDPM")), folder))
     pipeline.scheduler = made
-    heard: list[float] = []
-    pipeline.unet.time_proj.register_forward_pre_hook(lambda module, args: heard.append(float(args[0][0])))
-    return pipeline, heard
+    passed: list[float] = []
+    pipeline.unet.time_proj.register_forward_pre_hook(lambda module, args: passed.append(float(args[0][0])))
+    return pipeline, passed
 
 
 def tuned(sampler: str, times: Any = TIMES, **more: Any) -> ttune.Schedule:
@@ -55,14 +55,14 @@ def tuned(sampler: str, times: Any = TIMES, **more: Any) -> ttune.Schedule:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_tuned_scheduler_keeps_fractions(name: str, tmp_path: Path) -> None:
-    pipeline, heard = pipeline_with(scheduler(name), tmp_path)
+    pipeline, passed = pipeline_with(scheduler(name), tmp_path)
     schedule = tuned(SAMPLERS[name])
     ttune.diffusers.apply(pipeline, schedule)
     assert pipeline.scheduler.timesteps.dtype == torch.float32
     assert pipeline.scheduler.timesteps.tolist() == pytest.approx(schedule.tableau().times.tolist(), rel=1e-6)
     run(pipeline, schedule.steps, noise(1, 1, 8, 8), seed=1)
-    assert heard == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
-    assert any(t % 1 for t in heard)
+    assert passed == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
+    assert any(t % 1 for t in passed)
 
 
 @pytest.mark.parametrize("name", [*TRUNCATE, *TAKE_NONE])
@@ -88,17 +88,17 @@ KEPT = {
 def test_a_scheduler_that_makes_the_steps_is_kept(case: str, tmp_path: Path) -> None:
     name, settings, more = KEPT[case]
     made = scheduler(name, **settings)
-    pipeline, heard = pipeline_with(made, tmp_path)
+    pipeline, passed = pipeline_with(made, tmp_path)
     schedule = tuned(SAMPLERS[name], lower_order_final=name == "DPMSolverMultistep", **more)
     made.set_timesteps(4)
     before, own = run(pipeline, 4, noise(2, 1, 8, 8)), made.timesteps.clone()
-    heard.clear()
+    passed.clear()
     ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
     assert pipeline.scheduler is made
     # As its pipelines do: some schedulers keep x / alpha.
     scale = 1.0 if name in ("DDIM", "DPMSolverMultistep") else float(1 / schedule.alphas[0])
     theirs = run(pipeline, 4, scale * noise(2, 1, 8, 8))
-    assert heard == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
+    assert passed == pytest.approx(schedule.network_times.tolist(), rel=1e-6)
     denoiser = ttune.diffusers.load(pipeline)
     ours = ttune.sample(denoiser, schedule, noise(2, 1, 8, 8))
     # Their tables are float32, and between whole times sigma / alpha is a straight line.
@@ -136,7 +136,7 @@ def test_noise_of_ones_own_is_not_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_flow_matching_keeps_fractions(keep: bool, tmp_path: Path) -> None:
     made = diffusers().FlowMatchEulerDiscreteScheduler()
-    pipeline, heard = pipeline_with(made, tmp_path)
+    pipeline, passed = pipeline_with(made, tmp_path)
     times = np.array([1.0, 0.7105, 0.4053, 0.1505, 0.0])
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, times)
     schedule = schedule.replace(network_times=0.95 * schedule.network_times)
@@ -146,7 +146,7 @@ def test_flow_matching_keeps_fractions(keep: bool, tmp_path: Path) -> None:
     with torch.no_grad():
         for t in pipeline.scheduler.timesteps:
             x = pipeline.scheduler.step(pipeline.unet(x, t).sample, t, x).prev_sample
-    assert heard == pytest.approx((1000 * schedule.network_times).tolist(), rel=1e-6)
+    assert passed == pytest.approx((1000 * schedule.network_times).tolist(), rel=1e-6)
     denoiser = ttune.diffusers.load(pipeline)
     ours = ttune.sample(denoiser, schedule, noise(2, 1, 8, 8))
     torch.testing.assert_close(x, ours, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
@@ -166,12 +166,12 @@ def test_a_network_with_a_table_of_times_is_told_whole_ones(tmp_path: Path) -> N
 
 
 def sd3_with(folder: Path, **settings: Any) -> tuple[Any, list[float]]:
-    """Stable Diffusion 3 with a scheduler of these settings, and what its network is told."""
+    """Stable Diffusion 3 with a scheduler of these settings, and what times its network is passed."""
     pipeline = sd3_pipeline(folder)
     pipeline.scheduler = diffusers().FlowMatchEulerDiscreteScheduler(**settings)
-    heard: list[float] = []
-    pipeline.transformer.time_text_embed.time_proj.register_forward_pre_hook(lambda module, args: heard.append(float(args[0][0])))
-    return pipeline, heard
+    passed: list[float] = []
+    pipeline.transformer.time_text_embed.time_proj.register_forward_pre_hook(lambda module, args: passed.append(float(args[0][0])))
+    return pipeline, passed
 
 
 FLOWS = (
@@ -183,18 +183,18 @@ FLOWS = (
 
 @pytest.mark.parametrize("settings", FLOWS, ids=str)
 def test_a_flow_scheduler_with_a_shift_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
-    pipeline, heard = sd3_with(tmp_path, **settings)
+    pipeline, passed = sd3_with(tmp_path, **settings)
     scheduler = pipeline.scheduler
     noise_schedule = ttune.diffusers.noise_of(scheduler)
     schedule = ttune.Schedule.build(noise_schedule, "euler", 6, [1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0])
     schedule = schedule.replace(network_times=0.95 * schedule.network_times)
     ttune.diffusers.apply(pipeline, schedule)
     replaced = sd3_call(pipeline, 6)
-    heard.clear()
+    passed.clear()
     ttune.diffusers.apply(pipeline, schedule, keep_scheduler=True)
     assert pipeline.scheduler is scheduler
     kept = sd3_call(pipeline, 6)
-    assert heard == pytest.approx((1000 * schedule.network_times).tolist(), rel=1e-6)
+    assert passed == pytest.approx((1000 * schedule.network_times).tolist(), rel=1e-6)
     torch.testing.assert_close(kept, replaced, rtol=1e-4, atol=1e-5 * float(replaced.abs().max()))
     np.testing.assert_allclose(scheduler.sigmas, schedule.times, rtol=1e-5, atol=1e-6)
 

@@ -42,12 +42,12 @@ def test_it_gives_the_samples_of_our_loop(sampler: str, predict_x0: bool, option
     denoiser = ttune.dpm_solver.denoiser(network, ns, kind)
     schedule = tuned(denoiser.noise, sampler, 6, "log_snr", final=final, options=options, t_start=950.0)
     mine = ttune.sample(denoiser, schedule, X_T)
-    network.heard.clear()
-    told = ttune.dpm_solver.wrap(network, ns, schedule)
-    solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns, model_type=kind), ns, predict_x0=predict_x0)
+    network.passed.clear()
+    wrapped = ttune.dpm_solver.wrap(network, ns, schedule)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(wrapped, ns, model_type=kind), ns, predict_x0=predict_x0)
     with ttune.dpm_solver.apply(solver, schedule):
         theirs = solver.sample(X_T, **ttune.dpm_solver.arguments(schedule, ns))
-    np.testing.assert_allclose(network.heard, schedule.network_times, rtol=1e-12)
+    np.testing.assert_allclose(network.passed, schedule.network_times, rtol=1e-12)
     torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-5)
     assert "get_time_steps" not in solver.__dict__
 
@@ -67,9 +67,9 @@ def test_other_numbers_of_steps_and_continuous_time() -> None:
 def sample_both(schedule: Any, denoiser: Any, network: Small, ns: Any, solver: dict[str, Any], wrapper: dict[str, Any], **call: Any) -> Any:
     """(the host's sample, ours); ``call`` replaces arguments of the host's ``sample``."""
     arguments = ttune.dpm_solver.arguments(schedule, ns) | call
-    told = ttune.dpm_solver.wrap(network, ns, schedule)
-    made = dpm.DPM_Solver(dpm.model_wrapper(told, ns, **wrapper), ns, **{"predict_x0": True, **solver})
-    network.heard.clear()
+    wrapped = ttune.dpm_solver.wrap(network, ns, schedule)
+    made = dpm.DPM_Solver(dpm.model_wrapper(wrapped, ns, **wrapper), ns, **{"predict_x0": True, **solver})
+    network.passed.clear()
     with ttune.dpm_solver.apply(made, schedule):
         theirs = made.sample(X_T, **arguments)
     return theirs, ttune.sample(denoiser, schedule, X_T)
@@ -120,7 +120,7 @@ def test_other_arguments_are_refused_before_the_first_call(call: dict[str, Any],
     schedule = tuned(denoiser.noise, "dpmpp_2m", 5)
     with pytest.raises(ValueError, match=match):
         sample_both(schedule, denoiser, network, ns, {}, {}, **call)
-    assert network.heard == []
+    assert network.passed == []
     for harmless in ({"t_start": None}, {"skip_type": "logSNR"}):
         theirs, mine = sample_both(schedule, denoiser, network, ns, {}, {}, **harmless)
         torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
@@ -147,7 +147,7 @@ def test_a_solver_that_steps_otherwise_is_refused(
     schedule = tuned(denoiser.noise, sampler, 5).replace(model=denoiser.identity())
     with pytest.raises(ValueError, match=match):
         sample_both(schedule, denoiser, network, ns, solver, wrapper)
-    assert network.heard == []
+    assert network.passed == []
 
 
 def test_dynamic_thresholding_is_ours() -> None:
@@ -169,8 +169,8 @@ def test_guidance_by_the_host_and_float32() -> None:
     schedule, labels = tuned(denoiser.noise, "dpmpp_2m", 5), torch.tensor([1, 2, 3])
     mine = ttune.sample(denoiser, schedule, X_T.float(), conditions={"cond": labels})
     guidance = {"condition": labels, "unconditional_condition": torch.zeros_like(labels), "guidance_scale": 3.0}
-    told = ttune.dpm_solver.wrap(network, ns, schedule)
-    solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns, guidance_type="classifier-free", **guidance), ns, predict_x0=True)
+    wrapped = ttune.dpm_solver.wrap(network, ns, schedule)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(wrapped, ns, guidance_type="classifier-free", **guidance), ns, predict_x0=True)
     with ttune.dpm_solver.apply(solver, schedule):
         theirs = solver.sample(X_T.float(), **ttune.dpm_solver.arguments(schedule, ns))
     # Its alphas come from tables of float32 through logarithms.
@@ -196,13 +196,13 @@ def test_what_does_not_fit_is_refused() -> None:
         ttune.dpm_solver.arguments(tuned(noise, "dpmpp_3m", 3), ns)
     with pytest.raises(ValueError, match="lowers its order otherwise"):
         ttune.dpm_solver.arguments(tuned(noise, "dpmpp_2m", 20, lower_order_final=True), ns)
-    with pytest.raises(ValueError, match="its noise schedule is not the solver's"):
+    with pytest.raises(ValueError, match="its noise schedule is not the host's"):
         ttune.dpm_solver.wrap(network, ns, tuned(NoiseSchedule.cosine(), "dpmpp_2m", 4))
     with pytest.raises(ValueError, match="must be 'discrete' or 'linear', got 'cosine'"):
         ttune.dpm_solver.noise(dpm.NoiseScheduleVP("cosine"))
     schedule = tuned(noise, "dpmpp_2m", 5)
-    told = ttune.dpm_solver.wrap(network, ns, schedule)
-    solver = dpm.DPM_Solver(dpm.model_wrapper(told, ns), ns, predict_x0=True)
+    wrapped = ttune.dpm_solver.wrap(network, ns, schedule)
+    solver = dpm.DPM_Solver(dpm.model_wrapper(wrapped, ns), ns, predict_x0=True)
     with ttune.dpm_solver.apply(solver, schedule), pytest.raises(ValueError, match=r"steps must be 4, as in ttune\.dpm_solver\.arguments"):
         solver.sample(X_T, steps=7, order=2, method="multistep")
     with pytest.raises(ValueError, match="t_input must be"):  # its own grid

@@ -1,4 +1,4 @@
-"""EDM's convention (its code is not on PyPI: tests/adapters/edm_convention.py stands for it) with a tuned schedule."""
+"""EDM's convention (its code is not on PyPI: tests/adapters/edm_convention.py has the convention) with a tuned schedule."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_its_own_sampler_gives_the_samples_of_our_loop(precond: type[EDMPrecond]
     schedule = tuned(NOISE, sampler, 4, "log_snr", t_start=60.0)  # not the grid that the sampler would make
     mine = ttune.sample(denoiser, schedule, 80 * UNIT, conditions={"class_labels": LABELS})
     before = edm_sampler(net, UNIT, LABELS, num_steps=4)
-    net.model.small.heard.clear()
+    net.model.small.passed.clear()
     with ttune.edm.apply(net, schedule):
         theirs = edm_sampler(net, UNIT, LABELS, num_steps=4)
         again = edm_sampler(net, UNIT, LABELS, num_steps=4)
-    heard = net.model.small.heard[: len(schedule.network_times)]
+    passed = net.model.small.passed[: len(schedule.network_times)]
     c_noise = np.log(schedule.network_times * (0.5 if precond is VEPrecond else 1)) / (1 if precond is VEPrecond else 4)
-    np.testing.assert_allclose(heard, c_noise, rtol=1e-12)
+    np.testing.assert_allclose(passed, c_noise, rtol=1e-12)
     torch.testing.assert_close(theirs, mine, rtol=1e-10, atol=1e-10)
     assert torch.equal(again, theirs)
     assert torch.equal(edm_sampler(net, UNIT, LABELS, num_steps=4), before)
@@ -89,7 +89,7 @@ def test_samplers_that_step_otherwise_are_found_out(sampler: str, solver: str, s
         pytest.raises(ValueError, match=f"must step as the schedule's '{sampler}' does, got another state"),
     ):
         ablation_sampler(net, latents, num_steps=steps, solver=solver, schedule=schedule, scaling=scaling)
-    assert len(net.model.small.heard) <= 2 if sampler == solver else len(net.model.small.heard) <= 3
+    assert len(net.model.small.passed) <= 2 if sampler == solver else len(net.model.small.passed) <= 3
 
 
 def test_states_that_are_changed_on_purpose() -> None:
@@ -115,12 +115,12 @@ def test_settings_that_its_sampler_does_not_have_are_refused(settings: dict[str,
 
 def test_only_the_noise_argument_changes() -> None:
     net = EDMPrecond()
-    x, position, told = UNIT, 2.0, 3.0
+    x, position, tau = UNIT, 2.0, 3.0
     total = (position**2 + 0.25) ** 0.5
-    c_noise = torch.full((3,), np.log(told) / 4, dtype=torch.float64)
+    c_noise = torch.full((3,), np.log(tau) / 4, dtype=torch.float64)
     D = 0.25 / total**2 * x + position * 0.5 / total * net.model(x / total, c_noise)
-    torch.testing.assert_close(ttune.edm.denoiser(net)(x, position, told), D, rtol=1e-12, atol=1e-12)
-    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [position, 0.0]).replace(network_times=[told])):
+    torch.testing.assert_close(ttune.edm.denoiser(net)(x, position, tau), D, rtol=1e-12, atol=1e-12)
+    with ttune.edm.apply(net, ttune.Schedule.build(NOISE, "euler", None, [position, 0.0]).replace(network_times=[tau])):
         torch.testing.assert_close(net(x, torch.tensor(position)), D, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(net(x=x, sigma=torch.tensor(position), class_labels=None), D, rtol=1e-12, atol=1e-12)
 
@@ -140,10 +140,10 @@ def test_a_copy_of_the_net_is_told_too() -> None:
     net, schedule = EDMPrecond(), tuned(NOISE, "heun", 4)
     plain = edm_sampler(net, UNIT, num_steps=4)
     with ttune.edm.apply(net, schedule):
-        told, twin = edm_sampler(net, UNIT, num_steps=4), copy.deepcopy(net)
-        assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), told)
+        passed, twin = edm_sampler(net, UNIT, num_steps=4), copy.deepcopy(net)
+        assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), passed)
     assert torch.equal(edm_sampler(net, UNIT, num_steps=4), plain)
-    assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), told)
+    assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), passed)
     ttune.edm.remove(twin)
     assert torch.equal(edm_sampler(twin, UNIT, num_steps=4), plain)
     assert not twin._forward_pre_hooks

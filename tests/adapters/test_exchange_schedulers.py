@@ -64,7 +64,7 @@ def made(name: str, settings: dict[str, Any]) -> Any:
 
 
 def end_state(scheduler: Any, schedule: Schedule, arguments: dict[str, Any]) -> torch.Tensor:
-    """Where a run ends whose network knows that the image is .7 everywhere: there, if it is told at every step where it is."""
+    """Where a run ends whose network knows that the image is .7 everywhere: there, if it is passed the solver's time at every step."""
     scheduler.set_timesteps(**arguments)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, 8, 8, generator=generator, dtype=torch.float64)

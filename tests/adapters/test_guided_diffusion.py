@@ -48,9 +48,9 @@ def test_ddim_gives_the_samples_of_our_loop(mean: str, steps: int, rescale: bool
     before = whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS) if steps == 400 else None
     spaced = ttune.guided_diffusion.apply(model, whole, schedule)
     assert type(spaced) is gaussian.GaussianDiffusion
-    model.heard.clear()
+    model.passed.clear()
     theirs = spaced.ddim_sample_loop(model, X_T.shape, noise=X_T, clip_denoised=clip, model_kwargs=LABELS)
-    np.testing.assert_allclose(model.heard, schedule.network_times * (1000 / steps if rescale else 1), rtol=1e-6)
+    np.testing.assert_allclose(model.passed, schedule.network_times * (1000 / steps if rescale else 1), rtol=1e-6)
     close(mine, theirs)
     with pytest.raises(ValueError, match="the model's time must be"):
         whole.ddim_sample_loop(model, X_T.shape, noise=X_T, model_kwargs=LABELS)
@@ -128,10 +128,10 @@ def test_guidance_that_no_schedule_was_tuned_with_is_refused() -> None:
         ("ddpm", "p_sample_loop", {"denoised_fn": lambda x: x / 2}, "denoised_fn must be None"),
     ):
         spaced = ttune.guided_diffusion.apply(model, whole, tuned(plain.noise, sampler, 3))
-        model.heard.clear()
+        model.passed.clear()
         with pytest.raises(ValueError, match=match):
             sampled(spaced, model, loop, **more)
-        assert model.heard == []
+        assert model.passed == []
         ttune.guided_diffusion.remove(model)
     schedule = tuned(plain.noise, "ddim", 3).replace(model=plain.identity())
     spaced = ttune.guided_diffusion.apply(model, whole, schedule)
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused() -> None:
     noise = ttune.guided_diffusion.noise(whole)
     with pytest.raises(ValueError, match=r"must have all 1000 steps of the training, got 10 of them"):
         ttune.guided_diffusion.denoiser(model, diffusion(keep=range(0, 1000, 100)))
-    with pytest.raises(ValueError, match="its noise schedule is not the diffusion's"):
+    with pytest.raises(ValueError, match="its noise schedule is not the host's"):
         ttune.guided_diffusion.apply(model, whole, tuned(NoiseSchedule.cosine(), "ddim", 3))
     with pytest.raises(ValueError, match=r"one of \['ddim', 'ddpm'\], the samplers of guided-diffusion, got 'heun'"):
         ttune.guided_diffusion.apply(model, whole, tuned(noise, "heun", 3))
@@ -240,4 +240,4 @@ def test_a_time_that_is_passed_by_name() -> None:
     schedule = tuned(ttune.guided_diffusion.noise(whole), "ddim", 3)
     ttune.guided_diffusion.apply(model, whole, schedule)
     model(X_T, timesteps=torch.full((3,), float(schedule.times[0])))
-    assert model.small.heard == pytest.approx([schedule.network_times[0]])
+    assert model.small.passed == pytest.approx([schedule.network_times[0]])

@@ -50,12 +50,12 @@ def test_discrete_models_sample_as_in_our_own_loop(kind: str, sampler: str, func
     denoiser = ttune.k_diffusion.denoiser(model, noise=VP)
     schedule = tuned(VP, sampler, 4, t_start=900.0, options=OPTIONS.get(sampler, {}))
     mine = ttune.sample(denoiser, schedule, X_T)
-    network.heard.clear()
+    network.passed.clear()
     sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
     theirs = getattr(sampling, function)(ttune.k_diffusion.wrap(model, schedule), ttune.k_diffusion.start(schedule, X_T), sigmas, **options)
-    np.testing.assert_allclose(network.heard, schedule.network_times, rtol=1e-12)
+    np.testing.assert_allclose(network.passed, schedule.network_times, rtol=1e-12)
     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
-    # And the told times matter: untold it is another image.
+    # And the network times matter: without them it is another image.
     untold = getattr(sampling, function)(model, ttune.k_diffusion.start(schedule, X_T), sigmas, **options)
     assert (untold - theirs).abs().max() > 1e-3
 
@@ -71,7 +71,7 @@ def test_preconditioned_models_keep_their_scalings_at_the_position() -> None:
     sigmas = ttune.k_diffusion.sigmas(schedule, torch.float64)
     theirs = sampling.sample_heun(ttune.k_diffusion.wrap(model, schedule), ttune.k_diffusion.start(schedule, 80 * X_T), sigmas)
     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
-    # One evaluation, by hand: c_in, c_skip and c_out of sigma = 2, the network told 3.
+    # One evaluation, by hand: c_in, c_skip and c_out of sigma = 2, the network passed 3.
     x, s2 = X_T, 2.0**2 + 0.25
     D = 0.25 / s2 * x + 2 * 0.5 / s2**0.5 * network(x / s2**0.5, torch.full((3,), 3.0, dtype=torch.float64))
     torch.testing.assert_close(denoiser(x, 2.0, 3.0), D)
@@ -170,7 +170,7 @@ def test_another_function_is_refused_before_the_first_call(
         options = {**options, "noise_sampler": lambda *_: torch.zeros_like(X_T)}
     with pytest.raises(ValueError, match=match):
         getattr(sampling, function)(wrapped, X_T, ttune.k_diffusion.sigmas(schedule, torch.float64), **options)
-    assert network.heard == []
+    assert network.passed == []
 
 
 @pytest.mark.parametrize(

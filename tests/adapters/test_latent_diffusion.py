@@ -83,14 +83,14 @@ def test_its_samplers_give_the_samples_of_our_loop(kind: str, name: str, latent:
     schedule = tuned(denoiser.noise, name, 5, t_start=950.0, options=options)
     mine = ttune.sample(denoiser, schedule, X_T, conditions={cond: C})
     before = sampled(sampler, 5)
-    model.network.heard.clear()
+    model.network.passed.clear()
     with ttune.latent_diffusion.apply(sampler, schedule):
         theirs = sampled(sampler, 5)
-        heard = list(model.network.heard)
-        again = ttune.sample(denoiser, schedule, X_T, conditions={cond: C})  # the denoiser is not told what the sampler is
+        passed = list(model.network.passed)
+        again = ttune.sample(denoiser, schedule, X_T, conditions={cond: C})  # the denoiser gets its own times, not the sampler's
     assert torch.equal(again, mine)
-    model.network.heard = heard
-    np.testing.assert_allclose(model.network.heard, schedule.network_times, rtol=1e-6)
+    model.network.passed = passed
+    np.testing.assert_allclose(model.network.passed, schedule.network_times, rtol=1e-6)
     assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
     assert torch.equal(sampled(sampler, 5), before)
     assert "apply_model" not in model.__dict__
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ttune.latent_diffusion.apply(sampler, tuned(noise, "pndm", 4))
     with pytest.raises(ValueError, match="must do without gammas, which DDIMSampler does not have"):
         ttune.latent_diffusion.apply(sampler, tuned(noise, "ddim", 2, options={"gammas": (0.9, 0.9)}))
-    with pytest.raises(ValueError, match="its noise schedule is not the model's"):
+    with pytest.raises(ValueError, match="its noise schedule is not the host's"):
         ttune.latent_diffusion.apply(sampler, tuned(NoiseSchedule.linear(), "ddim", 4))
     with pytest.raises(TypeError, match="sampler must be a DDIMSampler or PLMSSampler of latent diffusion, got Holder"):
         ttune.latent_diffusion.apply(Holder(model), schedule)
@@ -198,7 +198,7 @@ def test_settings_that_make_another_step_are_refused(kind: str, name: str) -> No
         pytest.raises(ValueError, match=r"must be .*, as in the schedule that is applied to this sampler, got"),
     ):
         sampled(sampler, 4, **{name: CHANGED[name]})
-    assert model.network.heard == []
+    assert model.network.passed == []
 
 
 def test_what_the_host_reads_otherwise_is_refused() -> None:
@@ -224,7 +224,7 @@ def test_the_settings_of_the_denoiser_are_those_of_the_schedule() -> None:
             sampled(sampler, 4)
         with pytest.raises(ValueError, match="unconditional_conditioning must be given"):
             sampler.sample(4, 3, (2, 6, 6), C, x_T=X_T, verbose=False, unconditional_guidance_scale=3.0)
-        assert model.network.heard == []
+        assert model.network.passed == []
         assert sampled(sampler, 4, scale=3.0).isfinite().all()
     for change in ({"clip_sample": 1.0}, {"prediction_type": "v_prediction"}, {"guidance_rescale": 0.7}):
         with pytest.raises(ValueError, match=rf"schedule was tuned with {next(iter(change))} .*, DDIMSampler has "):
@@ -243,8 +243,8 @@ def test_a_second_sampler_of_the_model_has_to_wait() -> None:
             ttune.latent_diffusion.apply(second, schedule)
         assert "make_schedule" not in second.__dict__
     with ttune.latent_diffusion.apply(second, schedule):
-        told = sampled(second, 4)
-    assert not torch.equal(told, plain)
+        during = sampled(second, 4)
+    assert not torch.equal(during, plain)
     assert torch.equal(sampled(second, 4), plain)
     assert not any(name.startswith("_ttune") for name in model.__dict__)
 
@@ -269,9 +269,9 @@ def test_a_copy_has_a_schedule_of_its_own() -> None:
     sampler = ddim.DDIMSampler(model)
     plain = sampled(sampler, 4)
     with ttune.latent_diffusion.apply(sampler, tuned(ttune.latent_diffusion.noise(model), "ddim", 4)):
-        told, twin = sampled(sampler, 4), copy.deepcopy(sampler)
+        during, twin = sampled(sampler, 4), copy.deepcopy(sampler)
         for weight in model.parameters():
             weight.data.zero_()
-        assert torch.equal(sampled(twin, 4), told)
+        assert torch.equal(sampled(twin, 4), during)
     ttune.latent_diffusion.remove(twin)
     assert torch.equal(sampled(twin, 4), plain)

@@ -1,7 +1,7 @@
 """LuChengTHU's DPM-Solver (and the copies of it in Stable Diffusion's code): a tuned schedule in ``DPM_Solver.sample``.
 
-    told = ttune.dpm_solver.wrap(network, noise_schedule, schedule)
-    solver = DPM_Solver(model_wrapper(told, noise_schedule, model_type="noise"), noise_schedule, algorithm_type="dpmsolver++")
+    wrapped = ttune.dpm_solver.wrap(network, noise_schedule, schedule)
+    solver = DPM_Solver(model_wrapper(wrapped, noise_schedule, model_type="noise"), noise_schedule, algorithm_type="dpmsolver++")
     with ttune.dpm_solver.apply(solver, schedule):
         x_0 = solver.sample(x_T, **ttune.dpm_solver.arguments(schedule, noise_schedule))
 
@@ -20,13 +20,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ttune.adapters.patch import Checked, Patch, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.patch import Checked, Patch, opened, overriding, refuse_other_noise, refuse_settings, refuse_twice, remove
 from ttune.adapters.timestep_override import TimestepOverride
 from ttune.messages.names import meant
 from ttune.network.denoiser import Denoiser
 from ttune.network.threshold import DynamicThreshold
 from ttune.noise.schedules import Float64, NoiseSchedule
-from ttune.sampling.sample import as_schedule
 from ttune.schedule.schedule import Schedule
 
 __all__ = ["apply", "arguments", "denoiser", "noise", "remove", "wrap"]
@@ -55,8 +54,8 @@ def denoiser(network: Callable[..., Tensor], noise_schedule: Any, model_type: st
     if model_type not in _PREDICTIONS:
         raise ValueError(f"model_type must be one of {sorted(_PREDICTIONS)}, got {model_type!r}{meant(model_type, _PREDICTIONS)}")
     scale = _scale(noise_schedule)
-    told = network if scale == 1 else lambda x, tau, **conditions: network(x, tau * scale, **conditions)
-    return Denoiser(told, noise(noise_schedule), _PREDICTIONS[model_type], **settings)
+    scaled = network if scale == 1 else lambda x, tau, **conditions: network(x, tau * scale, **conditions)
+    return Denoiser(scaled, noise(noise_schedule), _PREDICTIONS[model_type], **settings)
 
 
 def wrap(
@@ -71,24 +70,24 @@ def wrap(
     """``network`` for ``model_wrapper``, passed the network times of ``schedule``; the rest is as for
     :class:`ttune.adapters.timestep_override.TimestepOverride`. A schedule of another network is refused, unless ``check_model`` is
     False."""
-    schedule = as_schedule(schedule)
-    refuse_other_network(network, schedule, check_model=check_model)
+    schedule = opened(schedule, network, check_model)
     _check_noise(schedule, noise_schedule)
     scale = _scale(noise_schedule)
-    told = TimestepOverride.of(
+    in_host_units = lambda t: scale * t  # noqa: E731
+    override = TimestepOverride.of(
         schedule,
-        lambda t: scale * t,
-        lambda t: scale * t,
+        in_host_units,
+        in_host_units,
         unit="t_input",
         slack=1e-3 if scale != 0 and schedule.noise.discrete_steps else 1e-6,  # (t - 1/N) 1000 cancels in float32
         calls_per_evaluation=calls_per_evaluation,
         unmatched=unmatched,
     )
 
-    def tell(x: Tensor, t_input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return network(x, told(t_input), *args, **kwargs)
+    def wrapped(x: Tensor, t_input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return network(x, override(t_input), *args, **kwargs)
 
-    return tell
+    return wrapped
 
 
 def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model: bool = True) -> Patch:
@@ -99,13 +98,12 @@ def apply(solver: Any, schedule: Schedule | str | PathLike[str], *, check_model:
     the schedule remembers its model) and, when sampling, for other arguments than those. A schedule of another network is refused
     where the solver's model is a module. ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
-    schedule = opened(schedule, check_model)
     refuse_twice(solver)
+    schedule = opened(schedule, getattr(solver, "model", None), check_model)
     _check_noise(schedule, solver.noise_schedule)
     _check_algorithm(solver, schedule)
     _check_correctors(solver, schedule)
     _check_wrapper(solver, schedule)
-    refuse_other_network(getattr(solver, "model", None), schedule, check_model=check_model)
     times = _continuous(schedule.noise, _stepped(schedule))
 
     def get_time_steps(skip_type: str, t_T: float, t_0: float, N: int, device: Any) -> Tensor:
@@ -247,7 +245,7 @@ def _check_wrapper(solver: Any, schedule: Schedule) -> None:
 
 
 def _variables(function: Any) -> dict[str, Any]:
-    """What ``function`` has kept of the function that made it, by name."""
+    """The variables that ``function`` closes over, by name."""
     names, cells = getattr(getattr(function, "__code__", None), "co_freevars", ()), getattr(function, "__closure__", None) or ()
     return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
 
@@ -272,8 +270,4 @@ def _table(noise_schedule: Any) -> Float64:
 
 
 def _check_noise(schedule: Schedule, noise_schedule: Any) -> None:
-    theirs = noise(noise_schedule)
-    times = np.linspace(theirs.t_min, theirs.t_max, 101)
-    same = type(theirs) is type(schedule.noise) and theirs.discrete_steps == schedule.noise.discrete_steps
-    if not same or not np.allclose(schedule.noise.alpha(times), theirs.alpha(times), rtol=1e-4, atol=0):
-        raise ValueError("schedule: its noise schedule is not the solver's; build or tune one on ttune.dpm_solver.noise(noise_schedule)")
+    refuse_other_noise(schedule, noise(noise_schedule), "ttune.dpm_solver.noise(noise_schedule)")

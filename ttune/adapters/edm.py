@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.patch import Patch, opened, overriding, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.patch import Patch, opened, overriding, refuse_settings, refuse_twice, remove
 from ttune.adapters.preconditioned import Preconditioned
 from ttune.adapters.timestep_override import TimestepOverride
 from ttune.messages.warn import warn
@@ -40,7 +40,7 @@ def denoiser(net: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.
     ``class_labels`` are a condition; ``settings`` (guidance, name, …) go to the denoiser. The sample shape is ``net``'s own, where it
     says ``img_channels`` and ``img_resolution``.
     """
-    _checked(net)
+    _check_net(net)
     low, high = max(sigma_min, float(getattr(net, "sigma_min", 0.0))), min(sigma_max, float(getattr(net, "sigma_max", float("inf"))))
     if "sample_shape" not in settings and hasattr(net, "img_channels") and hasattr(net, "img_resolution"):
         settings["sample_shape"] = (int(net.img_channels), int(net.img_resolution), int(net.img_resolution))  # pyright: ignore[reportArgumentType]
@@ -75,31 +75,30 @@ def apply(
     be checked: there ``S_noise`` is yours to give. A schedule of another network is refused.
     ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
-    schedule = opened(schedule, check_model)
-    _checked(net)
+    _check_net(net)
     refuse_twice(net)
+    schedule = opened(schedule, net, check_model)
     refuse_settings(schedule, "EDM's sampler", prediction_type="sample", clip_sample=None, threshold=None)
     if (schedule.alphas != 1).any() or not np.array_equal(schedule.sigmas, schedule.times):
         raise ValueError(f"schedule must have sigma for its time (NoiseSchedule.edm), got {type(schedule.noise).__name__}")
-    refuse_other_network(net, schedule, check_model=check_model)
     hint = f"a schedule for {schedule.sampler!r} is applied to this {type(net).__name__}: ttune.edm.remove(net) takes it out"
-    told = TimestepOverride.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched, hint=hint)
-    telling = _EdmOverride(net, told, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
+    override = TimestepOverride.of(schedule, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched, hint=hint)
+    hook = _EdmOverride(net, override, _States(schedule) if check_steps and calls_per_evaluation == 1 else None)
     undo = [
-        net.register_forward_pre_hook(telling, with_kwargs=True).remove,
-        net.register_forward_hook(telling.after, always_call=True).remove,
-        telling.replaced.hook(),
+        net.register_forward_pre_hook(hook, with_kwargs=True).remove,
+        net.register_forward_hook(hook.after, always_call=True).remove,
+        hook.replaced.hook(),
     ]
     if hasattr(net, "round_sigma"):
         undo.append(overriding(net, "round_sigma", _Times(net.round_sigma, schedule)))
-    return Patch(net, told, undo)
+    return Patch(net, override, undo)
 
 
 class _EdmOverride:
     """Passes ``net`` its network time at each call. An object, since a closure would still mean the original in a deep copy of the net."""
 
-    def __init__(self, net: nn.Module, told: TimestepOverride, states: _States | None) -> None:
-        self.net, self.told, self.states, self.replaced, self.hears = net, told, states, _Replaced(net), _Hearing(net)
+    def __init__(self, net: nn.Module, override: TimestepOverride, states: _States | None) -> None:
+        self.net, self.override, self.states, self.replaced, self.noise_of = net, override, states, _Replaced(net), _NoiseInput(net)
 
     def __call__(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if net is not self.net:
@@ -108,7 +107,7 @@ class _EdmOverride:
                 f"network would not get the network times; apply it to that one"
             )
         sigma = torch.as_tensor(kwargs["sigma"] if "sigma" in kwargs else args[1])
-        tau = self.told(sigma)
+        tau = self.override(sigma)
         self.replaced.noise = None
         if tau is not sigma:
             arguments = {"x": args[0], **kwargs} if args else kwargs
@@ -116,12 +115,12 @@ class _EdmOverride:
                 zip(("class_labels", "force_fp32"), args[2:], strict=False)
             )
             if self.states is not None:
-                self.states.arrive(self.told.index, arguments["x"])
-            self.replaced.noise = self.hears(arguments["x"], tau, own)
+                self.states.arrive(self.override.index, arguments["x"])
+            self.replaced.noise = self.noise_of(arguments["x"], tau, own)
 
     def after(self, _net: nn.Module, _args: Any, output: Any) -> None:
         if self.states is not None and self.replaced.noise is not None and isinstance(output, Tensor):
-            self.states.leave(self.told.index, output)
+            self.states.leave(self.override.index, output)
         self.replaced.noise = None  # net.model may be called by others
 
 
@@ -204,10 +203,10 @@ class _EdmPreconditioned(nn.Module):
         super().__init__()
         self.training = False  # its own flag means nothing, the net has one
         self.net = net
-        self.hears = _Hearing(net)
+        self.noise_of = _NoiseInput(net)
 
     def forward(self, x: Tensor, tau: Tensor, *, position: float, **conditions: Any) -> Tensor:
-        replaced = _Replaced(self.net, self.hears(x, tau, conditions))
+        replaced = _Replaced(self.net, self.noise_of(x, tau, conditions))
         undo = replaced.hook()
         try:
             return self.net.forward(x, torch.full_like(tau, position), **conditions)
@@ -233,25 +232,27 @@ class _Replaced:
         return args, {**kwargs, "noise_labels": self.noise.to(kwargs["noise_labels"].dtype)}
 
 
-class _Heard(Exception):
+class _Reached(Exception):
     """Carries what the network would have been passed, and spares its evaluation."""
 
     def __init__(self, noise: Tensor) -> None:
         self.noise = noise
 
 
-class _Hearing:
-    """:func:`_heard` of ``net``, once it is known that times between two entries of a table are not lost: the first c_noise
-    must have a fraction, or that of another sigma."""
+class _NoiseInput:
+    """c_noise as ``net`` itself makes it of sigma = ``tau``: its formula is the net's own, and is run as far as it goes.
+
+    ValueError for a net whose c_noise is the nearest of a table: the first one must have a fraction, or that of another sigma.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self.net, self.continuous = net, False
 
     def __call__(self, x: Tensor, tau: Tensor, conditions: dict[str, Any]) -> Tensor:
-        noise = _heard(self.net, x, tau, conditions)
+        noise = self._of(x, tau, conditions)
         if not self.continuous:
             # One whole number is none yet: log(sigma) / 4 is 0 at sigma = 1.
-            if _whole(noise) and _whole(_heard(self.net, x, tau * 1.37, conditions)):
+            if _whole(noise) and _whole(self._of(x, tau * 1.37, conditions)):
                 raise ValueError(
                     f"net must have a c_noise that is continuous in sigma, got a {type(self.net).__name__} whose c_noise is a whole number "
                     f"({float(noise.reshape(-1)[0]):g}), as iDDPMPrecond's: network times would be rounded"
@@ -259,33 +260,32 @@ class _Hearing:
             self.continuous = True
         return noise
 
+    def _of(self, x: Tensor, tau: Tensor, conditions: dict[str, Any]) -> Tensor:
+        def stop(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+            raise _Reached(args[1] if len(args) > 1 else kwargs["noise_labels"])
+
+        # In front of another schedule's hook, which would replace it.
+        handle = _model(self.net).register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
+        try:
+            self.net.forward(x, tau, **conditions)
+        except _Reached as reached:
+            return reached.noise
+        finally:
+            handle.remove()
+        raise TypeError(
+            f"net must call net.model(x, noise_labels, ...), as EDM's preconditioned networks do, got {type(self.net).__name__}"
+        )
+
 
 def _whole(noise: Tensor) -> bool:
     return bool((noise.detach() % 1 == 0).all())
-
-
-def _heard(net: nn.Module, x: Tensor, tau: Tensor, conditions: dict[str, Any]) -> Tensor:
-    """c_noise as ``net`` itself makes it of sigma = ``tau``: its formula is the net's own, and is run as far as it goes."""
-
-    def stop(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-        raise _Heard(args[1] if len(args) > 1 else kwargs["noise_labels"])
-
-    # In front of another schedule's hook, which would replace it.
-    handle = _model(net).register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
-    try:
-        net.forward(x, tau, **conditions)
-    except _Heard as heard:
-        return heard.noise
-    finally:
-        handle.remove()
-    raise TypeError(f"net must call net.model(x, noise_labels, ...), as EDM's preconditioned networks do, got {type(net).__name__}")
 
 
 def _model(net: nn.Module) -> nn.Module:
     return net.get_submodule("model")
 
 
-def _checked(net: Any) -> None:
+def _check_net(net: Any) -> None:
     if not isinstance(net, nn.Module) or not isinstance(getattr(net, "model", None), nn.Module):
         raise TypeError(
             f"net must be a preconditioned network of EDM's convention, a module with a module net.model, got {type(net).__name__}"

@@ -70,15 +70,15 @@ def set_timesteps(scheduler: Any, schedule: Schedule, *, times_only: bool = Fals
     if isinstance(trial, str):
         raise ValueError(f"scheduler: {name} refuses these timesteps: {trial}; use ttune.diffusers.apply")
     # Heun's and its like list a time once per evaluation.
-    kept = list(dict.fromkeys(float(t) for t in trial.timesteps))
-    changed = [(w, k) for w, k in zip(wanted, kept, strict=False) if abs(w - k) > _EXACT * max(1.0, abs(w))]
-    if changed or len(kept) != len(wanted):
-        told = f"{changed[0][0]:g} to {changed[0][1]:g}" if changed else f"{len(wanted)} times to {len(kept)}"
-        truncates = bool(changed) and all(k == int(w) for w, k in changed)
+    made = list(dict.fromkeys(float(t) for t in trial.timesteps))
+    changed = [(w, m) for w, m in zip(wanted, made, strict=False) if abs(w - m) > _EXACT * max(1.0, abs(w))]
+    if changed or len(made) != len(wanted):
+        change = f"{changed[0][0]:g} to {changed[0][1]:g}" if changed else f"{len(wanted)} times to {len(made)}"
+        truncates = bool(changed) and all(m == int(w) for w, m in changed)
         what, cure = "changes", "use ttune.diffusers.apply"
         if truncates:
             what, cure = "truncates", "schedule.with_integer_times() gives whole ones, ttune.diffusers.apply keeps them"
-        raise ValueError(f"scheduler: {name} {what} times, {told}; {cure}")
+        raise ValueError(f"scheduler: {name} {what} times, {change}; {cure}")
     reason = elsewhere(trial, schedule)
     if reason:
         raise ValueError(f"scheduler: {name} keeps these times and steps elsewhere: {reason}; use ttune.diffusers.apply")
@@ -147,9 +147,9 @@ def elsewhere(trial: Any, schedule: Schedule, *, exact: bool = False) -> str | N
     elif not hasattr(trial, "alphas_cumprod"):
         return "it has neither sigmas nor alphas_cumprod to be compared"
     else:
-        kept = np.asarray(trial.alphas_cumprod, np.float64)[[int(t) for t in trial.timesteps]]
-        end = float(getattr(trial, "final_alpha_cumprod", 1.0))
-        levels = np.sqrt((1 - np.append(kept, end)) / np.maximum(np.append(kept, end), 1e-300))
+        squares = np.asarray(trial.alphas_cumprod, np.float64)[[int(t) for t in trial.timesteps]]
+        squares = np.append(squares, float(getattr(trial, "final_alpha_cumprod", 1.0)))
+        levels = np.sqrt((1 - squares) / np.maximum(squares, 1e-300))
     noise = schedule.noise if exact or flow or not hasattr(trial, "alphas_cumprod") else _noise_of(trial, schedule)
     with np.errstate(divide="ignore"):
         wanted = noise.sigma(schedule.times) / (1.0 if flow else noise.alpha(schedule.times))

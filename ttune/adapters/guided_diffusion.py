@@ -16,14 +16,13 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.patch import Checked, Patch, is_paused, opened, paused, refuse_other_network, refuse_settings, refuse_twice, remove
+from ttune.adapters.patch import Checked, Patch, is_paused, opened, paused, refuse_other_noise, refuse_settings, refuse_twice, remove
 from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
-from ttune.noise.schedules import Float64, NoiseSchedule
+from ttune.noise.schedules import NoiseSchedule
 from ttune.schedule.schedule import Schedule
 
 __all__ = ["apply", "denoiser", "noise", "remove"]
@@ -43,10 +42,10 @@ def noise(diffusion: Any) -> NoiseSchedule:
 
     ValueError for one that was respaced: the steps between its own are lost.
     """
-    kept, trained = int(diffusion.num_timesteps), int(getattr(diffusion, "original_num_steps", diffusion.num_timesteps))
-    if kept != trained:
+    steps, trained = int(diffusion.num_timesteps), int(getattr(diffusion, "original_num_steps", diffusion.num_timesteps))
+    if steps != trained:
         raise ValueError(
-            f"diffusion must have all {trained} steps of the training, got {kept} of them; make one with timestep_respacing=''"
+            f"diffusion must have all {trained} steps of the training, got {steps} of them; make one with timestep_respacing=''"
         )
     return NoiseSchedule.from_alphas_cumprod(diffusion.alphas_cumprod)
 
@@ -82,51 +81,51 @@ def apply(
     ``cond_fn_with_grad`` differentiates through the network: both raise. A schedule of another network is refused.
     ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
-    schedule = opened(schedule, check_model)
-    refuse_twice(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in one")
+    refuse_twice(model)
+    schedule = opened(schedule, model, check_model)
     if schedule.sampler not in _LOOPS:
         raise ValueError(f"schedule must be for one of {sorted(_LOOPS)}, the samplers of guided-diffusion, got {schedule.sampler!r}")
     if schedule.times[-1] != schedule.noise.t_clean:
         raise ValueError(f"schedule must end clean (final='zero'), as guided-diffusion's samplers do, got {schedule.times[-1]:g}")
     if schedule.steps < 2:
         raise ValueError(f"schedule must have at least 2 steps, as the tables of guided-diffusion do, got {schedule.steps}")
-    refuse_other_network(model, schedule, check_model=check_model)
     _check_variance(schedule, diffusion)
     refuse_settings(schedule, "this diffusion", prediction_type=_prediction(diffusion))
     required = _required(schedule)
-    _check_noise(schedule, noise(diffusion))
+    refuse_other_noise(schedule, noise(diffusion), "ttune.guided_diffusion.noise(diffusion)", rtol=1e-6)
     scale = _scale(diffusion)
     spaced = _spaced(diffusion, schedule, scale)
-    told = TimestepOverride.of(
+    in_host_units = lambda t: scale * t  # noqa: E731
+    override = TimestepOverride.of(
         schedule,
-        lambda t: scale * t,
-        lambda t: scale * t,
+        in_host_units,
+        in_host_units,
         unit="the model's time",
         calls_per_evaluation=calls_per_evaluation,
         unmatched=unmatched,
         hint=f"a schedule for {schedule.sampler!r} is applied to this {type(model).__name__}: sample by the diffusion that apply returned, "
         f"or take it out by ttune.guided_diffusion.remove(model)",
     )
-    _guard(spaced, schedule, required)
-    Patch(model, told, [model.register_forward_pre_hook(_GuidedOverride(told), with_kwargs=True).remove])
+    _check_steps_of(spaced, schedule, required)
+    Patch(model, override, [model.register_forward_pre_hook(_GuidedOverride(override), with_kwargs=True).remove])
     return spaced
 
 
 class _GuidedOverride:
     """Passes the model its network time at each call. An object, so that a deep copy of the model has an evaluation number of its own."""
 
-    def __init__(self, told: TimestepOverride) -> None:
-        self.told = told
+    def __init__(self, override: TimestepOverride) -> None:
+        self.override = override
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if is_paused(model):
             return None
         name = next((name for name in _NAMES if name in kwargs), None)
         if name is not None:
-            return args, {**kwargs, name: self.told(kwargs[name])}
-        return (args[0], self.told(args[1]), *args[2:]), kwargs
+            return args, {**kwargs, name: self.override(kwargs[name])}
+        return (args[0], self.override(args[1]), *args[2:]), kwargs
 
 
 def _spaced(diffusion: Any, schedule: Schedule, scale: float) -> Any:
@@ -171,7 +170,7 @@ def _check_variance(schedule: Schedule, diffusion: Any) -> None:
         raise ValueError(f"schedule: its variance must be {_VARIANCES[theirs]!r}, for the diffusion's {theirs}, got {mine!r}")
 
 
-def _guard(spaced: Any, schedule: Schedule, required: Mapping[str, Any]) -> None:
+def _check_steps_of(spaced: Any, schedule: Schedule, required: Mapping[str, Any]) -> None:
     """Have the steps of ``spaced`` refuse what is not ``required``, and those of other samplers everything."""
     conditioned = _Conditioned(spaced) if hasattr(spaced, "condition_score") else None
     for name in (*(name for names in _STEPS.values() for name in names), *_OTHER_STEPS):
@@ -276,12 +275,3 @@ def _prediction(diffusion: Any) -> str:
 
 def _learned(diffusion: Any) -> bool:
     return diffusion.model_var_type.name in ("LEARNED", "LEARNED_RANGE")
-
-
-def _check_noise(schedule: Schedule, trained: NoiseSchedule) -> None:
-    whole: Float64 = np.arange(trained.t_max + 1)
-    mine = schedule.noise.alpha(whole) if schedule.noise.discrete_steps == len(whole) else None
-    if mine is None or not np.allclose(mine, trained.alpha(whole), rtol=1e-6, atol=0):
-        raise ValueError(
-            "schedule: its noise schedule is not the diffusion's; build or tune one on ttune.guided_diffusion.noise(diffusion)"
-        )

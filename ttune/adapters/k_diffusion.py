@@ -2,8 +2,8 @@
 
     model = K.external.DiscreteEpsDDPMDenoiser(unet, alphas_cumprod, quantize=False)
     denoiser = ttune.k_diffusion.denoiser(model)                       # tune this
-    told = ttune.k_diffusion.wrap(model, schedule)
-    x_0 = K.sampling.sample_dpmpp_2m(told, ttune.k_diffusion.start(schedule, x_T), ttune.k_diffusion.sigmas(schedule))
+    wrapped = ttune.k_diffusion.wrap(model, schedule)
+    x_0 = K.sampling.sample_dpmpp_2m(wrapped, ttune.k_diffusion.start(schedule, x_T), ttune.k_diffusion.sigmas(schedule))
 
 Its samplers run on sigma = sigma_t / alpha_t and x / alpha_t; its wrappers (``model(x, sigma)``) scale by sigma and call ``inner_model``
 with the network's own time. The scalings stay at the solver's sigma; only ``inner_model`` is passed another time.
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttune.adapters.patch import opened, refuse_other_network, refuse_settings
+from ttune.adapters.patch import opened, refuse_settings
 from ttune.adapters.preconditioned import Preconditioned
 from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
@@ -95,31 +95,30 @@ def wrap(
     (:data:`FUNCTIONS`), and, before the first call of the network, in another function than the schedule's or one with other arguments.
     Also if its network or what it predicts is another; ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
-    schedule = opened(schedule, check_model)
     wrapper = _wrapper(model)
+    schedule = opened(schedule, wrapper, check_model)
     if _is_discrete(wrapper):
         _check_noise(wrapper, schedule.noise)
     else:
         _check_sigma(wrapper, schedule.noise)
-    refuse_other_network(wrapper, schedule, check_model=check_model)
     refuse_settings(schedule, type(wrapper).__name__, prediction_type=_prediction(wrapper), clip_sample=None, threshold=None)
     rho = lambda t: schedule.noise.sigma(t) / schedule.noise.alpha(t)  # noqa: E731
-    told = TimestepOverride.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
+    override = TimestepOverride.of(schedule, rho, unit="sigma", calls_per_evaluation=calls_per_evaluation, unmatched=unmatched)
     _check_steps(schedule)
-    return Wrapped(model, told, wrapper, schedule)
+    return Wrapped(model, override, wrapper, schedule)
 
 
 class Wrapped:
     """See :func:`wrap`. Other attributes are the model's own."""
 
-    def __init__(self, model: Any, told: TimestepOverride, wrapper: Any, schedule: Schedule) -> None:
-        self.model, self.told, self.wrapper, self.schedule = model, told, wrapper, schedule
+    def __init__(self, model: Any, override: TimestepOverride, wrapper: Any, schedule: Schedule) -> None:
+        self.model, self.override, self.wrapper, self.schedule = model, override, wrapper, schedule
 
     def __call__(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        tau = self.told(sigma)
+        tau = self.override(sigma)
         if tau is sigma:  # unmatched="pass"
             return self.model(x, sigma, *args, **kwargs)
-        if self.told.index == 0:
+        if self.override.index == 0:
             _check_function(sys._getframe(1), self.schedule)
         inner = _Inner(self.wrapper.inner_model, tau)
         denoised = _with_innermost(self.model, self.wrapper, inner)(x, sigma, *args, **kwargs)
@@ -239,12 +238,12 @@ class _Inner:
         self._network, self._tau, self.called = network, tau, False
 
     def __call__(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._network(x, self._told(t), *args, **kwargs)
+        return self._network(x, self._time(t), *args, **kwargs)
 
     def apply_model(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._network.apply_model(x, self._told(t), *args, **kwargs)
+        return self._network.apply_model(x, self._time(t), *args, **kwargs)
 
-    def _told(self, t: Tensor) -> Tensor:
+    def _time(self, t: Tensor) -> Tensor:
         self.called = True
         # Guidance in one call doubles the batch on its way here; one time is passed to all of it.
         return self._tau if t.shape == self._tau.shape or self._tau.numel() == 0 else self._tau.reshape(-1)[:1].expand(t.shape)

@@ -26,7 +26,7 @@ from ttune.adapters.patch import (
     opened,
     overriding,
     paused,
-    refuse_other_network,
+    refuse_other_noise,
     refuse_settings,
     refuse_twice,
     remove,
@@ -84,36 +84,35 @@ def apply(
     ``remove(sampler)``, or at the end of a ``with`` block. A schedule of another network is refused.
     ``check_model=False`` compares nothing that the schedule remembers of its model.
     """
-    schedule = opened(schedule, check_model)
     model, kind = sampler.model, type(sampler).__name__
     refuse_twice(sampler)
     refuse_twice(model)  # by another sampler of it
+    schedule = opened(schedule, model, check_model)
     expected = next((_SAMPLERS[base.__name__] for base in type(sampler).__mro__ if base.__name__ in _SAMPLERS), None)
     if expected is None:
         raise TypeError(f"sampler must be a {' or '.join(_SAMPLERS)} of latent diffusion, got {kind}")
     _check_steps(schedule, expected, kind)
     _check_prediction(schedule, sampler, expected)
-    _check_noise(schedule, noise(model))
-    refuse_other_network(model, schedule, check_model=check_model)
+    refuse_other_noise(schedule, noise(model), "ttune.latent_diffusion.noise(model)")  # its buffers are float32
     required = _PLAIN | _guidance(schedule, kind)
 
-    def told(schedule: Schedule) -> TimestepOverride:
+    def override_of(schedule: Schedule) -> TimestepOverride:
         # Its times are whole numbers on their way to the model; alphas are the schedule's own.
         hint = f"a schedule for {schedule.sampler!r} is applied to this {kind}: ttune.latent_diffusion.remove(sampler) takes it out"
         named = {"calls_per_evaluation": calls_per_evaluation, "unmatched": unmatched, "hint": hint}
         return TimestepOverride.of(schedule, np.floor, unit="the sampler's time", **named)
 
-    telling = _LatentOverride(model, told(schedule))
+    apply_model = _LatentOverride(model, override_of(schedule))
     step = _LatentStep(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")
     undo = [
         overriding(sampler, "make_schedule", _Times(sampler, schedule)),
         overriding(sampler, _STEPS[expected], step),
-        overriding(model, "apply_model", telling),
+        overriding(model, "apply_model", apply_model),
     ]
     if hasattr(sampler, "decode"):  # DDIM's alone
-        parts = [told(schedule.part(first)) for first in reversed(range(schedule.steps))]
-        undo.append(overriding(sampler, "decode", _Decoding(sampler.decode, telling, parts)))
-    return Patch(sampler, telling.told, undo, shared=[model])
+        parts = [override_of(schedule.part(first)) for first in reversed(range(schedule.steps))]
+        undo.append(overriding(sampler, "decode", _Decoding(sampler.decode, apply_model, parts)))
+    return Patch(sampler, apply_model.override, undo, shared=[model])
 
 
 def _check_steps(schedule: Schedule, expected: str, kind: str) -> None:
@@ -170,28 +169,28 @@ class _LatentStep(Checked):
 class _LatentOverride:
     """``model.apply_model`` at the network times. An object: the bound method in it is copied with the model and a closure's is not."""
 
-    def __init__(self, model: Any, told: TimestepOverride) -> None:
-        self.model, self.original, self.told = model, model.apply_model, told
+    def __init__(self, model: Any, override: TimestepOverride) -> None:
+        self.model, self.original, self.override = model, model.apply_model, override
 
     def __call__(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.original(x, t if is_paused(self.model) else self.told(t), *args, **kwargs)
+        return self.original(x, t if is_paused(self.model) else self.override(t), *args, **kwargs)
 
 
 class _Decoding:
     """``sampler.decode``, image-to-image: the last ``t_start`` steps."""
 
-    def __init__(self, original: Any, telling: _LatentOverride, told: list[TimestepOverride]) -> None:
-        self.original, self.telling, self.told = original, telling, told
+    def __init__(self, original: Any, apply_model: _LatentOverride, parts: list[TimestepOverride]) -> None:
+        self.original, self.apply_model, self.parts = original, apply_model, parts
 
     def __call__(self, x_latent: Tensor, cond: Any, t_start: int, *args: Any, **kwargs: Any) -> Any:
-        if not 1 <= t_start <= len(self.told):
-            raise ValueError(f"t_start must lie in [1, {len(self.told)}], the steps of the schedule that is applied, got {t_start}")
-        whole, self.telling.told = self.telling.told, self.told[int(t_start) - 1]
-        self.telling.told.reset()
+        if not 1 <= t_start <= len(self.parts):
+            raise ValueError(f"t_start must lie in [1, {len(self.parts)}], the steps of the schedule that is applied, got {t_start}")
+        whole, self.apply_model.override = self.apply_model.override, self.parts[int(t_start) - 1]
+        self.apply_model.override.reset()
         try:
             return self.original(x_latent, cond, int(t_start), *args, **kwargs)
         finally:
-            self.telling.told = whole
+            self.apply_model.override = whole
 
 
 class _Times:
@@ -227,10 +226,3 @@ class _ApplyModel(nn.Module):
         cond = conditions.pop(named[0]) if named else None
         with paused(self.model):
             return self.model.apply_model(x, tau, cond, **conditions)  # pyright: ignore[reportCallIssue]
-
-
-def _check_noise(schedule: Schedule, trained: NoiseSchedule) -> None:
-    whole = np.arange(trained.t_max + 1)
-    mine = schedule.noise.alpha(whole) if schedule.noise.discrete_steps == len(whole) else None
-    if mine is None or not np.allclose(mine, trained.alpha(whole), rtol=1e-4, atol=0):  # its buffers are float32
-        raise ValueError("schedule: its noise schedule is not the model's; build or tune one on ttune.latent_diffusion.noise(model)")

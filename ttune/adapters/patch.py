@@ -11,10 +11,12 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ttune.adapters.timestep_override import TimestepOverride
 from ttune.network.denoiser import Denoiser
+from ttune.noise.schedules import NoiseSchedule
 from ttune.sampling.sample import as_schedule
 from ttune.schedule.schedule import Schedule
 
@@ -24,12 +26,12 @@ _MARK = "_ttune_applied"  # in the host's own __dict__, so that it lives and is 
 class Patch:
     """A schedule at work in ``host``. :meth:`remove`, or the end of a ``with`` block, leaves the host as it was before.
 
-    ``told`` knows the evaluation that the host is at; ``undo`` are called in reverse order. ``shared`` are other objects that are
+    ``override`` knows the evaluation that the host is at; ``undo`` are called in reverse order. ``shared`` are other objects that are
     changed with the host (a sampler's model), which can take part in one schedule at a time only.
     """
 
-    def __init__(self, host: Any, told: TimestepOverride, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
-        self.host, self.told, self._undo, self._marked = host, told, list(undo), (host, *shared)
+    def __init__(self, host: Any, override: TimestepOverride, undo: Sequence[Callable[[], object]], *, shared: Sequence[Any] = ()) -> None:
+        self.host, self.override, self._undo, self._marked = host, override, list(undo), (host, *shared)
         self.paused: set[int] = set()  # threads that call the host's network as a denoiser
         for each in self._marked:
             each.__dict__[_MARK] = self
@@ -57,18 +59,28 @@ def refuse_twice(host: Any) -> None:
         raise ValueError(f"a schedule is applied to this {type(host).__name__} already; remove it first")
 
 
-def opened(schedule: Schedule | str | PathLike[str], check_model: bool) -> Schedule:
-    """``schedule``, or the one in a file; without what it remembers of its model where ``check_model`` is False."""
+def opened(schedule: Schedule | str | PathLike[str], network: Any, check_model: bool) -> Schedule:
+    """``schedule``, or the one in a file; without what it remembers of its model where ``check_model`` is False.
+
+    ValueError where it was tuned for a network of another architecture than ``network``, a UserWarning for other weights; nothing where
+    ``network`` is no module or the schedule remembers none.
+    """
     schedule = as_schedule(schedule)
-    return schedule if check_model else schedule.replace(model={})
-
-
-def refuse_other_network(network: Any, schedule: Schedule, *, check_model: bool = True) -> None:
-    """ValueError where ``schedule`` was tuned for a network of another architecture, a UserWarning for other weights; nothing where
-    ``network`` is no module, the schedule remembers none, or ``check_model`` is False."""
-    if check_model and isinstance(network, nn.Module):
+    if not check_model:
+        return schedule.replace(model={})
+    if isinstance(network, nn.Module):
         remembered = {name: schedule.model[name] for name in ("parameter_shapes", "weights") if name in schedule.model}
         Denoiser(network, schedule.noise).check_model(remembered)
+    return schedule
+
+
+def refuse_other_noise(schedule: Schedule, trained: NoiseSchedule, source: str, *, rtol: float = 1e-4) -> None:
+    """ValueError where ``schedule`` is on another noise schedule than ``trained``, the host's, which ``source`` returns."""
+    mine, steps = schedule.noise, trained.discrete_steps
+    times = np.linspace(trained.t_min, trained.t_max, steps or 101)
+    same = type(mine) is type(trained) and mine.discrete_steps == steps
+    if not same or not np.allclose(mine.alpha(times), trained.alpha(times), rtol=rtol, atol=0):
+        raise ValueError(f"schedule: its noise schedule is not the host's; build or tune one on {source}")
 
 
 def remove(host: Any) -> None:

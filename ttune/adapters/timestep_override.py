@@ -7,7 +7,7 @@ the call, since guidance may call the network twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,22 +25,44 @@ _TOLERANCE = 1e-5
 _HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-class TimestepOverride:
-    """The host's time at each evaluation, and the time that the network is passed there. ``told(time)`` is one call of the network.
+class HostTimes:
+    """``times``, the host's, and ``network_times`` (n_evaluations,), both in the host's unit, which messages call ``unit``. They end with
+    ``rule``, and the times."""
 
-    ``stands``, the host's, and ``told``, the network's, (n_evaluations,) are in the host's unit (sigma, index, …). It calls the network
-    ``calls_per_evaluation`` times at each (2 where classifier-free guidance is two calls; None: as often as it likes, where no two
-    neighbouring evaluations are at the same time). A run that begins again, with the first time, starts anew. ``unmatched``: what
-    happens where the host is elsewhere: "raise", or "pass" the time through untouched. ``unit`` names what the host says, ``slack``
-    is what it may round by, in that unit, beyond its dtype. ``hint`` ends the error: what to do in this host.
+    def __init__(self, times: ArrayLike, network_times: ArrayLike, unit: str, rule: str) -> None:
+        self.times, self.network_times = _finite("times", times), _finite("network_times", network_times)
+        if len(self.times) != len(self.network_times) or len(self.times) == 0:
+            raise ValueError(
+                f"times and network_times must be of one length, at least 1, got {len(self.times)} and {len(self.network_times)}"
+            )
+        self.unit, self._rule = unit, rule
+
+    def rule(self) -> str:
+        listed = ", ".join(f"{t:.6g}" for t in self.times[:8])
+        return f"{self._rule} ({listed}{', …' if len(self.times) > 8 else ''})"
+
+    def another(self, values: Float64, wanted: str, hint: str = "") -> ValueError:
+        """The host is at ``values`` and must be at ``wanted``."""
+        same = len(np.unique(values)) == 1
+        got = f"{values.flat[0]:.9g}" if same else f"from {values.min():.9g} to {values.max():.9g} in one batch"
+        return ValueError(f"{self.unit} must be {wanted}, got {got}{hint}; {self.rule()}")
+
+
+class TimestepOverride(HostTimes):
+    """``override(time)`` is one call of the network by a host whose sampler says nothing but the time: it returns the time to pass.
+
+    The host calls the network ``calls_per_evaluation`` times at each evaluation (2 where classifier-free guidance is two calls; None: as
+    often as it likes, where no two neighbouring evaluations are at the same time). A run that begins again, with the first time,
+    starts anew. ``unmatched``: what happens where the host is elsewhere: "raise", or "pass" the time through untouched. ``slack`` is
+    what the host may round by, in its unit, beyond its dtype. ``hint`` ends the error: what to do in this host.
 
     A call reads the time from its device: one synchronisation. Not for several threads at once.
     """
 
     def __init__(
         self,
-        stands: ArrayLike,
-        told: ArrayLike,
+        times: ArrayLike,
+        network_times: ArrayLike,
         *,
         calls_per_evaluation: int | None = 1,
         unmatched: str = "raise",
@@ -48,25 +70,23 @@ class TimestepOverride:
         slack: float = 0.0,
         hint: str = "",
     ) -> None:
-        self.stands, self.told = _times("stands", stands), _times("told", told)
-        if len(self.stands) != len(self.told) or len(self.stands) == 0:
-            raise ValueError(f"stands and told must be of one length, at least 1, got {len(self.stands)} and {len(self.told)}")
+        super().__init__(times, network_times, unit, "the sampler must run on the schedule's own times")
         if calls_per_evaluation is not None and (not isinstance(calls_per_evaluation, int) or calls_per_evaluation < 1):
             raise ValueError(f"calls_per_evaluation must be a whole number >= 1, or None, got {calls_per_evaluation!r}")
         if unmatched not in ("raise", "pass"):
             raise ValueError(f"unmatched must be 'raise' or 'pass', got {unmatched!r}")
-        self.calls_per_evaluation, self.unmatched, self.unit = calls_per_evaluation, unmatched, unit
-        self._slack, self._hint = slack, hint
-        gaps = np.abs(np.diff(self.stands))
-        # Near zero a relative tolerance is none; nothing smaller than the steps themselves has to be told apart.
+        self.calls_per_evaluation, self.unmatched = calls_per_evaluation, unmatched
+        self._slack, self._hint = slack, f"; {hint}" if hint else ""
+        gaps = np.abs(np.diff(self.times))
+        # Near zero a relative tolerance is none; nothing smaller than the steps themselves has to be distinguished.
         self._floor = float(gaps[gaps > 0].min()) if (gaps > 0).any() else 0.0
         self.reset()
 
     @staticmethod
     def of(
         schedule: Schedule,
-        stands: Unit | None = None,
-        told: Unit | None = None,
+        times: Unit | None = None,
+        network_times: Unit | None = None,
         *,
         unit: str = "time",
         slack: float = 0.0,
@@ -74,8 +94,8 @@ class TimestepOverride:
         unmatched: str = "raise",
         hint: str = "",
     ) -> TimestepOverride:
-        """For a host whose own sampler runs on the times of ``schedule``. ``stands`` turns its times into what the host says,
-        ``told`` into what the network hears; both are the schedule's own unless given.
+        """For a host whose own sampler runs on the times of ``schedule``. ``times`` turns its solver times into what the host says,
+        ``network_times`` its network times into what the network is passed; both stay as they are unless given.
 
         ValueError for what the host's sampler cannot know: tuned coefficients, times per sample, variants of the network.
         """
@@ -86,10 +106,10 @@ class TimestepOverride:
         }.items():
             if is_there:
                 raise ValueError(f"schedule must do without {what}; use ttune.sample for this one")
-        times, heard = schedule.tableau().times, schedule.network_times
+        host, network = schedule.tableau().times, schedule.network_times
         return TimestepOverride(
-            times if stands is None else stands(times),
-            heard if told is None else told(heard),
+            host if times is None else times(host),
+            network if network_times is None else network_times(network),
             calls_per_evaluation=calls_per_evaluation,
             unmatched=unmatched,
             unit=unit,
@@ -102,6 +122,9 @@ class TimestepOverride:
         self.index = -1  # of the evaluation that the host is at
         self._calls = 0  # that it has made there
 
+    def rule(self) -> str:
+        return super().rule() + self._hint
+
     def __call__(self, time: Tensor | float | int) -> Tensor:
         """What the network is passed where the host says ``time``: a tensor of its shape and device, float64 for float64, else float32
         (bfloat16 has 128 values in (500, 1000], whole numbers have no fractions). With unmatched="pass" perhaps ``time`` as it is.
@@ -112,63 +135,50 @@ class TimestepOverride:
         if given.is_complex() or given.dtype == torch.bool or given.numel() == 0:
             raise TypeError(f"time must be a number or a tensor of numbers, got {given.dtype} of shape {tuple(given.shape)}")
         values = given.detach().reshape(-1).double().cpu().numpy()
-        found = self._follow(values, _HALF.get(given.dtype, _TOLERANCE))
+        found = self._evaluation(values, _HALF.get(given.dtype, _TOLERANCE))
         if found is None:
             if self.unmatched == "pass":
                 return given
-            raise ValueError(self._complaint(values, given))
+            whole = not given.is_floating_point() and (self.times % 1 != 0).any()
+            hint = "; this host has whole times only: use schedule.with_integer_times()" if whole else ""
+            raise self.another(values, self._expected(), hint)
         self.index, self._calls = found
         dtype = torch.float64 if given.dtype == torch.float64 else torch.float32
-        return torch.full(given.shape, float(self.told[self.index]), dtype=dtype, device=given.device)
+        return torch.full(given.shape, float(self.network_times[self.index]), dtype=dtype, device=given.device)
 
-    def _follow(self, values: Float64, tolerance: float) -> tuple[int, int] | None:
+    def _evaluation(self, values: Float64, tolerance: float) -> tuple[int, int] | None:
         """The evaluation that a call at ``values`` belongs to and the number of calls there with it; None if to none."""
 
         def at(i: int) -> bool:
-            slack = max(tolerance * max(abs(self.stands[i]), self._floor), self._slack)
-            return bool((np.abs(values - self.stands[i]) <= slack).all())
+            slack = max(tolerance * max(abs(self.times[i]), self._floor), self._slack)
+            return bool((np.abs(values - self.times[i]) <= slack).all())
 
-        i, last = self.index, len(self.stands) - 1
-        begun, following = i >= 0, i + 1 <= last
-        if self.calls_per_evaluation is None:
-            here, there = begun and at(i), following and at(i + 1)
-            if here and there:
-                raise ValueError(
-                    f"calls_per_evaluation must be a number here: evaluations {i} and {i + 1} stand at {self.unit} "
-                    f"{self.stands[i]:.9g} and {self.stands[i + 1]:.9g}, which the host's times do not tell apart"
-                )
-            found = (i, self._calls + 1) if here else (i + 1, 1) if there else None
-        elif begun and self._calls < self.calls_per_evaluation:
-            found = (i, self._calls + 1) if at(i) else None
-        else:
-            found = (i + 1, 1) if following and at(i + 1) else None
-        return found or ((0, 1) if begun and at(0) else None)
-
-    def _complaint(self, values: Float64, given: Tensor) -> str:
-        same = len(np.unique(values)) == 1
-        got = f"{values[0]:.9g}" if same else f"from {values.min():.9g} to {values.max():.9g} in one batch"
-        i, calls = self.index, self.calls_per_evaluation
-        if calls is not None and i >= 0 and self._calls < calls:
-            expected = (
-                f"{self.unit} must be {self.stands[i]:.9g} at evaluation {i}, of whose {calls} calls this is number {self._calls + 1}"
+        i, calls, wanted = self.index, self._calls, self.calls_per_evaluation
+        here = i >= 0 and (wanted is None or calls < wanted) and at(i)
+        following = i + 1 < len(self.times) and (i < 0 or wanted is None or calls >= wanted) and at(i + 1)
+        if here and following:
+            raise ValueError(
+                f"calls_per_evaluation must be a number here: evaluations {i} and {i + 1} are at {self.unit} {self.times[i]:.9g} and "
+                f"{self.times[i + 1]:.9g}, which the host's times do not distinguish"
             )
-        elif i + 1 < len(self.stands):
-            expected = f"{self.unit} must be {self.stands[i + 1]:.9g} at evaluation {i + 1} of {len(self.stands)}"
-        else:
-            expected = f"{self.unit} must be {self.stands[0]:.9g}, the first, after all {len(self.stands)} evaluations"
-        whole = not given.is_floating_point() and (self.stands % 1 != 0).any()
-        hint = "; this host keeps whole times only: use schedule.with_integer_times()" if whole else ""
-        host = f"; {self._hint}" if self._hint else ""
-        return f"{expected}, got {got}{hint}; the sampler must run on the schedule's own times ({_listed(self.stands)}){host}"
+        if here:
+            return i, calls + 1
+        if following:
+            return i + 1, 1
+        return (0, 1) if i >= 0 and at(0) else None
+
+    def _expected(self) -> str:
+        """Where the host must be at its next call."""
+        i, wanted, count = self.index, self.calls_per_evaluation, len(self.times)
+        if wanted is not None and i >= 0 and self._calls < wanted:
+            return f"{self.times[i]:.9g} at evaluation {i}, in call {self._calls + 1} of {wanted}"
+        if i + 1 < count:
+            return f"{self.times[i + 1]:.9g} at evaluation {i + 1} of {count}"
+        return f"{self.times[0]:.9g}, the first, after all {count} evaluations"
 
 
-def _times(name: str, values: ArrayLike) -> Float64:
+def _finite(name: str, values: ArrayLike) -> Float64:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError(f"{name} must be a list of finite numbers, got {array.tolist()}")
     return array
-
-
-def _listed(values: Sequence[float] | Float64) -> str:
-    shown = [f"{v:.6g}" for v in values[:8]]
-    return ", ".join(shown) + (", …" if len(values) > 8 else "")

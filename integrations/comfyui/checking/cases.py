@@ -214,10 +214,10 @@ def control_net(sd: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
 
         def __init__(self) -> None:
             super().__init__()
-            self.heard: list[Tensor] = []
+            self.passed: list[Tensor] = []
 
         def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> dict[str, list[Tensor]]:
-            self.heard.append(timesteps)
+            self.passed.append(timesteps)
             return {"output": []}
 
     def run() -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ def control_net(sd: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
         sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
         latent = torch.zeros_like(noise)
         sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, conditioning, conditioning, latent, disable_pbar=True, seed=5)
-        return torch.cat(network.heard), torch.tensor(schedule.network_times, dtype=torch.float32)
+        return torch.cat(network.passed), torch.tensor(schedule.network_times, dtype=torch.float32)
 
     return run
 

@@ -106,7 +106,7 @@ def apply(
         counter = _watched(weak, scheduler, counter)
         for module in _timed_modules(pipeline).values():
             hook = TimestepHook(
-                module, counter, start_scale, _listener(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline))
+                module, counter, start_scale, _guidance_check(weak, schedules, check_guidance), left=passes_what_is_left(type(pipeline))
             )
             hooks.add(hook)
             stack.callback(hook.handle.remove)
@@ -150,7 +150,7 @@ def _check_not_shared(pipeline: Any) -> None:
     for name, module in _timed_modules(pipeline).items():
         if any(id(hook) in others for _, _, hook in hooks_of(module)):
             raise ValueError(
-                f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and hears one only; call "
+                f"pipeline: its {name} is shared with another pipeline that has a schedule applied, and takes one only; call "
                 f"ttune.diffusers.remove on that one first, got {type(pipeline).__name__}"
             )
 
@@ -278,10 +278,10 @@ def _knows_whole_times(module: nn.Module) -> bool:
     return getattr(original(module), "config", {}).get("time_embedding_type") == "learned"
 
 
-def _listener(weak: ReferenceType[Any], schedules: list[Schedule], check_guidance: bool) -> Callable[[int], None]:
-    """Objects, at every call, to guidance that the schedule was not tuned for, where the pipeline's can be seen."""
+def _guidance_check(weak: ReferenceType[Any], schedules: list[Schedule], check_guidance: bool) -> Callable[[int], None]:
+    """Refuses, at every call, guidance that the schedule was not tuned for, where the pipeline's can be seen."""
 
-    def listening(index: int) -> None:
+    def check(index: int) -> None:
         pipeline = weak()
         if not check_guidance or pipeline is None:
             return
@@ -289,4 +289,4 @@ def _listener(weak: ReferenceType[Any], schedules: list[Schedule], check_guidanc
         schedule = next((one for one in schedules if one.steps == steps), schedules[0])
         check_pipeline_guides_alike(pipeline, schedule.model)
 
-    return listening
+    return check

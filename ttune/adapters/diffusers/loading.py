@@ -321,7 +321,7 @@ def _class(name: str, entry: tuple[str, Any], base: type | tuple[type, ...], lib
     if found is None:
         raise _foreign(name, entry, libraries)
     if "dummy" in getattr(found, "__module__", ""):
-        found()  # it stands for a class that needs another package, and says which
+        found()  # a placeholder of a class that needs another package, and says which
     if not (isinstance(found, type) and issubclass(found, base)):
         bases = " or ".join(one.__name__ for one in (base if isinstance(base, tuple) else (base,)))
         raise ValueError(f"{name} must be a {bases}, which {kind!r} of {library!r} is not")

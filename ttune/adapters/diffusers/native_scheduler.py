@@ -1,4 +1,4 @@
-"""The light way: a pipeline keeps its own scheduler, where that makes the schedule's steps, and only its network hears other times."""
+"""A pipeline that keeps its own scheduler, where that makes the schedule's steps: only its network is passed other times."""
 
 from __future__ import annotations
 
@@ -85,11 +85,7 @@ class NativeScheduler:
         self.counter.begin(None)
 
     def _step(self, theirs: Any, model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        index = self.counter.settle(timestep)
-        if self.counter.heard != index and self.counter.network_times[index] != self.counter.times[index]:
-            raise RuntimeError(
-                f"at evaluation {index} no network was passed its time; call ttune.diffusers.apply on the pipeline that samples"
-            )
+        self.counter.check_passed(self.counter.settle(timestep))
         made = theirs(model_output, timestep, *args, **kwargs)
         self.counter.advance()
         return made
@@ -161,7 +157,7 @@ def _check_same_steps(scheduler: Any, schedule: Schedule, arguments: dict[str, A
         if hasattr(probe, "scale_model_input"):
             probe.scale_model_input(theirs, t)
         theirs = probe.step(output, t, theirs).prev_sample
-        run.counter.heard = i
+        run.counter.last_passed = i
         ours = run.step(output, float(run.counter.times[i]), ours, None)
     theirs = theirs * float(schedule.alphas[-1]) if scaled else theirs
     error = float((ours - theirs).abs().max() / ours.abs().max())

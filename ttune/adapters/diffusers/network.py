@@ -42,7 +42,7 @@ class Family:
     """How the networks of one class are called.
 
     ``x``: the name of their first argument. ``arguments(config, conditions, x, grid)``: the others, but for the time. ``names``: the
-    conditions, as ttune calls them. ``normalised``: it is told the scheduler's time divided by the number of training steps.
+    conditions, as ttune calls them. ``normalised``: it is given the scheduler's time divided by the number of training steps.
     ``patches``: a sample is a row of 2 x 2 patches, (patches, channels); ``shared``: conditions that are one table for all samples.
     """
 
@@ -146,7 +146,7 @@ class HostNetwork(nn.Module):
     """A network of diffusers, called as ttune calls networks: ``network(x, tau, **conditions)`` -> its prediction, x's shape
     (with a learned variance twice the channels).
 
-    x and floating-point conditions go to the network in its own dtype; tau, times ``unit`` (what the network is told for ttune's
+    x and floating-point conditions go to the network in its own dtype; tau, times ``unit`` (what the network is given for ttune's
     time 1: :func:`ttune.adapters.diffusers.scheduler_config.time_unit`), stays in its own.
 
     What a pipeline always gives its network besides is made here unless it is among the conditions: of ``guidance`` the input of a

@@ -76,12 +76,7 @@ class PipelineRun:
         RuntimeError where no network was passed its time.
         """
         index = self.counter.settle(time)
-        t, tau = self.counter.times[index], self.counter.network_times[index]
-        if self.counter.heard != index and tau != t:
-            raise RuntimeError(
-                f"at evaluation {index} no network was passed {tau:.6g} instead of {t:.6g}: call "
-                f"ttune.diffusers.apply(pipeline) on the pipeline that samples"
-            )
+        self.counter.check_passed(index)
         x = sample * self.start_scale()
         if not self._began:
             self._start(index, sample, generator)

@@ -14,7 +14,7 @@ from ttune.noise.schedules import NoiseSchedule
 
 Config = Mapping[str, Any]
 
-# Their states or networks are not what a discrete or flow model's are: preconditioned, told log sigma, or of several sizes.
+# Their states or networks are not what a discrete or flow model's are: preconditioned, given log sigma, or of several sizes.
 _OTHERS = ("EDM", "CosineDPM", "ScoreSde", "KarrasVe", "CMStochastic", "VQDiffusion", "Amused", "RePaint", "Helios")
 # They have clip_sample or thresholding among their settings, and do not look at it.
 _UNBOUNDED = ("TCDScheduler", "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")

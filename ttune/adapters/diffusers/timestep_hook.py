@@ -27,10 +27,11 @@ def time_argument(module: Any) -> tuple[str, int] | None:
 
 
 class TimestepHook:
-    """What a network hears instead of the time that its pipeline passes.
+    """Passes a network the tuned time instead of its pipeline's.
 
-    ``counter`` and ``start_scale`` are asked at every call; ``listening(index)`` sees the number of the evaluation and may object; ``left``
-    as of :meth:`EvaluationCounter.tell`. Calls by a denoiser of :func:`ttune.diffusers.load` pass: it says the right time itself.
+    ``counter`` and ``start_scale`` are asked at every call; ``check(index)`` is called with the number of the evaluation and may raise;
+    ``left`` as of :meth:`EvaluationCounter.passed`. A call by a denoiser of :func:`ttune.diffusers.load` has the right time, and is left
+    alone.
 
     It counts on the host, so torch.compile must not trace it. Of a compiled module PyTorch calls the hooks outside of the graph.
     """
@@ -40,7 +41,7 @@ class TimestepHook:
         module: nn.Module,
         counter: Callable[[], EvaluationCounter],
         start_scale: Callable[[], float],
-        listening: Callable[[int], None],
+        check: Callable[[int], None],
         *,
         left: bool = False,
     ) -> None:
@@ -48,7 +49,7 @@ class TimestepHook:
         assert found is not None
         self.name, self.place = found
         self.first = next(iter(inspect.signature(original(module).forward).parameters))
-        self.counter, self.start_scale, self.listening = counter, start_scale, listening
+        self.counter, self.start_scale, self.check = counter, start_scale, check
         self.convention: Convention | None = None
         self.left = left
         # Before all other hooks: what moves inputs to a device, or keeps them, must see the right ones.
@@ -65,9 +66,9 @@ class TimestepHook:
         if given is None or not parts or not all(isinstance(part, torch.Tensor) for part in parts):
             raise ValueError(f"{self.name} must be given to {type(module).__name__}, got {given!r}")
         counter = self.counter()
-        passed, self.convention = counter.tell(given, parts[0].device, self.convention, left=self.left)
+        passed, self.convention = counter.passed(given, parts[0].device, self.convention, left=self.left)
         assert counter.index is not None
-        self.listening(counter.index)
+        self.check(counter.index)
         changed: dict[tuple[str, int], Any] = {(self.name, self.place): passed}
         scale = self.start_scale()
         if scale != 1:

@@ -53,7 +53,7 @@ class Decoder:
         return self.batches.through(decode, len(latents), lambda parts: torch.cat(list(parts)))
 
     def modules(self) -> list[torch.nn.Module]:
-        """The VAE, by whose weights decoders are told apart."""
+        """The VAE, whose weights say which decoder it is."""
         return [self._loaded()]
 
     def _loaded(self) -> Any:
