@@ -361,7 +361,7 @@ class Stateful(nn.Module):
 
 
 def test_times_that_coincide_in_their_dtype() -> None:
-    """As bfloat16, 999 and 998.5 are one number: the network is told the same, so one row is right."""
+    """As bfloat16, 999 and 998.5 are one number: the network is passed the same, so one row is right."""
     net, x = network(), torch.randn(3, 6)
     close = [999.0, 998.5, 20.0]
     expected = outputs(net, x, {}, close, torch.bfloat16)

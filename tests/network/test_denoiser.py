@@ -73,7 +73,7 @@ def test_tau_reaches_only_the_network() -> None:
     assert seen[1].tolist() == [t] * 3
 
 
-def test_a_told_time_per_sample_and_per_frame() -> None:
+def test_a_network_time_per_sample_and_per_frame() -> None:
     seen: list[Tensor] = []
 
     def spy(x: Tensor, tau: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ def test_guidance_in_one_call_is_guidance_in_two() -> None:
     for scale in (0.0, 0.5, 3.0, -1.0):
         guided = Denoiser(network, NOISE, guidance=ClassifierFree(scale, {"label": 0}))
         D = guided(x, t, label=label)
-        told = torch.full((4,), t, dtype=torch.float64)
-        eps = scale * labelled(x, told, label) + (1 - scale) * labelled(x, told, torch.zeros(4))
+        tau = torch.full((4,), t, dtype=torch.float64)
+        eps = scale * labelled(x, tau, label) + (1 - scale) * labelled(x, tau, torch.zeros(4))
         torch.testing.assert_close(D, (x - float(NOISE.sigma(t)) * eps) / float(NOISE.alpha(t)), rtol=1e-10, atol=1e-10)
         assert calls == [8]
         assert guided.evaluations == 8

@@ -168,7 +168,7 @@ def test_stitched_networks_serve_their_times() -> None:
         return run
 
     denoiser = Denoiser(Stitched([named("small", 0.9), named("large", 1.0)], [500.0]), NOISE)
-    # What the network is told may lie on the other side of the switch: its place counts.
+    # The network time may lie on the other side of the switch: the solver time counts.
     schedule = SCHEDULE.replace(network_times=SCHEDULE.network_times * 0.7)
     ttune.sample(denoiser, schedule, X_T)
     assert [name for name, _ in seen] == ["small" if t > 500 else "large" for t in schedule.times[:-1]]
@@ -179,7 +179,7 @@ def test_stitched_networks_serve_their_times() -> None:
         denoiser.outputs(X_T, 3.0)
 
 
-def test_told_per_sample_and_per_frame() -> None:
+def test_network_times_per_sample_and_per_frame() -> None:
     def framed(x: Tensor, tau: Tensor) -> Tensor:  # (B, frames, ...) with one time per frame
         times = tau[..., None] if tau.ndim == 2 else tau[:, None, None]
         return 0.8 * x * torch.cos(times / 700)
@@ -418,9 +418,9 @@ def test_single_predictions_and_callbacks_are_checked() -> None:
     with pytest.raises(ValueError, match=r"callback must return None or a state of shape \(3, 2, 4\), got \(1, 2, 4\)"):
         ttune.sample(Denoiser(network, NOISE), SCHEDULE, X_T, callback=lambda i, t, x: x[:1])
     whole = SCHEDULE.with_integer_times()
-    told = (torch.tensor(whole.network_times) - 0.5).clamp(min=0.0)
+    network_times = (torch.tensor(whole.network_times) - 0.5).clamp(min=0.0)
     with pytest.raises(ValueError, match="whole times where integer_time=True"):
-        ttune.sample(Denoiser(network, NOISE, integer_time=True), whole, X_T, network_times=told)
+        ttune.sample(Denoiser(network, NOISE, integer_time=True), whole, X_T, network_times=network_times)
     with pytest.raises(ValueError, match="compile must be False"):
         CompiledSampler(denoisers()["classifier"], SCHEDULE)
 

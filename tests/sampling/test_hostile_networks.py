@@ -126,14 +126,14 @@ def test_sampling(network: Network, sampler: str, settings: dict[str, Any]) -> N
     hostile, plain = denoisers(network, settings)
     expected = ttune.sample(plain, schedule, X_T, conditions=given(), seeds=SEEDS)
     x_T, conditions = X_T.clone(), given()
-    told = torch.from_numpy(schedule.network_times.copy())
+    network_times = torch.from_numpy(schedule.network_times.copy())
     for _ in range(2):
-        assert torch.equal(ttune.sample(hostile, schedule, x_T, conditions=conditions, seeds=SEEDS, network_times=told), expected)
+        assert torch.equal(ttune.sample(hostile, schedule, x_T, conditions=conditions, seeds=SEEDS, network_times=network_times), expected)
         found = CompiledSampler(hostile, schedule, compile=False)(x_T, conditions=conditions, seeds=SEEDS)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(x_T, X_T)
     assert torch.equal(conditions["extra"]["gain"], GAIN)
-    assert torch.equal(told, torch.from_numpy(schedule.network_times.copy()))
+    assert torch.equal(network_times, torch.from_numpy(schedule.network_times.copy()))
     with torch.inference_mode():
         assert torch.equal(ttune.sample(hostile, schedule, x_T + 0, conditions=given(), seeds=SEEDS), expected)
 
@@ -353,7 +353,7 @@ def test_every_seed_that_is_accepted_is_used(seed: int) -> None:
     ttune.conditions_from({"y": [1, 2]}, seed=seed * 2**40)
 
 
-def test_a_half_network_can_be_tuned_by_gradients_and_who_cannot_is_told_why() -> None:
+def test_a_half_network_can_be_tuned_by_gradients_and_the_refusal_says_why() -> None:
     half = X_T.repeat(4, 1).half() * torch.linspace(0.5, 1.5, 16)[:, None].half()
     assert tune(polite, optimizer="backpropagation", x_T=half, sample_shape=None, conditions=None).history
 

@@ -179,21 +179,21 @@ def test_the_callback_can_replace_the_state() -> None:
 # ------------------------------------------------------------------------------------------------------ the loop itself
 
 
-def test_the_network_is_asked_once_a_step_and_told_the_network_times() -> None:
-    told: list[float] = []
+def test_the_network_is_asked_once_a_step_and_passed_the_network_times() -> None:
+    passed: list[float] = []
     network = mixture(NOISE)
 
     def spy(x: Tensor, tau: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()
-        told.append(float(tau[0]))
+        passed.append(float(tau[0]))
         return network(x, tau)
 
     for sampler in SAMPLERS:
         schedule = Schedule.build(NOISE, sampler, 5, "linspace")
         schedule = schedule.replace(network_times=schedule.network_times * 0.9 + 1 / 3)
         ttune.sample(ttune.Denoiser(spy, NOISE), schedule, standard_normal((2, 2)))
-        assert told == schedule.network_times.tolist()
-        told.clear()
+        assert passed == schedule.network_times.tolist()
+        passed.clear()
 
 
 def test_no_gradient_is_kept() -> None:

@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def edit(path: Path, digest: bool = False, **changes: Any) -> Path:
-    """Rewrite fields of the file; without its digest, unless told otherwise."""
+    """Rewrite fields of the file; without its digest, unless ``digest`` says otherwise."""
     content = json.loads(path.read_text()) | changes
     if not digest:
         content["digest"] = ""

@@ -88,7 +88,7 @@ def test_the_last_draw_that_there_is_a_number_for() -> None:
     assert sample(denoiser, schedule, torch.ones(1, 1), seeds=torch.tensor([1])).isfinite().all()
 
 
-def test_a_position_below_the_trained_range_is_told_its_end() -> None:
+def test_a_time_below_the_trained_range_passes_the_network_its_end() -> None:
     assert Schedule.build(NOISE, "ddim", 2, [999, -0.5, -1]).network_times.tolist() == [999, 0]
 
 
@@ -156,5 +156,5 @@ def test_whole_times() -> None:
 def test_text() -> None:
     text = str(tuned())
     assert text.splitlines()[0] == "ddim, 3 steps, tuned"
-    assert "told   990.0000  (-9.0000)" in text
+    assert "network   990.0000  (-9.0000)" in text
     assert len(text.splitlines()) == 5

@@ -1,4 +1,4 @@
-"""Shifted time steps: every sample is told the time of its own variance. float64, exact levels."""
+"""Shifted time steps: the network is passed the time of each sample's own variance. float64, exact levels."""
 
 from __future__ import annotations
 
@@ -39,48 +39,48 @@ def level(noise: NoiseSchedule, t: float, data_variance: float) -> float:
     return float(noise.alpha(t) ** 2 * data_variance + noise.sigma(t) ** 2)
 
 
-def told(shifted: Schedule, i: int, x: Tensor, **options: Any) -> list[float]:
+def passed(shifted: Schedule, i: int, x: Tensor, **options: Any) -> list[float]:
     shifting = Shifting.make(shifted, "cpu", **options)
     assert shifting is not None
     return shifting(i, x).tolist()
 
 
 @pytest.mark.parametrize("data_variance", [0.0, 0.25, 2.0])
-def test_a_state_is_told_the_time_that_its_variance_belongs_to(data_variance: float) -> None:
+def test_the_network_is_passed_the_time_that_its_variance_belongs_to(data_variance: float) -> None:
     shifted = schedule(shift=Shift(60.0, 200.0, data_variance))
     wanted = [671.0, 700.0, 700.4, 729.9]
     x = of_variance(*(level(NOISE, t, data_variance) for t in wanted))
-    np.testing.assert_allclose(told(shifted, 1, x), wanted, atol=0.01)
+    np.testing.assert_allclose(passed(shifted, 1, x), wanted, atol=0.01)
 
 
 def test_where_the_variance_is_right_nothing_changes_exactly() -> None:
     """Bit for bit, but for the rounding of the state's own variance."""
     x = of_variance(level(NOISE, 400.0, 0.25))
-    assert told(schedule(), 2, x)[0] == pytest.approx(400.0, abs=1e-9)
+    assert passed(schedule(), 2, x)[0] == pytest.approx(400.0, abs=1e-9)
 
 
-def test_beyond_the_window_its_ends_are_told() -> None:
+def test_beyond_the_window_its_ends_are_passed() -> None:
     x = of_variance(1e-6, 50.0)
-    assert told(schedule(), 1, x) == [670.0, 730.0]
-    assert told(schedule(shift=Shift(1000.0, 10.0, 0.25)), 1, x) == [200.0, 999.0]  # the trained range ends there
+    assert passed(schedule(), 1, x) == [670.0, 730.0]
+    assert passed(schedule(shift=Shift(1000.0, 10.0, 0.25)), 1, x) == [200.0, 999.0]  # the trained range ends there
 
 
-def test_the_first_and_those_below_the_cutoff_are_told_the_schedule() -> None:
+def test_the_first_and_those_below_the_cutoff_get_the_schedule() -> None:
     x = of_variance(0.1, 3.0)
-    assert told(schedule(), 0, x) == [999.0, 999.0]
-    assert told(schedule(), 3, x) == [150.0, 150.0]
-    assert told(schedule().part(1), 0, x) == told(schedule(), 1, x)  # a part's first evaluation is not the first
+    assert passed(schedule(), 0, x) == [999.0, 999.0]
+    assert passed(schedule(), 3, x) == [150.0, 150.0]
+    assert passed(schedule().part(1), 0, x) == passed(schedule(), 1, x)  # a part's first evaluation is not the first
 
 
 def test_a_tuned_network_times_is_shifted_by_as_much() -> None:
     tuned = schedule().replace(network_times=[990.0, 720.0, 390.0, 100.0])
     x = of_variance(level(NOISE, 690.0, 0.25), 50.0)
-    np.testing.assert_allclose(told(tuned, 1, x), [710.0, 750.0], atol=0.01)
+    np.testing.assert_allclose(passed(tuned, 1, x), [710.0, 750.0], atol=0.01)
 
 
 def test_whole_times_where_the_network_knows_no_others() -> None:
     x = of_variance(level(NOISE, 690.3, 0.25))
-    assert told(schedule(), 1, x, whole=True) == [690.0]
+    assert passed(schedule(), 1, x, whole=True) == [690.0]
 
 
 @pytest.mark.parametrize("noise", [NoiseSchedule.edm(), NoiseSchedule.ve(), NoiseSchedule.continuous_vp(), NoiseSchedule.flow()])
@@ -89,12 +89,12 @@ def test_other_noise_schedules(noise: NoiseSchedule) -> None:
     shifted = schedule(noise, Shift(0.1 * noise.t_max, 0.2 * noise.t_max, v))
     t = float(shifted.times[1])
     x = of_variance(*(level(noise, s, v) for s in (0.98 * t, t, 1.03 * t)))
-    np.testing.assert_allclose(told(shifted, 1, x), [0.98 * t, t, 1.03 * t], rtol=1e-3)
+    np.testing.assert_allclose(passed(shifted, 1, x), [0.98 * t, t, 1.03 * t], rtol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
 def test_the_loop_tells_every_sample_its_own_time(sampler: str) -> None:
-    """Against the same loop, told what was computed by hand from the states that it went through."""
+    """Against the same loop, with network times computed by hand from the states that it went through."""
     network, shifted = mixture(NOISE), schedule(sampler=sampler)
     x_T = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     seen: list[Tensor] = []
@@ -118,7 +118,7 @@ def test_the_loop_tells_every_sample_its_own_time(sampler: str) -> None:
     torch.testing.assert_close(torch.stack(seen), torch.stack(network_times), rtol=0, atol=0.02)
     torch.testing.assert_close(x_0, x["x"], rtol=0, atol=2e-3)
     assert len({round(t, 6) for t in seen[1].tolist()}) > 1
-    # An explicit network_times is told instead.
+    # An explicit network_times is passed instead.
     plain = ttune.sample(denoiser, shifted.replace(shift=None), x_T)
     torch.testing.assert_close(ttune.sample(denoiser, shifted, x_T, network_times=torch.tensor(shifted.network_times)), plain)
 

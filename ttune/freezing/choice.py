@@ -22,7 +22,7 @@ def choose(network: nn.Module, runs: Runs) -> dict[nn.Module, list[LookupTable]]
     chosen = {m: seen[m] for m in outermost(network, lambda m: m in seen and qualifies(seen[m], runs.limit))}
     while True:
         read = closure(runs.read, [s for m, s in seen.items() if m not in chosen])
-        # A function without weights is as cheap as the lookup of its result, unless nobody needs it any more.
+        # A function without weights is as cheap as the lookup of its result, unless nothing needs it any more.
         cheap = [m for m, s in chosen.items() if read & s.bit and steps_of(s) > 1 and not has_weights(m)]
         if not cheap:
             break

@@ -38,7 +38,7 @@ class FrozenTime(nn.Module):
         self.network = network
         self.report = report
         self.keep = keep
-        self._module = (module,)  # in a tuple, lest the module be registered twice
+        self._module = (module,)  # in a tuple, so that the module is not registered twice
         self._replaced: list[tuple[nn.Module, str, nn.Module | None]] = []
         self._moved: list[tuple[Tensor, Tensor, torch.device]] = []
         self._forward: Callable[..., Any] | None = None
@@ -85,7 +85,7 @@ class FrozenTime(nn.Module):
                     self._replaced.append((parent, name, child))
                     parent._modules[name] = rows[child]
         self._forward = module.__dict__.get("forward")  # some libraries have set one before
-        module.__dict__["forward"] = next(iter(rows.values())).clock.run
+        module.__dict__["forward"] = next(iter(rows.values())).step_index.run
 
     def _keep_weights(self, spared: Sequence[Tensor]) -> None:
         if self.keep == "release":
@@ -142,7 +142,7 @@ def freeze_time(
     a network that is compiled or frozen already, several time arguments, times that coincide in their dtype but have different rows.
     """
     if isinstance(schedule, Schedule) and schedule.shift is not None:
-        raise ValueError(f"schedule must tell the network K fixed times, it has {schedule.shift}, whose times depend on the state")
+        raise ValueError(f"schedule must have K fixed network times, it has {schedule.shift}, whose times depend on the state")
     times = schedule.network_times.tolist() if isinstance(schedule, Schedule) else [float(t) for t in schedule]
     if not times or not np.isfinite(times).all():
         raise ValueError(f"schedule must have at least one time, all finite, got {times}")
@@ -193,7 +193,7 @@ def _frozen(target: Target, runs: Runs, keep: str) -> FrozenTime:
     depends = 0
     for m in tables:
         depends |= runs.seen[m].depends
-    clock = StepIndex(
+    step_index = StepIndex(
         target.module.forward,
         runs.parameters,
         torch.stack(runs.keys),
@@ -207,7 +207,7 @@ def _frozen(target: Target, runs: Runs, keep: str) -> FrozenTime:
     )
     report = make_report(target.module, {m: runs.seen[m].name for m in tables}, tables, len(runs.keys))
     frozen = FrozenTime(target.network, target.module, report, keep).eval()
-    frozen._put({m: Rows(clock, runs.seen[m].template, ts).eval() for m, ts in tables.items()})
+    frozen._put({m: Rows(step_index, runs.seen[m].template, ts).eval() for m, ts in tables.items()})
     return frozen
 
 

@@ -66,7 +66,7 @@ class Target:
         natural = torch.float64 if dtype == torch.float64 else torch.float32
         if isinstance(network, Denoiser):
             if time_dtype not in (None, natural):
-                raise ValueError(f"time_dtype must be what the denoiser tells its network, {natural}, got {time_dtype}")
+                raise ValueError(f"time_dtype must be what the denoiser passes its network, {natural}, got {time_dtype}")
             evaluation = _evaluation(network, schedule)
             run: Callable[..., Any] = lambda x, t, conditions: network.evaluate(x, t, conditions, evaluation)  # noqa: E731
         else:
@@ -271,7 +271,7 @@ class Runs:
             seen.depends |= bits & arguments
             if bits & _MOVING:
                 seen.why_not = seen.why_not or "it depends on the state"
-            else:  # from here on its output stands for all that it was made from
+            else:  # from here on its output carries the mark of this module instead of those of its inputs
                 seen.reads |= bits & ~arguments & ~seen.bit
                 for tensor, same in zip(tensors, passed, strict=True):
                     marks.mark(tensor, marks.of(tensor) & (-1 if same else arguments) | seen.bit)

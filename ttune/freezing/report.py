@@ -1,4 +1,4 @@
-"""What freezing bought: bytes of weights that are no longer needed, bytes of tables that are."""
+"""What freezing saves: bytes of weights that are no longer needed, less the bytes of the tables."""
 
 from __future__ import annotations
 

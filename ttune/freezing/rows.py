@@ -1,4 +1,4 @@
-"""What stands in a frozen network where modules stood: rows of tables, chosen by the time that the network receives."""
+"""What replaces the modules of a frozen network: rows of tables, chosen by the time that the network receives."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class StepIndex(nn.Module):
     """
 
     keys: Tensor
-    steps: Tensor
+    numbers: Tensor
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class StepIndex(nn.Module):
         self.inner = forward
         self.names, self.time, self.state, self.shape = tuple(names), time, state, shape
         self.register_buffer("keys", keys, persistent=False)
-        self.register_buffer("steps", torch.arange(len(keys), dtype=torch.float64, device=keys.device), persistent=False)
+        self.register_buffer("numbers", torch.arange(len(keys), dtype=torch.float64, device=keys.device), persistent=False)
         self.conditions = tuple(conditions)
         for i, value in enumerate(conditions.values()):
             self.register_buffer(f"condition_{i}", value.detach().clone(), persistent=False)
@@ -143,7 +143,7 @@ class StepIndex(nn.Module):
             raise ValueError(f"{spelled(self.time)} must be one time, or one per sample (B,) = ({batch},), got shape {tuple(t.shape)}")
         self._check_constants(arguments)
         match = t.reshape(-1, 1) == self.keys
-        index = torch.where(match, self.steps, -1.0).amax(1).expand(batch)
+        index = torch.where(match, self.numbers, -1.0).amax(1).expand(batch)
         timely = index >= 0
         fitting = self._fitting(arguments, batch)
         if not torch.compiler.is_compiling() and index.device.type == "cpu":
@@ -214,9 +214,9 @@ class LookupTable:
 class Rows(nn.Module):
     """Takes a module's place and returns what it returned at this step, whatever it is given."""
 
-    def __init__(self, clock: StepIndex, template: Any, tables: Sequence[LookupTable]) -> None:
+    def __init__(self, step_index: StepIndex, template: Any, tables: Sequence[LookupTable]) -> None:
         super().__init__()
-        self.clock = clock
+        self.step_index = step_index
         self.template = template
         self.kinds = tuple((table.batched, table.read, table.written, table.timed) for table in tables)
         self.shapes = tuple(tuple(table.rows.shape) for table in tables)
@@ -227,10 +227,10 @@ class Rows(nn.Module):
             )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        index = self.clock.index
+        index = self.step_index.index
         if index is None:
             raise RuntimeError("a frozen module has rows only inside a call of the network that it was frozen in; undo() restores it")
-        return put_together(self.template, [self._serve(i, index, self.clock.batch) for i in range(len(self.kinds))])
+        return put_together(self.template, [self._serve(i, index, self.step_index.batch) for i in range(len(self.kinds))])
 
     def _serve(self, i: int, index: Tensor, batch: int) -> Tensor:
         rows: Tensor = getattr(self, f"rows_{i}")
@@ -242,7 +242,7 @@ class Rows(nn.Module):
             return row.clone() if written else row
         if rows.shape[0] == 1:
             index = index * 0  # NaN stays
-        if not batched:  # one output for all samples: they must stand at the same step
+        if not batched:  # one output for all samples: they must be at the same step
             return ops.embedding_lookup(rows, torch.where((index == index[0]).all(), index[0], torch.nan))
         if rows.shape[1] == 1:
             return ops.embedding_lookup(rows[:, 0], index)

@@ -1,4 +1,4 @@
-"""Any network, seen as one prediction of x_0: the one place where the network time reaches a network."""
+"""Any network, seen as one prediction of x_0: the one place where a network is passed its time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttune.messages.warn import warn
 from ttune.network.call_note import add_note
 from ttune.network.conditions import check_rows, of_rows, taken
 from ttune.network.guidance import Classifier, ClassifierFree, Guidance, Halves
-from ttune.network.identity import architecture, digest_of_weights, earlier_architectures, other_weights, signature
+from ttune.network.identity import advice_for, architecture, differences, digest_of_weights, other_weights, signature
 from ttune.network.in_place import Hands, copies
 from ttune.network.oom_batching import Batches
 from ttune.network.stitched import Stitched
@@ -27,10 +27,6 @@ Network = Callable[..., Tensor]
 Conditions = Mapping[str, Any]
 
 __all__ = ["PREDICTION_TYPES", "Classifier", "ClassifierFree", "Conditions", "Denoiser", "Evaluation", "Network", "select"]
-
-
-# Settings that an identity has only where they are on; where one lacks them, they are off.
-_SWITCHED = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "learned_variance", "switch_at", "variants")
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Denoiser:
     (:class:`ttune.DynamicThreshold`, or any function of D) replaces clipping by something that is not linear, in passes of its own.
     ``learned_variance`` says that the network returns twice the channels, the second half being the variance of ``ddpm`` with
     ``variance="learned_range"``.
-    ``decode`` makes pictures in [-1, 1] of the samples of a latent model, for whoever wants to look at them.
+    ``decode`` makes pictures in [-1, 1] of the samples of a latent model.
     ``shared`` names conditions that all samples share as they are, whatever their shape ("img_ids", "added_cond_kwargs.table"). All
     others, tensors in dicts, lists and tuples too, have one row per sample, or one row for all of them (:mod:`ttune.network.conditions`).
     The network may write into its arguments, return the same memory at every call, and in another floating dtype.
@@ -120,7 +116,7 @@ class Denoiser:
             raise TypeError(f"shared must hold names of conditions, such as 'img_ids' or 'added_cond_kwargs.table', got {self.shared!r}")
 
     def __call__(self, x: Tensor, t: float, tau: float | Tensor | None = None, **conditions: Any) -> Tensor:
-        """The x_0 prediction (B, ...) for a state x (B, ...) that stands at time ``t`` when the network is told ``tau``."""
+        """The x_0 prediction (B, ...) for a state x (B, ...) at solver time ``t``; the network is passed ``tau``, by default ``t``."""
         if isinstance(getattr(self.guidance, "scale", None), tuple):
             raise ValueError("guidance: with a scale per evaluation a single prediction has no scale; use a number or a function")
         evaluation = self.evaluation(0, Point(float(t), float(self.noise.alpha(t)), float(self.noise.sigma(t))))
@@ -142,7 +138,7 @@ class Denoiser:
         return self.network.at(t) if isinstance(self.network, Stitched) else self.network
 
     def evaluation(self, index: int, point: Point, variant: int = 0) -> Evaluation:
-        """Evaluation number ``index`` of a loop, which stands at ``point`` and uses ``variant`` of the network."""
+        """Evaluation number ``index`` of a loop, which is at ``point`` and uses ``variant`` of the network."""
         network = self.network_at(point.t, variant)
         share = self.network.costs[variant] if isinstance(self.network, Variants) else 1.0
         p, q = data_row(self.prediction_type, point.alpha, point.sigma)
@@ -152,7 +148,7 @@ class Denoiser:
         return Evaluation(network, scale, (p, *self.guidance.weights(q, scale, point)), share, index, point.t)
 
     def unclipped(self, x: Tensor, tau: float | Tensor, conditions: Conditions, evaluation: Evaluation) -> Tensor:
-        """The x_0 prediction before clipping, when the network is told ``tau`` at ``evaluation``."""
+        """The x_0 prediction before clipping, when the network is passed ``tau`` at ``evaluation``."""
         x_weight, *output_weights = evaluation.row
         outputs = self.outputs(x, tau, conditions, evaluation)
         return x_weight * x + sum(weight * output for weight, output in zip(output_weights, outputs, strict=False))
@@ -211,7 +207,7 @@ class Denoiser:
             check_rows(conditions, samples, self.shared)
 
     def _times(self, tau: float | Tensor, x: Tensor) -> Tensor:
-        """(B,) or (B, frames): what the network is told, in its dtype; bfloat16 has 126 values in (500, 1000]."""
+        """(B,) or (B, frames): what the network is passed, in its dtype; bfloat16 has 126 values in (500, 1000]."""
         dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
         if isinstance(tau, (float, int)):
             # Made where it is wanted: a number that is copied to a GPU has the host wait, at every step.
@@ -279,31 +275,18 @@ class Denoiser:
     def differences(self, remembered: Mapping[str, Any]) -> list[str]:
         """What this denoiser and a remembered :meth:`identity` both state, and state differently; but for the weights, which may be
         others (:meth:`check_model`)."""
-        mine, modules = self._settings(), self.modules()
-        if not remembered:
-            return []
-        both = {k for k in remembered if k in mine} | {k for k in _SWITCHED if k in mine or k in remembered}
-        found = [
-            f"{k} is {mine.get(k)!r}, the schedule was tuned for {remembered.get(k)!r}"
-            for k in sorted(both)
-            if not _same(k, mine, remembered)
-        ]
-        shapes = remembered.get("parameter_shapes")
-        if modules and shapes is not None and shapes != architecture(modules) and shapes not in earlier_architectures(modules):
-            found.append("parameter_shapes is another: this network's parameters have other shapes, it is another architecture")
-        return found
+        return differences(self._settings(), self.modules(), remembered)
 
     def check_model(self, remembered: Mapping[str, Any], subject: str = "schedule: it") -> None:
         """ValueError if a remembered :meth:`identity` is that of another denoiser. A UserWarning, once for each, if the network is the
         same and its weights are others, beyond what rounding to another dtype changes."""
-        differences = self.differences(remembered)
-        if differences:
-            raise ValueError(f"{subject} was tuned for another denoiser: {'; '.join(differences)}. {_advice(self, remembered)}")
+        found = self.differences(remembered)
+        if found:
+            advice = advice_for(self._settings().get("guidance_scale"), remembered.get("guidance_scale"))
+            raise ValueError(f"{subject} was tuned for another denoiser: {'; '.join(found)}. {advice}")
         theirs = remembered.get("weights")
-        if theirs is None:
-            return
         seen = self.__dict__.setdefault("_weights_compared", [])
-        if theirs in seen:
+        if theirs is None or theirs in seen:
             return
         seen.append(theirs)
         if other_weights(signature(self.modules()), theirs):
@@ -319,7 +302,7 @@ class Denoiser:
             guidance is not None and (not isinstance(guidance.scale, (int, float)) or getattr(guidance, "interval", None) is not None)
         )
         if depends:
-            raise ValueError("evaluation must be given: this denoiser's network or guidance depends on where the evaluation stands")
+            raise ValueError("evaluation must be given: this denoiser's network or guidance depends on the time of the evaluation")
         assert not isinstance(self.network, (Stitched, Variants))
         scale = None if guidance is None or guidance.idle(guidance.scale) else float(guidance.scale)
         return Evaluation(self.network, scale, ())
@@ -344,31 +327,6 @@ class Denoiser:
             raise ValueError(f"network must return a tensor on the device of x, {x.device}, got {output.device}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
         return output if output.dtype == x.dtype else output.to(x.dtype)
-
-
-def _same(key: str, mine: Mapping[str, Any], remembered: Mapping[str, Any]) -> bool:
-    """Whether two identities state the same by ``key``, as far as what an earlier version wrote can be compared."""
-    a, b = mine.get(key), remembered.get(key)
-    if key == "guidance_scale" and a in (None, 1.0) and b in (None, 1.0):
-        return True  # both are one call, for the conditions
-    known = remembered.get("guidance_scale") is not None or "guidance" in remembered
-    if mine.get("guidance") == "input" and not known and key in ("guidance", "guidance_scale"):
-        return True  # it was among the conditions, and nothing was written of it
-    return a == b
-
-
-def _advice(denoiser: Denoiser, remembered: Mapping[str, Any]) -> str:
-    """What to type where a schedule belongs to another denoiser."""
-    scale, mine = remembered.get("guidance_scale"), denoiser._settings().get("guidance_scale")
-    guidance = ""
-    if isinstance(scale, (int, float)) and mine != scale:
-        guidance = f" and --guidance-scale {scale:g} (in Python: guidance=ttune.ClassifierFree({scale:g}, null))"
-    elif scale is None and mine is not None:
-        guidance = " without --guidance-scale (in Python: guidance=None)"
-    return (
-        f"Pass --model{guidance} as it was tuned, or tune a schedule for this model; "
-        f"check_model=False (--no-check-model) goes on all the same"
-    )
 
 
 def _picking(output: object) -> str:

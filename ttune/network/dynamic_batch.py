@@ -24,7 +24,7 @@ class AnyBatch:
 
     A tuning calls it with whole chunks, the rest of the samples, and the few that probes look at. torch.compile would make one graph
     for the first of these and a second one, for any size, at the next. Marked, the first is for any size: one graph for calls without
-    a gradient and one for calls with. Of a batch of one torch.compile makes a graph of its own whatever it is told, so one sample
+    a gradient and one for calls with. For a batch of one torch.compile always makes a graph of its own, so one sample
     is shown twice. A mark on a tensor of a network that is not compiled is never looked at. The time comes as it would be
     stored, not as one number seen B times, whose strides would be a reason for another graph.
     """

@@ -29,7 +29,7 @@ class Guidance(Protocol):
     def scale(self) -> Any: ...
 
     def scale_at(self, index: int, point: Point) -> float:
-        """The scale at evaluation ``index``, which stands at ``point``."""
+        """The scale at evaluation ``index``, which is at ``point``."""
         ...
 
     def idle(self, scale: float) -> bool:
@@ -66,7 +66,7 @@ class ClassifierFree:
     ``null`` holds, per condition, the value that means "no condition": a number, or a tensor that broadcasts
     to the condition's shape; of a condition that holds others, a mapping or a list of such values, or one value for all of them.
 
-    ``scale``: a number, one per evaluation, or a function of where the evaluation stands (:class:`Point`: t, alpha, sigma, rho).
+    ``scale``: a number, one per evaluation, or a function of the evaluation's :class:`Point` (t, alpha, sigma, rho).
     ``interval``: (low, high) in sigma / alpha outside which the scale is 1 and one evaluation does (Kynkäänniemi et al. 2024).
     ``rescale``: phi of Lin et al. 2024, section 3.4: the guided output gets, in this proportion, the standard deviation that
     the conditional one has in each sample. Not linear: it takes a pass of its own.

@@ -20,7 +20,9 @@ from torch.nn.utils import parametrize
 
 Shape = tuple[int, ...]
 
-# A module that has one of these stands for it: peft's layers, what peft saves beside the original, wrappers with two copies.
+# Settings that an identity has only where they are on; where one lacks them, they are off.
+_SWITCHED = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "learned_variance", "switch_at", "variants")
+# A module that has one of these is replaced by it: peft's layers, what peft saves beside the original, wrappers with two copies.
 _INSTEAD = ("base_layer", "original_module", "ema_model")
 # Attention's projections of one input, and the fused ones that take their place or lie beside them.
 _SEPARATE = {"to_qkv": "to_q", "to_kv": "to_k", "to_added_qkv": "add_k_proj", "to_added_kv": "add_k_proj"}
@@ -38,7 +40,7 @@ _COARSE = {4: torch.float8_e4m3fn, 8: torch.bfloat16, 11: torch.float16}  # the 
 class Piece:
     """A parameter or buffer of the base network: its name there, and the shape that its layer declares.
 
-    ``projections``: the group of attention projections that it belongs to, of which only the total size counts. ``holder``: the
+    ``projections``: the group of attention projections that it belongs to; only the group's total size counts. ``holder``: the
     module that has the values; None where they are not at hand.
     """
 
@@ -173,7 +175,7 @@ def _unwrapped(network: nn.Module) -> list[nn.Module]:
 
 
 def signature(networks: Sequence[nn.Module]) -> dict[str, Any] | None:
-    """A few numbers that tell base weights from others of the same shapes, whatever dtype they are in; None where they are not at hand
+    """A few numbers that distinguish base weights from others of the same shapes, in any dtype; None where they are not at hand
     (on the meta device, quantised, frozen by :func:`ttune.freeze_time`) or not finite.
 
     ``sums``: of the columns j, j + 16, … of all weights (rows add up, so that fused projections have the same); ``norm``: of all of
@@ -217,6 +219,45 @@ def other_weights(mine: Mapping[str, Any] | None, theirs: object) -> bool:
     except (KeyError, TypeError, ValueError):
         return False  # of another version
     return a.shape == b.shape and not float((a - b).norm()) <= tolerance
+
+
+def differences(mine: Mapping[str, Any], networks: Sequence[nn.Module], remembered: Mapping[str, Any]) -> list[str]:
+    """In words, what a denoiser's settings, ``mine``, and an identity that a schedule remembers both state, and state differently. The
+    shapes of ``networks`` count, their weights do not."""
+    if not remembered:
+        return []
+    both = {k for k in remembered if k in mine} | {k for k in _SWITCHED if k in mine or k in remembered}
+    found = [
+        f"{k} is {mine.get(k)!r}, the schedule was tuned for {remembered.get(k)!r}" for k in sorted(both) if not _same(k, mine, remembered)
+    ]
+    shapes = remembered.get("parameter_shapes")
+    if networks and shapes is not None and shapes != architecture(networks) and shapes not in earlier_architectures(networks):
+        found.append("parameter_shapes is another: this network's parameters have other shapes, it is another architecture")
+    return found
+
+
+def _same(key: str, mine: Mapping[str, Any], remembered: Mapping[str, Any]) -> bool:
+    """Whether two identities state the same by ``key``, as far as what an earlier version wrote can be compared."""
+    a, b = mine.get(key), remembered.get(key)
+    if key == "guidance_scale" and a in (None, 1.0) and b in (None, 1.0):
+        return True  # both are one call, for the conditions
+    known = remembered.get("guidance_scale") is not None or "guidance" in remembered
+    if mine.get("guidance") == "input" and not known and key in ("guidance", "guidance_scale"):
+        return True  # it was among the conditions, and nothing was written of it
+    return a == b
+
+
+def advice_for(mine: object, remembered: object) -> str:
+    """What to type where a schedule belongs to another denoiser, given the guidance scales of both."""
+    guidance = ""
+    if isinstance(remembered, (int, float)) and mine != remembered:
+        guidance = f" and --guidance-scale {remembered:g} (in Python: guidance=ttune.ClassifierFree({remembered:g}, null))"
+    elif remembered is None and mine is not None:
+        guidance = " without --guidance-scale (in Python: guidance=None)"
+    return (
+        f"Pass --model{guidance} as it was tuned, or tune a schedule for this model; "
+        f"check_model=False (--no-check-model) goes on all the same"
+    )
 
 
 def digest_of_weights(modules: Sequence[nn.Module]) -> str | None:

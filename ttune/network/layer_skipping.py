@@ -1,4 +1,4 @@
-"""``skip_layers``: a network of which some residual blocks are passed by, for the price of the rest."""
+"""``skip_layers``: a network without some of its residual blocks, which costs as much less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class SkippedLayers(nn.Module):
-    """What :func:`skip_layers` returns: call it like the network. ``skipped`` are the names of the blocks that are passed by."""
+    """What :func:`skip_layers` returns: call it like the network. ``skipped`` are the names of those blocks."""
 
     def __init__(self, network: nn.Module, skipped: tuple[str, ...]) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class Passed(nn.Module):
 
 
 def skip_layers(network: nn.Module, names: Sequence[str], example: Sequence[Any] | None = None) -> SkippedLayers:
-    """``network`` with the blocks ``names`` passed by: in their place stands their first argument.
+    """``network`` without the blocks ``names``: each is replaced by its first argument.
 
     For blocks that add something to their input (residual, attention, transformer blocks), named as ``network.named_modules()`` does.
     ``network`` is not changed and shares its weights with the result. Whether a block returns the shape of its input is
     seen at the first call, which runs it once more; with ``example``, arguments of the network, here. Skip first, then compile
     (and call once before) or freeze.
 
-    Raises ValueError naming the blocks that there are not, that stand inside one another, or that change the shape; TypeError for
+    Raises ValueError naming the blocks that there are not, that lie inside one another, or that change the shape; TypeError for
     a block that returns something else than a tensor (or a tuple of one).
     """
     if not isinstance(network, nn.Module):
@@ -83,7 +83,7 @@ def skip_layers(network: nn.Module, names: Sequence[str], example: Sequence[Any]
         raise ValueError(f"names must be blocks of the network, which has none called {unknown}; see network.named_modules()")
     nested = [(a, b) for a in names for b in names if b.startswith(f"{a}.")]
     if nested:
-        raise ValueError(f"names must not stand inside one another, got {nested[0][1]!r} inside {nested[0][0]!r}")
+        raise ValueError(f"names must not lie inside one another, got {nested[0][1]!r} inside {nested[0][0]!r}")
     for name in dict.fromkeys(names):
         parent = _copied(copies, name.rpartition(".")[0])
         parent._modules[name.rpartition(".")[2]] = Passed(name, known[name])

@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Stitched:
-    """``networks[j]`` serves the evaluations that stand above the time ``switch_at[j]``, the last network the rest.
+    """``networks[j]`` serves the evaluations above the solver time ``switch_at[j]``, the last network the rest.
 
-    Pan et al. 2024, arXiv 2402.14167. All networks take the same arguments and predict the same thing. What counts is where an
-    evaluation stands, not what the network is told.
+    Pan et al. 2024, arXiv 2402.14167. All networks take the same arguments and predict the same thing. The solver time of
+    an evaluation counts, not its network time.
     """
 
     networks: tuple[Callable[..., Tensor], ...]
@@ -31,5 +31,5 @@ class Stitched:
             )
 
     def at(self, t: float) -> Callable[..., Tensor]:
-        """The network for an evaluation that stands at ``t``."""
+        """The network for an evaluation at the solver time ``t``."""
         return self.networks[sum(t <= switch for switch in self.switch_at)]

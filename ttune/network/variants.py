@@ -1,4 +1,4 @@
-"""One denoiser of several networks of different cost, of which a schedule chooses one per evaluation."""
+"""One denoiser of several networks of different cost: a schedule chooses one for each evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Variants:
         return self.networks[variant]
 
     def cost(self, variants: Sequence[int], evaluations: int) -> float:
-        """Of one sample by a schedule of so many ``evaluations``, of which () says that all use network 0."""
+        """Of one sample by a schedule of so many ``evaluations``; variants () mean that all use network 0."""
         return sum(self.costs[v] for v in variants) if variants else float(evaluations)
 
     def fitting(self, evaluations: int, budget: float) -> tuple[int, ...]:

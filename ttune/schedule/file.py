@@ -116,7 +116,7 @@ _ENVELOPE = ("format", "schema_version", "ttune_version", "digest")
 
 
 def text(path: str | PathLike[str], schedules: Sequence[Plain], more: int = 0) -> bytes:
-    """The bytes of the file, ``more`` of which may follow. ValueError for what :func:`read` would refuse."""
+    """The bytes of the file, to which ``more`` bytes may be added. ValueError for what :func:`read` would refuse."""
     for schedule in schedules:
         _check_depth(path, schedule)
     data = msgspec.json.format(msgspec.json.encode(_file(schedules)), indent=2) + b"\n"

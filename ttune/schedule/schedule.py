@@ -1,4 +1,4 @@
-"""Where the steps of a sampler stand, and what the network is told there."""
+"""The times of a sampler's steps, and the times that the network is passed there."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ttune.messages.names import must_be_one_of
 from ttune.noise.grids import GRIDS, grid
-from ttune.noise.numbers import Float64, float64_array
+from ttune.noise.numbers import Float64
 from ttune.noise.schedules import NoiseSchedule
 from ttune.samplers import SAMPLERS, Tableau, build_tableau
-from ttune.samplers.correction import MAX_DEPTH, corrected
+from ttune.samplers.correction import corrected
 from ttune.schedule import file
+from ttune.schedule.fields import Option, checked_coefficients, checked_options, checked_times, checked_variants, frozen, plain_number
 from ttune.schedule.time_shift import Shift
 
-Option = float | str | bool | tuple[float, ...]  # a sampler's own
 _DRAWS = 2**63  # an evaluation's number, which numbers its draw of noise, is an int64 in the kernels
 
 # What a tuning can return, and what such a schedule is called wherever it is shown.
@@ -34,12 +33,12 @@ class Schedule:
     """A sampler's steps: frozen, validated, float64. Build one with :meth:`build`, or load one with :meth:`load`.
 
     ``times`` (n_times,) are solver times, strictly decreasing, in the network's own unit; ``network_times``
-    (n_evaluations,) is what the network is told at each evaluation. ``model`` and ``tuned`` record which
+    (n_evaluations,) is the time that the network is passed at each evaluation. ``model`` and ``tuned`` record which
     denoiser a tuned schedule belongs to and how it was tuned; both are empty for an untuned one. ``options`` are the
     sampler's own (its builder's keyword-only parameters, see :data:`ttune.SAMPLERS`): numbers, words or truth values.
     ``coefficients`` (n_evaluations, 2 + depth) are added to the solver's own of x, of D and of the ``depth`` predictions before
     (:mod:`ttune.samplers.correction`); None for the solver as it is.
-    ``shift``: every sample is told the time that its variance belongs to (:class:`ttune.schedule.time_shift.Shift`); None for all the same.
+    ``shift``: the network is passed, for every sample, the time that its variance belongs to (:class:`ttune.schedule.time_shift.Shift`).
     ``variants`` (n_evaluations,): which network of a :class:`ttune.Variants` serves each evaluation; () where all use network 0.
     ``first``: of a :meth:`part`, the number of its first evaluation in the whole; noise and scales per evaluation count from there.
     """
@@ -47,7 +46,7 @@ class Schedule:
     noise: NoiseSchedule
     sampler: str
     times: Float64
-    network_times: Float64 = None  # type: ignore[assignment]  # None: where each evaluation stands
+    network_times: Float64 = None  # type: ignore[assignment]  # None: the solver time of each evaluation
     eta: float = 0.0
     lower_order_final: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -60,14 +59,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         must_be_one_of("sampler", self.sampler, sorted(SAMPLERS))
-        eta = _numbers(self.eta)
+        eta = plain_number(self.eta)
         if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta!r}")
         if eta and self.sampler != "ddim":
             raise ValueError(f"eta is an option of the sampler 'ddim', got eta={self.eta} with {self.sampler!r}")
         object.__setattr__(self, "eta", float(eta))
-        object.__setattr__(self, "times", _checked_times(self.noise, self.times))
-        object.__setattr__(self, "options", _checked_options(self.options))
+        object.__setattr__(self, "times", checked_times(self.noise, self.times))
+        object.__setattr__(self, "options", checked_options(self.options))
         if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
             raise ValueError(f"first must be a whole number >= 0, got {self.first!r}")
         tableau = build_tableau(self)
@@ -77,13 +76,13 @@ class Schedule:
                 f"64-bit numbers, got {self.first}"
             )
         if self.coefficients is not None:
-            object.__setattr__(self, "coefficients", _checked_coefficients(self.coefficients, len(tableau.stages)))
+            object.__setattr__(self, "coefficients", checked_coefficients(self.coefficients, len(tableau.stages)))
             tableau = corrected(tableau, self.coefficients)
-        object.__setattr__(self, "variants", _checked_variants(self.variants, len(tableau.stages)))
+        object.__setattr__(self, "variants", checked_variants(self.variants, len(tableau.stages)))
         object.__setattr__(self, "_tableau", tableau)
-        # A time may lie below the smallest trained time; the network is never told such a time.
-        told = np.clip(tableau.times, self.noise.t_min, self.noise.t_max) if self.network_times is None else self.network_times
-        network_times = _frozen("network_times", told)
+        # A solver time may lie below the smallest trained time; the network is never passed such a time.
+        untuned = np.clip(tableau.times, self.noise.t_min, self.noise.t_max)
+        network_times = frozen("network_times", untuned if self.network_times is None else self.network_times)
         if len(network_times) != len(tableau.stages):
             raise ValueError(
                 f"network_times must hold one time per network evaluation, {len(tableau.stages)} for {self.sampler!r} "
@@ -112,7 +111,7 @@ class Schedule:
         offset: int = 0,
         options: Mapping[str, Option] | None = None,
     ) -> Schedule:
-        """An untuned schedule: ``steps`` steps on a grid, the network told where it stands.
+        """An untuned schedule: ``steps`` steps on a grid; the network is passed the solver times.
 
         ``spacing`` is the name of a grid (:data:`ttune.noise.grids.GRIDS`) or the steps + 1 times themselves.
         ``final`` is "zero" (the last time is clean) or "min" (it is the smallest trained time).
@@ -125,7 +124,7 @@ class Schedule:
                 raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
             times = grid(noise, spacing, int(steps), t_start=t_start, final=final, offset=offset)
         else:
-            times = _frozen("spacing", spacing)
+            times = frozen("spacing", spacing)
             if t_start is not None:
                 raise ValueError(f"t_start cannot go with explicit times, whose first is the start; got {t_start}")
             if steps is not None and len(times) != steps + 1:
@@ -204,7 +203,7 @@ class Schedule:
         return self._tableau  # pyright: ignore[reportAttributeAccessIssue]
 
     def drifted(self) -> list[int]:
-        """The evaluations where the network is told a time beyond the neighbouring times: worth a look."""
+        """The evaluations whose network time lies beyond the neighbouring solver times: worth a look."""
         times = self.tableau().times
         above = np.concatenate([[self.noise.t_max], times[:-1]])
         below = np.append(times[1:], max(self.times[-1], self.noise.t_min))
@@ -213,21 +212,21 @@ class Schedule:
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed.
 
-        New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift, and the network is
-        told where they stand unless a new ``network_times`` says otherwise. Variants are kept where only times move, as many as before.
+        New steps drop the record of how the old ones were tuned, the corrections of the coefficients and the shift; the network times are
+        the new solver times, unless ``network_times`` are given too. Variants stay where only times move, as many as before.
         """
         if "sampler" in changes and changes["sampler"] != self.sampler:
             changes = {"options": {}} | changes
         if {"times", "sampler", "noise", "options"} & changes.keys():
             moved = changes.keys().isdisjoint(("sampler", "noise", "options")) and len(changes["times"]) == len(self.times)
-            kept = self.variants if moved else ()
-            changes = {"network_times": None, "coefficients": None, "shift": None, "variants": kept} | changes
+            variants = self.variants if moved else ()
+            changes = {"network_times": None, "coefficients": None, "shift": None, "variants": variants} | changes
         if {"times", "network_times", "coefficients", "shift", "variants", "sampler", "noise", "options"} & changes.keys():
             changes = {"tuned": {}, "model": {}} | changes
         return dataclasses.replace(self, **changes)
 
     def part(self, first: int = 0, last: int | None = None) -> Schedule:
-        """Steps ``first`` to ``last`` (exclusive) alone, told what they are told here: to start from an intermediate state, to
+        """Steps ``first`` to ``last`` (exclusive) alone, with their network times: to start from an intermediate state, to
         stop early, or to hand over to another sampler. Its noise, and guidance scales per evaluation, are those that these
         steps have in the whole; a multistep sampler begins anew at first order. Only for samplers with one evaluation a step.
         ValueError: an empty range, several evaluations a step, or an early stop with ``lower_order_final``."""
@@ -300,87 +299,10 @@ class Schedule:
         head = ", ".join([*words, *([str(self.shift)] if self.shift else [])])
         chosen = [f"   variant {v}" for v in self.variants] or [""] * len(self.network_times)
         rows = [
-            f"  {i:2d}  t = {t:10.4f}   told {c:10.4f}  ({c - t:+.4f}){chosen[i]}"
+            f"  {i:2d}  t = {t:10.4f}   network {c:10.4f}  ({c - t:+.4f}){chosen[i]}"
             for i, (t, c) in enumerate(zip(self.tableau().times, self.network_times, strict=True))
         ]
         return "\n".join([head, *rows, f"      t = {self.times[-1]:10.4f}"])
-
-
-def _checked_times(noise: NoiseSchedule, values: ArrayLike) -> Float64:
-    times = _frozen("times", values)
-    if len(times) < 2:
-        raise ValueError(f"times must be at least two (one step), got {len(times)}")
-    if (np.diff(times) >= 0).any():
-        raise ValueError(f"times must be strictly decreasing, got {times.tolist()}")
-    if times[0] > noise.t_max or times[-1] < noise.t_clean:
-        raise ValueError(f"times must lie in [{noise.t_clean:g}, {noise.t_max:g}], got {times.tolist()}")
-    return times
-
-
-def _checked_coefficients(values: ArrayLike, evaluations: int) -> Float64:
-    try:
-        array = float64_array(values)
-    except (TypeError, ValueError):
-        raise ValueError(f"coefficients must be a table of numbers, got {values!r}") from None
-    if array.ndim != 2 or array.shape[0] != evaluations or not 2 <= array.shape[1] <= 2 + MAX_DEPTH:
-        raise ValueError(
-            f"coefficients must have shape ({evaluations}, 2 to {2 + MAX_DEPTH}): one row per evaluation, columns x, D and earlier D; "
-            f"got {array.shape}"
-        )
-    if not np.isfinite(array).all():
-        raise ValueError(f"coefficients must be finite, got {array.tolist()}")
-    array.flags.writeable = False
-    return array
-
-
-def _checked_variants(values: Sequence[int], evaluations: int) -> tuple[int, ...]:
-    """As a tuple; () if all are 0, so that what is the same compares the same."""
-    try:
-        numbers = list(values)
-    except TypeError:
-        raise ValueError(f"variants must be a sequence of whole numbers, got {values!r}") from None
-    if not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0 for v in numbers):
-        raise ValueError(f"variants must be whole numbers >= 0, got {numbers}")
-    if numbers and len(numbers) != evaluations:
-        raise ValueError(f"variants must hold one number per network evaluation, {evaluations}, or none, got {len(numbers)}")
-    return tuple(map(int, numbers)) if any(numbers) else ()
-
-
-def _checked_options(options: Mapping[str, Any]) -> dict[str, Option]:
-    if not isinstance(options, Mapping):
-        raise ValueError(f"options must be a mapping of names to values, got {options!r}")
-    checked: dict[str, Option] = {}
-    for name, value in options.items():
-        plain = value if isinstance(value, (bool, str)) else _numbers(value)
-        if not isinstance(name, str) or plain is None:
-            raise ValueError(f"options must map names to finite numbers, lists of them, words or truth values, got {name!r}: {value!r}")
-        checked[name] = plain
-    return checked
-
-
-def _numbers(value: Any) -> int | float | tuple[float, ...] | None:
-    """A finite number, or a tuple of them; None for anything else."""
-    if isinstance(value, np.ndarray) or hasattr(value, "detach"):
-        value = value.tolist()  # a plain number, if it has no dimension
-    if isinstance(value, (list, tuple)):
-        numbers = tuple(_numbers(v) for v in value)
-        return numbers if all(isinstance(v, (int, float)) for v in numbers) else None  # pyright: ignore[reportReturnType]
-    if isinstance(value, (int, np.integer)):
-        return None if isinstance(value, bool) else int(value)
-    return float(value) if isinstance(value, (float, np.floating)) and np.isfinite(value) else None
-
-
-def _frozen(name: str, values: ArrayLike) -> Float64:
-    try:
-        array = float64_array(values)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}") from None
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got {array.tolist()}")
-    array.flags.writeable = False
-    return array
 
 
 __all__ = ["GRIDS", "Schedule"]

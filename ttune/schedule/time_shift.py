@@ -1,4 +1,4 @@
-"""Telling the network the time whose variance a sample has (Li et al. 2024, arXiv 2305.15583: sampling with shifted time steps)."""
+"""The network is passed the time whose variance a sample has (Li et al. 2024, arXiv 2305.15583: sampling with shifted time steps)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HALF = 64  # points of a table on either side of the evaluation's own time; betw
 
 @dataclass(frozen=True)
 class Shift:
-    """Per sample, the network is told the time within ``window`` / 2 of the evaluation's own whose noise level is nearest to the
+    """Per sample, the network is passed the time within ``window`` / 2 of the evaluation's own whose noise level is nearest to the
     variance of the state over its elements.
 
     The level at time t is alpha^2 ``data_variance`` + sigma^2: for variance-preserving models the paper's (which takes
     sigma^2, data_variance = 0), for variance-exploding ones and flow matching the same sum. Evaluations at or below ``cutoff``
-    are told what the schedule says, and so is the first, whose state is drawn and not made. A schedule's own ``network_times``
+    get what the schedule says, and so does the first, whose state is drawn and not made. A schedule's own ``network_times``
     is shifted by as much as the solver time would be. All in the network's own unit of time.
     """
 
@@ -45,8 +45,8 @@ class Shift:
         return [first + i > 0 and t > self.cutoff for i, t in enumerate(times)]
 
     def tables(self, noise: NoiseSchedule, times: Sequence[float], first: int = 0) -> tuple[Float64, Float64]:
-        """(levels, offsets), each (n_evaluations, points): at variance levels[i, j], increasing in j, evaluation i is told offsets[i, j]
-        more than the schedule says. ValueError where a level does not belong to one time."""
+        """(levels, offsets), each (n_evaluations, points): at variance levels[i, j], increasing in j, evaluation i gets a network
+        time offsets[i, j] above the schedule's. ValueError where a level does not belong to one time."""
         rows = [
             self._row(noise, float(t)) if shifted else (np.arange(2.0 * HALF + 1), np.zeros(2 * HALF + 1))
             for t, shifted in zip(times, self.shifted(times, first), strict=True)
@@ -55,7 +55,7 @@ class Shift:
 
     def _row(self, noise: NoiseSchedule, t: float) -> tuple[Float64, Float64]:
         low, high = max(noise.t_min, t - self.window / 2), min(noise.t_max, t + self.window / 2)
-        # The time itself is one of the points: a state whose variance is right is told exactly what it was told before.
+        # The time itself is one of the points: a state whose variance is right leaves the network time exactly as it was.
         around = np.concatenate([np.linspace(min(low, t), t, HALF + 1), np.linspace(t, max(high, t), HALF + 1)[1:]])
         levels = noise.alpha(around) ** 2 * self.data_variance + noise.sigma(around) ** 2
         rising = np.diff(levels)[np.diff(around) > 0]
