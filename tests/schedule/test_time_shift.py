@@ -201,7 +201,7 @@ def test_new_steps_drop_it_and_a_part_keeps_it() -> None:
         (lambda: schedule(shift=Shift(60.0, 200.0, 1.0)), ValueError, "must rise or fall throughout the window"),
         (lambda: schedule(NoiseSchedule.flow(), Shift(0.9, 0.1, 1.0)), ValueError, "a variance there belongs to several times"),
         (lambda: ttune.numpy.Plan.make(schedule()), ValueError, r"schedule must tell all samples the same time here, it has Shift\("),
-        (lambda: ttune.freeze_time(torch.nn.Linear(2, 2), schedule()), ValueError, r"must tell the network K fixed times, it has Shift\("),
+        (lambda: ttune.freeze_time(torch.nn.Linear(2, 2), schedule()), ValueError, r"must have K fixed network times, it has Shift\("),
         (lambda: ttune.sample(Gaussian(NOISE).denoiser(), schedule(), torch.zeros(3, 1)), ValueError, "at least two elements"),
         (
             lambda: ttune.tune(Gaussian(NOISE).denoiser(), schedule(), x_T=torch.zeros(8, 2), progress=False),
