@@ -91,7 +91,7 @@ def test_eight_threads_that_choose_leave_no_choice_behind() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert _CHOICE.name is None
-    assert _CHOICE._entered == []
+    assert _CHOICE._blocks == []
 
 
 def test_blocks_that_end_in_another_order_leave_no_choice_behind() -> None:
@@ -115,7 +115,7 @@ entered, done = threading.Event(), threading.Event()
 
 def other():
     with ttune.use_backend("reference"):
-        with _CHOICE._lock if {held} else nullcontext():  # in the middle of a choice, or not
+        with _CHOICE.lock if {held} else nullcontext():  # in the middle of a choice, or not
             entered.set()
             time.sleep(0.3)
         done.wait()
@@ -135,7 +135,7 @@ with ttune.use_backend(NAME):
     if child == 0:
         look()
 if child == 0:
-    assert _CHOICE.name is None and _CHOICE._entered == [], (_CHOICE.name, _CHOICE._entered)
+    assert _CHOICE.name is None and _CHOICE._blocks == [], (_CHOICE.name, _CHOICE._blocks)
     os._exit(0)
 assert _CHOICE.name == "reference", _CHOICE.name
 done.set()

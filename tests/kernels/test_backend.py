@@ -14,7 +14,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ttune import ops
-from ttune.kernels import backend, linear_update
+from ttune.kernels import backend, library, linear_update
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,8 +102,7 @@ def test_without_libraries_the_reference_serves(tmp_path: Path) -> None:
 
 def test_a_library_that_does_not_load_is_visible_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "_ops_cpu.so").write_text("not a library")
-    monkeypatch.setattr(backend, "_FOLDER", tmp_path)
-    monkeypatch.setattr(backend, "_LOAD_ERRORS", {})
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
     try:
         backend.load_native()
         assert "_ops_cpu.so does not load" in ops.backends()["cpu"]["reason"]
@@ -132,9 +131,8 @@ def test_a_gpu_without_code_in_the_native_module_goes_to_triton(
     built: str, here: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")
-    errors = {name: reason for name, reason in backend._LOAD_ERRORS.items() if name != "_ops_cuda"}
-    monkeypatch.setattr(backend, "_LOAD_ERRORS", errors)
-    monkeypatch.setattr(backend, "_describe_native", lambda *_: built)
+    monkeypatch.delitem(library.LOAD_ERRORS, "_ops_cuda", raising=False)
+    monkeypatch.setattr(backend, "description", lambda *_: built)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -59,11 +59,11 @@ import sys
 import torch
 from torch._C import DispatchKey, DispatchKeySet
 import ttune
-from ttune.kernels import backend
+from ttune.kernels import library
 
 if torch.version.cuda is None:  # else importing ttune has loaded it
     torch.ops.load_library(sys.argv[1])
-for name in backend._REFERENCES:
+for name in library.REFERENCES:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ttune::{name}", "CUDA"), name
 
 x, one = torch.ones(2), torch.ones(1, 1)
@@ -77,7 +77,7 @@ calls = [
     ("terms[0]", op.trajectory_loss.default, [x], one, x, None, None, None, "l2", 1.0),
     ("terms[0]", op.trajectory_loss_gradient.default, [x], one, x, None, None, None, "l2", 1.0),
 ]
-assert len(calls) == len(backend._REFERENCES)
+assert len(calls) == len(library.REFERENCES)
 for name, operator, *arguments in calls:
     try:
         operator.redispatch(cuda, *arguments)

@@ -28,7 +28,7 @@ import pytest
 import torch
 import ttune
 torch.ops.load_library(sys.argv[1])
-for name in ttune.kernels.backend._REFERENCES:
+for name in ttune.kernels.library.REFERENCES:
     kernel = next(line for line in torch._C._dispatch_dump(f"ttune::{name}").splitlines() if line.startswith("CPU:"))
     assert "_cuda" in kernel, kernel
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.cpu_backends import INTERPRETED
 from ttune import ops
-from ttune.kernels import backend
+from ttune.kernels import library
 from ttune.kernels import triton as triton_kernels
 
 if importlib.util.find_spec("triton") is None:
@@ -330,7 +330,7 @@ def test_images_move_16_bytes_at_a_time_and_spill_nothing(
 
 
 def test_every_operator_has_a_kernel() -> None:
-    assert set(triton_kernels.MODULES) == set(backend._REFERENCES)
+    assert set(triton_kernels.MODULES) == set(library.REFERENCES)
 
 
 # ------------------------------------------------------------------------------------------------------------- on a GPU

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import backend, shortcut
+from ttune.kernels import shortcut
+from ttune.kernels.library import define
 from ttune.kernels.tensors import DTYPES, arithmetic
 from ttune.kernels.timestep_embedding import check_time
 
@@ -104,6 +105,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return table_grad, t_grad
 
 
-backend.define("embedding_lookup", _SCHEMA, _reference)
-torch.library.register_fake("ttune::embedding_lookup", _fake, lib=backend.LIBRARY)
-torch.library.register_autograd("ttune::embedding_lookup", _backward, setup_context=_setup_context, lib=backend.LIBRARY)
+define("embedding_lookup", _SCHEMA, _reference, _fake, _backward, _setup_context)

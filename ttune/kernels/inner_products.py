@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import backend, shortcut
+from ttune.kernels import shortcut
+from ttune.kernels.library import define
 from ttune.kernels.linear_update import linear_update
 from ttune.kernels.tensors import arithmetic, check_alike
 
@@ -89,6 +90,4 @@ def _combined(tensors: Sequence[Tensor], rows: Tensor, wanted: Sequence[bool]) -
     return [next(outputs) if needed else None for needed in wanted]
 
 
-backend.define("inner_products", _SCHEMA, _reference)
-torch.library.register_fake("ttune::inner_products", _fake, lib=backend.LIBRARY)
-torch.library.register_autograd("ttune::inner_products", _backward, setup_context=_setup_context, lib=backend.LIBRARY)
+define("inner_products", _SCHEMA, _reference, _fake, _backward, _setup_context)

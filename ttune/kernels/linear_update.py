@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ttune.kernels import backend, philox, shortcut
+from ttune.kernels import philox, shortcut
+from ttune.kernels.library import define
 from ttune.kernels.tensors import arithmetic, check_alike, check_overlap
 
 _SCHEMA = "(Tensor[] terms, Tensor coeffs, Tensor? step=None, float? clip=None) -> Tensor[]"
@@ -332,11 +333,8 @@ def _coeff_grad(gradients: dict[int, Tensor], terms: list[Tensor], clamped: Tens
     return torch.cat((block, column), 1)
 
 
-backend.define("linear_update", _SCHEMA, _reference)
-backend.define("linear_update_", _SCHEMA_, _reference_)
-torch.library.register_fake("ttune::linear_update", _fake, lib=backend.LIBRARY)
-torch.library.register_fake("ttune::linear_update_", _fake_, lib=backend.LIBRARY)
-torch.library.register_autograd("ttune::linear_update", _backward, setup_context=_setup_context, lib=backend.LIBRARY)
+define("linear_update", _SCHEMA, _reference, _fake, _backward, _setup_context)
+define("linear_update_", _SCHEMA_, _reference_, _fake_)
 
 # Looked up once: three attributes of torch.ops cost as much as a tenth of a small update.
 _LINEAR_UPDATE = torch.ops.ttune.linear_update.default

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import backend, shortcut
+from ttune.kernels import shortcut
+from ttune.kernels.library import define
 from ttune.kernels.tensors import DTYPES, arithmetic
 
 _SCHEMA = (
@@ -131,6 +132,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return ((slope * frequencies).sum(-1).to(t.dtype), None, None, None, None, None)[: len(ctx.needs_input_grad)]
 
 
-backend.define("timestep_embedding", _SCHEMA, _reference)
-torch.library.register_fake("ttune::timestep_embedding", _fake, lib=backend.LIBRARY)
-torch.library.register_autograd("ttune::timestep_embedding", _backward, setup_context=_setup_context, lib=backend.LIBRARY)
+define("timestep_embedding", _SCHEMA, _reference, _fake, _backward, _setup_context)

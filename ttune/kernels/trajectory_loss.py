@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ttune.kernels import backend, shortcut
 from ttune.kernels import linear_update as update
+from ttune.kernels import shortcut
+from ttune.kernels.library import LIBRARY, define
 from ttune.kernels.tensors import arithmetic, check_alike
 
 _ARGUMENTS = (
@@ -249,8 +250,6 @@ def _loss(*arguments: Any) -> Tensor:
         return torch.ops.ttune.trajectory_loss.default(*arguments)
 
 
-backend.define("trajectory_loss", _SCHEMA, _reference)
-backend.define("trajectory_loss_gradient", _SCHEMA_GRADIENT, _reference_gradient)
-torch.library.register_fake("ttune::trajectory_loss", _fake, lib=backend.LIBRARY)
-torch.library.register_fake("ttune::trajectory_loss_gradient", _fake_gradient, lib=backend.LIBRARY)
-backend.LIBRARY.impl("trajectory_loss", _loss, "Autograd")
+define("trajectory_loss", _SCHEMA, _reference, _fake)
+define("trajectory_loss_gradient", _SCHEMA_GRADIENT, _reference_gradient, _fake_gradient)
+LIBRARY.impl("trajectory_loss", _loss, "Autograd")
