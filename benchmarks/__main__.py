@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-# Imported when asked for: the kernels' benchmark runs where the packages of the others are missing.
+# Module, and function where it is not main. Imported when asked for: the kernels' benchmark runs where packages of others are missing.
 BENCHMARKS = {
     "architecture": "pages.architecture",
     "compare": "tuning.compare",
@@ -13,13 +13,13 @@ BENCHMARKS = {
     "memory": "tuning.memory",
     "originals": "pages.reference_libs",
     "reliability": "reliability.page",
-    "sanitizers": "reliability.sanitizers",
+    "sanitizers": "reliability.pytest_runs:sanitizers",
     "soak": "reliability.soak",
     "support": "pages.support",
     "page": "pages.results_page",
     "scale": "pages.scale",
     "throughput": "samplings.throughput",
-    "torches": "reliability.torches",
+    "torches": "reliability.pytest_runs:torches",
     "tuning": "tuning.cost",
 }
 # Names for a part of another benchmark.
@@ -34,4 +34,5 @@ if __name__ == "__main__":
         name, options = PARTS[name][0], [*PARTS[name][1:], *options]
     if name not in BENCHMARKS:
         sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, *PARTS])}}} [options]\n{__doc__}")
-    import_module(f"benchmarks.{BENCHMARKS[name]}").main(options)
+    module, _, function = BENCHMARKS[name].partition(":")
+    getattr(import_module(f"benchmarks.{module}"), function or "main")(options)

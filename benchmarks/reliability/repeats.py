@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import ttune
-from benchmarks.result_paths import ROOT
+from benchmarks.isolated_process import apart
 from ttune import ops
 
 
@@ -24,17 +21,18 @@ class Convolutions(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.told, self.first, self.last = nn.Linear(32, 16), nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+        self.time, self.first, self.last = nn.Linear(32, 16), nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         angle = tau.to(x.dtype)[:, None] * torch.exp(-0.5 * torch.arange(16, device=x.device))
-        told = self.told(torch.cat([angle.sin(), angle.cos()], -1))
-        return self.last(nn.functional.silu(self.first(x) + told[..., None, None]))
+        time = self.time(torch.cat([angle.sin(), angle.cos()], -1))
+        return self.last(nn.functional.silu(self.first(x) + time[..., None, None]))
 
 
 def compilation(network: Callable[[], nn.Module] = Convolutions) -> list[tuple[str, str, str]]:
     """(call, what it adds with the sampler's default, with torch's): graphs and graph breaks."""
     noise = ttune.NoiseSchedule.linear()
+    counted = lambda: (counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()))  # noqa: E731
     found = []
     choices: tuple[dict[str, Any], ...] = ({}, {"dynamic": None})
     for options in choices:
@@ -54,10 +52,9 @@ def compilation(network: Callable[[], nn.Module] = Convolutions) -> list[tuple[s
             ("seven samples", 0, 7),
             ("another sampler, of a schedule of ten other steps, two samples", 1, 2),
         ):
-            before = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+            before = counted()
             samplers[sampler](torch.randn(batch, 3, 16, 16))
-            after = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-            added[call] = f"{after[0] - before[0]}, {after[1] - before[1]}"
+            added[call] = ", ".join(str(now - then) for now, then in zip(counted(), before, strict=True))
         found.append(added)
     return [(call, *(added[call] for added in found)) for call in found[0]]
 
@@ -96,7 +93,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 def repeats() -> list[tuple[object, ...]]:
     """(what, times, differed, and whether another process, on 1, 2 and 4 threads, finds the same bits)."""
-    others = [digests_elsewhere(threads) for threads in (1, 2, 4)]
+    others = [apart(digests, threads=threads) for threads in (1, 2, 4)]
     rows = []
     for what, (work, times) in works().items():
         found = [digest(work()) for _ in range(times)]
@@ -105,9 +102,7 @@ def repeats() -> list[tuple[object, ...]]:
     return rows
 
 
-def digests_elsewhere(threads: int) -> dict[str, str]:
-    command = [sys.executable, "-m", "benchmarks", "reliability", "--digests", str(threads)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} must succeed, got exit status {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+def digests(threads: int) -> dict[str, str]:
+    """Of every work, once, in this process on so many threads."""
+    torch.set_num_threads(threads)
+    return {what: digest(work()) for what, (work, _) in works().items()}

@@ -12,9 +12,7 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import resource
 import sys
 import time
@@ -29,9 +27,8 @@ from tqdm import trange
 import ttune
 from benchmarks.machine import UNKNOWN, machine
 from benchmarks.oracles import Smoothed
-from benchmarks.result_paths import command, result_path
+from benchmarks.result_paths import command, parser_of, result_path, write_json
 from ttune.noise.schedules import DiscreteVP
-from ttune.storage.atomic_write import write_atomically
 
 TUNINGS, SAMPLINGS = 1000, 10_000
 MOST_BYTES = 8 * 2**20  # the allocator keeps pages or not as it likes: a few MiB; a leak of 10 kB a tuning would be 9 MiB
@@ -74,9 +71,7 @@ class Soaked:
 def main(argv: Sequence[str] | None = None) -> None:
     """``argv``: the command line after ``python -m benchmarks soak``. Exits with 1 where the process grew, and before any work where
     nothing says which commit is measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("soak", __doc__)
     parser.add_argument("--tunings", type=int, default=TUNINGS)
     parser.add_argument("--samplings", type=int, default=SAMPLINGS)
     parser.add_argument("--commit", help="where git does not know it: of the copy that is measured")
@@ -98,13 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{result.times:,} {name} in {result.seconds:.0f} s, after 1, a tenth and all: "
               f"{', '.join(f'{state.bytes / 2**20:.1f}' for state in states)} MiB of resident memory, "
               f"{', '.join(str(state.tensors) for state in states)} tensors; grew: {said}")  # fmt: skip
-    record = {
-        "command": command("soak", argv),
-        "machine": about,
-        "work": {name: asdict(result) | {"grew": result.grew} for name, result in work.items()},
-    }
     fewer = options.tunings < TUNINGS or options.samplings < SAMPLINGS
-    write_atomically(options.out or result_path("soak.json", fewer), (json.dumps(record, indent=1) + "\n").encode())
+    states = {name: asdict(result) | {"grew": result.grew} for name, result in work.items()}
+    write_json(options.out or result_path("soak.json", fewer), {"command": command("soak", argv), "machine": about, "work": states})
     sys.exit(int(any(result.grew for result in work.values())))
 
 

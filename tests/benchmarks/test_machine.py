@@ -114,7 +114,8 @@ def test_a_comparison_records_its_command_and_a_part_replaces_nothing(tmp_path: 
 
 
 def test_every_name_is_a_benchmark_or_a_part_of_one() -> None:
-    for name, module in BENCHMARKS.items():
-        assert callable(import_module(f"benchmarks.{module}").main), name
+    for name, place in BENCHMARKS.items():
+        module, _, function = place.partition(":")
+        assert callable(getattr(import_module(f"benchmarks.{module}"), function or "main")), name
     (model,) = tyro.cli(compare.CompareOptions, args=[*PARTS["figures"][1:], "--steps", "5"]).models
     assert (PARTS["figures"][0], model) == ("compare", "fashion")

@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.reliability import findings, page, repeats, rounding, soak, torches
+from benchmarks import result_paths
+from benchmarks.isolated_process import apart
+from benchmarks.reliability import findings, page, repeats, rounding, soak
+from benchmarks.reliability.pytest_runs import PytestRun, run_tests, torches
 from benchmarks.result_paths import RESULTS
 from ttune import ops
 
@@ -26,7 +29,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in place of benchmarks/results."""
     folder = tmp_path / "results"
     folder.mkdir()
-    monkeypatch.setattr(findings, "RESULTS", folder)
+    monkeypatch.setattr(result_paths, "RESULTS", folder)
     return folder
 
 
@@ -86,12 +89,12 @@ def test_what_pytest_finds_is_told_with_reasons_and_figures(tmp_path: Path) -> N
         "def test_b(record_property):\n    record_property('kills', 4)\n    record_property('lost, at most', 1)\n    assert False\n"
         "@pytest.mark.parametrize('n', [1, 2])\ndef test_c(n):\n    pytest.skip('no GPU (of any kind)')\n"
     )
-    run = page.run_tests([str(file)])
+    run = run_tests([str(file)])
     assert not run.sound
     assert str(run) == "1 passed; 1 failed; 2 skipped (2: no GPU); kills: 7; lost, at most: 2"
     file.write_text("")
-    assert not page.run_tests([str(file)]).sound
-    assert "no tests" in str(page.run_tests([str(file)]))
+    assert not run_tests([str(file)]).sound
+    assert "no tests" in str(run_tests([str(file)]))
 
 
 def test_the_page_has_what_was_measured_and_a_failed_test_is_told_after_it(
@@ -133,7 +136,7 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
 
 
 def test_the_largest_tensors_are_told_with_their_outcome() -> None:
-    run = page.TestRun(0, (("test_more_elements_than_32_bits_count", "skipped", "needs 12 GiB of free memory"),), {})
+    run = PytestRun(0, (("test_more_elements_than_32_bits_count", "skipped", "needs 12 GiB of free memory"),), {})
     assert page.largest(run) == [("largest tensor, CPU: 2,147,487,747 elements, bfloat16", "skipped (needs 12 GiB of free memory)")]
 
 
@@ -191,12 +194,12 @@ def test_repeats_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     values = iter([1.0, 1.0, 2.0, 1.0])
     monkeypatch.setattr(repeats, "works", lambda: {"work": (lambda: [torch.tensor(next(values))], 4)})
     found = {1: torch.tensor(1.0), 2: torch.tensor(1.0), 4: torch.tensor(3.0)}
-    monkeypatch.setattr(repeats, "digests_elsewhere", lambda threads: {"work": repeats.digest([found[threads]])})
+    monkeypatch.setattr(repeats, "apart", lambda digests, threads: {"work": repeats.digest([found[threads]])})
     assert repeats.repeats() == [("work", 4, 1, "same bits", "same bits", "other bits")]
 
 
 def test_another_process_tells_the_bits_of_every_work() -> None:
-    assert repeats.digests_elsewhere(2).keys() == repeats.works().keys()
+    assert apart(repeats.digests, threads=2).keys() == repeats.works().keys()
 
 
 # -------------------------------------------------------------------------------------------------- results of others
@@ -217,37 +220,6 @@ def test_results_are_named_with_their_own_machine_and_commit(results: Path) -> N
     write("sanitize.json", passed=800, failed=2, reports=["heap-buffer-overflow"])
     assert findings.sanitized()[0][1] == "800 passed, 2 failed, 1 reports of the sanitizers"
     assert "(a processor, commit c0ffee)" in findings.sanitized()[0][0]
-    spread = lambda median: {"median": median, "low": median - 0.25, "high": median + 0.25}  # noqa: E731
-    cell = {"network": "none", "sampler": "ddim", "steps": 8, "shape": [1, 3, 32, 32], "dtype": "float32", "guided": False}
-    cell |= {
-        "milliseconds": {"eager": spread(2.0)},
-        "of_eager": {"ttune": spread(0.5), "ttune, slow": spread(0.75), "diffusers": spread(3.0)},
-    }
-    others = [cell | other | {"network": "hidden"} for other in ({"steps": 4}, {"dtype": "bfloat16"})]
-    measured = {
-        "label": "tuned",
-        "sampler": "ddim",
-        "steps": 8,
-        "rmse": 0.125,
-        "frechet_to_teacher": 0.25,
-        "frechet_to_real": None,
-        "n": 512,
-    }
-    write(
-        "throughput-cpu.json",
-        cells=[cell, cell | {"guided": True}, *others],
-        quality=[measured, measured | {"steps": 4, "label": "hidden"}],
-    )
-    row = {"sampler": "ddim", "steps": 5, "label": "endpoint", "rmse": 0.5, "frechet": 1.5, "real": 2.5}
-    write("compare-fashion.json", test_samples=1000, features="LeNet-64", rows=[row, row | {"steps": 3, "label": "hidden"}])
-    text = "\n".join(findings.throughput() + findings.quality())
-    assert "| none | ddim | 1x3x32x32 | 2 | ttune: 0.50 [0.25, 0.75] | diffusers: 3.00 [2.75, 3.25] |" in text
-    assert "| none | ddim, guided | 1x3x32x32 |" in text
-    assert "| ddim | 8 | tuned | 0.125 | 0.25 | not measured |" in text
-    assert "| ddim | 5 | endpoint | 0.5 | 1.5 | 2.5 |" in text
-    assert "LeNet-64: not FID" in text
-    assert "hidden" not in text
-    assert text.count("a processor, commit c0ffee") == 3
 
 
 def test_a_soak_looks_after_one_a_tenth_and_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +253,7 @@ def test_releases_of_torch_keep_what_was_found_beside_them(tmp_path: Path, capsy
 
     def record(version: str, tests: int, failures: int) -> None:
         report.write_text(f'<testsuites><testsuite tests="{tests}" failures="{failures}" errors="0" skipped="2"/></testsuites>')
-        torches.main([f"{version}={report}", "--out", str(out)])
+        torches([f"{version}={report}", "--out", str(out)])
 
     record("2.11.0", 12, 0)
     with pytest.raises(SystemExit):
@@ -292,5 +264,5 @@ def test_releases_of_torch_keep_what_was_found_beside_them(tmp_path: Path, capsy
     assert found == {"2.11.0": (10, 0), "2.12.0": (9, 1), "2.13.0": (0, 0)}
     report.write_text('<testsuites><testsuite tests="9" failures="0" errors="0" skipped="2"/></testsuites>')
     with pytest.raises(SystemExit, match=r"gone.xml of torch 2.11.0 does not exist"):
-        torches.main([f"2.11.0={tmp_path / 'gone.xml'}", f"2.14.1={report}", "--out", str(out)])
+        torches([f"2.11.0={tmp_path / 'gone.xml'}", f"2.14.1={report}", "--out", str(out)])
     assert [row["torch"] for row in json.loads(out.read_text())["results"]] == ["2.12.0", "2.13.0", "2.14.1"]  # the other one is kept

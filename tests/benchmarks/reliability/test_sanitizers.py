@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import sanitizers
+from benchmarks.reliability.pytest_runs import sanitizers
 
 XML = '<testsuites><testsuite tests="12" failures="{failures}" errors="0" skipped="3"/></testsuites>'
 
@@ -18,7 +18,7 @@ def record(tmp_path: Path, log: str, failures: int | None) -> tuple[dict[str, ob
         (tmp_path / "report.xml").write_text(XML.format(failures=failures))
     status = 0
     try:
-        sanitizers.main([*(str(tmp_path / name) for name in ("log", "report.xml")), "--out", str(tmp_path / "out.json")])
+        sanitizers([*(str(tmp_path / name) for name in ("log", "report.xml")), "--out", str(tmp_path / "out.json")])
     except SystemExit as stop:
         status = int(stop.code or 0)
     return json.loads((tmp_path / "out.json").read_text()), status
