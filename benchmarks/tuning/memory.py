@@ -26,7 +26,8 @@ from benchmarks.machine import machine
 from benchmarks.result_paths import command, is_part, result_path, write_json
 from benchmarks.tuning.growth import Growth
 from ttune import zoo
-from ttune.sampling.plan import Plan
+from ttune.sampling.plan import Plan, Registers
+from ttune.sampling.program import Program
 from ttune.sampling.sample import start_state
 from ttune.tuning.problem import Problem
 from ttune.tuning.solvers.backpropagation import Backpropagation
@@ -114,8 +115,8 @@ def cached_bytes(problem: Problem, schedule: ttune.Schedule) -> int:
             seen[tensor.untyped_storage().data_ptr()] = tensor
 
     with torch.no_grad():
-        plan = Plan.make(problem.denoiser, schedule)
-        plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, visit=visit)
+        program = Program.make(Plan.make(problem.denoiser, schedule), problem.denoiser, problem.x_T)
+        program.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, visit=visit)
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
@@ -123,5 +124,7 @@ def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
     """The gradient in the network times by one backward pass through the whole loop."""
     plan = Plan.make(problem.denoiser, schedule)
     told = torch.tensor(schedule.network_times.copy(), dtype=torch.float64, requires_grad=True)
-    x = plan.run(problem.denoiser, {"x": start_state(schedule, problem.x_T)}, problem.conditions, told=told)
-    return torch.autograd.grad(x.square().sum(), told)[0]
+    registers: Registers = {"x": start_state(schedule, problem.x_T)}
+    for i in range(len(plan.steps)):
+        registers = plan.advance(i, registers, plan.outputs(problem.denoiser, i, registers["x"], problem.conditions, told[i]))
+    return torch.autograd.grad(registers["x"].square().sum(), told)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,7 @@ class Denoiser:
     call_batches: Batches = field(default_factory=lambda: Batches("one call of the network"), init=False, repr=False, compare=False)
     chunk_batches: Batches = field(default_factory=lambda: Batches("one chunk"), init=False, repr=False, compare=False)
     hands: Hands = field(default_factory=Hands, init=False, repr=False, compare=False)
+    programs: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # by ttune.sampling.sample
 
     def __post_init__(self) -> None:
         if not callable(self.network) and not isinstance(self.network, (Stitched, Variants)):
@@ -114,6 +115,14 @@ class Denoiser:
         self.shared = (self.shared,) if isinstance(self.shared, str) else tuple(self.shared)
         if not all(isinstance(name, str) and name for name in self.shared):
             raise TypeError(f"shared must hold names of conditions, such as 'img_ids' or 'added_cond_kwargs.table', got {self.shared!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name not in ("evaluations", "spent"):
+            self.__dict__["programs"] = {}  # they were made of the settings as they were
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"programs": {}}  # copies and pickles make their own
 
     def __call__(self, x: Tensor, t: float, tau: float | Tensor | None = None, **conditions: Any) -> Tensor:
         """The x_0 prediction (B, ...) for a state x (B, ...) at solver time ``t``; the network is passed ``tau``, by default ``t``."""
@@ -175,18 +184,18 @@ class Denoiser:
     def evaluate(self, x: Tensor, tau: float | Tensor, conditions: Conditions | None, evaluation: Evaluation) -> list[Tensor]:
         """:meth:`outputs` without counting: a counter would be a new graph per call under torch.compile."""
         conditions = {} if conditions is None else conditions
-        tau = self._times(tau, x)
+        tau = self.times(tau, x)
         variances: list[Tensor] = []
 
         def network(x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor:
             if torch.compiler.is_compiling():
-                return self._checked(self._called(evaluation.network, x, tau, conditions), x, variances)
+                return self.checked(self._called(evaluation.network, x, tau, conditions), x, variances)
             try:
                 output = self._called(evaluation.network, x, tau, conditions)
             except Exception as error:
                 add_note(error, evaluation.network, x, tau, conditions, evaluation.index, evaluation.time)
                 raise
-            return self._checked(output, x, variances)
+            return self.checked(output, x, variances)
 
         if self.guidance is None or evaluation.scale is None:
             outputs = [network(x, tau, conditions)]
@@ -206,8 +215,8 @@ class Denoiser:
         if conditions:
             check_rows(conditions, samples, self.shared)
 
-    def _times(self, tau: float | Tensor, x: Tensor) -> Tensor:
-        """(B,) or (B, frames): what the network is passed, in its dtype; bfloat16 has 126 values in (500, 1000]."""
+    def times(self, tau: float | Tensor, x: Tensor) -> Tensor:
+        """(B,) or (B, frames): what the network is passed with ``x`` (B, ...), in its dtype; bfloat16 has 126 values in (500, 1000]."""
         dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
         if isinstance(tau, (float, int)):
             # Made where it is wanted: a number that is copied to a GPU has the host wait, at every step.
@@ -307,7 +316,8 @@ class Denoiser:
         scale = None if guidance is None or guidance.idle(guidance.scale) else float(guidance.scale)
         return Evaluation(self.network, scale, ())
 
-    def _checked(self, output: Tensor, x: Tensor, variances: list[Tensor]) -> Tensor:
+    def checked(self, output: Tensor, x: Tensor, variances: list[Tensor]) -> Tensor:
+        """A network's ``output`` for ``x``, in its dtype and without a learned variance; TypeError or ValueError where it does not fit."""
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"network must return a tensor, got {type(output).__name__}; "

@@ -36,16 +36,18 @@ class Hands:
                 return network(x.clone(), tau.clone(), **copies(conditions))
             self.trusted = network
         try:
-            before = _writes(x, conditions) if conditions else x._version
+            before = x._version + writes(conditions)
         except RuntimeError:  # tensors of inference mode do not count what is written into them
             return network(x.clone(), tau.clone(), **copies(conditions))
         output = network(x, tau, **conditions)
-        if before != (_writes(x, conditions) if conditions else x._version):
-            raise RuntimeError(
-                "network changed its input in place, which it did not do at its first call: the state is lost. Give it a copy: "
-                "ttune.Denoiser(lambda x, tau, **conditions: network(x.clone(), tau, **conditions), ...)"
-            )
+        if before != x._version + writes(conditions):
+            raise changed_in_place()
         return output
+
+    def distrust(self, network: Network) -> None:
+        """Give ``network`` copies from now on."""
+        self.writes[id(network)] = (network, True)
+        self.trusted = None
 
     def _first(self, network: Network, x: Tensor, tau: Tensor, conditions: Mapping[str, Any]) -> Tensor:
         originals = [x, tau, *_tensors(conditions)]
@@ -72,9 +74,17 @@ def copies(conditions: Mapping[str, Any]) -> dict[str, Any]:
     return {name: mapped(torch.clone, value) for name, value in conditions.items()}
 
 
-def _writes(x: Tensor, conditions: Mapping[str, Any]) -> int:
-    """How often anything was written into these tensors; it only grows."""
-    total = x._version
+def changed_in_place() -> RuntimeError:
+    """For a network that writes into its input, and did not at its first call."""
+    return RuntimeError(
+        "network changed its input in place, which it did not do at its first call: the state is lost. Give it a copy: "
+        "ttune.Denoiser(lambda x, tau, **conditions: network(x.clone(), tau, **conditions), ...)"
+    )
+
+
+def writes(conditions: Mapping[str, Any]) -> int:
+    """How often anything was written into the tensors in ``conditions``; it only grows. RuntimeError for tensors of inference mode."""
+    total = 0
     for value in conditions.values():
         if isinstance(value, Tensor):
             total += value._version

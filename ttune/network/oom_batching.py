@@ -45,9 +45,10 @@ class Batches:
                 if size <= 1 or not is_out_of_memory(error):
                     raise
             # Out here the error is gone, and with its traceback the tensors of the attempt.
-            self._halve(size)
+            self.halve(size)
 
-    def _halve(self, size: int) -> None:
+    def halve(self, size: int) -> None:
+        """From now on half of ``size`` at a time, which the memory did not hold."""
         self.most = -(-size // 2)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
@@ -58,6 +59,6 @@ class Batches:
         )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Of a device, or of the machine and of libraries on a device, for which torch has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _SAID)
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID))

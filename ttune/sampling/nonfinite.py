@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ttune.network.denoiser import Conditions, Denoiser
 from ttune.sampling.plan import Plan, Registers
+from ttune.sampling.program import Program
 from ttune.schedule.schedule import Schedule
 
 
@@ -26,15 +27,20 @@ def stop_unless_finite(
     """
     if torch.isfinite(x_0).all():
         return x_0
-    found = first_not_finite(Plan.make(denoiser, schedule, start.device), denoiser, {"x": start}, conditions, seeds)
+    found = first_not_finite(
+        Program.make(Plan.make(denoiser, schedule, start.device), denoiser, start), denoiser, {"x": start}, conditions, seeds
+    )
     raise FloatingPointError(f"the network returned NaN or infinity on the way through {schedule.sampler}, {schedule.steps} steps: {found}")
 
 
 @torch.no_grad()
-def first_not_finite(plan: Plan, denoiser: Denoiser, registers: Registers, conditions: Conditions | None, seeds: Tensor | None) -> str:
-    """Where a run of ``plan`` from ``registers`` first meets NaN or infinity, in words; the run is not counted."""
+def first_not_finite(
+    program: Program, denoiser: Denoiser, registers: Registers, conditions: Conditions | None, seeds: Tensor | None
+) -> str:
+    """Where a run of ``program`` from ``registers`` first meets NaN or infinity, in words; the run is not counted."""
     before = denoiser.evaluations, denoiser.spent
-    start, last = registers["x"], len(plan.steps) - 1
+    plan, start = program.plan, registers["x"]
+    last = len(plan.steps) - 1
 
     def visit(i: int, registers: Registers, outputs: Sequence[Tensor]) -> None:
         bad = [x for x in (registers["x"], *outputs) if not torch.isfinite(x).all()]
@@ -46,7 +52,7 @@ def first_not_finite(plan: Plan, denoiser: Denoiser, registers: Registers, condi
             raise _Met(f"at evaluation {i} of 0 to {last} ({told}) {what} not finite, {whose}")
 
     try:
-        plan.run(denoiser, registers, conditions, seeds=seeds, visit=visit)
+        program.run(denoiser, registers, conditions, seeds=seeds, visit=visit)
         found = "every evaluation is finite: it is the last step, or the network does not say the same twice"
     except _Met as met:
         found = str(met)

@@ -1,4 +1,4 @@
-"""The one sampling loop.
+"""The steps of a sampling.
 
 A :class:`Plan` is a tableau folded with a denoiser: prediction type, guidance and clipping become part of each
 stage's coefficients, so that every stage is one call of the network and one call of ``linear_update``.
@@ -15,13 +15,12 @@ from torch import Tensor
 from ttune import ops
 from ttune.network.denoiser import Conditions, Denoiser, Evaluation
 from ttune.samplers import Tableau
-from ttune.samplers.folding import PREDICTION, START_DRAW, Block, Rows, block, fold
+from ttune.samplers.folding import PREDICTION, Block, Rows, block, fold
 from ttune.samplers.points import Point
 from ttune.sampling.per_sample_time import Shifting
 from ttune.schedule.schedule import Schedule
 
 Registers = Mapping[str, Tensor]
-Callback = Callable[[int, float, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Step:
             known[PREDICTION] = self.bound(registers["x"], outputs, step)
         inside = self.stochastic and self.log_variance is None  # noise made by the operator itself
         if self.log_variance is not None and seeds is not None:
-            known["noise"] = _learned_noise(known["x"], outputs[-1], self.log_variance, seeds, draw)
+            known["noise"] = learned_noise(known["x"], outputs[-1], self.log_variance, seeds, draw)
         terms = [known[name] for name in self.terms]
         if not self.outputs:  # the bounded prediction itself, under another name
             results: list[Tensor] = []
@@ -122,6 +121,7 @@ class Plan:
     start: Step | None = None  # before the first evaluation
     first_draw: int = 0
     shifting: Shifting | None = None  # what is told per sample instead
+    start_scale: float = 1.0  # of x_T, for the state at the first time
 
     @staticmethod
     def make(denoiser: Denoiser, schedule: Schedule, device: torch.device | str = "cpu") -> Plan:
@@ -135,7 +135,8 @@ class Plan:
             steps.append(Step.make(block(row), stage.time, denoiser.clip_sample, device, bound, stage.log_variance))
         shifting = Shifting.make(schedule, device, whole=denoiser.integer_time)
         told = tuple(schedule.network_times.tolist())
-        return Plan(tuple(steps), told, tuple(evaluations), start_step(tableau, device), schedule.first, shifting)
+        scale = schedule.noise.start_scale(schedule.times[0])
+        return Plan(tuple(steps), told, tuple(evaluations), start_step(tableau, device), schedule.first, shifting, scale)
 
     def outputs(
         self, denoiser: Denoiser, i: int, x: Tensor, conditions: Conditions | None, tau: float | Tensor | None = None
@@ -149,59 +150,8 @@ class Plan:
         """The registers after stage ``i``, given those before it and the network's outputs there."""
         return self.steps[i](registers, outputs, seeds, draw=self.first_draw + i)
 
-    def run(
-        self,
-        denoiser: Denoiser,
-        registers: Registers,
-        conditions: Conditions | None = None,
-        *,
-        first: int = 0,
-        outputs: Sequence[Tensor] | None = None,
-        seeds: Tensor | None = None,
-        told: Tensor | None = None,
-        visit: Callable[[int, Registers, Sequence[Tensor]], None] | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """The final state, from stage ``first`` on (0: with what the sampler does before it).
 
-        ``outputs``, if given, spares the network call of that stage. ``told`` (n_evaluations, ...): what the network is told
-        instead of the schedule's network_times, e.g. per sample.
-
-        ``visit(i, registers, outputs)`` sees everything that stage i starts from, and may keep it; ``callback(i, time, x)`` sees
-        the state after stage i and may return another, of its shape, dtype and device.
-        """
-        if any(evaluation.scale is not None for evaluation in self.evaluations):
-            conditions = denoiser.prepared(conditions, registers["x"])
-        if first == 0 and self.start is not None:
-            registers = self.start(registers, (), seeds, START_DRAW)
-        for i in range(first, len(self.steps)):
-            if outputs is None:
-                outputs = self.outputs(denoiser, i, registers["x"], conditions, None if told is None else told[i])
-            if visit is not None:
-                # Copies to keep: a network may write the next output into the same memory, or return the state itself.
-                outputs = [output.clone() for output in outputs]
-                visit(i, registers, outputs)
-            registers = self.advance(i, registers, outputs, seeds)
-            outputs = None
-            if callback is not None:
-                replaced = callback(i, self.steps[i].time, registers["x"])
-                if replaced is not None and replaced is not registers["x"]:
-                    registers = {**registers, "x": _replaced(replaced, registers["x"])}
-        return registers["x"]
-
-
-def _replaced(state: Tensor, x: Tensor) -> Tensor:
-    """The state that a callback returned in place of ``x``, in memory of its own: a callback may use the same again."""
-    if not isinstance(state, Tensor):
-        raise TypeError(f"callback must return None or a state, got {type(state).__name__}")
-    if state.shape != x.shape:
-        raise ValueError(f"callback must return None or a state of shape {tuple(x.shape)}, got {tuple(state.shape)}")
-    if (state.dtype, state.device) != (x.dtype, x.device):
-        raise ValueError(f"callback must return None or a state in {x.dtype} on {x.device}, got {state.dtype} on {state.device}")
-    return state.clone()
-
-
-def _learned_noise(x: Tensor, variance: Tensor, log_variance: tuple[float, float], seeds: Tensor, draw: int | Tensor) -> Tensor:
+def learned_noise(x: Tensor, variance: Tensor, log_variance: tuple[float, float], seeds: Tensor, draw: int | Tensor) -> Tensor:
     """Noise whose log-variance the network chose between the two ends, -1 meaning the low one (Nichol and Dhariwal 2021, eq. 15)."""
     low, high = log_variance
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,8 +1,8 @@
-"""Sampling: from x_T to x_0 by the one loop of :mod:`ttune.sampling.plan`."""
+"""Sampling: from x_T to x_0 by the one loop of :mod:`ttune.sampling.program`."""
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -19,7 +19,8 @@ from ttune.network.denoiser import Denoiser
 from ttune.network.guidance import Classifier, ClassifierFree
 from ttune.noise.schedules import NoiseSchedule
 from ttune.sampling.nonfinite import first_not_finite
-from ttune.sampling.plan import Callback, Plan
+from ttune.sampling.plan import Plan
+from ttune.sampling.program import Callback, Program
 from ttune.schedule.schedule import Schedule
 
 
@@ -57,18 +58,16 @@ def sample(
     if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
         raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
     denoiser.check_conditions(conditions, x_T.shape[0])
-    stochastic = schedule.tableau().stochastic
-    context = ops.use_backend(backend) if backend is not None else nullcontext()
-    with torch.no_grad(), context:
-        plan = fitting_plan(denoiser, schedule, x_T, from_state=from_state, check_model=check_model)
-        registers = {"x": x_T if from_state else start_state(schedule, x_T)}
-        drawn = seed_tensor(seeds, x_T) if stochastic else None
-        told = _told(network_times, schedule, x_T, denoiser.integer_time)
-        x_0 = plan.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
-        if _can_look(x_0) and not torch.isfinite(x_0).all():
+    with torch.no_grad(), nullcontext() if backend is None else ops.use_backend(backend):
+        program = fitting_program(denoiser, schedule, x_T, from_state=from_state, check_model=check_model)
+        registers = {"x": x_T if from_state else _started(x_T, program.plan.start_scale)}
+        drawn = seed_tensor(seeds, x_T) if program.stochastic else None
+        told = None if network_times is None else _told(network_times, schedule, x_T, denoiser.integer_time)
+        x_0 = program.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
+        if _can_look(x_0) and not _finite(x_0):
             # Once, at the end: looking at every step would make the host wait at each.
             found = (
-                "" if callback is not None or told is not None else f": {first_not_finite(plan, denoiser, registers, conditions, drawn)}"
+                "" if callback is not None or told is not None else f": {first_not_finite(program, denoiser, registers, conditions, drawn)}"
             )
             warn(f"x_0 is not finite{found}")
         return x_0
@@ -77,6 +76,11 @@ def sample(
 def _can_look(x: Tensor) -> bool:
     """Whether the host may read values of ``x`` here: not under a compiler, nor while a CUDA graph is captured."""
     return not (torch.compiler.is_compiling() or x.is_meta or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all of ``x`` is finite: its sum is not where an element is not, and takes a third of the time of looking at each."""
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 
 def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
@@ -102,34 +106,33 @@ def warn_of_plain_noise(noise: NoiseSchedule, x_T: Tensor) -> None:
         )
 
 
-def fitting_plan(denoiser: Denoiser, schedule: Schedule, x_T: Tensor, *, from_state: bool = False, check_model: bool = True) -> Plan:
-    """The plan of ``schedule`` for ``denoiser``, once it is checked that they fit: the last one again, where nothing changed.
-    ``x_T`` is looked at where a plan is made that is remembered: to look at values is to wait for the device.
+def fitting_program(denoiser: Denoiser, schedule: Schedule, x_T: Tensor, *, from_state: bool = False, check_model: bool = True) -> Program:
+    """The program of ``schedule`` for ``denoiser`` and states like ``x_T``, once it is checked that they fit: one of the last eight
+    again, where nothing changed. ``x_T`` is looked at where one is made that is remembered: to look at values is to wait for the device.
 
-    Checking and folding cost as much as all else that a step of a small image costs beside its network. Not remembered where a
+    Checking and folding cost as much as all else that some steps of a small image cost beside their network. Not remembered where a
     scale is a function, which may return another number next time, or the guidance a user's own, which may change, nor under a
     compiler, for which remembering is a side effect.
     """
-    guidance, device = denoiser.guidance, x_T.device
+    guidance = denoiser.guidance
     frozen = guidance is None or (type(guidance) in (ClassifierFree, Classifier) and not callable(guidance.scale))
     if not frozen or torch.compiler.is_compiling():
         check_fits(denoiser, schedule, check_model=check_model)
-        return Plan.make(denoiser, schedule, device)
-    key = (schedule, device, check_model, *(getattr(denoiser, name) for name in _SETTINGS))
-    last = denoiser.__dict__.get("_last_plan")
-    if last is not None and all(a is b or (isinstance(a, _PLAIN) and a == b) for a, b in zip(last[0], key, strict=True)):
-        return last[1]
+        return Program.make(Plan.make(denoiser, schedule, x_T.device), denoiser, x_T)
+    key = id(schedule), x_T.shape[0], x_T.dtype, x_T.device, check_model
+    known = denoiser.programs.get(key)
+    if known is not None:
+        return known[1]
     check_fits(denoiser, schedule, check_model=check_model)
     if not from_state:
         warn_of_plain_noise(schedule.noise, x_T)
-    plan = Plan.make(denoiser, schedule, device)
-    denoiser.__dict__["_last_plan"] = (key, plan)
-    return plan
+    program = Program.make(Plan.make(denoiser, schedule, x_T.device), denoiser, x_T)
+    # With the schedule, so that its id stays its own. Other threads may read the old dict meanwhile.
+    denoiser.__dict__["programs"] = dict([*denoiser.programs.items()][1 - PROGRAMS :]) | {key: (schedule, program)}
+    return program
 
 
-# What a denoiser may be told anew between two calls; numbers and words are compared, everything else must be the same object.
-_SETTINGS = tuple(f.name for f in dataclasses.fields(Denoiser) if f.init)
-_PLAIN = (str, float, int, bool, tuple, torch.device)
+PROGRAMS = 8  # that a denoiser remembers
 
 
 def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Tensor:
@@ -161,7 +164,10 @@ def _told(network_times: Tensor | None, schedule: Schedule, x: Tensor, integer_t
 
 def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:
     """x_T as the state at the schedule's first time (semantics: as it is for VP, scaled by sigma otherwise)."""
-    scale = schedule.noise.start_scale(schedule.times[0])
+    return _started(x_T, schedule.noise.start_scale(schedule.times[0]))
+
+
+def _started(x_T: Tensor, scale: float) -> Tensor:
     return x_T if scale == 1.0 else x_T * scale
 
 

@@ -17,6 +17,7 @@ from ttune.messages.warn import warn
 from ttune.network.denoiser import Denoiser, Evaluation, select
 from ttune.network.modules_behind import modules_behind
 from ttune.sampling.plan import Plan
+from ttune.sampling.program import Program
 from ttune.sampling.sample import start_state
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.starting_points import Points
@@ -153,7 +154,8 @@ def _recognised(denoiser: Denoiser, kind: str, x_T: Tensor, conditions: dict[str
         schedule = Schedule.build(noise, "ddim", STEPS, "linspace")
         schedule = schedule.with_integer_times() if own.integer_time else schedule
         # Not ttune.sample, which would warn of a type that the network has not.
-        x_0 = Plan.make(own, schedule, x_T.device).run(own, {"x": start_state(schedule, x_T)}, conditions)
+        program = Program.make(Plan.make(own, schedule, x_T.device), own, x_T)
+        x_0 = program.run(own, {"x": start_state(schedule, x_T)}, conditions)
     except ValueError:
         return float("-inf")  # the type says nothing at the largest time
     t = float(np.round(noise.time(NOISED_TO)) if noise.discrete_steps else noise.time(NOISED_TO))

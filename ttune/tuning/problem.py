@@ -18,6 +18,7 @@ from ttune.network.denoiser import Conditions, Denoiser, select
 from ttune.noise.schedules import Float64
 from ttune.sampling.nonfinite import stop_unless_finite
 from ttune.sampling.plan import Plan
+from ttune.sampling.program import Program
 from ttune.sampling.sample import start_state
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.residuals import as_residual, fitted
@@ -143,9 +144,9 @@ class Problem:
     @torch.no_grad()
     def run(self, schedule: Schedule) -> Tensor:
         """x_0 (n, ...) of ``schedule`` in one call of the network per evaluation: for chunks."""
-        plan = Plan.make(self.denoiser, schedule, self.x_T.device)
+        program = Program.make(Plan.make(self.denoiser, schedule, self.x_T.device), self.denoiser, self.x_T)
         start = start_state(schedule, self.x_T)
-        x_0 = plan.run(self.denoiser, {"x": start}, self.conditions)
+        x_0 = program.run(self.denoiser, {"x": start}, self.conditions)
         return stop_unless_finite(x_0, self.denoiser, schedule, start, self.conditions)
 
     def _by_batches(self, figures: Callable[[Problem], T], join: Callable[[Sequence[T]], T]) -> T:

@@ -13,6 +13,7 @@ from ttune.network.conditions import digest
 from ttune.network.denoiser import Conditions, Denoiser
 from ttune.sampling.nonfinite import stop_unless_finite
 from ttune.sampling.plan import Plan, Registers
+from ttune.sampling.program import Program
 from ttune.sampling.sample import sample, start_state
 from ttune.schedule.schedule import GRIDS, Schedule
 
@@ -132,8 +133,8 @@ class Teacher:
                 seen(float(merged[i]), float(schedule.network_times[i]), outputs)
 
         with torch.no_grad():
-            plan = Plan.make(denoiser, schedule, x_T.device)
-            plan.run(denoiser, {"x": wanted[start]}, conditions, callback=remember, visit=visit)
+            program = Program.make(Plan.make(denoiser, schedule, x_T.device), denoiser, x_T)
+            program.run(denoiser, {"x": wanted[start]}, conditions, callback=remember, visit=visit)
         return [wanted[float(t)] for t in times]
 
     def identity(self) -> dict[str, Any]:

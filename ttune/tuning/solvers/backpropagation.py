@@ -27,6 +27,7 @@ from ttune.network.guidance import Classifier
 from ttune.noise.schedules import Float64
 from ttune.samplers.folding import PREDICTION
 from ttune.sampling.plan import Plan, Registers, evaluations_of, folded
+from ttune.sampling.program import Program
 from ttune.sampling.sample import start_state
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.problem import Problem, finite
@@ -249,7 +250,8 @@ def forward(batch: Problem, schedule: Schedule, plan: Plan) -> Path:
     stages: list[tuple[Registers, Sequence[Tensor]]] = []
     with torch.no_grad():
         begin = {"x": start_state(schedule, batch.x_T)}
-        run = plan.run(batch.denoiser, begin, batch.conditions, visit=lambda _i, registers, outputs: stages.append((registers, outputs)))
+        program = Program.make(plan, batch.denoiser, batch.x_T)
+        run = program.run(batch.denoiser, begin, batch.conditions, visit=lambda _i, registers, outputs: stages.append((registers, outputs)))
         return Path(begin["x"], stages, finite(run, schedule).detach())
 
 

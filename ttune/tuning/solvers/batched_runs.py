@@ -13,6 +13,7 @@ from ttune.network.conditions import leaves, of_rows, repeated
 from ttune.network.denoiser import Conditions, Denoiser, Evaluation
 from ttune.network.guidance import ClassifierFree
 from ttune.sampling.plan import Plan, Registers
+from ttune.sampling.program import Program
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Restart:
     outputs: Sequence[Tensor] | None = None
 
     def alone(self, denoiser: Denoiser, conditions: Conditions) -> Tensor:
-        return self.plan.run(denoiser, self.registers, conditions, first=self.first, outputs=self.outputs)
+        program = Program.make(self.plan, denoiser, self.registers["x"])
+        return program.run(denoiser, self.registers, conditions, first=self.first, outputs=self.outputs)
 
 
 def side_by_side(denoiser: Denoiser, restarts: Sequence[Restart], conditions: Conditions, limit: int) -> list[Tensor]:
-    """x_0 of every run, in their order: what :meth:`Plan.run` returns for each, up to the rounding of another batch size.
+    """x_0 of every run, in their order: what :meth:`Program.run` returns for each, up to the rounding of another batch size.
 
     At most ``limit`` at once; a call of the network that the memory does not hold is made in parts, as all calls of a denoiser.
     """

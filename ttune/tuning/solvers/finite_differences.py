@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ttune.noise.schedules import Float64
 from ttune.sampling.plan import Plan, Registers
+from ttune.sampling.program import Program
 from ttune.sampling.sample import start_state
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.problem import Problem, finite
@@ -153,7 +154,7 @@ def _slopes(
     for chunk in problem.chunks():
         visited: list[tuple[Registers, Sequence[Tensor]]] = []
         x_0 = finite(
-            base_plan.run(
+            Program.make(base_plan, problem.denoiser, chunk.x_T).run(
                 problem.denoiser,
                 {"x": start_state(base, chunk.x_T)},
                 chunk.conditions,

@@ -1,0 +1,57 @@
+"""Memory for the registers of a run: that of the register before, where it is known that nobody else looks at it.
+
+Fresh memory costs more than the arithmetic of a large update, in page faults, and a third of a small one. A network, a callback or the
+caller may hold a state and find it again later, so the state's memory is used again only where its reference counts say that there is no
+other reference to the tensor, from Python or from C++, no weak one, and no view of it. Only on the CPU: a GPU's allocator gives memory
+back at once, and other streams may still read what nobody refers to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from sys import getrefcount
+from typing import Any
+from weakref import getweakrefcount
+
+import torch
+from torch import Tensor
+
+from ttune.kernels.shortcut import transformed
+
+Memory = Callable[[list[Any], int], Tensor]
+
+
+def memory_for(x: Tensor) -> Memory:
+    """How a run of states like ``x`` gets memory for the register in a slot; the state is in slot 0."""
+    if not _COUNTED or torch.compiler.is_compiling() or type(x) is not Tensor or not x.is_cpu or transformed():
+        return fresh
+    return used_again
+
+
+def fresh(r: list[Any], _slot: int) -> Tensor:
+    """New memory for a tensor like the state."""
+    return torch.empty_like(r[0])
+
+
+def used_again(r: list[Any], slot: int) -> Tensor:
+    """The tensor in ``slot`` itself if ``r`` alone holds it, else a new one like the state."""
+    held = r[slot]
+    if held is not None and getrefcount(held) == _ALONE[0] and _holders(held) == _ALONE[1]:
+        return held
+    return torch.empty_like(r[0])
+
+
+def _holders(tensor: Any) -> tuple[int, int, int, int]:
+    """How many hold ``tensor`` in C++ and weakly, and its memory in C++ and in Python."""
+    memory = tensor.untyped_storage()
+    return tensor._use_count(), getweakrefcount(tensor), torch._C._storage_Use_Count(memory._cdata), getrefcount(memory)
+
+
+def _alone(r: list[Any]) -> tuple[int, tuple[int, ...]]:
+    """What is counted of a tensor that a list and one local variable hold."""
+    held = r[0]
+    return getrefcount(held), _holders(held)
+
+
+_COUNTED = hasattr(torch.Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count")  # by this torch
+_ALONE = _alone([torch.empty(1)]) if _COUNTED else (0, ())
