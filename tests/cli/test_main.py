@@ -139,7 +139,7 @@ def test_a_choice_of_the_sampler_that_is_interrupted_says_what_is_left_and_goes_
 @pytest.mark.parametrize("operators", ["genetic", "cma"])
 def test_evolution(operators: str, tmp_path: Path) -> None:
     file = tmp_path / "ttune.json"
-    main(["tune", "--out", str(file), *QUICK, "--method", "evolution", "--operators", operators, "--fitness", "rmse", "--rounds", "2"])
+    main(["tune", "--out", str(file), *QUICK, "--method", f"evolution:operators={operators},fitness=rmse,rounds=2"])
     schedule = ttune.Schedule.load(file)
     assert (schedule.times % 1 == 0).all() == (operators == "genetic")
     assert not schedule.tuned or schedule.tuned["tune"] == {"genetic": ["times"], "cma": ["network_times", "times"]}[operators]
@@ -185,7 +185,7 @@ def test_the_checkpoint_of_another_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_evolution_of_variants(tmp_path: Path) -> None:
     file, model = tmp_path / "ttune.json", ["--model", "tests.tiny_model:variants"]
-    main(["tune", "--out", str(file), *QUICK, *model, "--method", "evolution", "--budget", "2", "--fitness", "rmse", "--rounds", "3"])
+    main(["tune", "--out", str(file), *QUICK, *model, "--method", "evolution:budget=2,fitness=rmse,rounds=3"])
     schedule = ttune.Schedule.load(file)
     assert sum(schedule.variants) >= 2  # of three evaluations, at half the cost
     main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *model, "--n", "2"])
@@ -222,7 +222,7 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
     assert schedule.tuned["cost"]["teacher"] == 8 * 128 + 8 * 256  # the held-out x_T, and the check of the teacher
     assert list(tmp_path.iterdir()) == [file]
     message = failure(["tune", "--out", str(file), *QUICK, "--sampler", "auto", "--spacing", "karras"], capsys)
-    assert "auto chooses the grid too, so ['spacing'] cannot be given" in message
+    assert "auto chooses the spacing too, so ['spacing'] cannot be given" in message
 
 
 @pytest.mark.parametrize(
@@ -245,24 +245,28 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--conditions", "labels"], "conditions must be 'package.module:factory', got 'labels'"),
         (["tune", "--out", "a.json", *QUICK, "--samples", "0"], "samples must be at least 2, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--iterations", "0"], "iterations must be at least 1, got 0"),
-        (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--population", "4"], "at most the population, got 25 + 15 of 4"),
-        (["tune", "--out", "a.json", *QUICK, "--budget", "2"], "budget: only --method evolution knows this, got --method endpoint"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "evolution:population=4"], "at most the population, got 25 + 15 of 4"),
         (
-            ["tune", "--out", "a.json", *QUICK, "--operators", "cma", "--population", "0"],
-            "operators and population: only --method evolution",
+            ["tune", "--out", "a.json", *QUICK, "--method", "local:budget=2"],
+            "method: 'budget=2' in 'local:budget=2' must be field=value, each once, with a field of []",
         ),
-        (["tune", "--out", "a.json", *QUICK, "--procedure", "parallel"], "procedure: only --method timetuner knows this"),
-        (["tune", "--out", "a.json", *QUICK, "--method", "local", "--optimizer", "adam"], "optimizer: only --method endpoint knows this"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "evolution:population=x"], "population in 'evolution:population=x' must be"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "evolution:"], "'evolution:' ends in a colon without settings"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "endpiont"], "did you mean 'endpoint'?"),
+        (
+            ["tune", "--out", "a.json", *QUICK, "--method", "local", "--optimizer", "broyden"],
+            "optimizer is a setting of the methods ['endpoint'], got method 'local'",
+        ),
         (
             ["tune", "--out", "a.json", *QUICK, "--method", "trajectory", "--tune", "coefficients"],
-            "tune: only method 'endpoint' knows this, got 'trajectory'",
+            "tune is a setting of the methods ['endpoint', 'evolution'], got method 'trajectory'",
         ),
         (
-            ["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--tune", "times"],
-            "tune: --operators genetic searches times",
+            ["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--tune", "coefficients"],
+            "tune must name one or both of ['times', 'variants'] for operators='genetic', got ['coefficients']; use 'cma'",
         ),
         (["tune", "--out", "a.json", *QUICK, "--method", "ays", "--fix-start"], "fix_start does not go with method 'ays'"),
-        (["tune", "--out", "a.json", *QUICK, "--method", "evolution", "--budget", "2"], "needs a network that is a ttune.Variants"),
+        (["tune", "--out", "a.json", *QUICK, "--method", "evolution:budget=2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),
         (
             ["sample", "--out", "a.png", "--n", "2", "--steps", "2", "--condition", "class_label", "11"],
@@ -395,7 +399,9 @@ def test_sampler_options_and_analytic_variance(tmp_path: Path, capsys: pytest.Ca
         assert re.search(message, failure([*untuned, *words], capsys))
     capsys.readouterr()
     main(["info"])
-    assert "unipc (order=2, variant='bh2', corrector=True)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unipc (order=2, variant='bh2', corrector=True)" in out
+    assert "timetuner (procedure='sequential', iterations=500, lr=0.002, reroll=False)" in out
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

@@ -88,10 +88,11 @@ FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
     },
     "tune": {
         "--out": places, "--model": models, "--sampler": samplers, "--steps": numbers, "--spacing": spacings,
-        "--method": words, "--t-start": numbers, "--offset": numbers, "--final": st.sampled_from(("zero", "min", "max")),
+        "--method": st.sampled_from(("local", "evolution:rounds=0", "evolution:budget=2", "endpoint:iterations=x", "endpoint:", "magic")),
+        "--t-start": numbers, "--offset": numbers, "--final": st.sampled_from(("zero", "min", "max")),
         "--samples": few, "--validation-samples": few, "--batch-size": numbers, "--seed": seeds,
         "--iterations": st.sampled_from(("0", "1", "-1", "x")),
-        "--checkpoint": places, "--budget": numbers, "--population": numbers, "--residual": words, "--tune": words,
+        "--checkpoint": places, "--residual": words, "--tune": words,
     },
     "evaluate": {
         "--model": models, "--steps": numbers, "--n": numbers, "--batch-size": numbers, "--seed": seeds,

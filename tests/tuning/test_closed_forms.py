@@ -177,12 +177,10 @@ def test_the_objective_of_timetuner_is_biased(s: float) -> None:
 def test_timetuner_makes_the_samples_worse() -> None:
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", 5, "linspace")
-    result = tuned(
-        gaussian, start, method="timetuner", data=standard_normal((64, 4), 5), timetuner=TimeTuner(iterations=60, lr=2e-2), fallback=False
-    )
+    result = tuned(gaussian, start, method=TimeTuner(iterations=60, lr=2e-2), data=standard_normal((64, 4), 5), fallback=False)
     assert result.validation["ratio"] > 1.02
     assert rmse(gaussian, result.schedule) > 1.02 * rmse(gaussian, start)
-    kept = tuned(gaussian, start, method="timetuner", data=standard_normal((64, 4), 5), timetuner=TimeTuner(iterations=60, lr=2e-2))
+    kept = tuned(gaussian, start, method=TimeTuner(iterations=60, lr=2e-2), data=standard_normal((64, 4), 5))
     assert kept.schedule is start
 
 

@@ -77,7 +77,7 @@ def test_methods_that_need_gradients_say_so() -> None:
         ):
             tune(denoiser, x_T=X_T.float(), method=Endpoint(optimizer=optimizer, search_starts=False))
     with pytest.raises(ValueError, match="needs a network that is differentiable in its time; tune this one by 'endpoint'"):
-        tune(denoiser, x_T=X_T.float(), method="timetuner", data=X_T.float(), timetuner=TimeTuner(iterations=2))
+        tune(denoiser, x_T=X_T.float(), method=TimeTuner(iterations=2), data=X_T.float())
 
 
 def test_from_numpy_keeps_dtypes_conditions_and_its_own_buffer() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import math
 import sys
@@ -17,7 +19,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, TuneResult
-from ttune.tuning import Evolution, OptimalSteps, Shifted
+from ttune.tuning import Evolution, OptimalSteps, Shifted, TuneArguments
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -33,10 +35,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "optimal_steps, rolled": {"method": OptimalSteps("rolled", candidates=8)},
     "ays": {"method": "ays"},
     "shifted": {"method": Shifted(windows=(0.05, 0.2), cutoffs=(0.3, 0.6))},
-    "timetuner": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2)},
+    "timetuner": {"method": TimeTuner(iterations=4, lr=1e-2), "data": DATA},
     "evolution": {"method": Evolution(population=12, mutations=5, crossovers=4, rounds=3)},
     "evolution, CMA-ES": {"method": Evolution("cma", population=6, rounds=4)},
-    "timetuner, re-rolled": {"method": "timetuner", "data": DATA, "timetuner": TimeTuner(iterations=4, lr=1e-2, reroll=True)},
+    "timetuner, re-rolled": {"method": TimeTuner(iterations=4, lr=1e-2, reroll=True), "data": DATA},
 }
 
 
@@ -220,7 +222,7 @@ def test_a_changed_model_is_forgiven_where_it_is_asked_for(tmp_path: Path) -> No
 
 def test_changed_data_and_timetuner_settings_are_refused(tmp_path: Path) -> None:
     tune(checkpoint=tmp_path / "c", **METHODS["timetuner"])
-    for setting, changes in (("data", {"data": DATA * 2}), ("timetuner", {"timetuner": TimeTuner(iterations=5, lr=1e-2)})):
+    for setting, changes in (("data", {"data": DATA * 2}), ("timetuner", {"method": TimeTuner(iterations=5, lr=1e-2)})):
         with pytest.raises(ValueError, match=f"belongs to another run: {setting} was"):
             tune(checkpoint=tmp_path / "c", resume=True, **(METHODS["timetuner"] | changes))
 
@@ -420,7 +422,7 @@ def test_nan_stops_the_run_and_says_where(at: int) -> None:
         tune(ttune.Denoiser(breaks, NOISE))
     calls = 0
     with pytest.raises(FloatingPointError, match=r"the network returned NaN or infinity at step \d \(t = .*\) of ddim, 4 steps"):
-        tune(ttune.Denoiser(breaks, NOISE), **METHODS["timetuner"] | {"timetuner": TimeTuner(iterations=30)})
+        tune(ttune.Denoiser(breaks, NOISE), method=TimeTuner(iterations=30), data=DATA)
 
 
 def test_timetuner_needs_gradients_and_says_so() -> None:
@@ -488,6 +490,15 @@ def test_a_model_of_few_training_steps() -> None:
 def test_a_user_teacher_that_knows_only_the_end_cannot_follow_a_trajectory() -> None:
     with pytest.raises(TypeError):
         tune(teacher=lambda x_T: x_T * 0.1, method="trajectory")
+
+
+def test_the_keywords_are_the_fields_of_its_arguments() -> None:
+    """As ``help``, editors and the command line show them: one name, default and description for each."""
+    keywords = list(inspect.signature(ttune.tune).parameters.values())[2:]
+    assert [(k.name, k.default) for k in keywords] == [(f.name, f.default) for f in dataclasses.fields(TuneArguments)]
+    assert all(f"\n    {k.name}: " in str(ttune.tune.__doc__) for k in keywords)
+    with pytest.raises(TypeError, match=r"^tune\(\) got an unexpected keyword argument 'sampels'; did you mean 'samples'\?"):
+        tune(sampels=8)
 
 
 def test_another_function_is_no_resume(tmp_path: Path) -> None:

@@ -4,27 +4,60 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ttune.noise.grids import GRIDS
 from ttune.samplers import SAMPLERS, sampler_options
-from ttune.tuning.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from ttune.distributed import Ranks
     from ttune.network.denoiser import Denoiser
+    from ttune.noise.schedules import NoiseSchedule
     from ttune.schedule.schedule import Schedule
 
-    Sampler = SamplerOrAuto = Spacing = Method = str
+    Sampler = SamplerOrAuto = Spacing = str
 else:
     Sampler = Literal[tuple(SAMPLERS)]
     SamplerOrAuto = Literal[(*SAMPLERS, "auto")]
     Spacing = Literal[tuple(GRIDS)]
-    Method = Literal[tuple(METHODS)]
+
+T = TypeVar("T")
+
+
+def as_words(options: type[T], **kinds: Any) -> type[T]:
+    """The dataclass ``options`` with fields of those types that the command line reads; their defaults and descriptions stay."""
+    narrowed = [(name, kind, field(default=getattr(options, name))) for name, kind in kinds.items()]
+    return make_dataclass(options.__name__, narrowed, bases=(options,), frozen=True, kw_only=True)
+
+
+@dataclass(frozen=True)
+class UntunedFlags:
+    """The steps of an untuned schedule."""
+
+    spacing: Spacing = "leading"
+    """How the steps are laid out."""
+    offset: int = 0
+    """Offset of the leading spacing's timesteps (diffusers' steps_offset)."""
+    t_start: float | None = None
+    """First time, instead of the largest trained time."""
+    final: Literal["zero", "min"] = "zero"
+    """Last time: clean (zero) or the smallest trained time (min)."""
+    option: dict[str, str] | None = None
+    """The sampler's own options, for example --option order 3 variant bh1 (see ttune info)."""
+
+    def build(self, noise: NoiseSchedule, sampler: str, steps: int) -> Schedule:
+        from ttune.schedule.schedule import Schedule
+
+        given: dict[str, Any] = asdict(self) | {"options": options_of(self.option, sampler)}
+        del given["option"]
+        return Schedule.build(noise, sampler, steps, **given)
+
+    def changed(self, but: str = "") -> list[str]:
+        """The names of those that were given, without ``but``."""
+        default = asdict(UntunedFlags())
+        return [name for name, value in asdict(self).items() if value != default[name] and name != but]
 
 
 @dataclass(frozen=True)
@@ -81,9 +114,6 @@ def usable(schedule: Schedule, denoiser: Denoiser, *, check_model: bool) -> Sche
     schedule = schedule if check_model else replace(schedule, model={})
     check_fits(denoiser, schedule)
     return schedule
-
-
-Flags = Annotated[ModelFlags, tyro.conf.arg(name="")]  # without a prefix
 
 
 def options_of(given: dict[str, str] | None, sampler: str | None = None) -> dict[str, float | str | bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ttune.cli.arguments import Flags, ModelFlags, Sampler, check_counts, check_paths
+from ttune.cli.arguments import ModelFlags, Sampler, check_counts, check_paths
 from ttune.cli.bundled import bundled_data, bundled_features
 from ttune.tuning.methods.registry import METHODS
 
@@ -23,7 +23,7 @@ def compare(
     test_samples: int = 1000,
     batch_size: int = 64,
     data: str | None = None,
-    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
@@ -49,15 +49,15 @@ def compare(
         test_samples: x_T that the figures are measured on.
         batch_size: Samples in one network call.
         data: package.module:factory that returns clean samples (n, ...), for the methods that need them (the bundled model has its own).
-        flags: How the model is loaded.
+        loading: How the model is loaded.
         seed: Of the tuning x_T.
         quiet: No progress bars.
     """
     import ttune
 
-    check_paths(out=out, prompts=flags.prompts)
+    check_paths(out=out, prompts=loading.prompts)
     check_counts(batch_size=batch_size)
-    denoiser = flags.load(model)
+    denoiser = loading.load(model)
     clean = _data(data) if data is not None else bundled_data(model) if model == "fashion" else None
     features = bundled_features(model)
     comparison = ttune.compare(

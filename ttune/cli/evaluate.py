@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from ttune.cli.arguments import Flags, ModelFlags, check_counts, check_paths, check_seed, model_of, usable
+from ttune.cli.arguments import ModelFlags, check_counts, check_paths, check_seed, model_of, usable
 from ttune.distributed import current
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluate(
     bootstrap: int = 20,
     teacher: bool = True,
     check_model: bool = True,
-    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
     work: Path | None = None,
     save_images: Path | None = None,
     cache: Path | None = None,
@@ -74,7 +74,7 @@ def evaluate(
         bootstrap: Draws for the standard error of the Fréchet distance; 0 for none. With 2048 features a draw takes 7 s and more.
         teacher: Also sample the teacher (128 steps) and compare with it.
         check_model: Refuse schedules that were tuned for another model.
-        flags: How the model is loaded.
+        loading: How the model is loaded.
         work: Folder that keeps features and errors.
         save_images: Folder to write every sample to, as a PNG.
         cache: Folder that keeps what was computed of real images; by default $TTUNE_CACHE or ~/.cache/ttune.
@@ -93,16 +93,16 @@ def evaluate(
 
     if not schedules:
         raise ValueError("schedules must name at least one schedule file, got none")
-    check_paths(schedules=schedules, inception=inception, reference=reference, prompts=flags.prompts)
+    check_paths(schedules=schedules, inception=inception, reference=reference, prompts=loading.prompts)
     check_paths(work=work, save_images=save_images, cache=cache, out=out)
     check_counts(n=n, batch_size=batch_size)
     check_seed(seed, n=n)
     if out is not None:
-        _check_not_read(out, schedules=schedules, reference=reference, prompts=flags.prompts, inception=inception)
+        _check_not_read(out, schedules=schedules, reference=reference, prompts=loading.prompts, inception=inception)
         check_writable(out)
     ranks = current()
     model = model_of(model, schedules)
-    denoiser = flags.load(model, ranks)
+    denoiser = loading.load(model, ranks)
     named = [entry for path in schedules for entry in _named_schedules(path, denoiser.noise, steps)]
     loaded = [(name, usable(schedule, denoiser, check_model=check_model)) for name, schedule in named]
     candidates = [Candidate(name, _method_of(s), s) for name, s in loaded]

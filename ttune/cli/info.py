@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
 
-from ttune.cli.arguments import Flags, ModelFlags, check_paths
+from ttune.cli.arguments import ModelFlags, check_paths
 from ttune.samplers import SAMPLERS, sampler_options
+from ttune.tuning.methods.registry import METHODS, fields_of
 
 if TYPE_CHECKING:
     from ttune.network.denoiser import Denoiser
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 def info(
     schedules: tyro.conf.Positional[tuple[Path, ...]] = (),
     model: str | None = None,
-    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
 ) -> None:
-    """Versions, backends and why one is not available, samplers, grids, bundled models. Or what schedule files hold, or a model is.
+    """Versions, backends and why one is not available, samplers, methods, grids, models. Or what schedule files hold, or a model is.
 
     Example: ttune info
 
@@ -30,7 +32,7 @@ def info(
     Args:
         schedules: Schedule files: their steps, whether tuning helped, and the figures that decided it.
         model: As in ttune tune: its noise schedule, shape, guidance and conditions.
-        flags: How the model is loaded.
+        loading: How the model is loaded.
     """
     import platform
 
@@ -43,7 +45,7 @@ def info(
     check_paths(schedules=schedules)
     if schedules or model is not None:
         found = [_about(schedule) for path in schedules for schedule in ttune.load_schedules(path).values()]
-        print("\n\n".join([*found, *([] if model is None else ["\n".join(_described(flags.load(model)))])]))
+        print("\n\n".join([*found, *([] if model is None else ["\n".join(_described(loading.load(model)))])]))
         return
     print(f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
     print(
@@ -54,10 +56,17 @@ def info(
         print(f"backend {name:10s} {served if state['available'] else 'not available: ' + state['reason']}")
     print("samplers")
     for name in SAMPLERS:
-        own = ", ".join(f"{option}={value!r}" for option, value in sampler_options(name).items())
-        print(f"  {name}{f' ({own})' if own else ''}")
+        print(_with_settings(name, sampler_options(name)))
+    print("methods of tuning")
+    for name in METHODS:
+        print(_with_settings(name, fields_of(name)))
     print(f"grids {', '.join(GRIDS)}")
     print(f"bundled models {', '.join(zoo.MODELS)}")
+
+
+def _with_settings(name: str, settings: Mapping[str, Any]) -> str:
+    own = ", ".join(f"{setting}={value!r}" for setting, value in settings.items())
+    return f"  {name}{f' ({own})' if own else ''}"
 
 
 def _about(schedule: Schedule) -> str:

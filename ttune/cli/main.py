@@ -27,7 +27,6 @@ from ttune.messages.names import meant
 from ttune.network.call_note import notes_of
 from ttune.noise.grids import GRIDS
 from ttune.samplers import SAMPLERS
-from ttune.tuning.methods.registry import METHODS
 
 SHARED = ("tune", "evaluate")  # what several processes can do together
 COMMANDS = {
@@ -42,6 +41,8 @@ COMMANDS = {
     "import": import_,
     "info": info,
 }
+
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)  # a group of flags is a dataclass, its name a title and no prefix
 
 # What an interrupted command leaves, and how to go on; tune knows its files and says so itself.
 KEPT = {
@@ -74,8 +75,8 @@ def _terminable() -> Iterator[None]:
 
 
 def _suggest(arguments: list[str]) -> None:
-    """On stderr: which command, sampler, grid or method was probably meant."""
-    named = {"sampler": [*SAMPLERS, "auto"], "samplers": SAMPLERS, "spacing": GRIDS, "method": METHODS}
+    """On stderr: which command, sampler or spacing was probably meant."""
+    named = {"sampler": [*SAMPLERS, "auto"], "samplers": SAMPLERS, "spacing": GRIDS}
     pairs = [("command", arguments[0], COMMANDS)] if arguments and not arguments[0].startswith("-") else []
     pairs += [(flag, word, named[flag.lstrip("-")]) for flag, word in pairwise(arguments) if flag.lstrip("-") in named]
     for flag, word, known in pairs:
@@ -92,7 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
         with _terminable(), joined():
             try:
-                tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="ttune", description=__doc__)
+                tyro.extras.subcommand_cli_from_dict(
+                    COMMANDS, args=arguments, prog="ttune", description=__doc__, config=(tyro.conf.OmitArgPrefixes,)
+                )
             except SystemExit as end:
                 if end.code == 2:
                     _suggest(list(sys.argv[1:] if arguments is None else arguments))

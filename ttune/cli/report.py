@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from ttune.cli.arguments import Flags, ModelFlags, check_counts, check_paths, check_seed, usable
+from ttune.cli.arguments import ModelFlags, check_counts, check_paths, check_seed, usable
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
     seed: int = 2**42,
     conditions: str | None = None,
     check_model: bool = True,
-    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
     quiet: bool = False,
 ) -> None:
     """Write one self-contained HTML page of schedules, evaluations and comparisons, and its figures as PNGs beside it.
@@ -40,19 +40,19 @@ def report(
         seed: Sample i has seed SEED + i; the default meets no x_T of a tuning, an evaluation or a comparison.
         conditions: As in ttune tune.
         check_model: Refuse schedules that were tuned for another model than --model.
-        flags: How the model is loaded.
+        loading: How the model is loaded.
         quiet: No progress bars.
     """
     from ttune.cli.models import imported
     from ttune.report import read_sources, write_page
     from ttune.storage.atomic_write import check_writable
 
-    check_paths(sources=sources, out=out, prompts=flags.prompts)
+    check_paths(sources=sources, out=out, prompts=loading.prompts)
     check_counts(batch_size=batch_size)
     check_seed(seed, n=n)
     found = read_sources(sources)
     check_writable(out)
-    denoiser = None if model is None else flags.load(model)
+    denoiser = None if model is None else loading.load(model)
     if denoiser is not None and not check_model:
         found = replace(found, entries=[replace(e, schedule=usable(e.schedule, denoiser, check_model=False)) for e in found.entries])
     drawn = None if conditions is None else imported("conditions", conditions)()

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from ttune.cli.arguments import (
-    Flags,
     ModelFlags,
     Sampler,
-    Spacing,
+    UntunedFlags,
     check_counts,
     check_paths,
     check_seed,
     model_of,
-    options_of,
     usable,
 )
 
@@ -32,13 +30,12 @@ def sample(
     model: str | None = None,
     sampler: Sampler | None = None,
     steps: int | None = None,
-    spacing: Spacing = "leading",
-    option: dict[str, str] | None = None,
     n: int = 64,
     seed: int = 0,
     condition: dict[str, int] | None = None,
     check_model: bool = True,
-    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
+    untuned: UntunedFlags = UntunedFlags(),  # noqa: B008 (frozen)
+    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
     backend: str | None = None,
     columns: int = 8,
     batch_size: int = 64,
@@ -54,13 +51,12 @@ def sample(
         model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
         sampler: Default ddim; with --schedule it must be the schedule's own.
         steps: Default 50; with --schedule, which of several schedules in the file.
-        spacing: Untuned only.
-        option: Untuned only: the sampler's own options, for example --option eta 0.5 with ddim (see ttune info).
         n: Samples.
         seed: Sample i has seed SEED + i, whatever n is.
         condition: One value for all samples, for example --condition class_label 7.
         check_model: Refuse a schedule that was tuned for another model.
-        flags: How the model is loaded.
+        untuned: The schedule, where none is given.
+        loading: How the model is loaded.
         backend: Kernels to use (see ttune info).
         columns: Images in a row of the picture.
         batch_size: Samples in one call of the network. They are the same for any, up to rounding.
@@ -73,24 +69,21 @@ def sample(
     from ttune.evaluation.images.decoded import pictures_of
     from ttune.storage.atomic_write import check_writable, write_atomically
 
-    check_paths(out=out, schedule=schedule, prompts=flags.prompts)
+    check_paths(out=out, schedule=schedule, prompts=loading.prompts)
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
     check_counts(n=n, columns=columns, batch_size=batch_size)
     check_seed(seed, n=n)
     check_writable(out)
     model = model_of(model, () if schedule is None else (schedule,))
-    denoiser = flags.load(model)
+    denoiser = loading.load(model)
     if schedule is not None:
-        if option:
-            raise ValueError(f"option goes with an untuned schedule, --schedule has its own, got {option}")
-        if spacing != "leading":
-            raise ValueError(f"spacing goes with an untuned schedule, --schedule has its own times, got {spacing!r}")
+        if changed := untuned.changed():
+            raise ValueError(f"{' and '.join(changed)}: for an untuned schedule, and --schedule {schedule} is one already")
         chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
         chosen = usable(chosen, denoiser, check_model=check_model)
     else:
-        name = sampler or "ddim"
-        chosen = ttune.Schedule.build(denoiser.noise, name, 50 if steps is None else steps, spacing, options=options_of(option, name))
+        chosen = untuned.build(denoiser.noise, sampler or "ddim", 50 if steps is None else steps)
     _check_picture(out, denoiser)
     made = []
     with tqdm(total=n, desc="sampling", unit="image", disable=n <= batch_size) as bar:

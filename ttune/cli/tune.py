@@ -6,16 +6,23 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ttune.cli.arguments import Flags, Method, ModelFlags, SamplerOrAuto, Spacing, check_paths, options_of
+from ttune.cli.arguments import ModelFlags, SamplerOrAuto, UntunedFlags, as_words, check_paths
 from ttune.cli.bundled import bundled_data, bundled_features
 from ttune.distributed import RankLost, Ranks, current
+from ttune.tuning.options import TuneOptions
 
 if TYPE_CHECKING:
+    from ttune.network.denoiser import Denoiser
     from ttune.schedule.schedule import Schedule
-    from ttune.tuning import SamplerChoice, TuneResult
+    from ttune.tuning import Accepted, SamplerChoice, TuneResult
+
+    TuneFlags = TuneOptions
+else:
+    TuneFlags = as_words(TuneOptions, method=str, residual=str, tune=tuple[Literal["network_times", "times", "coefficients"], ...])
 
 
 def tune(
@@ -23,218 +30,189 @@ def tune(
     model: str = "fashion",
     sampler: SamplerOrAuto = "ddim",
     steps: tuple[int, ...] = (5,),
-    method: Method = "endpoint",
-    tune: tuple[Literal["network_times", "times", "coefficients"], ...] = ("network_times", "times"),
-    spacing: Spacing = "leading",
-    offset: int = 0,
-    t_start: float | None = None,
-    final: Literal["zero", "min"] = "zero",
-    option: dict[str, str] | None = None,
-    residual: str = "samples",
+    tuning: TuneFlags = TuneFlags(),  # noqa: B008 (frozen)
+    untuned: UntunedFlags = UntunedFlags(),  # noqa: B008
+    loading: ModelFlags = ModelFlags(),  # noqa: B008
     conditions: str | None = None,
-    fix_start: bool = False,
-    optimizer: Literal["auto", "backpropagation", "differences", "broyden", "adam"] = "auto",
-    samples: int | None = None,
-    validation_samples: int = 256,
-    batch_size: int = 64,
-    iterations: int | None = None,
-    search_starts: bool = True,
-    fallback: bool = True,
-    procedure: Literal["sequential", "parallel"] = "sequential",
-    operators: Literal["genetic", "cma"] = "genetic",
-    fitness: Literal["frechet", "rmse"] = "frechet",
-    population: int | None = None,
-    rounds: int | None = None,
-    budget: float | None = None,
-    check_model: bool = True,
-    flags: Flags = ModelFlags(),  # noqa: B008 (frozen)
-    seed: int = 0,
     checkpoint: Path | None = None,
-    resume: bool = False,
     quiet: bool = False,
 ) -> None:
     """Tune a schedule for one model, one sampler and one or several step budgets, and write it to a file.
 
     Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
 
-    Several budgets (--steps 4 5 6 8 10) share the teacher, each also begins where the one before it ended, and stand in one file.
+    Example: ttune tune --model fashion --sampler auto --steps 4 5 6 8 10 --tune network_times times coefficients --out ttune.json
+
+    Several budgets share the teacher, each also begins where the one before it ended, and are in one file.
 
     An interrupted run (Ctrl-C, SIGTERM, or killed) goes on with the same command and --resume. The best schedule so far is in
     OUT's name with .partial before .json at any time: it can be used, but has not been validated yet.
 
-    By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune tune … gives the same result, sharing the x_T in whole chunks
-    (so SAMPLES / CHUNK is best a multiple of the processes); --resume goes on with any number of them.
+    By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune tune … gives the same result. They share the starting noises in
+    whole batches, so SAMPLES / BATCH_SIZE is best a multiple of the processes; --resume goes on with any number of them.
 
     Args:
         out: The ttune.json to write.
-        model: A bundled name (fashion), a local folder of a diffusers pipeline (or its hub id, which needs a network), or
-            package.module:factory, where factory() returns a ttune.Denoiser (which imports and runs that module).
-        sampler: The sampler to tune for; a tuned schedule does not carry over to another. With auto the sampler, grid and t_0 that do
-            best untuned, over all --steps, on x_T of the tuning.
-        steps: Step budgets: network evaluations of one sample, for samplers with one evaluation a step.
-        method: endpoint (default), trajectory or local (1-D searches, cheap), optimal_steps (dynamic programming), ays (published
-            tables), shifted (times by the variance of each sample), timetuner (the published objective; bundled model only), evolution
-            (AutoDiffusion's search for times, or CMA-ES).
-        tune: What endpoint, and evolution with --operators cma, may change: the times that the network is passed, the times of the
-            steps, the solver's coefficients.
-        spacing: The untuned grid that the result must beat.
-        offset: Offset of the leading grid's timesteps (diffusers' steps_offset).
-        t_start: First time, instead of the largest trained time.
-        final: Last time: clean ("zero") or the smallest trained time ("min").
-        option: The sampler's own options, for example --option order 3 variant bh1 (see ttune info).
-        residual: What is compared with the teacher's: samples, own (and the network's own activations on them), lenet64 (and the
-            bundled classifier's features), or package.module:factory, where factory(denoiser) returns a function of samples.
-        conditions: package.module:factory, where factory() returns a function of seeds (see ttune.conditions_from); by default the
-            model's own draw.
-        fix_start: Keep the first time.
-        optimizer: Of endpoint. auto takes backpropagation where the network has gradients and there are many parameters, else
-            differences of whole runs, which need nothing but calls of the network.
-        samples: x_T to tune on; by default 128, with coefficients 256.
-        validation_samples: x_T for validation: the tuned schedule is returned only if it is better on these.
-        batch_size: Samples in one network call.
-        iterations: Accepted Levenberg-Marquardt iterations at most (30), or for timetuner Adam iterations a step (500, as published).
-        search_starts: Begin from several grids.
-        fallback: Return an untuned schedule, the best one or the start, if the tuned one is not better on the x_T for validation.
-        procedure: timetuner only.
-        operators: evolution only: genetic (times, in whole times where the model is discrete) or cma (whatever --tune names).
-        fitness: evolution only: what is to become small, the Fréchet distance to the teacher's samples or the RMSE to them.
-        population: evolution only: candidates a round (genetic 50, CMA-ES by the number of parameters).
-        rounds: evolution only: as many as judge 500 candidates by default.
-        budget: evolution only, for a model whose network is a ttune.Variants: what the evaluations may cost together, in calls of the
-            whole network. The grid to beat then has the cheapest network at the noisiest steps.
-        check_model: With --resume: refuse a checkpoint of another model or of other weights.
-        flags: How the model is loaded.
-        seed: Random seed of the starting noise.
-        checkpoint: Where progress is remembered; OUT.checkpoint by default, removed at the end.
-        resume: Go on from the checkpoint.
+        model: A bundled name (fashion), a diffusers folder or hub id, or package.module:factory that returns a ttune.Denoiser.
+        sampler: The sampler to tune for; auto takes the sampler, spacing and first time that do best untuned.
+        steps: Numbers of steps; a step is one network evaluation for most samplers.
+        tuning: What is tuned, and how.
+        untuned: The schedule that tuning begins with, and has to beat.
+        loading: How the model is loaded.
+        conditions: package.module:factory that returns a function of seeds; by default the model's own draw.
+        checkpoint: Where progress is remembered; by default OUT.checkpoint, removed at the end.
         quiet: No progress bars.
     """
     import ttune
     from ttune.cli.models import imported
-    from ttune.schedule.collection import check_storable
-    from ttune.storage.atomic_write import remove_unfinished
-    from ttune.tuning import Accepted, Evolution, Teacher, choose_sampler
-    from ttune.tuning import checkpoint as checkpoint_files
-    from ttune.tuning.budgets import budget_checkpoints
     from ttune.tuning.starting_points import check_draws
 
-    own = {
-        "operators": operators != "genetic",
-        "fitness": fitness != "frechet",
-        "population": population,
-        "rounds": rounds,
-        "budget": budget,
-    }
-    _refuse_ignored(method, "evolution", own)
-    _refuse_ignored(method, "timetuner", {"procedure": procedure != "sequential"})
-    _refuse_ignored(method, "endpoint", {"optimizer": optimizer != "auto"})
-    if method == "evolution" and operators == "genetic" and tune != ("network_times", "times"):
-        raise ValueError(f"tune: --operators genetic searches times, only --operators cma knows this, got {' '.join(tune)}")
-    check_paths(out=out, prompts=flags.prompts, checkpoint=checkpoint)
-    journal, partial = checkpoint or out.with_name(out.name + ".checkpoint"), out.with_name(f"{out.stem}.partial{out.suffix}")
-    journals = [*budget_checkpoints(journal, steps), *([journal.with_name(f"{journal.name}.choice")] if sampler == "auto" else [])]
-    check_draws(seed, batch_size, samples=2 if samples is None else samples, validation_samples=validation_samples)
-    _check_files(out, partial, journals, flags.prompts)
+    method = tuning.chosen_method()
+    check_paths(out=out, prompts=loading.prompts, checkpoint=checkpoint)
+    check_draws(
+        tuning.seed,
+        tuning.batch_size,
+        samples=2 if tuning.samples is None else tuning.samples,
+        validation_samples=tuning.validation_samples,
+    )
+    files = TuningFiles.beside(out, checkpoint, steps, choice=sampler == "auto")
+    files.check(loading.prompts)
     ranks = current()
-    denoiser = flags.load(model, ranks)
-    drawn = None if conditions is None else imported("conditions", conditions)()
-    teacher = choice = None
+    denoiser = loading.load(model, ranks)
+    settings: dict[str, Any] = {
+        "conditions": None if conditions is None else imported("conditions", conditions)(),
+        "features": bundled_features(model),
+        "progress": not quiet,
+    }
+    choice = None
     if sampler == "auto":
-        named = {"spacing": spacing != "leading", "offset": offset, "t_start": t_start is not None, "option": option}
-        if any(named.values()):
-            raise ValueError(f"sampler: auto chooses the grid too, so {[name for name, is_set in named.items() if is_set]} cannot be given")
-        check_storable([ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=final) for k in set(steps)], out)
-        teacher = Teacher.default(ttune.Schedule.build(denoiser.noise, "ddim", max(steps), "linspace", final=final), remember=True)
-        settings = {
-            "samples": samples or 128,
-            "batch_size": batch_size,
-            "conditions": drawn,
-            "teacher": teacher,
-            "final": final,
-            "seed": seed,
-        }
-        settings |= {"features": bundled_features(model), "progress": not quiet, "checkpoint": journals[-1]}
-        # The first rank chooses for all: on 64 x_T there is little to share.
-        with _telling_what_is_left(journals, partial, ranks):
-            choice = ranks.from_first(lambda: choose_sampler(denoiser, steps, **settings, resume=resume and journals[-1].exists()))
-        if ranks.first:
-            print(choice.summary())
+        settings["teacher"], choice = _choice(denoiser, steps, tuning, untuned, settings, files, ranks)
         schedules = list(choice.schedules.values())
     else:
-        schedules = [
-            ttune.Schedule.build(
-                denoiser.noise, sampler, k, spacing, t_start=t_start, final=final, offset=offset, options=options_of(option, sampler)
-            )
-            for k in steps
-        ]
-        check_storable(schedules, out)
-    bests: dict[int, ttune.Schedule] = {}
-
-    def accepted(found: Accepted) -> None:
-        bests[found.best.steps] = found.best
-        _save(bests, partial)
-
-    evolution = None
-    if method == "evolution":
-        names = tune if operators == "cma" else None
-        starts = {"fix_start": fix_start, "search_starts": search_starts}
-        evolution = Evolution(operators, fitness, population, rounds=rounds, tune=names, budget=budget, **starts)
-        if budget is not None and isinstance(denoiser.network, ttune.Variants):
-            schedules = [s.replace(variants=denoiser.network.fitting(len(s.network_times), budget)) for s in schedules]
-    with _telling_what_is_left(journals, partial, ranks):
-        results = ttune.tune_budgets(
-            denoiser,
-            schedules,
-            method=method if evolution is None else evolution,
-            tune=tune,
-            residual=imported("residual", residual)(denoiser) if ":" in residual else residual,
-            teacher=teacher,
-            conditions=drawn,
-            data=bundled_data(model) if method == "timetuner" else None,
-            fix_start=fix_start,
-            optimizer=optimizer,
-            samples=samples,
-            validation_samples=validation_samples,
-            batch_size=batch_size,
-            iterations=30 if iterations is None else iterations,
-            search_starts=search_starts,
-            features=bundled_features(model),
-            timetuner=ttune.TimeTuner(procedure, iterations=500 if iterations is None else iterations) if method == "timetuner" else None,
-            fallback=fallback,
-            seed=seed,
-            progress=not quiet,
-            checkpoint=journal,
-            resume=resume,
-            accepted=accepted,
-            ranks=ranks,
-            check_model=check_model,
-        )
+        schedules = [untuned.build(denoiser.noise, sampler, k) for k in steps]
+        files.check_holds(schedules)
+    if (budget := getattr(method, "budget", None)) is not None and isinstance(denoiser.network, ttune.Variants):
+        schedules = [s.replace(variants=denoiser.network.fitting(len(s.network_times), budget)) for s in schedules]
+    given = vars(tuning) | settings | {"checkpoint": files.journal, "accepted": files.keep_best(), "ranks": ranks}
+    if ":" in str(tuning.residual):
+        given["residual"] = imported("residual", str(tuning.residual))(denoiser)
+    if method.name == "timetuner":
+        given["data"] = bundled_data(model)
+    with files.named_on_interrupt(ranks):
+        results = ttune.tune_budgets(denoiser, schedules, **given)
     if not ranks.first:
         return
-    _save({k: _recorded(result, choice) for k, result in results.items()}, out)
-    for file in journals:
-        checkpoint_files.remove(file)
-    remove_unfinished(partial)
-    Path(os.path.realpath(partial)).unlink(missing_ok=True)
+    # With what it cost to choose the sampler, if that was chosen; a start that is returned has its record too.
+    more = {} if choice is None else {"choice": choice.cost}
+    files.finish({k: result.schedule.replace(tuned={**result.record, **more}) for k, result in results.items()})
     print("\n\n".join(result.summary() for result in results.values()))
     print(f"Wrote {out}: {_written(results)}")
 
 
-def _check_files(out: Path, partial: Path, journals: Sequence[Path], prompts: Path | None) -> None:
-    """ValueError if two of a tuning's files are one, which would overwrite each other; OSError for one that cannot be written."""
-    from ttune.storage.atomic_write import check_writable
-    from ttune.tuning.checkpoint import files_of
+def _choice(
+    denoiser: Denoiser,
+    steps: Sequence[int],
+    tuning: TuneOptions,
+    untuned: UntunedFlags,
+    settings: Mapping[str, Any],
+    files: TuningFiles,
+    ranks: Ranks,
+) -> tuple[Any, SamplerChoice]:
+    """The teacher, and the sampler with its schedules; the first rank chooses for all: on 64 x_T there is little to share."""
+    import ttune
+    from ttune.tuning import Teacher, choose_sampler
 
-    named = [("out", out), ("out's partial file", partial), *(("checkpoint", file) for j in journals for file in files_of(j))]
-    named += [] if prompts is None else [("prompts", prompts)]
-    taken: dict[str, str] = {}
-    for name, file in dict.fromkeys(named):
-        place = os.path.realpath(file)
-        if place in taken:
-            raise ValueError(f"{taken[place]} and {name} must be different files, got {place} for both")
-        taken[place] = name
-    for file in (out, partial, *(file for journal in journals for file in files_of(journal))):
-        check_writable(file)
+    if changed := untuned.changed(but="final"):
+        raise ValueError(f"sampler: auto chooses the spacing too, so {changed} cannot be given")
+    grids = [ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=untuned.final) for k in sorted(set(steps))]
+    files.check_holds(grids)
+    teacher, journal = Teacher.default(grids[-1], remember=True), files.journals[-1]
+    given = {**settings, "teacher": teacher, "final": untuned.final, "seed": tuning.seed, "batch_size": tuning.batch_size}
+    given |= {"checkpoint": journal} | ({} if tuning.samples is None else {"samples": tuning.samples})
+    with files.named_on_interrupt(ranks):
+        choice = ranks.from_first(lambda: choose_sampler(denoiser, steps, **given, resume=tuning.resume and journal.exists()))
+    if ranks.first:
+        print(choice.summary())
+    return teacher, choice
+
+
+@dataclass(frozen=True)
+class TuningFiles:
+    """What a tuning writes: its result, meanwhile the best so far, and a checkpoint for every budget and the choice of a sampler."""
+
+    out: Path
+    partial: Path
+    journal: Path
+    journals: tuple[Path, ...]
+
+    @classmethod
+    def beside(cls, out: Path, checkpoint: Path | None, steps: Sequence[int], *, choice: bool) -> TuningFiles:
+        from ttune.tuning.budgets import budget_checkpoints
+
+        journal = checkpoint or out.with_name(f"{out.name}.checkpoint")
+        more = [journal.with_name(f"{journal.name}.choice")] if choice else []
+        return cls(out, out.with_name(f"{out.stem}.partial{out.suffix}"), journal, (*budget_checkpoints(journal, steps), *more))
+
+    def check(self, prompts: Path | None) -> None:
+        """ValueError if two of the files are one, which would overwrite each other; OSError for one that cannot be written."""
+        from ttune.storage.atomic_write import check_writable
+        from ttune.tuning.checkpoint import files_of
+
+        written = [("out", self.out), ("out's partial file", self.partial)]
+        written += [("checkpoint", file) for journal in self.journals for file in files_of(journal)]
+        taken: dict[str, str] = {}
+        for name, file in dict.fromkeys([*written, *([] if prompts is None else [("prompts", prompts)])]):
+            place = os.path.realpath(file)
+            if place in taken:
+                raise ValueError(f"{taken[place]} and {name} must be different files, got {place} for both")
+            taken[place] = name
+        for _, file in written:
+            check_writable(file)
+
+    def check_holds(self, schedules: Sequence[Schedule]) -> None:
+        """ValueError for schedules that one file cannot hold."""
+        from ttune.schedule.collection import check_storable
+
+        check_storable(schedules, self.out)
+
+    def keep_best(self) -> Any:
+        """For ``accepted`` of a tuning: the best schedule of every budget so far, in the partial file."""
+        bests: dict[int, Schedule] = {}
+
+        def accepted(found: Accepted) -> None:
+            bests[found.best.steps] = found.best
+            _save(bests, self.partial)
+
+        return accepted
+
+    def finish(self, schedules: Mapping[int, Schedule]) -> None:
+        """The result, in the place of everything else."""
+        from ttune.storage.atomic_write import remove_unfinished
+        from ttune.tuning import checkpoint
+
+        _save(schedules, self.out)
+        for journal in self.journals:
+            checkpoint.remove(journal)
+        remove_unfinished(self.partial)
+        Path(os.path.realpath(self.partial)).unlink(missing_ok=True)
+
+    @contextmanager
+    def named_on_interrupt(self, ranks: Ranks) -> Iterator[None]:
+        """An interrupt, or a rank that was lost, goes on its way; the first rank says what is on disk."""
+        try:
+            yield
+        except (KeyboardInterrupt, RankLost) as interrupt:
+            if ranks.first:
+                why = "" if isinstance(interrupt, RankLost) else f"{str(interrupt) or 'Interrupted'}. "
+                print(f"\n{why}{self._left()}", file=sys.stderr)
+            raise
+
+    def _left(self) -> str:
+        begun = [str(journal) for journal in self.journals if journal.exists()]
+        if not begun:
+            return "Nothing had been finished yet."
+        best = f" The best schedule so far is {self.partial}: it can be used, but has not been validated yet."
+        return f"What was found is in {', '.join(begun)}; the same command with --resume goes on from there.{best * self.partial.exists()}"
 
 
 def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
@@ -245,12 +223,6 @@ def _save(schedules: Mapping[int, Schedule], path: Path) -> None:
         next(iter(schedules.values())).save(path)
     else:
         ttune.save_schedules(schedules, path)
-
-
-def _recorded(result: TuneResult, choice: SamplerChoice | None) -> Schedule:
-    """The schedule with how its tuning went, the start's too, and what it cost to choose its sampler, if that was chosen."""
-    more = {} if choice is None else {"choice": choice.cost}
-    return result.schedule.replace(tuned={**result.record, **more})
 
 
 def _written(results: Mapping[int, TuneResult]) -> str:
@@ -264,31 +236,3 @@ def _written(results: Mapping[int, TuneResult]) -> str:
         f"{names[outcome]} ({', '.join(str(k) for k, r in results.items() if r.outcome == outcome)} steps)"
         for outcome in dict.fromkeys(result.outcome for result in results.values())
     )
-
-
-@contextmanager
-def _telling_what_is_left(journals: Sequence[Path], partial: Path, ranks: Ranks) -> Iterator[None]:
-    """An interrupt, or a rank that was lost, goes on its way; the first rank says what is on disk."""
-    try:
-        yield
-    except (KeyboardInterrupt, RankLost) as interrupt:
-        if ranks.first:
-            why = "" if isinstance(interrupt, RankLost) else f"{str(interrupt) or 'Interrupted'}. "
-            print(f"\n{why}{_left_behind(journals, partial)}", file=sys.stderr)
-        raise
-
-
-def _left_behind(journals: Sequence[Path], partial: Path) -> str:
-    """What an interrupted tuning has on disk."""
-    begun = [journal for journal in journals if journal.exists()]
-    if not begun:
-        return "Nothing had been finished yet."
-    best = f" The best schedule so far is {partial}: it can be used, but has not been validated yet." if partial.exists() else ""
-    return f"What was found is in {', '.join(map(str, begun))}; the same command with --resume goes on from there.{best}"
-
-
-def _refuse_ignored(method: str, owner: str, given: Mapping[str, Any]) -> None:
-    """ValueError for settings of one method that were given with another, which would not look at them."""
-    names = [name for name, value in given.items() if value is not None and value is not False]
-    if method != owner and names:
-        raise ValueError(f"{' and '.join(names)}: only --method {owner} knows this, got --method {method}")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from ttune.messages.names import must_be_one_of
 from ttune.tuning.methods.method import Method
-from ttune.tuning.methods.registry import METHODS
+from ttune.tuning.methods.registry import METHODS, settings_in
 
 SYNTAX = (
     "[label=]method[@best][:field=value[,field=value…]], the words of a list joined by +, for example endpoint:tune=network_times+times"
@@ -53,7 +48,7 @@ def parse_method(text: str) -> tuple[str, Entrant]:
         raise ValueError(f"methods must be {SYNTAX}; the methods are {', '.join(METHODS)}; got {text!r}")
     if colon and not body:
         raise ValueError(f"methods: {text!r} ends in a colon without settings; write {SYNTAX}")
-    return label or text, Entrant(METHODS[name](**_settings(METHODS[name], body, text)), start or "leading")
+    return label or text, Entrant(METHODS[name](**settings_in("methods", name, body, text)), start or "leading")
 
 
 def parse_methods(texts: Iterable[str]) -> dict[str, Entrant]:
@@ -65,33 +60,3 @@ def parse_methods(texts: Iterable[str]) -> dict[str, Entrant]:
             raise ValueError(f"methods: the label {label!r} is there twice; give one of them another, as in other={text}")
         methods[label] = method
     return methods
-
-
-def _settings(method: type[Method], body: str, text: str) -> dict[str, Any]:
-    if not body:
-        return {}
-    fields = {f.name: f for f in dataclasses.fields(method) if f.init}  # pyright: ignore[reportArgumentType]
-    kinds = typing.get_type_hints(method)
-    settings: dict[str, Any] = {}
-    for part in body.split(","):
-        name, equals, word = (piece.strip() for piece in part.partition("="))
-        if not equals or name not in fields or name in settings:
-            raise ValueError(f"methods: {part!r} in {text!r} must be field=value, each once, with a field of {sorted(fields)}")
-        settings[name] = _value(kinds[name], word, f"{name} in {text!r}")
-    return settings
-
-
-def _value(kind: Any, word: str, where: str) -> Any:
-    """``word`` as ``kind``; where a list will do and a + is there, or only a list will, the list of its words."""
-    listed = tuple(word.split("+"))
-    texts = [part for part in typing.get_args(kind) if typing.get_origin(part) is not Callable]  # a function has no text
-    if isinstance(kind, types.UnionType) and len(texts) < len(typing.get_args(kind)):
-        kind = typing.Union[tuple(texts)]  # noqa: UP007
-    attempts = [word, listed] if len(listed) == 1 else [listed, word]
-    for value in attempts:
-        try:
-            found = msgspec.convert(value, kind, strict=False)
-        except (msgspec.ValidationError, TypeError):  # TypeError: a kind that has no text
-            continue
-        return tuple(found) if isinstance(found, list) else found
-    raise ValueError(f"methods: {where} must be a value for {getattr(kind, '__name__', kind)}, got {word!r}")

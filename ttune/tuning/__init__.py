@@ -7,13 +7,13 @@ from ttune.tuning.grid_search import rank_grids
 from ttune.tuning.methods.ays import AlignYourSteps
 from ttune.tuning.methods.endpoint import Endpoint
 from ttune.tuning.methods.evolution import Evolution
-from ttune.tuning.methods.local import Local
 from ttune.tuning.methods.method import Found, Method, Task
 from ttune.tuning.methods.optimal_steps import OptimalSteps
 from ttune.tuning.methods.registry import METHODS
 from ttune.tuning.methods.shifted import Shifted
 from ttune.tuning.methods.timetuner import TimeTuner, apply_timetuner_ratios, timetuner_ratios
-from ttune.tuning.methods.trajectory import Trajectory
+from ttune.tuning.methods.trajectory import Local, Trajectory
+from ttune.tuning.options import TuneArguments, TuneOptions
 from ttune.tuning.resample import resampled
 from ttune.tuning.sampler_selection import SamplerChoice, choose_sampler
 from ttune.tuning.teacher import Teacher
@@ -35,6 +35,8 @@ __all__ = [
     "Teacher",
     "TimeTuner",
     "Trajectory",
+    "TuneArguments",
+    "TuneOptions",
     "TuneResult",
     "apply_timetuner_ratios",
     "choose_sampler",

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,41 +13,34 @@ from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.methods.endpoint import Endpoint
 from ttune.tuning.methods.method import Method
+from ttune.tuning.options import TuneArguments, with_keywords_of
 from ttune.tuning.resample import resampled
 from ttune.tuning.teacher import Teacher
-from ttune.tuning.tune import TuneResult, method_named, tune
+from ttune.tuning.tune import TuneResult, tune
 
 
-def tune_budgets(
-    denoiser: Denoiser,
-    schedules: Sequence[Schedule],
-    *,
-    method: str | Method = "endpoint",
-    teacher: Teacher | Schedule | Callable[..., Tensor] | None = None,
-    checkpoint: str | PathLike[str] | None = None,
-    resume: bool = False,
-    **options: Any,
-) -> dict[int, TuneResult]:
+@with_keywords_of(TuneArguments)
+def tune_budgets(denoiser: Denoiser, schedules: Sequence[Schedule], arguments: TuneArguments) -> dict[int, TuneResult]:
     """:func:`ttune.tune` for several ``schedules`` of one sampler that differ in their steps: {steps: result}, fewest steps first.
 
     The teacher's x_0 are computed once. A method with further starts (``also``: the default one) is given the tuned schedule of
     the next smaller budget too, :func:`resampled` to its own. ``checkpoint`` names one file per budget, ``checkpoint.STEPS``
-    (itself, if there is only one); with ``resume`` the budgets that are there are taken up where they stood. ``options``: the others of
-    :func:`ttune.tune`.
+    (itself, if there is only one); with ``resume`` the budgets that are there are taken up where they stood. The other keywords are
+    those of :func:`ttune.tune`.
 
     Raises what it raises, and ValueError for schedules of the same steps, of different samplers or of another last time.
     """
     ordered = _checked(schedules)
-    shared = _remembering(Teacher.default(ordered[0]) if teacher is None else teacher)
-    names = ("tune", "fix_start", "iterations", "search_starts", "optimizer", "timetuner")
-    chosen = method_named(method, **{name: options[name] for name in names if name in options})
+    teacher = _remembering(Teacher.default(ordered[0]) if arguments.teacher is None else arguments.teacher)
+    method, checkpoint = arguments.chosen_method(), arguments.checkpoint
     journals = [None] * len(ordered) if checkpoint is None else budget_checkpoints(checkpoint, [s.steps for s in ordered])
     results: dict[int, TuneResult] = {}
     for schedule, journal in zip(ordered, journals, strict=True):
-        begun = resume and (journal is None or journal.exists() or len(ordered) == 1)
+        begun = arguments.resume and (journal is None or journal.exists() or len(ordered) == 1)
         before = list(results.values())[-1:]
-        own = _with_start(chosen, schedule, [_resampled(earlier.schedule, schedule) for earlier in before if earlier.improved])
-        results[schedule.steps] = tune(denoiser, schedule, method=own, teacher=shared, checkpoint=journal, resume=begun, **options)
+        own = _with_start(method, schedule, [_resampled(earlier.schedule, schedule) for earlier in before if earlier.improved])
+        settings = vars(arguments) | {"method": own, "teacher": teacher, "checkpoint": journal, "resume": begun}
+        results[schedule.steps] = tune(denoiser, schedule, **settings)
     return results
 
 

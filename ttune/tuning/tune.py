@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -12,11 +11,9 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.distributed import ALONE, Ranks, Share
-from ttune.evaluation.score import Features
-from ttune.messages.names import meant
+from ttune.distributed import Share
 from ttune.network.conditions import digest
-from ttune.network.denoiser import Conditions, Denoiser, select
+from ttune.network.denoiser import Denoiser, select
 from ttune.network.dynamic_batch import any_batch
 from ttune.noise.schedules import Float64
 from ttune.sampling.sample import as_schedule, check_fits, warn_of_plain_noise
@@ -29,12 +26,9 @@ from ttune.tuning.input_checks import check_input, refuse_training
 from ttune.tuning.integer_times.coordinate_descent import find_whole_times, rounded
 from ttune.tuning.integer_times.probe import SAMPLES as PROBED
 from ttune.tuning.integer_times.probe import TimeTable, probe_time_table
-from ttune.tuning.methods.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS, Endpoint
-from ttune.tuning.methods.evolution import Evolution
+from ttune.tuning.methods.endpoint import SAMPLES, SAMPLES_FOR_COEFFICIENTS
 from ttune.tuning.methods.method import Method, Task, WholeTimesOnlyError
-from ttune.tuning.methods.optimal_steps import OptimalSteps
-from ttune.tuning.methods.registry import METHODS
-from ttune.tuning.methods.timetuner import TimeTuner
+from ttune.tuning.options import TuneArguments, with_keywords_of
 from ttune.tuning.outcome import outcome_in_words
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.provenance import provenance
@@ -97,137 +91,66 @@ class TuneResult:
         return "\n".join(lines)
 
 
-def tune(
-    denoiser: Denoiser,
-    schedule: Schedule | str | PathLike[str],
-    *,
-    method: str | Method = "endpoint",
-    tune: str | Sequence[str] = ("network_times", "times"),
-    x_T: Tensor | None = None,
-    sample_shape: Sequence[int] | None = None,
-    conditions: Conditions | Callable[[Tensor], Conditions] | None = None,
-    data: Data | None = None,
-    teacher: Teacher | Schedule | Callable[..., Tensor] | None = None,
-    residual: str | Callable[..., Tensor] | None = None,
-    fix_start: bool = False,
-    optimizer: str = "auto",
-    samples: int | None = None,
-    validation_samples: int = 256,
-    batch_size: int = 64,
-    iterations: int = 30,
-    search_starts: bool = True,
-    features: Features | None = None,
-    timetuner: TimeTuner | None = None,
-    fallback: bool = True,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: str | PathLike[str] | None = None,
-    resume: bool = False,
-    ranks: Ranks = ALONE,
-    accepted: Callable[[Accepted], None] | None = None,
-    check_model: bool = True,
-) -> TuneResult:
-    """Tune ``schedule`` for ``denoiser``: what the network is told (``network_times``), where the steps stand (``times``).
+@with_keywords_of(TuneArguments)
+def tune(denoiser: Denoiser, schedule: Schedule | str | PathLike[str], arguments: TuneArguments) -> TuneResult:
+    """Tune ``schedule`` (or the file of one) for ``denoiser``: the times that the network is passed, and where the steps are.
 
-    ``method``
-        "endpoint" (default): least squares on the distance to the teacher's x_0 from the same x_T; ``tune`` any of "network_times",
-        "times" and "coefficients" (of the solver); ``optimizer`` as in :class:`ttune.tuning.Endpoint`; needs no gradients.
-        "trajectory", "local": network_times only, one 1-D search per evaluation, from where those before it led or from the
-        teacher's own path; cheap.
-        "timetuner": network_times only, the published objective; needs gradients and ``data`` (x_0 images, or images and
-        their conditions); settings in ``timetuner``.
-        "optimal_steps": times only, by dynamic programming over the teacher's path (GITS, Optimal Steps).
-        "ays": times only, Align Your Steps' published tables.
-        "shifted": nothing but the shift, by which every sample is told the time of its own variance (TS-DPM).
-        "evolution": times only, a search over populations for the lowest Fréchet distance to the teacher's samples (AutoDiffusion);
-        more settings, CMA-ES among them, with ``method=ttune.tuning.Evolution(...)``.
-        Or an instance of one of :mod:`ttune.tuning`'s methods, with settings of its own.
-    ``x_T`` (n, ...) are the starting points, the last quarter held out; or ``samples`` (128; 256 with coefficients) +
-    ``validation_samples`` of them are drawn from ``seed`` in ``sample_shape`` (which bundled models know). ``conditions`` is a
-    mapping of per-sample tensors that goes with ``x_T``, or a function of the seeds.
-    ``teacher``: another schedule, a callable x_T -> x_0, or a :class:`Teacher`; by default 2M with 128 steps.
-    ``residual``: what is compared with the teacher's: None the samples themselves, "own" also the network's own activations on
-    them, "lenet64" also features of the bundled classifier, or a map of :mod:`ttune.tuning.residuals`, or any function of samples, or of
-    samples and conditions, to (B, m). The decision on held-out x_T is by samples and ``features`` whatever it is.
-    A network with discrete times is probed first (:mod:`ttune.tuning.integer_times.probe`): where it only knows whole times (or says
-    ``integer_time=True``), or rows of its table lie off the curve through their neighbours, continuous methods are followed by a
-    descent in whole numbers, and what is returned tells it whole times only.
-    ``fix_start`` keeps t_0. ``search_starts`` begins from several grids and keeps the best (times must be free).
-    ``features`` maps images (n, ...) to (n, f) for the Fréchet distance of the validation; by default pooled pixels.
-    With ``fallback`` the tuned schedule is returned only if, on held-out x_T, its paired squared error is lower and its Fréchet distance to
-    the teacher's samples not higher than those of the start and of the best untuned grid found on the way; else one of these is
-    returned (``outcome`` says which).
-    ``checkpoint`` is a file that remembers every accepted iteration; with ``resume`` the run goes on from there and
-    ends where an uninterrupted one would have ended. ``accepted`` is called after every accepted iteration, once it is in the checkpoint,
-    with the best schedule so far (:class:`ttune.tuning.Accepted`).
-    ``ranks``: from :func:`ttune.distributed.joined`, where several processes make this call together with the same arguments. They share
-    the x_T between them, all return the same result, that of one process, and the first writes the checkpoint.
+    The keywords are the fields of :class:`ttune.tuning.TuneArguments`.
 
-    ``check_model=False`` begins from a schedule that was tuned for another model, and resumes a tuning of other weights.
+    The teacher's x_0 are computed first, then the method brings the samples of few steps close to them. The schedule found is returned
+    (``outcome`` "tuned") if it is better in validation: on starting noises that no method saw its paired squared error is lower, and
+    its Fréchet distance to the teacher's samples not higher, than those of the start and of the best untuned schedule that was tried.
+    Otherwise one of these two is returned, unless ``fallback=False``. Validation compares samples and ``features``, whatever ``residual``.
+
+    A network with discrete times is probed first (:mod:`ttune.tuning.integer_times.probe`). Where it only knows whole times (or says
+    ``integer_time=True``), or rows of its table lie off the curve through their neighbours, a continuous method is followed by a
+    descent in whole numbers, and the result passes the network whole times only.
+
+    ``method`` and ``residual`` may be objects: an instance of one of :mod:`ttune.tuning`'s methods with settings of its own (the
+    fields that are named like one of tune's keywords are then taken from it alone); a map of :mod:`ttune.tuning.residuals`, or a
+    function of samples, or of samples and conditions, to (B, m).
 
     Raises ValueError, TypeError or FloatingPointError naming the argument or the step. Warns (UserWarning), before anything is paid,
     of a network that does not answer the same call the same way, or whose output is of another prediction type
     (:mod:`ttune.tuning.input_checks`).
     """
     schedule = as_schedule(schedule)
-    schedule = schedule if check_model else dataclasses.replace(schedule, model={})
-    chosen_method = method_named(method, tune, fix_start, iterations, search_starts, optimizer, timetuner)
+    schedule = schedule if arguments.check_model else replace(schedule, model={})
+    method, ranks, seed = arguments.chosen_method(), arguments.ranks, arguments.seed
+    samples = arguments.samples
     if samples is None:
-        samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in chosen_method.changes else SAMPLES
-    check_draws(seed, batch_size, samples=samples, validation_samples=validation_samples)
-    _check(denoiser, schedule)
-    refuse_training(denoiser)
-    continuous = _searches_between_rows(chosen_method, denoiser, schedule, data)
-    if ranks.world > 1 and not getattr(chosen_method, "shared", False):
-        raise ValueError(f"method {chosen_method.name!r} runs in one process, got {ranks.world} ranks: start it without torchrun")
-    progress = progress and ranks.first
-    if x_T is None:
-        shares = _shares(ranks, (samples, validation_samples), batch_size)
-        seeds = [share.rows + (seed * 2 * VALIDATION_SEEDS + first) for share, first in zip(shares, (0, VALIDATION_SEEDS), strict=True)]
-        both = [drawn_points(denoiser, own, sample_shape, conditions) for own in seeds]
-    else:
-        warn_of_plain_noise(denoiser.noise, x_T)
-        given = given_points(denoiser, x_T, conditions)
-        shares = _shares(ranks, [len(x) for x, _ in given], batch_size)
-        both = [(x[share.rows], select(c, share.rows, len(x), denoiser.shared)) for share, (x, c) in zip(shares, given, strict=True)]
+        samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in method.changes else SAMPLES
+    check_draws(seed, arguments.batch_size, samples=samples, validation_samples=arguments.validation_samples)
+    continuous = _check(denoiser, schedule, method, arguments)
+    progress = arguments.progress and ranks.first
+    shares, both = _starting_points(denoiser, arguments, samples)
+    teacher = arguments.teacher
     source = Teacher.default(schedule) if teacher is None else teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+    residual = arguments.residual
     mapped = named_residual(residual, denoiser) if isinstance(residual, str) else None if residual is None else as_residual(residual)
-    model = denoiser.identity()
-    fingerprint = {
-        "method": chosen_method.name,
-        "start": [schedule.settings(), denoiser.noise.to_dict()],
-        "model": model,
-        "weights": denoiser.weights_digest(),
-        "batch_size": batch_size,
+    fingerprint = _fingerprint(denoiser, schedule, method, arguments) | {
         **_digests(denoiser, shares, both),
-        "data": digest(data),
         "teacher": source.identity(),
         "residual": identity_of(mapped),
-        "seed": seed,
-        **chosen_method.settings(),
     }
-    journal = Journal(checkpoint, fingerprint, resume=resume, ranks=ranks, ignored=() if check_model else ("model", "weights"))
+    ignored = () if arguments.check_model else ("model", "weights")
+    journal = Journal(arguments.checkpoint, fingerprint, resume=arguments.resume, ranks=ranks, ignored=ignored)
     ledger = Ledger(denoiser, journal, ranks)
 
-    told = any_batch(denoiser)
-    ledger.watch(told)
-    if ranks.first and journal.get("checks") is None:
-        with ledger.entry("teacher" if denoiser.integer_time else "probe"):
-            check_input(told, both[0], batch_size)
-    journal.piece("checks", lambda: True)
-    table = _time_table(told, both[0], shares[0], journal, ledger)
-    record_of_table = None if table is None else table.to_dict()
+    asked = any_batch(denoiser)
+    ledger.watch(asked)
+    table = _time_table(asked, both[0], shares[0], journal, ledger)
     whole = table is not None and not table.smooth
-    between = told if table is not None and table.kind == "rough" else None
+    between = asked if table is not None and table.kind == "rough" else None
     if whole:
-        told = replace(told, integer_time=True)
-        ledger.watch(told)
+        asked = replace(asked, integer_time=True)
+        ledger.watch(asked)
         source = source.on_whole_times()
 
     remembered = journal.get("teacher_tuning") is not None
     with ledger.entry("teacher"):
-        problem, held_out = (
-            _problem(name, told, points, source, share, journal, progress)
+        problem, validation = (
+            _problem(name, asked, points, source, share, journal, progress)
             for name, points, share in zip(("tuning", "validation"), both, shares, strict=True)
         )
         teacher_record = source.describe() | _teacher_error(source, schedule, problem, journal, whole=whole)
@@ -235,33 +158,76 @@ def tune(
         check_same_function(problem, source)
     problem = _compared_by(mapped, problem, journal, ledger)
 
-    record = {"method": chosen_method.name, "tune": list(chosen_method.changes), "seed": seed, "samples": len(problem)}
-    record |= {"teacher": teacher_record, "residual": name_of(problem.residual)}
-    record |= {"time_table": record_of_table}
-    best = BestSoFar(schedule, journal, model, record, accepted if accepted is not None and ranks.first else _nobody)
-
-    task = Task(problem, schedule, source, journal, ledger, best, data, features, seed, progress)
-    found = find_whole_times(task, chosen_method, between, search=continuous) if whole else chosen_method.run(task)
+    record_of_table = None if table is None else table.to_dict()
+    record = {"method": method.name, "tune": list(method.changes), "seed": seed, "samples": len(problem)}
+    record |= {"teacher": teacher_record, "residual": name_of(problem.residual), "time_table": record_of_table}
+    best = BestSoFar(schedule, journal, fingerprint["model"], record, (arguments.accepted if ranks.first else None) or _nobody)
+    task = Task(problem, schedule, source, journal, ledger, best, arguments.data, arguments.features, seed, progress)
+    found = find_whole_times(task, method, between, search=continuous) if whole else method.run(task)
 
     with ledger.entry("validation"):
         grids = [ranked.schedule for ranked in found.grids]
         whole_start = rounded(schedule, told_apart=True) if whole else None
         untuned = [] if whole_start is None else [whole_start]
-        chosen, outcome, figures = decide(held_out, schedule, grids, found.candidates, features, fallback, untuned)
+        choice = decide(validation, schedule, grids, found.candidates, arguments.features, arguments.fallback, untuned)
+    chosen, outcome, figures = choice
     ledger.close()
     cost = ledger.evaluations | {"seconds": round(ledger.seconds, 1)}
-    record = record | {"outcome": outcome, "validation": figures, "cost": cost} | provenance(schedule, found)
+    record |= {"outcome": outcome, "validation": figures, "cost": cost} | provenance(schedule, found)
     if outcome != "start":
-        chosen = chosen.replace(model=model, tuned=record)
+        chosen = chosen.replace(model=fingerprint["model"], tuned=record)
     return TuneResult(chosen, outcome, found.history, cost, figures, teacher_record, found.grids, record_of_table, record)
 
 
-def _shares(ranks: Ranks, counts: Sequence[int], batch_size: int) -> list[Share]:
-    """This rank's part of the tuning and of the held-out x_T; ValueError if a rank would have none."""
-    shares = [ranks.share(count, batch_size) for count in counts]
+def _check(denoiser: Denoiser, schedule: Schedule, method: Method, arguments: TuneArguments) -> bool:
+    """Whether the method needs a network that answers between whole times. ValueError or TypeError for what cannot be tuned."""
+    check_fits(denoiser, schedule)
+    if schedule.tableau().stochastic:
+        raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
+    if schedule.shift is not None:
+        raise ValueError(
+            f"schedule: tuning begins with a schedule that tells all samples the same, got {schedule.shift}; take it away first"
+        )
+    if isinstance(getattr(denoiser.guidance, "scale", None), tuple):
+        raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
+    refuse_training(denoiser)
+    continuous = _searches_between_rows(method, denoiser, schedule, arguments.data)
+    if arguments.ranks.world > 1 and not getattr(method, "shared", False):
+        raise ValueError(f"method {method.name!r} runs in one process, got {arguments.ranks.world} ranks: start it without torchrun")
+    return continuous
+
+
+def _starting_points(denoiser: Denoiser, arguments: TuneArguments, samples: int) -> tuple[list[Share], list[Points]]:
+    """Of tuning and of validation: this rank's share, and its x_T with their conditions; ValueError if a rank would have none."""
+    given: list[Points] | None = None
+    counts = [samples, arguments.validation_samples]
+    if arguments.x_T is not None:
+        warn_of_plain_noise(denoiser.noise, arguments.x_T)
+        given = list(given_points(denoiser, arguments.x_T, arguments.conditions))
+        counts = [len(x_T) for x_T, _ in given]
+    shares = [arguments.ranks.share(count, arguments.batch_size) for count in counts]
     for name, share in zip(("samples", "validation_samples"), shares, strict=True):
         share.check(name)
-    return shares
+    if given is not None:
+        rows = [(x[share.rows], select(c, share.rows, len(x), denoiser.shared)) for share, (x, c) in zip(shares, given, strict=True)]
+        return shares, rows
+    first = arguments.seed * 2 * VALIDATION_SEEDS
+    seeds = [share.rows + begin for share, begin in zip(shares, (first, first + VALIDATION_SEEDS), strict=True)]
+    return shares, [drawn_points(denoiser, own, arguments.sample_shape, arguments.conditions) for own in seeds]
+
+
+def _fingerprint(denoiser: Denoiser, schedule: Schedule, method: Method, arguments: TuneArguments) -> dict[str, Any]:
+    """What makes one tuning another than the next, but for its starting points, teacher and residual."""
+    return {
+        "method": method.name,
+        "start": [schedule.settings(), denoiser.noise.to_dict()],
+        "model": denoiser.identity(),
+        "weights": denoiser.weights_digest(),
+        "batch_size": arguments.batch_size,
+        "data": digest(arguments.data),
+        "seed": arguments.seed,
+        **method.settings(),
+    }
 
 
 def _nobody(accepted: Accepted) -> None:
@@ -280,8 +246,11 @@ def _searches_between_rows(method: Method, denoiser: Denoiser, schedule: Schedul
 
 
 def _time_table(denoiser: Denoiser, points: Points, share: Share, journal: Journal, ledger: Ledger) -> TimeTable | None:
-    """What the probe says of the network's time table; None for continuous times."""
-
+    """What the probe says of the network's time table; None for continuous times. Before that a look at what the network answers."""
+    if journal.ranks.first and journal.get("checks") is None:
+        with ledger.entry("teacher" if denoiser.integer_time else "probe"):
+            check_input(denoiser, points, share.batch_size)
+    journal.piece("checks", lambda: True)
     x_T, conditions = points
     problem = Problem(denoiser, x_T, conditions, x_T, share.batch_size, share=share)  # for its x_T alone: there is no teacher yet
 
@@ -292,53 +261,6 @@ def _time_table(denoiser: Denoiser, points: Points, share: Share, journal: Journ
 
     found = journal.piece("time table", compute)
     return TimeTable(**found) if found else None
-
-
-def method_named(
-    method: str | Method,
-    tune: str | Sequence[str] = ("network_times", "times"),
-    fix_start: bool = False,
-    iterations: int = 30,
-    search_starts: bool = True,
-    optimizer: str = "auto",
-    timetuner: TimeTuner | None = None,
-) -> Method:
-    """A method by name, with those of :func:`tune`'s settings that it has; an instance is returned as it is."""
-    if not isinstance(method, str):
-        return method
-    tune = (tune,) if isinstance(tune, str) else tuple(tune)
-    if method not in METHODS:
-        raise ValueError(
-            f"method must be one of {list(METHODS)}, or one of ttune.tuning's method objects, got {method!r}{meant(method, METHODS)}"
-        )
-    # Methods without starts and iterations keep those limits, and where times do not move the first one stays.
-    if fix_start and method == "ays":
-        raise ValueError("fix_start does not go with method 'ays', whose tables begin at the largest time")
-    ignored = {"tune": tune != ("network_times", "times"), "optimizer": optimizer != "auto"}
-    if method != "endpoint" and any(ignored.values()):
-        names = " and ".join(name for name, is_given in ignored.items() if is_given)
-        raise ValueError(f"{names}: only method 'endpoint' knows this, got {method!r}")
-    if method == "endpoint":
-        return Endpoint(tune, fix_start, iterations, search_starts, optimizer)
-    if method == "timetuner":
-        return timetuner or TimeTuner()
-    if method == "optimal_steps":
-        return OptimalSteps(fix_start=fix_start)
-    if method == "evolution":
-        return Evolution(fix_start=fix_start, search_starts=search_starts)
-    return METHODS[method]()
-
-
-def _check(denoiser: Denoiser, schedule: Schedule) -> None:
-    check_fits(denoiser, schedule)
-    if schedule.tableau().stochastic:
-        raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
-    if schedule.shift is not None:
-        raise ValueError(
-            f"schedule: tuning begins with a schedule that tells all samples the same, got {schedule.shift}; take it away first"
-        )
-    if isinstance(getattr(denoiser.guidance, "scale", None), tuple):
-        raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
 
 
 def _chunks(denoiser: Denoiser, points: Points, batch_size: int) -> list[Points]:

@@ -70,6 +70,18 @@ class Trajectory:
         return Found([told(one_by_one(task, self.name, found, told))])
 
 
+@dataclass(frozen=True)
+class Local(Trajectory):
+    """One told time per evaluation: an update from a state of the teacher's path should arrive where the teacher does.
+
+    Unlike in :class:`Trajectory` no evaluation makes up for the errors of those before it: what a multistep sampler remembers comes
+    from the teacher's path too.
+    """
+
+    name: ClassVar[str] = "local"
+    on_path: ClassVar[bool] = True
+
+
 @torch.no_grad()
 def tune_along_trajectory(
     problem: Problem, schedule: Schedule, teacher: Teacher, done: Sequence[float] = (), *, on_path: bool = False
@@ -77,7 +89,7 @@ def tune_along_trajectory(
     """Yield tau_0, tau_1, …: the update after evaluation i should arrive where the teacher is at that time.
 
     It starts where the evaluations before, told what was found for them, have led; with ``on_path`` from the teacher's own
-    state instead (:mod:`ttune.tuning.methods.local`). Every update arrives at the time of the next evaluation, so a sampler with
+    state instead (:class:`Local`). Every update arrives at the time of the next evaluation, so a sampler with
     several evaluations a step is tuned the same way, an intermediate state being compared with the teacher there.
     The first ``len(done)`` are taken over from an earlier run; what brings them back is not counted as evaluations again.
     """
