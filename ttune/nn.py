@@ -1,7 +1,7 @@
 """``ttune.nn``: the time embeddings as modules, and a network's own replaced by them.
 
 A tuned time is fractional. A network that looks it up in a table, or that makes sines and cosines of it in half precision,
-is told another one: these modules are told the time itself.
+gets another one: these modules take the time itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class EmbeddingLookup(nn.Module):
-    """:func:`ttune.ops.embedding_lookup` of ``weight`` (n, *row), in place of a ``torch.nn.Embedding`` that is told times.
+    """:func:`ttune.ops.embedding_lookup` of ``weight`` (n, *row), in place of a ``torch.nn.Embedding`` of times.
 
     ``forward(t)``: times of any shape, whole or fractional -> (*t.shape, *row) in the weight's dtype. Whole times give what
     the embedding gave, bit for bit; times outside [0, n - 1] give its first or last row, where the embedding raised. A
@@ -112,7 +112,7 @@ def replace(network: nn.Module, embeddings: Iterable[str] = ()) -> Replacement:
     Args:
         network: any module. Every diffusers ``Timesteps`` in it becomes a :class:`TimestepEmbedding` with its options and
             float32 results, as before.
-        embeddings: dotted names of the ``torch.nn.Embedding`` modules that are told the time, such as "time_proj" of a
+        embeddings: dotted names of the ``torch.nn.Embedding`` modules that take the time, such as "time_proj" of a
             UNet2DModel with ``time_embedding_type="learned"``: which of a network's embeddings those are, only the caller
             knows. They become :class:`EmbeddingLookup` with the same parameter.
 
@@ -130,7 +130,7 @@ def replace(network: nn.Module, embeddings: Iterable[str] = ()) -> Replacement:
             raise ValueError(f"embeddings must name torch.nn.Embedding modules, got {name!r}, a {type(module).__name__}")
         replacements[id(module)] = EmbeddingLookup.from_embedding(module)
         names.append(name)
-    # Not imported: a network cannot hold what nobody has imported.
+    # Not imported: a network cannot hold what was never imported.
     timesteps = getattr(sys.modules.get("diffusers.models.embeddings"), "Timesteps", None)
     for name, module in modules.items():
         if name and type(module) is timesteps:

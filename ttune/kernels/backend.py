@@ -196,7 +196,7 @@ class _BackendChoice:
             self.switch(self.name)
 
     def after_fork_in_child(self) -> None:
-        """The thread that forked, which held the lock meanwhile, is the only one here: nobody will leave the others' blocks."""
+        """The thread that forked, which held the lock meanwhile, is the only one here: blocks of other threads will not end."""
         self.lock.release()
         mine = [block for block in self._blocks if block.thread == threading.get_ident()]
         if len(mine) < len(self._blocks):

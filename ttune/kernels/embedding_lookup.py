@@ -1,6 +1,6 @@
 """``embedding_lookup``: rows of a table at times; between two rows, linear interpolation.
 
-How a network with a discrete table of time embeddings is told a fractional time, with a slope in it.
+A network with a discrete table of time embeddings takes fractional times by it, with a slope in the time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import shortcut
+from ttune.kernels import autograd_bypass
 from ttune.kernels.library import define
 from ttune.kernels.tensors import DTYPES, arithmetic
 from ttune.kernels.timestep_embedding import check_time
@@ -34,7 +34,7 @@ def embedding_lookup(table: Tensor, t: Tensor) -> Tensor:
     The slope in ``t`` is the difference of the two rows: to the right at a whole time, to the left at the last row, zero
     outside [0, n - 1]. ValueError names the argument, the rule and the value received.
     """
-    return shortcut.call(torch.ops.ttune.embedding_lookup.default, table, t)
+    return autograd_bypass.call(torch.ops.ttune.embedding_lookup.default, table, t)
 
 
 # ----------------------------------------------------------------------------------------------------------- reference

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ttune.kernels import philox, shortcut
+from ttune.kernels import autograd_bypass, philox
 from ttune.kernels.library import define
 from ttune.kernels.tensors import arithmetic, check_alike, check_overlap
 
@@ -55,7 +55,7 @@ def linear_update(
     if not terms:
         raise ValueError("terms must hold at least one tensor, got an empty sequence")
     device = terms[0].device
-    return shortcut.call(_LINEAR_UPDATE, terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
+    return autograd_bypass.call(_LINEAR_UPDATE, terms, _as_coeffs(coeffs, device), _as_index("step", step, device), clip)
 
 
 def linear_update_(

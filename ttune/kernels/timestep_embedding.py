@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttune.kernels import shortcut
+from ttune.kernels import autograd_bypass
 from ttune.kernels.library import define
 from ttune.kernels.tensors import DTYPES, arithmetic
 
@@ -51,7 +51,7 @@ def timestep_embedding(
     ValueError names the argument, the rule and the value received.
     """
     operator = torch.ops.ttune.timestep_embedding.default
-    return shortcut.call(operator, t, dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale)
+    return autograd_bypass.call(operator, t, dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale)
 
 
 # ----------------------------------------------------------------------------------------------------------- reference

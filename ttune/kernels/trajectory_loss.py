@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ttune.kernels import autograd_bypass
 from ttune.kernels import linear_update as update
-from ttune.kernels import shortcut
 from ttune.kernels.library import LIBRARY, define
 from ttune.kernels.tensors import arithmetic, check_alike
 
@@ -72,7 +72,7 @@ def trajectory_loss(
         terms, update._as_coeffs(coeffs, device), target, update._as_index("step", step, device), clip, weight, kind, delta
     )
     # Outside of tracing straight to what the dispatcher would come back to Python for: 5 us of 19 before the kernel.
-    traced = torch.compiler.is_compiling() or shortcut.transformed()
+    traced = torch.compiler.is_compiling() or autograd_bypass.transformed()
     call = torch.ops.ttune.trajectory_loss.default if traced else _loss
     return call(*arguments)
 
@@ -224,7 +224,7 @@ class _Loss(torch.autograd.Function):
 def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -> Tensor:
     """``gradient`` times its sample's ``grad`` and a coefficient, a tensor of one element; ``gradient`` itself where both
     are one and asking is free: on the CPU, outside of tracing."""
-    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and not shortcut.wrapped(grad)
+    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and not autograd_bypass.wrapped(grad)
     if concrete and (coefficient is None or coefficient.item() == 1) and _all_ones(grad):
         # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
         kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]

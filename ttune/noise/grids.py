@@ -1,4 +1,4 @@
-"""Time grids: where K steps stand, before anything is tuned. Each is a function of one line in GRIDS."""
+"""Spacings: the times of K steps before anything is tuned. Each is a function of one line in GRIDS."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Step:
     """The update after one network evaluation: ``block.outputs`` = ``block.coeffs`` @ (``block.terms``, the clamped x_0
     prediction, noise), see :class:`ttune.samplers.folding.Block`.
 
-    The network is told ``network_times`` where the state stands at ``time``. ``draw``: the number of the step's noise.
+    ``time``: the state's. ``network_times``: what the network gets there. ``draw``: the number of the step's noise.
     """
 
     time: float
@@ -99,32 +99,16 @@ class Plan:
         ValueError: settings that there are not, or that the schedule was not tuned for; a schedule with a shift.
         """
         prediction_type = prediction_type_named(prediction_type)
-        if guidance_scale is not None and not abs(guidance_scale) < float("inf"):
-            raise ValueError(f"guidance_scale must be a finite number or None, got {guidance_scale}")
-        if clip_sample is not None and not 0 < clip_sample < float("inf"):
-            raise ValueError(f"clip_sample must be a positive number or None, got {clip_sample}")
-        if clip_epsilon not in ("recompute", "keep"):
-            raise ValueError(f"clip_epsilon must be 'recompute' or 'keep', got {clip_epsilon!r}")
         settings = {
             "prediction_type": prediction_type,
             "guidance_scale": guidance_scale,
             "clip_sample": clip_sample,
             "clip_epsilon": clip_epsilon,
         }
-        for name, value in settings.items():
-            if schedule.model.get(name, value) != value:
-                raise ValueError(f"{name} must be what the schedule was tuned for, {schedule.model[name]!r}, got {value!r}")
-        # Guidance by intervals or a classifier, rescaling and thresholds are not in the rows.
-        for name, value in schedule.model.items():
-            if name not in (*settings, *_NAMES) and value is not None:
-                raise ValueError(f"schedule must be tuned without what ttune.numpy has not, got {name} = {value!r}")
-        if schedule.shift is not None:
-            raise ValueError(f"schedule must tell all samples the same time here, it has {schedule.shift}; use ttune.sample")
+        _check_settings(schedule, settings)
         tableau = schedule.tableau()
         if any(stage.log_variance is not None for stage in tableau.stages):
             raise ValueError(f"schedule must not need a learned variance, got the sampler {schedule.sampler!r}")
-        if schedule.variants:
-            raise ValueError(f"schedule must not choose variants of a network, which ttune.numpy has not, got {list(schedule.variants)}")
         steps = []
         for i, stage in enumerate(tableau.stages):
             row = data_row(prediction_type, stage.alpha, stage.sigma, guidance_scale)
@@ -140,3 +124,25 @@ class Plan:
         # A copy: a network that writes into what it is given must not write into the caller's x_T.
         x = np.array(x_T) if self.start_scale == 1.0 else linear_update([x_T], [[self.start_scale]])[0]
         return {"x": x} if self.first is None else self.first({"x": x}, [], seeds)
+
+
+def _check_settings(schedule: Schedule, settings: Mapping[str, Any]) -> None:
+    """ValueError for settings that there are not, or that the schedule was not tuned for, and for schedules of other loops."""
+    guidance_scale, clip_sample, clip_epsilon = (settings[name] for name in ("guidance_scale", "clip_sample", "clip_epsilon"))
+    if guidance_scale is not None and not abs(guidance_scale) < float("inf"):
+        raise ValueError(f"guidance_scale must be a finite number or None, got {guidance_scale}")
+    if clip_sample is not None and not 0 < clip_sample < float("inf"):
+        raise ValueError(f"clip_sample must be a positive number or None, got {clip_sample}")
+    if clip_epsilon not in ("recompute", "keep"):
+        raise ValueError(f"clip_epsilon must be 'recompute' or 'keep', got {clip_epsilon!r}")
+    for name, value in settings.items():
+        if schedule.model.get(name, value) != value:
+            raise ValueError(f"{name} must be what the schedule was tuned for, {schedule.model[name]!r}, got {value!r}")
+    # Guidance by intervals or a classifier, rescaling and thresholds are not in the rows.
+    for name, value in schedule.model.items():
+        if name not in (*settings, *_NAMES) and value is not None:
+            raise ValueError(f"schedule must be tuned without what ttune.numpy has not, got {name} = {value!r}")
+    if schedule.shift is not None:
+        raise ValueError(f"schedule must tell all samples the same time here, it has {schedule.shift}; use ttune.sample")
+    if schedule.variants:
+        raise ValueError(f"schedule must not choose variants of a network, which ttune.numpy has not, got {list(schedule.variants)}")

@@ -31,10 +31,10 @@ def corrected(tableau: Tableau, coefficients: np.ndarray) -> Tableau:
         update = dict(stage.update)
         for name, value in zip(names, row, strict=False):
             update[name] = update.get(name, 0.0) + value
-        kept = (
+        retain = (
             {f"{prefix}1": {"D": 1.0}} | {f"{prefix}{k + 1}": {f"{prefix}{k}": 1.0} for k in range(1, min(i + 1, depth))} if depth else {}
         )
-        stages.append(replace(stage, update=update, retain={**stage.retain, **kept}))
+        stages.append(replace(stage, update=update, retain={**stage.retain, **retain}))
     return replace(tableau, stages=tuple(stages), free=True)
 
 

@@ -68,8 +68,8 @@ def dpmpp_3s(schedule: Steps, *, r1: float = 1 / 3, r2: float = 2 / 3, inner: st
         h = u.lam - t.lam
         s1, s2 = between(schedule.noise, t, u, r1), between(schedule.noise, t, u, r2)
         q1, q2 = (s1.lam - t.lam) / h, (s2.lam - t.lam) / h
-        kept = {"x_t": {"x": 1.0}, "D_t": {"D": 1.0}}
-        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, s1), kept))
+        retain = {"x_t": {"x": 1.0}, "D_t": {"D": 1.0}}
+        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, s1), retain))
         slope = s2.alpha * (math.expm1(-q2 * h) / (q2 * h) + 1) * q2 / q1
         update = {"x_t": s2.sigma / t.sigma, "D_t": -s2.alpha * math.expm1(-q2 * h) - slope, "D": slope}
         stages.append(Stage(s1.t, s1.alpha, s1.sigma, update, {"x_t": {"x_t": 1.0}, "D_t": {"D_t": 1.0}}))
@@ -94,8 +94,8 @@ def dpmpp_sde(schedule: Steps, *, r: float = 0.5, eta: float = 1.0, s_noise: flo
             data = -down.alpha * math.expm1(t.lam - down.lam)
             weights = {"D": data} if on is None else _mixed(data, on)
             update = {("x" if on is None else "x_t"): down.sigma / t.sigma} | weights | ({"noise": s_noise * noise} if noise > 0 else {})
-            kept = {"x_t": {"x": 1.0}, "D_t": {"D": 1.0}} if on is None else {}
-            stages.append(Stage(here.t, here.alpha, here.sigma, update, kept, excess=noise**2 * (s_noise**2 - 1)))
+            retain = {"x_t": {"x": 1.0}, "D_t": {"D": 1.0}} if on is None else {}
+            stages.append(Stage(here.t, here.alpha, here.sigma, update, retain, excess=noise**2 * (s_noise**2 - 1)))
     return Tableau("dpmpp_sde", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 

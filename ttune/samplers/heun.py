@@ -30,8 +30,8 @@ def heun(schedule: Steps, *, derivative: str = "auto") -> Tableau:
         if u.clean or (derivative == "noise" and t.alpha == 0):
             stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, u)))
             continue
-        update, kept = _corrected(t, u, derivative)
-        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, u), kept))
+        update, retain = _corrected(t, u, derivative)
+        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, u), retain))
         stages.append(Stage(u.t, u.alpha, u.sigma, update))
     return Tableau("heun", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
@@ -66,8 +66,8 @@ def edm_heun(schedule: Steps, *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tm
         if u.clean or t.alpha == 0:
             stages.append(Stage(t.t, t.alpha, t.sigma, _times(factor, first_order(t, u)) | noise, excess=excess(added)))
             continue
-        update, kept = _corrected(t, u, "noise")
-        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, u), kept))
+        update, retain = _corrected(t, u, "noise")
+        stages.append(Stage(t.t, t.alpha, t.sigma, first_order(t, u), retain))
         stages.append(Stage(u.t, u.alpha, u.sigma, _times(factor, update) | noise, excess=excess(added)))
     _, factor, added = risen[0]
     start = Start(at[0].alpha, at[0].sigma, {"x": factor, "noise": s_noise * added}, excess(added)) if added > 0 else None

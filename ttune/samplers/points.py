@@ -1,4 +1,4 @@
-"""Where a solver stands: time, alpha, sigma and what follows from them."""
+"""A point on a solver's way: time, alpha, sigma and what follows from them."""
 
 from __future__ import annotations
 

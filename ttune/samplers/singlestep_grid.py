@@ -56,8 +56,8 @@ def _group(nodes: list[Point], register: str, solver_type: str) -> list[Stage]:
     if size > 1:
         s = nodes[1]
         update = _second(t, s, nodes[2], register, solver_type)
-        kept = {name: {name: 1.0} for name in ("x_t", f"{register}_t")} | {f"{register}_s": {register: 1.0}}
-        stages.append(Stage(s.t, s.alpha, s.sigma, update, kept))
+        retain = {name: {name: 1.0} for name in ("x_t", f"{register}_t")} | {f"{register}_s": {register: 1.0}}
+        stages.append(Stage(s.t, s.alpha, s.sigma, update, retain))
     if size > 2:
         update = _third(t, nodes[1], nodes[2], nodes[3], register, solver_type)
         stages.append(Stage(nodes[2].t, nodes[2].alpha, nodes[2].sigma, update))

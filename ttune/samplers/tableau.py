@@ -32,7 +32,7 @@ TOLERANCE = 1e-9
 class Stage:
     """One network evaluation and the update that follows it.
 
-    ``time``, ``alpha``, ``sigma`` say where the evaluation stands; ``update`` makes the next ``x``;
+    ``time``, ``alpha``, ``sigma`` are those of the evaluation; ``update`` makes the next ``x``;
     ``retain`` makes the tensors that later stages may use (what is not retained again is forgotten).
     ``excess``: the variance that fresh noise adds on purpose beyond what the next stage's sigma asks for.
     ``log_variance``: the ends, low and high, between which a network with a learned variance chooses the logarithm of the noise's
@@ -128,7 +128,7 @@ class Tableau:
 
     @property
     def times(self) -> np.ndarray:
-        """(n_evaluations,) where the evaluations stand."""
+        """(n_evaluations,) the solver times of the evaluations."""
         return np.array([stage.time for stage in self.stages])
 
     @property
@@ -168,13 +168,13 @@ class Tableau:
 
 
 def _without_unused(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    kept: list[Stage] = []
+    pruned: list[Stage] = []
     wanted: set[str] = set()
     for stage in reversed(stages):
         retain = {name: row for name, row in stage.retain.items() if name in wanted}
-        kept.append(replace(stage, retain=retain))
+        pruned.append(replace(stage, retain=retain))
         wanted = {name for row in (stage.update, *retain.values()) for name in row}
-    return tuple(reversed(kept))
+    return tuple(reversed(pruned))
 
 
 def _applied(row: Row, known: Mapping[str, tuple[float, float]]) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Stage, Tableau
 
 VARIANTS = ("bh1", "bh2")
+# The corrector's row belongs to the stage before: its registers, as the stage that uses it has them.
+_LATER = {"x": "x_c", "D_u": "D", "D": "D1", "D1": "D2", "D2": "D3"}
 Weights = dict[str, float]
 
 
@@ -33,7 +35,7 @@ def unipc(schedule: Steps, *, order: int = 2, variant: str = "bh2", corrector: b
         # The state to go on from, over the registers of this stage: predicted, or corrected with this evaluation.
         state: Weights = {"x": 1.0}
         if corrector and before:
-            state = _combine({"x": "x_c"}, _solve(at, i - 1, before, variant, corrects=True), later=True)
+            state = {_LATER[name]: weight for name, weight in _solve(at, i - 1, before, variant, corrects=True).items()}
         p = 1 if u.clean else min(order, i + 1, last + 1 - i if schedule.lower_order_final else order)
         while p > 1 and not (expands(t, u) and expands(at[i - p + 1], t)):
             p -= 1
@@ -48,12 +50,6 @@ def unipc(schedule: Steps, *, order: int = 2, variant: str = "bh2", corrector: b
             retain = retain | {"x_c": state}
         stages.append(Stage(t.t, t.alpha, t.sigma, update, retain))
     return Tableau("unipc", tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
-
-
-def _combine(rename: dict[str, str], row: Weights, later: bool) -> Weights:
-    """The corrector's row, written at the earlier stage, in the registers of the stage after it: D there is D1 here."""
-    aged = {"D": "D1", "D1": "D2", "D2": "D3", "D_u": "D"} if later else {}
-    return {rename.get(name, aged.get(name, name)): weight for name, weight in row.items()}
 
 
 def _solve(at: Sequence[Point], i: int, order: int, variant: str, *, corrects: bool) -> Weights:

@@ -34,7 +34,7 @@ def embedding_kernel(
     BLOCK: tl.constexpr,
 ):
     """A thread makes the sine and the cosine of one angle, in float64 as a whole: the library's functions reduce any
-    argument exactly, and whoever is first in a row of odd length also writes its zero."""
+    argument exactly, and the first thread of a row of odd length also writes its zero."""
     pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = pair < pairs
     row, k = pair // half, pair % half
