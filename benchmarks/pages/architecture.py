@@ -6,13 +6,12 @@ python -m benchmarks architecture --check    # exit status 1 where the page is n
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from benchmarks.result_paths import ROOT
+from benchmarks.result_paths import ROOT, parser_of
 from ttune.storage.atomic_write import write_atomically
 
 PAGE = ROOT / "docs" / "architecture.md"
@@ -70,9 +69,7 @@ Written by `python -m benchmarks architecture`.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks architecture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("architecture", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     if not parser.parse_args(argv).check:
         write_atomically(PAGE, page().encode())
@@ -92,27 +89,22 @@ def imported() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in FOLDERS}
     for name in FOLDERS:
         for path in (ROOT / "ttune" / name).rglob("*.py"):
-            tree = ast.parse(path.read_text())
-            typing = {id(inner) for node in ast.walk(tree) if _for_types(node) for inner in ast.walk(node)}
-            for node in ast.walk(tree):
-                if id(node) not in typing:
-                    found[name] |= set(_folders(node)) - {name}
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            for_types = {id(inner) for node in nodes if _for_types(node) for inner in ast.walk(node)}
+            found[name] |= {folder for node in nodes if id(node) not in for_types for folder in _folders(node)} - {name}
     return found
 
 
 def needed(name: str, imports: Mapping[str, set[str]]) -> set[str]:
     """The imports of a folder that do not follow from others of them."""
-    return {other for other in imports[name] if not any(other in reachable(third, imports) for third in imports[name] - {other})}
+    return imports[name] - {far for near in imports[name] for far in reachable(near, imports) if near != far}
 
 
 def reachable(name: str, imports: Mapping[str, set[str]]) -> set[str]:
-    found: set[str] = set()
-    ahead = set(imports[name])
-    while ahead:
-        other = ahead.pop()
-        if other not in found:
-            found.add(other)
-            ahead |= imports[other]
+    found, ahead = set(), {*imports[name]}
+    while ahead := ahead - found:
+        found |= ahead
+        ahead = {other for near in ahead for other in imports[near]}
     return found
 
 
@@ -127,12 +119,11 @@ def _for_types(node: ast.AST) -> bool:
 
 
 def _folders(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.ImportFrom) and node.module == "ttune":
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("ttune."):
-        names = [node.module.split(".")[1]]
+    """The folders of ttune that an import names."""
+    modules: list[str] = []
+    if isinstance(node, ast.ImportFrom) and node.module is not None:
+        modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     elif isinstance(node, ast.Import):
-        names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ttune.")]
-    else:
-        names = []
-    return [name for name in names if name in FOLDERS]
+        modules = [alias.name for alias in node.names]
+    parts = [module.split(".") for module in modules]
+    return [part[1] for part in parts if part[0] == "ttune" and part[1:] and part[1] in FOLDERS]

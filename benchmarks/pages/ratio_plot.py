@@ -11,7 +11,7 @@ TEXT, PLOT, ROW, TOP = 300, 640, 18, 30  # pixels: the words' width and the plot
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
-def dots(results: Sequence[Mapping[str, Any]]) -> str:
+def ratio_plot(results: Sequence[Mapping[str, Any]]) -> str:
     """An SVG. ``results``: records with "case", "shape", "dtype" and "ratios", at least one ratio among them. On a logarithmic axis:
     left of 1 ttune is the faster; a bar is a target, and a ratio beyond it is a hollow dot."""
     rows: dict[tuple[str, str], list[tuple[float, float | None, str]]] = {}

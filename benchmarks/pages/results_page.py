@@ -6,7 +6,6 @@ does not; nothing is measured here.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages.ratio_plot import dots
-from benchmarks.result_paths import RESULTS, ROOT
+from benchmarks.pages.ratio_plot import ratio_plot
+from benchmarks.result_paths import RESULTS, ROOT, parser_of
 from ttune.storage.atomic_write import write_atomically
 
 DOCS = ROOT / "docs"
@@ -51,9 +50,7 @@ ABOUT = ("cpu", "gpu", "cores", "threads", "commit", "tree", "torch", "triton", 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("page", __doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results (default: benchmarks/results)")
     folder = parser.parse_args(argv).results
     files = sorted(folder.glob("*.json"), key=lambda path: (_rank(path), path.name))
@@ -78,34 +75,34 @@ def section(path: Path) -> str:
     if picture.exists():
         data = base64.b64encode(picture.read_bytes()).decode()
         drawn = f'<p><img alt="{escape(_title(path))}, as a picture" src="data:image/png;base64,{data}"></p>'
-    if not drawn and any(record.get("ratios") for record in result.get("results", ())):
-        drawn = dots(result["results"])
+    elif any(record.get("ratios") for record in result.get("results", ())):
+        drawn = ratio_plot(result["results"])
     page = DOCS / "reliability.md" if path.name == "reliability.json" else path.with_suffix(".md")
     tables = markdown_tables(page.read_text()) if page.exists() else _tables(result)
     commands = "".join(f"<p><code>{escape(command)}</code></p>" for command in _commands(path, result))
     return f'<h2 id="{escape(path.stem)}">{escape(_title(path))}</h2>{commands}{about}{drawn}{tables}'
 
 
+def _each(result: Mapping[str, Any], name: str) -> list[Any]:
+    """``name`` of a result, or of its records where each has its own."""
+    holders = [result] if name in result else [record for rows in _records(result).values() for record in rows if name in record]
+    return [holder[name] for holder in holders]
+
+
 def _machines(result: Mapping[str, Any]) -> list[str]:
-    """The machine of a result, or the machines of its records where each has its own."""
-    machines = (
-        [result["machine"]] if "machine" in result else [r["machine"] for rows in _records(result).values() for r in rows if "machine" in r]
-    )
-    return list(dict.fromkeys(map(_machine, machines))) or ["no machine and no commit recorded"]
+    return list(dict.fromkeys(map(_machine, _each(result, "machine")))) or ["no machine and no commit recorded"]
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    missing = [f"no {name} recorded" for name in ("cpu", "commit") if machine.get(name) in (None, "", "unknown")]
-    return ", ".join([*(f"{name} {machine[name]}" for name in ABOUT if machine.get(name) not in (None, "", "unknown")), *missing])
+    known = {name: machine[name] for name in ABOUT if machine.get(name) not in (None, "", "unknown")}
+    missing = [f"no {name} recorded" for name in ("cpu", "commit") if name not in known]
+    return ", ".join([*(f"{name} {value}" for name, value in known.items()), *missing])
 
 
 def _commands(path: Path, result: Mapping[str, Any]) -> list[str]:
     """What wrote a result, or its records; where the file does not say, the command that writes files of its name."""
-    said = (
-        [result["command"]] if "command" in result else [r["command"] for rows in _records(result).values() for r in rows if "command" in r]
-    )
     kind = path.stem.split("-")[0]
-    return list(dict.fromkeys(said)) or [f"make {kind}" if kind in MADE else f"python -m benchmarks {kind}"]
+    return list(dict.fromkeys(_each(result, "command"))) or [f"make {kind}" if kind in MADE else f"python -m benchmarks {kind}"]
 
 
 def _records(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -150,18 +147,18 @@ def _tables(result: Mapping[str, Any]) -> str:
     """All records, their plain values and spreads as columns; kernels case by case. The plain values of a result without records."""
     parts = []
     plain = {key: value for key, value in result.items() if key not in ("command", "machine", "unit")}
-    for name, value in (_records(result) or {"result": [plain]}).items():
+    for name, records in (_records(result) or {"result": [plain]}).items():
         groups: dict[str, list[dict[str, str]]] = {}
-        for record in value:
-            shown = {key: v for key, v in record.items() if key not in ("case", "times")} if "case" in record else {**record}
-            shown.pop("command", None)
-            if "machine" in shown:  # told above the table; here, which one it was
+        for record in records:
+            shown = {key: v for key, v in record.items() if key not in ("command", *(("case", "times") if "case" in record else ()))}
+            if "machine" in shown:  # named above the table; here, which one it was
                 shown["machine"] = {"commit": shown["machine"].get("commit", "")}
-            microseconds = {"us": record["times"]["ttune"]} if "case" in record and "ttune" in record.get("times", ()) else {}
-            groups.setdefault(record.get("case", name), []).append(_flat({**shown, **microseconds}))
-        for title, records in groups.items():
-            columns = list(dict.fromkeys(key for record in records for key in record))
-            parts.append(_folded(f"{title}: {len(records)}", [columns, *[[record.get(c, "") for c in columns] for record in records]]))
+            if "case" in record and "ttune" in record.get("times", ()):
+                shown["us"] = record["times"]["ttune"]
+            groups.setdefault(record.get("case", name), []).append(_flat(shown))
+        for title, rows in groups.items():
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            parts.append(_folded(f"{title}: {len(rows)}", [columns, *[[row.get(c, "") for c in columns] for row in rows]]))
     return "".join(parts)
 
 

@@ -12,7 +12,6 @@ sampling's, as ``python -m benchmarks memory`` measured them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from typing import Any
 
 import tyro
 
-from benchmarks.result_paths import RESULTS, ROOT, command
+from benchmarks.result_paths import ROOT, command, read_result
+from benchmarks.tables import table
 from ttune.storage.atomic_write import write_atomically
 
 MEASURED = 128  # x_T of the tunings whose evaluations are read
@@ -79,6 +79,31 @@ MODELS = (
     ),
 )
 GPUS = (1, 8, 64)
+TEXT = """# Scale, on paper
+
+Written by `{typed}`. **Nothing here was run at this size.** Assumed:
+
+- a GPU with {peak:g} x 10^12 operations a second, of which a forward pass reaches {utilisation:.0%};
+- {samples} x_T in chunks of {batch_size}, so that at most {most_gpus} GPUs have work;
+- as many network evaluations as the default tuning of 2M took on a Gaussian mixture with an exact score, at every budget; other
+  models need more or fewer (below);
+- a backward pass counts as two evaluations;
+- no time for the decoder, for loading or for communication (a few numbers per iteration);
+- memory of a GPU that holds one chunk: weights and activations in {half} bytes, and for a tuning the float32 states that one of
+  all parameters, coefficients included, by differences held beyond a sampling, in chunks' x_T: {held}.
+  No decoder, no text encoder. Beyond a dozen parameters (six steps) a network with gradients is tuned by backpropagation: the
+  activations of all layers of one sample then come on top, and are not estimated: those rows say >=.
+
+{hours}
+
+The same tuning of other models took, at 128 x_T:
+
+{others}
+
+Operations of one forward pass, and activations of one sample in it:
+
+{models}
+"""
 
 
 @dataclass
@@ -141,10 +166,9 @@ def states(steps: int) -> tuple[float, str]:
 
 
 def _result(name: str) -> dict[str, Any]:
-    path = RESULTS / name
-    if not path.exists():
+    if not (found := read_result(name)):
         raise SystemExit(f"benchmarks/results must have {name}, from which this page is made")
-    return json.loads(path.read_text())
+    return found
 
 
 def gigabytes(model: ScaleModel, batch_size: int, held: float) -> float:
@@ -162,51 +186,41 @@ def hours(model: ScaleModel, count: float, args: ScaleOptions, gpus: int, units:
 
 def page(args: ScaleOptions, typed: str) -> str:
     held = {k: states(k) for k in args.steps}
-    lines = [
-        "# Scale, on paper",
-        "",
-        f"Written by `{typed}`. **Nothing here was run at this size.** Assumed:",
-        "",
-        f"- a GPU with {args.peak:g} x 10^12 operations a second, of which a forward pass reaches {args.utilisation:.0%};",
-        f"- {args.samples} x_T in chunks of {args.batch_size}, so that at most {math.ceil(args.samples / args.batch_size)} GPUs have work;",
-        "- as many network evaluations as the default tuning of 2M took on a Gaussian mixture with an exact score, at every budget; other",
-        "  models need more or fewer (below);",
-        "- a backward pass counts as two evaluations;",
-        "- no time for the decoder, for loading or for communication (a few numbers per iteration);",
-        f"- memory of a GPU that holds one chunk: weights and activations in {HALF} bytes, and for a tuning the float32 states that one of",
-        "  all parameters, coefficients included, by differences held beyond a sampling, in chunks' x_T: "
-        + ", ".join(f"{ratio:.0f} at {k} steps ({source})" for k, (ratio, source) in held.items())
-        + ".",
-        "  No decoder, no text encoder. Beyond a dozen parameters (six steps) a network with gradients is tuned by backpropagation: the",
-        "  activations of all layers of one sample then come on top, and are not estimated: those rows say >=.",
-        "",
-        "| model | what | evaluations | counted in | " + " | ".join(f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS) + " | GB a GPU |",
-        "| --- | --- | ---: | --- | " + " | ".join("---:" for _ in GPUS) + " | ---: |",
-    ]
+    rows = []
     for model in MODELS:
         for k in args.steps:
             count, source = evaluations(k)
             count = count * args.samples // MEASURED
-            lines.append(_row(model, f"tuning, {k} steps", count, source, args, args.samples, held[k][0], lower_bound=k >= 6))
-        count = args.evaluated * min(args.steps)
-        what = f"{args.evaluated:,} samples, {min(args.steps)} steps"
-        lines.append(_row(model, what, count, "samples x steps", args, args.evaluated, 0.0))
-    lines += ["", "The same tuning of other models took, at 128 x_T:", ""]
-    lines += [f"- {k} steps: {', '.join(others(k)) or 'not measured'}." for k in args.steps]
-    lines += ["", "Operations of one forward pass, and activations of one sample in it:", ""]
-    for m in MODELS:
-        lines.append(
+            # Beyond a dozen parameters the activations of a backward pass come on top.
+            cells = _cells(model, count, args, args.samples, held[k][0], ">= " * (k >= 6))
+            rows.append((model.name, f"tuning, {k} steps", f"{count:,}", source, *cells))
+        count, what = args.evaluated * min(args.steps), f"{args.evaluated:,} samples, {min(args.steps)} steps"
+        rows.append((model.name, what, f"{count:,}", "samples x steps", *_cells(model, count, args, args.evaluated, 0.0)))
+    gpus = [f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS]
+    rule = f"| --- | --- | ---: | --- | {' | '.join('---:' for _ in GPUS)} | ---: |"
+    heads, _, *hours_ = table(("model", "what", "evaluations", "counted in", *gpus, "GB a GPU"), rows)
+    return TEXT.format(
+        typed=typed,
+        peak=args.peak,
+        utilisation=args.utilisation,
+        samples=args.samples,
+        batch_size=args.batch_size,
+        most_gpus=math.ceil(args.samples / args.batch_size),
+        half=HALF,
+        held=", ".join(f"{ratio:.0f} at {k} steps ({source})" for k, (ratio, source) in held.items()),
+        hours="\n".join((heads, rule, *hours_)),
+        others="\n".join(f"- {k} steps: {', '.join(others(k)) or 'not measured'}." for k in args.steps),
+        models="\n".join(
             f"- {m.name}: {m.operations:g} x 10^12, {m.calls} per evaluation ({m.source}); {m.activations:g} GB ({m.activations_source})."
-        )
-    return "\n".join(lines) + "\n"
+            for m in MODELS
+        ),
+    )
 
 
-def _row(
-    model: ScaleModel, what: str, count: int, source: str, args: ScaleOptions, samples: int, held: float, *, lower_bound: bool = False
-) -> str:
+def _cells(model: ScaleModel, count: int, args: ScaleOptions, samples: int, held: float, bound: str = "") -> list[str]:
+    """Hours on each number of GPUs, and gigabytes."""
     cells = [_time(hours(model, count, args, n, math.ceil(samples / args.batch_size))) for n in GPUS]
-    memory = gigabytes(model, args.batch_size, held)
-    return f"| {model.name} | {what} | {count:,} | {source} | {' | '.join(cells)} | {'>= ' * lower_bound}{memory:.1f} |"
+    return [*cells, f"{bound}{gigabytes(model, args.batch_size, held):.1f}"]
 
 
 def _time(value: float) -> str:

@@ -10,7 +10,6 @@ pipeline's own scheduler with a hook of a few lines that replaces the times. Exi
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import sys
@@ -22,7 +21,8 @@ from torch import nn
 
 import ttune
 from benchmarks.machine import machine
-from benchmarks.result_paths import ROOT, command, result_path
+from benchmarks.result_paths import ROOT, command, parser_of, result_path, write_json
+from benchmarks.tables import table
 from tests.adapters.tiny_pipelines import FLOW, PIPELINES, Tiny
 from ttune.storage.atomic_write import write_atomically
 
@@ -46,9 +46,7 @@ layer with random weights and runs {steps} steps. Made by `python -m benchmarks 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks support", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("support", __doc__)
     parser.add_argument("--only", nargs="+", choices=list(PIPELINES), metavar="NAME", help="these pipelines; into build/")
     parser.add_argument("--page", action="store_true", help="run nothing: the page anew")
     args = parser.parse_args(argv)
@@ -58,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in args.only or PIPELINES:
             report["rows"].append({"pipeline": name} | row(PIPELINES[name]))
             print(*report["rows"][-1].values(), sep="  ", flush=True)
-        write_atomically(path, json.dumps(report, indent=1).encode() + b"\n")
+        write_json(path, report)
     report = json.loads(path.read_text())
     write_atomically(PAGE if args.only is None else path.with_suffix(".md"), page(report).encode())
     wrong = [one["pipeline"] for one in report["rows"] if not right(one)]
@@ -189,13 +187,13 @@ def page(report: dict[str, Any]) -> str:
     text = INTRODUCTION.format(
         count=len(report["rows"]), steps=STEPS, commit=about["commit"], diffusers=about["diffusers"], torch=about["torch"]
     )
-    text += "| pipeline | scheduler | times | difference | graphs, breaks |\n|---|---|---|---|---|\n"
-    for one in served:
-        text += (
-            f"| {one['pipeline']} | {one['scheduler']} | {'yes' if one['times'] else 'NO'} | {one['difference']:.1e} | {_graphs(one)} |\n"
-        )
-    text += "\nRefused by `apply`, before a run:\n\n| pipeline | scheduler | reason |\n|---|---|---|\n"
-    return text + "".join(f"| {one['pipeline']} | {one['scheduler']} | {one['refused']} |\n" for one in refused)
+    made = [
+        (one["pipeline"], one["scheduler"], "yes" if one["times"] else "NO", f"{one['difference']:.1e}", _graphs(one)) for one in served
+    ]
+    text += "\n".join(table(("pipeline", "scheduler", "times", "difference", "graphs, breaks"), made))
+    text += "\n\nRefused by `apply`, before a run:\n\n"
+    reasons = [(one["pipeline"], one["scheduler"], one["refused"]) for one in refused]
+    return text + "\n".join(table(("pipeline", "scheduler", "reason"), reasons)) + "\n"
 
 
 def _graphs(one: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ def test_scale_reads_every_budget_from_one_model_and_names_file_and_commit(tmp_p
     def write(name: str, **content: object) -> None:
         (tmp_path / name).write_text(json.dumps(content | {"machine": {"commit": "c0ffee"}}))
 
-    monkeypatch.setattr(scale, "RESULTS", tmp_path)
+    monkeypatch.setattr(result_paths, "RESULTS", tmp_path)
     write("tuning-cpu.json", methods=[{"method": "endpoint", "steps": k, "evaluations": 1000 * k} for k in (5, 10)])
     peaks = [{"steps": k, "kind": kind, "peak": p} for k in (5, 10) for kind, p in (("sampling", 1000), ("differences", 1000 + 784 * k))]
     write("memory-cpu.json", rows=peaks, settings={"batch_size": 1})
