@@ -42,7 +42,7 @@ TEXT = """# Architecture
 - Everything left of the loop is small: frozen float64 values. Everything right of it touches image tensors.
 - A `Schedule` says where the steps are (`times`) and which time is passed to the network (`network_times`).
 - A sampler is a function from steps to a `Tableau`: numbers, never an image. Nearly every sampler is, at each evaluation, a linear
-  combination of the state, kept states, network outputs and noise.
+  combination of the state, retained states, network outputs and noise.
 - `fold` puts prediction type, guidance and clipping into the same rows, and a `Plan` is those rows with tensors on a device.
 - So one operator, `linear_update`, serves all samplers. A kernel knows nothing of diffusion.
 

@@ -72,7 +72,7 @@ TTUNE_INLINE void run_tiles(const LinearUpdate& u, int64_t begin, int64_t end) {
   }
 }
 
-// Noise as one term more, of which only a tile exists.
+// Noise as one term more: only a tile of it exists.
 template <class T>
 TTUNE_INLINE void run_with_noise(const LinearUpdate& u, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;

@@ -33,7 +33,7 @@ struct Normals {
   typename V::Floats even, odd;
 };
 
-// In 64-bit lanes, of which only the low halves count: the multiplication reads no more, so a product is the next
+// In 64-bit lanes, where only the low halves count: the multiplication reads no more, so a product is the next
 // round's word as it is, and its upper half is one shuffle away.
 template <class V>
 TTUNE_SIMD inline void philox(const typename V::Words* counters, const Rounds& rounds, WordPairs<V>* words) {

@@ -11,7 +11,7 @@
 
 namespace ttune {
 
-// A chunk takes some 2 us from memory; a run of 8192 elements or less is one sum, whoever makes it.
+// A chunk takes some 2 us from memory; a run of 8192 elements or less is one sum, in any thread.
 constexpr int64_t kChunk = 8192;
 constexpr int kSumLanes = 16;
 

@@ -43,7 +43,7 @@ __device__ __forceinline__ void noise(const LinearUpdate& u, int64_t draw, int64
     }
     return;
   }
-  // Element by element, each of which makes its whole block. Written by selection, so that y stays in registers.
+  // Element by element; each makes its whole block. Written by selection, so that y stays in registers.
 #pragma unroll
   for (int k = 0; k < G; ++k) y[k] = 0;
 #pragma unroll 1

@@ -110,5 +110,5 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
 
 def test_nothing_to_shift_is_refused_before_any_work() -> None:
     start = Schedule.build(NOISE, "ddim", 1, "linspace")
-    with pytest.raises(ValueError, match="schedule: no evaluation after the first stands above a cutoff"):
+    with pytest.raises(ValueError, match="schedule: no evaluation after the first is above a cutoff"):
         tune(start=start)

@@ -183,15 +183,15 @@ def test_moves_stay_in_range_and_take_the_told_time_along() -> None:
     assert moved(start, "network_times", 2, -4) is None
     assert moved(start, "times", 0, 400) is None
     apart, together = (
-        rounded(start.replace(times=start.times + np.array([0.3, 0, 0, 0])), told_apart=True),
-        rounded(start, told_apart=False),
+        rounded(start.replace(times=start.times + np.array([0.3, 0, 0, 0])), free=True),
+        rounded(start, free=False),
     )
     assert apart is not None
     assert apart.times[0] == 666.3
     assert together is not None
     assert together.network_times.tolist() == start.network_times.tolist()
     crowded = Schedule(NOISE, "ddim", np.array([10.2, 9.9, 0.0]))
-    assert rounded(crowded, told_apart=False) is None
+    assert rounded(crowded, free=False) is None
 
 
 def tune(denoiser: ttune.Denoiser, **options: Any) -> ttune.TuneResult:

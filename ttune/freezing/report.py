@@ -40,8 +40,8 @@ class FreezeReport:
         for (pattern, rows), group in groups.items():
             name = group[0].name if len(group) == 1 else f"{pattern} ({len(group)} modules)"
             sizes = f"{_size(sum(m.weights for m in group)):>10} -> {_size(sum(m.table for m in group)):>10}"
-            kept = "unread" if rows == 0 else "1 row" if rows == 1 else f"{rows} rows"
-            lines.append(f"  {name:60} {sizes}   {kept}")
+            stored = "unread" if rows == 0 else "1 row" if rows == 1 else f"{rows} rows"
+            lines.append(f"  {name:60} {sizes}   {stored}")
         share = 100 * self.weights / max(self.network, 1)
         lines.append(f"  {_size(self.weights)} of weights ({share:.1f} % of {_size(self.network)}) -> {_size(self.tables)} of tables")
         return "\n".join(lines)

@@ -15,7 +15,7 @@ from ttune.noise.schedules import KINDS, NoiseSchedule, VariancePreserving, insi
 
 @dataclass(frozen=True)
 class _OfNumbers(NoiseSchedule):
-    """A continuous schedule, described by its fields, which are numbers: one, or two of which the first is the smaller."""
+    """A continuous schedule, described by its fields, which are numbers: one, or two, the smaller first."""
 
     kind: ClassVar[str]
 

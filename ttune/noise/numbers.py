@@ -27,7 +27,7 @@ def float64_array(values: ArrayLike) -> Float64:
 def number(name: str, value: Any) -> float:
     """``value`` as Python's own int or float, be it a scalar of NumPy or torch; NaN and infinity are for the rule of the argument."""
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    # No word, list or truth value stands for a number: NumPy would read each as one, or make a table of it.
+    # No word, list or truth value is a number here: NumPy would read each as one, or make a table of it.
     if isinstance(plain, bool) or not isinstance(plain, (int, float)):
         raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
     if isinstance(plain, int) and abs(plain) > sys.float_info.max:

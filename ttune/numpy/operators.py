@@ -84,7 +84,7 @@ def timestep_embedding(
     """Sinusoidal embedding of times, fractional ones too: :func:`ttune.ops.timestep_embedding`.
 
     ``t``: times of any shape in the network's own unit: float64, float32, float16, bfloat16, a signed integer dtype or uint8;
-    numbers and lists are read as NumPy reads them. ``dim`` >= 1 columns, of which an odd number ends with one of zeros.
+    numbers and lists are read as NumPy reads them. ``dim`` >= 1 columns; an odd number of them ends with one of zeros.
 
     Returns (*t.shape, dim), float64 if ``t`` is float64 and float32 otherwise. ValueError names the argument, the rule and
     the value received.

@@ -60,10 +60,16 @@ class Block:
 def block(rows: Rows) -> Block:
     """One stage's rows with the columns that it uses."""
     aliases = {name: old for name, row in rows.items() if name != "D" and (old := _alias(row)) is not None}
-    kept = {name: row for name, row in rows.items() if name not in aliases}
-    columns = dict.fromkeys(name for row in kept.values() for name in row)
+    computed = {name: row for name, row in rows.items() if name not in aliases}
+    columns = dict.fromkeys(name for row in computed.values() for name in row)
     terms = tuple(name for name in columns if name not in ("D", "noise"))
-    return Block(terms, tuple(kept), _dense(kept, tuple(kept), terms, "D" in rows, "noise" in columns), "noise" in columns, _pairs(aliases))
+    return Block(
+        terms,
+        tuple(computed),
+        _dense(computed, tuple(computed), terms, "D" in rows, "noise" in columns),
+        "noise" in columns,
+        _pairs(aliases),
+    )
 
 
 def uniform_block(stages: Sequence[Rows]) -> Block:
@@ -89,7 +95,7 @@ def uniform_block(stages: Sequence[Rows]) -> Block:
 
 
 def _alias(row: Row) -> str | None:
-    """The register that ``row`` repeats. A network's output is copied, never kept under another name: the network may
+    """The register that ``row`` repeats. A network's output is copied, never given another name: the network may
     write the next one into the same memory (CUDA graphs)."""
     if len(row) == 1:
         ((old, value),) = row.items()

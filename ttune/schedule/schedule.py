@@ -24,7 +24,7 @@ _DRAWS = 2**63  # an evaluation's number, which numbers its draw of noise, is an
 
 # What a tuning can return, and what such a schedule is called wherever it is shown.
 OUTCOMES = {"tuned": "tuned", "untuned": "best untuned schedule", "start": "untuned start"}
-# What the held-out figures of a record call it ("chosen"); older files say nothing else.
+# What the figures of validation in a record call it ("chosen"); older files say nothing else.
 CHOSEN = {"tuned": "tuned", "untuned": "best untuned grid", "start": "start"}
 
 

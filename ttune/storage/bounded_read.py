@@ -15,7 +15,7 @@ _PIECE = 2**20
 def read_bytes(path: str | PathLike[str], limit: int, name: str) -> bytes:
     """The content of the regular file ``path``, which ``name`` says what it should be ("a schedule file").
 
-    ValueError for more than ``limit`` bytes, of which no more than that are read, and for what is no file (a FIFO, a device: it may never
+    ValueError for more than ``limit`` bytes, no more than that are read, and for what is no file (a FIFO, a device: it may never
     end, and merely opening it may wait for ever); IsADirectoryError for a folder; OSError for what cannot be opened.
     """
     where = os.fspath(path)

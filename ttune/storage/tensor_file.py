@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def load_tensors(path: str | PathLike[str], shapes: Mapping[str, tuple[int | None, ...]], advice: str = "") -> dict[str, Tensor]:
-    """The tensors of ``path`` by name, on the CPU, in the file's own floating dtypes: exactly those of ``shapes``, where None stands for
+    """The tensors of ``path`` by name, on the CPU, in the file's own floating dtypes: exactly those of ``shapes``, where None means
     any size, and finite. ``advice``: what to do about a file that is none.
 
     Names, dtypes and shapes are checked before a byte of the values is read, so a file that claims gigabytes costs nothing.

@@ -1,6 +1,6 @@
 """LeNet-64: the small Fashion-MNIST classifier whose 64 features measure how far generated images are from real ones.
 
-The features stand before the last non-linearity and are normalised to mean 0 and variance 1 over the
+The features are those before the last non-linearity and are normalised to mean 0 and variance 1 over the
 training set, so a Fréchet distance in them has a scale: the real images' own total variance is 64.
 """
 

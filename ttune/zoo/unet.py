@@ -1,7 +1,7 @@
 """The network of the bundled model: a small class-conditional U-Net on 2 x 2 pixel blocks.
 
 A 28 x 28 image enters as 14 x 14 x 4 (pixel unshuffle), which quarters the cost of every
-convolution at the top level; most of the parameters stand at 7 x 7, where they are cheap.
+convolution at the top level; most of the parameters are at 7 x 7, where they are cheap.
 """
 
 from __future__ import annotations

@@ -88,10 +88,10 @@ def apply(
     _check_not_shared(pipeline)
     before = _applied[pipeline].scheduler if pipeline in _applied else pipeline.scheduler
     if keep_scheduler:
-        kept = _keep(before, schedules, bounds, whole)
-        scheduler, counter, start_scale = kept.scheduler, lambda: kept.counter, lambda: 1.0
+        native = _native(before, schedules, bounds, whole)
+        scheduler, counter, start_scale = native.scheduler, lambda: native.counter, lambda: 1.0
     else:
-        kept, scheduler = None, TunedScheduler.of(schedules, settings, bounds, whole=whole)
+        native, scheduler = None, TunedScheduler.of(schedules, settings, bounds, whole=whole)
         counter, start_scale = lambda: scheduler._running().counter, lambda: scheduler._running().start_scale()
     remove(pipeline)  # only now: a schedule that is refused leaves the one before it in place
     weak, hooks = ref(pipeline), WeakSet[TimestepHook]()
@@ -100,9 +100,9 @@ def apply(
         for part in parts:
             _put_back(part, scheduler)
             stack.callback(_put_back, part, before)
-        if kept is not None:
-            stack.callback(kept.release)
-            kept.install()
+        if native is not None:
+            stack.callback(native.release)
+            native.install()
         counter = _watched(weak, scheduler, counter)
         for module in _timed_modules(pipeline).values():
             hook = TimestepHook(
@@ -183,7 +183,7 @@ def _watched(weak: ReferenceType[Any], scheduler: Any, counter: Callable[[], Eva
     return watched
 
 
-def _keep(scheduler: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool) -> NativeScheduler:
+def _native(scheduler: Any, schedules: list[Schedule], bounds: dict[str, Any], whole: bool) -> NativeScheduler:
     if len(schedules) != 1:
         raise ValueError(f"keep_scheduler=True goes with one schedule, got {len(schedules)}")
     return NativeScheduler(scheduler, schedules[0], bounds, whole=whole)

@@ -20,7 +20,7 @@ PROMPTED = ("encoder_hidden_states", "text_embeds", "pooled_projections")  # wha
 def drawn_conditions(names: Sequence[str], given: Mapping[str, Any] | None, config: Any, shared: Sequence[str] = ()) -> Draw | None:
     """A function of seeds (B,): entry seed modulo n of what is ``given``, and the classes that ``config`` says there are.
 
-    What is ``shared`` is one table for all samples. None where the network needs conditions that nobody gave: then every caller must
+    What is ``shared`` is one table for all samples. None where the network needs conditions that were not given: then every caller must
     give them.
     """
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")

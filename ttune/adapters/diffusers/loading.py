@@ -33,7 +33,7 @@ VAES = ("vae", "vqvae", "movq", "first_stage")  # and what decodes its samples; 
 VARIANT = re.compile(r"diffusion_pytorch_model\.([A-Za-z]\w*)(?:-\d+-of-\d+)?\.safetensors")
 Source = str | PathLike[str] | Any
 INDEX_BYTES = 2**20  # of a model_index.json, which has some 600
-SHARDS_BYTES = 2**26  # of a list of which weight is in which file, which has some 100 a weight
+SHARDS_BYTES = 2**26  # of the list that says in which file each weight is; it has some 100 bytes a weight
 # Besides diffusers and transformers, what the components are of that are not loaded: safety checkers have their pipeline's name.
 _PIPELINES = ("stable_diffusion", "stable_diffusion_3", "flux")
 

@@ -15,7 +15,6 @@ from ttune.network.denoiser import Denoiser
 from ttune.network.in_place import copies
 from ttune.network.stitched import Stitched
 from ttune.network.variants import Variants
-from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.best import BestSoFar
 from ttune.tuning.methods.method import Found, Method, Task
@@ -28,10 +27,10 @@ SAMPLES = 64  # x_T that the descent looks at
 
 @dataclasses.dataclass
 class BetweenRows:
-    """A network that knows whole times, made to answer for the ones in between: outputs interpolated in the told time.
+    """A network that knows whole times, made to answer for the ones in between: outputs interpolated in the network time.
 
     So a continuous method can search it where rows lie on a smooth curve. A call between two rows is two calls of the network;
-    ``counted`` is told how many samples the second one saw.
+    ``counted`` is called with the number of samples that the second one saw.
     """
 
     network: Callable[..., Tensor]
@@ -70,14 +69,13 @@ def between_rows(denoiser: Denoiser) -> Denoiser:
     return made
 
 
-def rounded(schedule: Schedule, *, told_apart: bool) -> Schedule | None:
-    """``schedule`` told whole times. Its times stay where what is told is free to differ from them (``told_apart``), else
-    they are rounded too; None where two of them would fall together."""
-    if told_apart:
-        told = schedule.network_times.round()
-        return (
-            schedule if (told == schedule.network_times).all() else schedule.replace(network_times=told, coefficients=schedule.coefficients)
-        )
+def rounded(schedule: Schedule, *, free: bool) -> Schedule | None:
+    """``schedule`` with whole network times. Its solver times stay where the network times may differ from them (``free``), else
+    they are rounded too; None where two of them would be the same."""
+    if free:
+        whole = schedule.network_times.round()
+        same = (whole == schedule.network_times).all()
+        return schedule if same else schedule.replace(network_times=whole, coefficients=schedule.coefficients)
     try:
         return schedule.with_integer_times()
     except ValueError:
@@ -85,23 +83,23 @@ def rounded(schedule: Schedule, *, told_apart: bool) -> Schedule | None:
 
 
 def find_whole_times(task: Task, method: Method, between: Denoiser | None, *, search: bool) -> Found:
-    """What ``method`` finds for a network that is to be told whole times, which ``task.problem.denoiser`` says (``integer_time``).
+    """What ``method`` finds for a network that knows whole times only, as ``task.problem.denoiser`` says (``integer_time``).
 
     A continuous method (``search``) is given ``between``, or if None a denoiser that interpolates between whole times; what it finds
     is rounded, and searched from there, the rounded start being one of the places to begin. Other methods make whole times themselves.
     """
     whole = task.problem
     # Where nothing that is searched moves the steps, they stay where they were given.
-    told_apart = "network_times" in method.changes or "times" not in method.changes
-    task = dataclasses.replace(task, best=WholeBest(task.best, told_apart))
+    free = "network_times" in method.changes or "times" not in method.changes
+    task = dataclasses.replace(task, best=WholeBest(task.best, free))
     if search:
         relaxed = between_rows(whole.denoiser) if between is None else dataclasses.replace(between)
         task.ledger.watch(relaxed)
         task = dataclasses.replace(task, problem=dataclasses.replace(whole, denoiser=relaxed))
     found = method.run(task)
-    candidates = [r for r in (rounded(c, told_apart=told_apart) for c in found.candidates) if r is not None]
+    candidates = [r for r in (rounded(c, free=free) for c in found.candidates) if r is not None]
     history = dict(found.history)
-    start = rounded(task.start, told_apart=told_apart)
+    start = rounded(task.start, free=free)
     begin = candidates if start is None else [*candidates, start]
     if search and begin:
         with task.ledger.entry("whole times"):
@@ -109,19 +107,19 @@ def find_whole_times(task: Task, method: Method, between: Denoiser | None, *, se
                 task, whole, begin, method.changes, fix_start=getattr(method, "fix_start", False)
             )
         candidates = [best, *(c for c in candidates if c != best)]
-    # An untuned grid stays where it stands and is told the nearest whole times.
-    grids = [dataclasses.replace(g, schedule=rounded(g.schedule, told_apart=True) or g.schedule) for g in found.grids]
+    # An untuned grid stays as it is, with the nearest whole network times.
+    grids = [dataclasses.replace(g, schedule=rounded(g.schedule, free=True) or g.schedule) for g in found.grids]
     return Found(candidates, history, grids)
 
 
 class WholeBest(BestSoFar):
-    """The best so far, told whole times: what a continuous method accepts is rounded before it is remembered, and then has no RMSE."""
+    """The best so far, with whole network times: what a continuous method accepts is rounded first, and then has no RMSE."""
 
-    def __init__(self, inner: BestSoFar, told_apart: bool) -> None:
-        self._inner, self._told_apart = inner, told_apart
+    def __init__(self, inner: BestSoFar, free: bool) -> None:
+        self._inner, self._free = inner, free
 
     def accept(self, name: str, state: Any, schedule: Schedule, *, samples: int, rmse: float | None = None) -> None:
-        whole = rounded(schedule, told_apart=self._told_apart) or rounded(schedule, told_apart=True)
+        whole = rounded(schedule, free=self._free) or rounded(schedule, free=True)
         assert whole is not None
         self._inner.accept(name, state, whole, samples=samples)
 
@@ -129,10 +127,10 @@ class WholeBest(BestSoFar):
 def search_whole_times(
     task: Task, problem: Problem, candidates: Sequence[Schedule], changes: Sequence[str], *, fix_start: bool = False
 ) -> tuple[Schedule, list[float]]:
-    """From the best of ``candidates`` (told whole times) downhill in whole numbers, and the root of the cost on the way.
+    """From the best of ``candidates`` (of whole network times) downhill in whole numbers, and the root of the cost on the way.
 
     A move shifts one network time, or one time together with the network time there, by 16, 8, 4, 2 and at last 1 row, up or down, and
-    is kept if the mean square of the residuals falls. So the result is never worse on these x_T than the best candidate. Every
+    stays if the mean square of the residuals falls. So the result is never worse on these x_T than the best candidate. Every
     finished sweep is remembered in the task's journal.
     """
 
@@ -181,23 +179,19 @@ def _sweep(problem: Problem, schedule: Schedule, cost: float, step: int, changes
 
 def moved(schedule: Schedule, what: str, i: int, shift: int) -> Schedule | None:
     """One network time, or one time with the network time there, shifted by whole rows; None where that leaves the range."""
-    noise, times, told = schedule.noise, schedule.times.copy(), schedule.network_times.copy()
+    noise, times, network_times = schedule.noise, schedule.times.copy(), schedule.network_times.copy()
     if what == "network_times":
-        told[i] += shift
+        network_times[i] += shift
     else:
         times[i] += shift
         try:
             followed = schedule.replace(times=times).tableau().times
         except ValueError:
             return None
-        told += (followed - schedule.tableau().times).round()
-    if ((told < noise.t_min) | (told > noise.t_max)).any():
+        network_times += (followed - schedule.tableau().times).round()
+    if ((network_times < noise.t_min) | (network_times > noise.t_max)).any():
         return None
-    return _told(schedule, times, told)
-
-
-def _told(schedule: Schedule, times: Float64, told: Float64) -> Schedule:
-    return schedule.replace(times=times, network_times=told, coefficients=schedule.coefficients)
+    return schedule.replace(times=times, network_times=network_times, coefficients=schedule.coefficients)
 
 
 def _plain(schedule: Schedule) -> dict[str, list[float]]:
@@ -205,4 +199,5 @@ def _plain(schedule: Schedule) -> dict[str, list[float]]:
 
 
 def _from_plain(like: Schedule, state: dict[str, Any]) -> Schedule:
-    return _told(like, np.array(state["times"]), np.array(state["network_times"]))
+    times, network_times = np.array(state["times"]), np.array(state["network_times"])
+    return like.replace(times=times, network_times=network_times, coefficients=like.coefficients)

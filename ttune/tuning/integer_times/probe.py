@@ -1,13 +1,13 @@
-"""Whether a network can be told times between the whole ones: a probe of its time table.
+"""Whether a network can be given times between the whole ones: a probe of its time table.
 
 A network trained at N discrete times may embed any number (a sinusoid: smooth), look a row up and interpolate (rows may lie off
 the curve through their neighbours: then every whole time is a local minimum of the loss, and in between it is worse), or cut the number
-to a whole one without a word. The probe tells them apart by the loss of the x_0 prediction at forward-noised samples.
+to a whole one without a word. The probe distinguishes them by the loss of the x_0 prediction at forward-noised samples.
 
 With e(h) = |(L(t - h) + L(t + h)) / 2 - L(t)| / L(t), averaged over times, a smooth loss has e(h) growing as h^2: e(1) = e(4) / 16 and
 e(1/2) = e(4) / 64. Rounding noise in the network is the same at every h and cancels but for its fluctuation. Measured in per cent, half a
 row away, a row away, and a row away as expected from e(4): the bundled model .01, .04, .02; with guidance .02, .06, .03; in bfloat16 .14,
-.07, .03. With its time embedding as a table of which every odd row has noise of 3 % of the table's spread: .27, .85, .06; of
+.07, .03. With its time embedding as a table whose odd rows have noise of 3 % of the table's spread: .27, .85, .06; of
 10 %: 2.8, 9.0, .3; of 30 %: 23, 89, 1.2. Times that are cut or rounded, or pass through bfloat16, are recognised by outputs that
 do not change between two times.
 """
@@ -84,13 +84,13 @@ def probe_time_table(denoiser: Denoiser, x_T: Tensor, conditions: Conditions) ->
     excess: list[tuple[float, float, float]] = []
     whole: list[bool] = []
     for k, t in enumerate(_times(int(noise.t_max))):
-        told = TimesPassed(denoiser, float(t), x_0, own, seed=k)
-        before, half, after = told.output(0.0), told.output(0.5), told.output(1.0)
+        at_t = TimesPassed(denoiser, float(t), x_0, own, seed=k)
+        before, half, after = at_t.output(0.0), at_t.output(0.5), at_t.output(1.0)
         change = float((after - before).square().mean())
         if change > 0:
             cut = min(float((half - end).square().mean()) for end in (before, after))
             whole.append(cut <= SAME**2 * change)
-        excess.append((told.excess(0.5), told.excess(1.0), told.excess(WIDE)))
+        excess.append((at_t.excess(0.5), at_t.excess(1.0), at_t.excess(WIDE)))
     half, row, wide = np.mean(excess, 0).tolist()
     expected = wide / WIDE**2
     if whole and np.mean(whole) > 0.5:
@@ -106,7 +106,7 @@ def _times(t_max: int) -> list[int]:
 
 
 class TimesPassed:
-    """The network on samples noised to time ``t``, told another time."""
+    """The network on samples noised to time ``t``, passed another time."""
 
     def __init__(self, denoiser: Denoiser, t: float, x_0: Tensor, conditions: Conditions, seed: int) -> None:
         alpha, sigma = float(denoiser.noise.alpha(t)), float(denoiser.noise.sigma(t))
@@ -119,14 +119,14 @@ class TimesPassed:
         self._known: dict[float, Tensor] = {}
 
     def output(self, h: float) -> Tensor:
-        """The x_0 prediction (B, ...), unclipped, float64, when the network is told t + h."""
+        """The x_0 prediction (B, ...), unclipped, float64, when the network is passed t + h."""
         if h not in self._known:
             only = getattr(self.denoiser.guidance, "only", ())  # a classifier's own conditions
             own = {k: v for k, v in self.conditions.items() if k not in only}
             p, q = self.evaluation.row
             output = self.denoiser.outputs(self.x, self.t + h, own, self.evaluation)[0]
             if not torch.isfinite(output).all():
-                raise FloatingPointError(f"the network returned NaN or infinity when told {self.t + h:g}")
+                raise FloatingPointError(f"the network returned NaN or infinity when passed the time {self.t + h:g}")
             self._known[h] = p * self.x.double() + q * output.double()
         return self._known[h]
 

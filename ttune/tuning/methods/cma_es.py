@@ -30,7 +30,7 @@ class CovarianceMatrixAdaptation:
     """Hansen 2016, arXiv 1604.00772: candidates are drawn from a Gaussian that moves and takes the shape of the best ones.
 
     The first population is ``starts``, judged as they are; the search sets out from the best. All random numbers come from
-    (``seed``, round), so a run that is told the same scores asks the same questions. A vector that no schedule has (first time
+    (``seed``, round), so the same scores lead to the same candidates. A vector that no schedule has (first time
     beyond the trained range, no room before the last one) is judged at the nearest that has one, with a penalty on the distance.
     """
 

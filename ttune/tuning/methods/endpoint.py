@@ -87,7 +87,7 @@ class Endpoint:
         Parameters(schedule, self.tune, fix_start=self.fix_start)  # names a wrong `tune` before any work is done
 
     def may_start_from(self, other: Schedule, schedule: Schedule) -> bool:
-        """Whether ``other`` stands where ``schedule`` does, as far as that is held."""
+        """Whether ``other`` has the times of ``schedule`` that are not free."""
         held = slice(None) if "times" not in self.tune else slice(0, int(self.fix_start))
         return np.array_equal(other.times[held], schedule.times[held])
 

@@ -24,12 +24,12 @@ from ttune.tuning.starting_points import Data
 
 OPERATORS = ("genetic", "cma")
 CMA_STARTS = 5  # untuned schedules that CMA-ES chooses its start from
-FINALISTS = 5  # schedules that the held-out x_T may choose from
+FINALISTS = 5  # schedules that the validation x_T may choose from
 POPULATION, ROUNDS = 50, 10  # the published ones
 
 
 class Breeder(Protocol):
-    """Who proposes candidates; a deterministic function of the seed and of what it was told."""
+    """Who proposes candidates; a deterministic function of the seed and of the scores."""
 
     @property
     def population(self) -> int: ...
@@ -51,7 +51,7 @@ class Evolution:
         "genetic": AutoDiffusion (Li et al. 2023, arXiv 2309.10438): times are whole times (``cells`` of a grid even in half
         log-SNR for continuous models, 1,000 by default). Every round has ``population`` new candidates: ``mutations`` of a parent,
         each time redrawn with ``probability``; ``crossovers`` of two parents; the rest random. The ``parents`` are the best of
-        all that were judged. Half of the first population may be untuned grids, the rest is random. The network is told where it stands.
+        all that were judged. Half of the first population may be untuned grids, the rest is random. Network times are solver times.
         With ``budget`` (or "variants" in ``tune``) its second half too: each evaluation has one of the networks of a
         :class:`ttune.Variants`, their costs together at most ``budget`` (by default what the start costs).
         "cma": CMA-ES on what ``tune`` names, from the best of a few untuned grids.
@@ -100,7 +100,7 @@ class Evolution:
                 raise ValueError(f"operators='cma' needs at least two free parameters, tune={list(self.changes)} leaves one")
             return
         if self.cells is not None or len(schedule.network_times) != schedule.steps:
-            refuse_integer_time(denoiser)  # neither these cells nor what stands between two times are whole times
+            refuse_integer_time(denoiser)  # neither these cells nor the times between two of them are whole times
         self._genes(denoiser, schedule)
 
     def _check_settings(self) -> None:
@@ -206,7 +206,7 @@ def _remembered(saved: Mapping[str, Any], candidates: Sequence[Any], number: int
 
 
 def _finalists(judged: Sequence[tuple[Schedule, Score]], grids: Sequence[Ranked]) -> list[Schedule]:
-    """The fittest, then the fittest of those whose RMSE is lower than that of all untuned grids: the held-out x_T ask for both."""
+    """The fittest, then the fittest of those whose RMSE is lower than that of all untuned grids: the validation x_T ask for both."""
     ranking = sorted(judged, key=lambda entry: entry[1].fitness)
     limit = min((entry.rmse for entry in grids), default=float("inf"))
     close = [entry for entry in ranking if entry[1].rmse < limit]

@@ -60,5 +60,5 @@ def check_fitness(fitness: object) -> None:
 
 
 def fitness_name(fitness: str | Fitness) -> str:
-    """For records; functions are told apart by their names only."""
+    """For records; functions are distinguished by their names only."""
     return fitness if isinstance(fitness, str) else f"a function: {getattr(fitness, '__qualname__', type(fitness).__name__)}"

@@ -20,7 +20,7 @@ from ttune.tuning.solvers.parameters import coordinate, time
 
 Genome = tuple[int, ...]
 TUNABLE = ("times", "variants")
-CELLS = 1000  # of the grid on which a continuous model's times may stand: as many as discrete models usually have times
+CELLS = 1000  # of the grid of a continuous model's times: as many as discrete models usually have times
 
 
 class Part(Protocol):

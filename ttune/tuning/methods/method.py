@@ -26,7 +26,7 @@ from ttune.tuning.teacher import Teacher
 class Task:
     """One tuning: where it starts, and everything that a method may use.
 
-    ``problem``: the tuning x_T with the teacher's x_0, never the held-out ones. ``data``: clean images, if the caller gave any.
+    ``problem``: the tuning x_T with the teacher's x_0, never the validation ones. ``data``: clean images, if the caller gave any.
     ``features``: images (n, ...) -> (n, f), for methods whose objective is a distribution; None means pooled pixels.
     ``journal`` remembers finished pieces under names of the method's choice; what an iteration found goes there through
     ``best.accept``, so that the best schedule so far is known at any time. ``ledger.entry("tuning")`` is to hold the calls of the
@@ -47,7 +47,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """What a method found: schedules, the one it believes in most first, of which the held-out x_T will choose.
+    """What a method found: schedules, the one it believes in most first; the validation x_T will choose.
 
     ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, by start. ``grids``: untuned schedules that
     were tried on the way, best RMSE first; the result has to beat the best of them too.
@@ -119,8 +119,8 @@ def one_by_one(
     return values
 
 
-def told_first(start: Schedule, values: Sequence[float]) -> Schedule:
-    """``start`` with the first told times replaced."""
+def with_first(start: Schedule, values: Sequence[float]) -> Schedule:
+    """``start`` with the first network times replaced."""
     return start.replace(network_times=np.array([*values, *start.network_times[len(values) :]]))
 
 

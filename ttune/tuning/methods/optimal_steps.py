@@ -1,5 +1,5 @@
-"""Where to stand, by dynamic programming over a teacher's path (GITS, Chen et al. 2024, arXiv 2405.11326; Optimal Steps, Pei et
-al. 2025, arXiv 2503.21774). Times only: the network is told where it stands."""
+"""The times of the steps, by dynamic programming over a teacher's path (GITS, Chen et al. 2024, arXiv 2405.11326; Optimal Steps, Pei et
+al. 2025, arXiv 2503.21774). Network times are solver times."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OptimalSteps:
     ``metric``: "l1" or "l2", mean norm of the difference; "deviation" (GITS): by how much further than the teacher's state the
     student's lies from the straight line between x_T and x_0, in x / alpha. For "rolled" always the mean square, as published.
     ``discounts``: in a sum of local costs every later cost weighs that much more (GITS's gamma); the schedules of all of them
-    are tried on the tuning x_T and the best is kept. t_0 is free, at the cost of standing there with x_T,
+    are tried on the tuning x_T and the best is kept. t_0 is free, at the cost of being there with x_T,
     unless ``fix_start``.
 
     A multistep sampler begins at first order, so the costs are those of its first-order steps, as in both papers; so are
@@ -47,7 +47,7 @@ class OptimalSteps:
     """
 
     cost: str = "local"
-    # The bundled model, 5 steps, 128 held-out x_T, RMSE of DDIM and 2M: l1 .1395, .1048; l2 .1404, .1096; deviation .1513 (DDIM);
+    # The bundled model, 5 steps, 128 validation x_T, RMSE of DDIM and 2M: l1 .1395, .1048; l2 .1404, .1096; deviation .1513 (DDIM);
     # rolled .1392 (DDIM) at 1.75 times the cost. The best untuned grid of DDIM: .1404.
     metric: str = "l1"
     discounts: Sequence[float] = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
@@ -159,7 +159,7 @@ def local_costs(problem: Problem, like: Schedule, teacher: Teacher, times: Float
 def rolled_path(
     problem: Problem, like: Schedule, teacher: Teacher, times: Float64, *, fix_start: bool = False, progress: bool = False
 ) -> list[int]:
-    """Indices of the times that the student stands at: at every candidate the best arrival in k steps from the best in k - 1."""
+    """Indices of the times of the student's steps: at every candidate the best arrival in k steps from the best in k - 1."""
     denoiser, n = problem.denoiser, len(times)
     states = teacher.trajectory(denoiser, problem.x_T, problem.conditions, times.tolist())
     arrived: dict[int, Tensor] = {i: problem.x_T * like.noise.start_scale(times[i]) for i in ([0] if fix_start else range(n - 1))}
@@ -199,16 +199,16 @@ def cheapest_path(costs: Float64, steps: int, start: Float64, discount: float = 
 
 
 def _path(problem: Problem, teacher: Teacher, times: Float64) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
-    """The teacher's states at ``times``, and the network's outputs at all but the last, told the truth."""
-    denoiser, kept = problem.denoiser, dict[float, Sequence[Tensor]]()
-    wanted = {float(t): _told(problem, t) for t in times[:-1]}
+    """The teacher's states at ``times``, and the network's outputs at all but the last, at the solver's time."""
+    denoiser, known = problem.denoiser, dict[float, Sequence[Tensor]]()
+    wanted = {float(t): _time_passed(problem, t) for t in times[:-1]}
 
-    def seen(time: float, told: float, outputs: Sequence[Tensor]) -> None:
-        if wanted.get(time) == told:
-            kept[time] = list(outputs)
+    def seen(time: float, tau: float, outputs: Sequence[Tensor]) -> None:
+        if wanted.get(time) == tau:
+            known[time] = list(outputs)
 
     states = teacher.trajectory(denoiser, problem.x_T, problem.conditions, times.tolist(), seen)
-    outputs = [kept.get(float(t)) or _outputs(problem, t, x) for t, x in zip(times[:-1], states, strict=False)]
+    outputs = [known.get(float(t)) or _outputs(problem, t, x) for t, x in zip(times[:-1], states, strict=False)]
     return states, outputs
 
 
@@ -216,11 +216,11 @@ def _path(problem: Problem, teacher: Teacher, times: Float64) -> tuple[list[Tens
 def _outputs(problem: Problem, time: float, x: Tensor) -> Sequence[Tensor]:
     denoiser, noise = problem.denoiser, problem.denoiser.noise
     evaluation = denoiser.evaluation(0, Point(float(time), float(noise.alpha(time)), float(noise.sigma(time))))
-    outputs = denoiser.outputs(x, _told(problem, time), problem.conditions, evaluation)
+    outputs = denoiser.outputs(x, _time_passed(problem, time), problem.conditions, evaluation)
     return [output.clone() for output in outputs]  # to keep: the next call may be written into the same memory
 
 
-def _told(problem: Problem, time: float) -> float:
+def _time_passed(problem: Problem, time: float) -> float:
     noise = problem.denoiser.noise
     return float(np.clip(time, noise.t_min, noise.t_max))
 

@@ -15,11 +15,12 @@ from ttune.tuning.starting_points import Data
 
 @dataclass(frozen=True)
 class Shifted:
-    """At sampling time every sample is told the time that its variance belongs to (:class:`ttune.schedule.time_shift.Shift`); the best
-    window, cutoff and variance of the data on the tuning x_T, by RMSE, as the paper's own table was made (by FID).
+    """While sampling, the network is passed, for every sample, the time that its variance belongs to
+    (:class:`ttune.schedule.time_shift.Shift`). Window, cutoff and variance of the data are the best on the tuning x_T, by RMSE, as the
+    paper's own table was made (by FID).
 
     ``windows`` and ``cutoffs`` are fractions of the largest time. ``data_variances``: 0 is the paper's level, sigma^2; with
-    ``measured`` that of the teacher's samples is tried too, with which a state on the true path is told the truth.
+    ``measured`` that of the teacher's samples is tried too, with which a state on the true path keeps the solver's time.
     Settings that shift the same evaluations are tried once.
     """
 
@@ -46,8 +47,8 @@ class Shifted:
         if not self._tries(schedule, 0.5):  # any variance in place of the measured one
             cutoffs = [cutoff * schedule.noise.t_max for cutoff in self.cutoffs]
             raise ValueError(
-                f"schedule: no evaluation after the first stands above a cutoff where its level of noise belongs to one time; the "
-                f"cutoffs are {cutoffs}, the evaluations stand at {schedule.tableau().times.tolist()}"
+                f"schedule: no evaluation after the first is above a cutoff where its level of noise belongs to one time; the "
+                f"cutoffs are {cutoffs}, the evaluations are at {schedule.tableau().times.tolist()}"
             )
 
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Per step i, all but the last, one ratio rho_i, found by Adam:
 
     L_i(rho) = E || stopgrad eps(x_i, t_i) - eps(x_{i+1}(rho), t_{i+1}) ||^2     (summed over elements, mean over the batch)
 
-where x_{i+1}(rho) is the sampler's step from x_i with the network told rho t_i. The objective is biased: it asks
+where x_{i+1}(rho) is the sampler's step from x_i with the network passed rho t_i. The objective is biased: it asks
 epsilon to stay constant over a step, which the true trajectory does not do. It is here for comparison.
 
 Against the released code (THU-LYJ-Lab/time-tuner, 366bb74e), with the same data and noise:
@@ -12,7 +12,7 @@ Against the released code (THU-LYJ-Lab/time-tuner, 366bb74e), with the same data
 - ``TimeTuner(reroll=True)`` is its procedure. For networks that predict epsilon the ratios agree to 4e-7 in float64, 2e-5 in float32, and
   its sampler with them to 2e-7. The default, ``reroll=False``, takes one batch of states along instead: in the parallel procedure that is
   the same, the sequential ratios differ by 2e-2 to 7e-2.
-- It converts what networks of x_0 or the score predict to epsilon with alpha and sigma of the told time rho t_i; here, as everywhere in
+- It converts what networks of x_0 or the score predict to epsilon with alpha and sigma of the network time rho t_i; here, as everywhere in
   ttune, those are of t_i. The ratios of such networks, and what is sampled with them, differ by up to 0.3. A denoiser of the epsilon
   that it makes of them agrees.
 - It never clips. A denoiser with ``clip_sample`` has other ratios, by 2e-2 for the bundled networks.
@@ -57,7 +57,7 @@ def timetuner_ratios(schedule: Schedule) -> Float64:
 
 
 def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Schedule:
-    """``schedule`` with the network told rho_i t_i; a list without the last step's ratio is completed with 1.
+    """``schedule`` with the network passed rho_i t_i; a list without the last step's ratio is completed with 1.
 
     Ratios of the released code sample here as there for networks that predict epsilon only (see the module's head).
     """
@@ -66,10 +66,10 @@ def apply_timetuner_ratios(schedule: Schedule, ratios: Sequence[float]) -> Sched
         raise ValueError(f"ratios must hold {len(times) - 1} or {len(times)} numbers for this schedule, got {len(ratios)}")
     rho = np.ones(len(times))
     rho[: len(ratios)] = ratios
-    return schedule.replace(network_times=_told(schedule, times, rho))
+    return schedule.replace(network_times=_network_times(schedule, times, rho))
 
 
-def _told(schedule: Schedule, times: Float64, rho: Float64) -> Float64:
+def _network_times(schedule: Schedule, times: Float64, rho: Float64) -> Float64:
     shift = _shift(schedule.noise)
     return np.clip(rho * (times + shift) - shift, schedule.noise.t_min, schedule.noise.t_max)
 
@@ -115,11 +115,11 @@ class TimeTuner:
         draw = data_draws(task.data, task.problem.batch_size, task.seed, task.problem.denoiser.shared)
         denoiser = task.problem.denoiser
 
-        def told(ratios: list[float]) -> Schedule:
+        def tuned(ratios: list[float]) -> Schedule:
             return apply_timetuner_ratios(task.start, [*ratios, *np.ones(len(task.start.network_times) - len(ratios))])
 
-        found = one_by_one(task, self.name, lambda done: self.ratios(denoiser, task.start, draw, done=done, progress=task.progress), told)
-        return Found([told(found)])
+        found = one_by_one(task, self.name, lambda done: self.ratios(denoiser, task.start, draw, done=done, progress=task.progress), tuned)
+        return Found([tuned(found)])
 
     def ratios(
         self, denoiser: Denoiser, schedule: Schedule, draw: Draw, *, done: Sequence[float] = (), progress: bool = False
@@ -131,16 +131,16 @@ class TimeTuner:
         pool: list[tuple[Registers, Conditions]] = []
         with frozen(denoiser.network):
             for i in range(steps - 1):
-                told = schedule.replace(network_times=_told(schedule, schedule.tableau().times, rho))
-                plan = Plan.make(denoiser, told, device)
+                tuned = schedule.replace(network_times=_network_times(schedule, schedule.tableau().times, rho))
+                plan = Plan.make(denoiser, tuned, device)
                 if i < len(done):
                     rho[i] = done[i]
                 else:
                     if self.procedure == "sequential" and not self.reroll:
-                        pool = self._carried(denoiser, told, plan, draw, i, pool)
-                    states = self._states(denoiser, told, plan, draw, i, pool)
+                        pool = self._carried(denoiser, tuned, plan, draw, i, pool)
+                    states = self._states(denoiser, tuned, plan, draw, i, pool)
                     bar = tqdm(range(self.iterations), desc=f"timetuner step {i + 1}/{steps - 1}", disable=not progress, leave=False)
-                    rho[i] = _adam(denoiser, told, plan, i, (next(states) for _ in bar), self.lr)
+                    rho[i] = _adam(denoiser, tuned, plan, i, (next(states) for _ in bar), self.lr)
                 yield float(rho[i])
 
     def _states(
@@ -170,7 +170,7 @@ class TimeTuner:
 
 
 def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: Iterator[tuple[Registers, Conditions]], lr: float) -> float:
-    """The ratio of step i. Between iterations the told time is projected into the trained range."""
+    """The ratio of step i. Between iterations the network time is projected into the trained range."""
     noise = schedule.noise
     shift, t = _shift(noise), plan.steps[i].time
     low, high = ((bound + shift) / (t + shift) for bound in (noise.t_min, noise.t_max))
@@ -199,10 +199,10 @@ def _adam(denoiser: Denoiser, schedule: Schedule, plan: Plan, i: int, states: It
 
 
 def _epsilon(denoiser: Denoiser, schedule: Schedule, i: int, x: Tensor, conditions: Conditions) -> Tensor:
-    """The network's prediction of the noise at step i, told the truth, whatever its prediction type; not clipped."""
+    """The network's prediction of the noise at step i and its solver time, whatever its prediction type; not clipped."""
     stage = schedule.tableau().stages[i]
-    told = min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max)
-    D = denoiser.unclipped(x, told, conditions, denoiser.evaluation(i, Point(stage.time, stage.alpha, stage.sigma)))
+    tau = min(max(stage.time, schedule.noise.t_min), schedule.noise.t_max)
+    D = denoiser.unclipped(x, tau, conditions, denoiser.evaluation(i, Point(stage.time, stage.alpha, stage.sigma)))
     return (x - stage.alpha * D) / stage.sigma
 
 

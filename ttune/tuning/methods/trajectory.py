@@ -1,4 +1,4 @@
-"""Cheap tuning: one told time after another, each by a bracketed 1-D search along the teacher's trajectory."""
+"""Cheap tuning: one network time after another, each by a bracketed 1-D search along the teacher's trajectory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttune.network.denoiser import Denoiser
 from ttune.sampling.plan import Plan, Registers
 from ttune.sampling.sample import start_state
 from ttune.schedule.schedule import Schedule
-from ttune.tuning.methods.method import Found, Task, one_by_one, refuse_integer_time, told_first
+from ttune.tuning.methods.method import Found, Task, one_by_one, refuse_integer_time, with_first
 from ttune.tuning.problem import Problem, squared_errors
 from ttune.tuning.starting_points import Data
 from ttune.tuning.teacher import Teacher
@@ -45,7 +45,7 @@ def minimise_scalar(f: Callable[[float], float], low: float, high: float, tolera
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One told time per evaluation: the state after evaluation i, reached with the told times already found, should be the teacher's."""
+    """One network time per evaluation: the state after evaluation i, reached with the ones already found, should be the teacher's."""
 
     name: ClassVar[str] = "trajectory"
     on_path: ClassVar[bool] = False  # whether every update starts from the teacher's own state
@@ -62,17 +62,17 @@ class Trajectory:
         return {}
 
     def run(self, task: Task) -> Found:
-        told = partial(told_first, task.start)
+        tuned = partial(with_first, task.start)
 
         def found(done: Sequence[float]) -> Iterator[float]:
             return tune_along_trajectory(task.problem, task.start, task.teacher, done, on_path=self.on_path)
 
-        return Found([told(one_by_one(task, self.name, found, told))])
+        return Found([tuned(one_by_one(task, self.name, found, tuned))])
 
 
 @dataclass(frozen=True)
 class Local(Trajectory):
-    """One told time per evaluation: an update from a state of the teacher's path should arrive where the teacher does.
+    """One network time per evaluation: an update from a state of the teacher's path should arrive where the teacher does.
 
     Unlike in :class:`Trajectory` no evaluation makes up for the errors of those before it: what a multistep sampler remembers comes
     from the teacher's path too.
@@ -88,7 +88,7 @@ def tune_along_trajectory(
 ) -> Iterator[float]:
     """Yield tau_0, tau_1, …: the update after evaluation i should arrive where the teacher is at that time.
 
-    It starts where the evaluations before, told what was found for them, have led; with ``on_path`` from the teacher's own
+    It starts where the evaluations before have led, with the times found for them; with ``on_path`` from the teacher's own
     state instead (:class:`Local`). Every update arrives at the time of the next evaluation, so a sampler with
     several evaluations a step is tuned the same way, an intermediate state being compared with the teacher there.
     The first ``len(done)`` are taken over from an earlier run; what brings them back is not counted as evaluations again.
@@ -114,7 +114,7 @@ def tune_along_trajectory(
             return float(np.concatenate(problem.gathered(own)).mean())
 
         known = i < len(done)
-        tau = done[i] if known else _told_best(loss, schedule, i)
+        tau = done[i] if known else _best_time(loss, schedule, i)
         states = moved(tau)
         if on_path:
             states = [{**registers, "x": path[i]} for registers, path in zip(states, paths, strict=True)]
@@ -123,8 +123,8 @@ def tune_along_trajectory(
         yield tau
 
 
-def _told_best(loss: Callable[[float], float], schedule: Schedule, i: int) -> float:
-    """What evaluation ``i`` is best told, no further than the neighbouring times: more drift would say that something else is wrong."""
+def _best_time(loss: Callable[[float], float], schedule: Schedule, i: int) -> float:
+    """The best network time of evaluation ``i``, no further than the neighbouring times: more would mean that something else is wrong."""
     noise, times = schedule.noise, schedule.tableau().times
     low = max([noise.t_min, *(t for t in (*times, schedule.times[-1]) if t < times[i])])
     high = min([noise.t_max, *(t for t in times if t > times[i])])
