@@ -167,7 +167,7 @@ def tune(denoiser: Denoiser, schedule: Schedule | str | PathLike[str], arguments
 
     with ledger.entry("validation"):
         grids = [ranked.schedule for ranked in found.grids]
-        whole_start = rounded(schedule, told_apart=True) if whole else None
+        whole_start = rounded(schedule, free=True) if whole else None
         untuned = [] if whole_start is None else [whole_start]
         choice = decide(validation, schedule, grids, found.candidates, arguments.features, arguments.fallback, untuned)
     chosen, outcome, figures = choice
