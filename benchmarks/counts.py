@@ -21,6 +21,9 @@ class Counts:
     allocations: float
     synchronises: bool
 
+    def __str__(self) -> str:
+        return f"{self.launches:g} launches, {self.allocations:g} allocations, {'SYNC' if self.synchronises else 'no sync'}"
+
 
 def count(call: Callable[[], object], calls: int = 1) -> Counts:
     """``calls``: how many calls one call of ``call`` stands for (a captured graph holds several)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,9 @@ class Spread:
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return Spread(median, low, high)
 
+    def __str__(self) -> str:
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def host_seconds(call: Call, count: int) -> float:
     start = time.perf_counter()
@@ -78,11 +82,11 @@ def alternate(
             once = seconds_of(call, 3) / 3
         counts[name] = max(1, int(effort.seconds / max(once, 1e-9)))
     times: dict[Key, list[float]] = {name: [] for name in contestants}
-    for turn in range(effort.rounds):
-        # Every other round in the opposite order: nobody always runs after the same neighbour.
-        order = list(contestants.items())[:: -1 if turn % 2 else 1]
-        for name, call in order:
-            times[name].append(seconds_of(call, counts[name]) / (counts[name] * calls) * 1e6)
+    shuffled = random.Random(0)
+    for _ in range(effort.rounds):
+        # In another order every round: nobody always runs after the same neighbour, whose data are in the caches.
+        for name in shuffled.sample(list(contestants), len(contestants)):
+            times[name].append(seconds_of(contestants[name], counts[name]) / (counts[name] * calls) * 1e6)
     return times
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmarks.correctness_gate import as_good_as_eager
 from benchmarks.timing import Call
 
 Shape = tuple[int, ...]
@@ -29,6 +32,10 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.shape} {str(self.dtype).removeprefix('torch.')}"
+
+    def bytes(self, tensors: int) -> int:
+        """Of so many tensors."""
+        return tensors * torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,28 @@ class Trial:
     steps: int = 1
     uncaptured: tuple[str, ...] = ()
 
+    @staticmethod
+    def of(
+        place: Place,
+        call: Call,
+        others: Mapping[str, Call],
+        tensors: int,
+        *,
+        who: str,
+        results: Callable[[], Sequence[Tensor]],
+        straight: Callable[[torch.dtype], Sequence[Tensor]],
+        slack: float = 0.0,
+        **more: Any,
+    ) -> Trial:
+        """``call`` against ``others`` and a copy of as many bytes as the ``tensors`` that it reads and writes. The gate: the
+        ``results`` of the call ``who`` are as good as those of ``straight`` code in the place's dtype, against float64."""
+
+        def check() -> None:
+            call()
+            as_good_as_eager(who, results(), straight(place.dtype), straight(torch.float64), slack)
+
+        return Trial({"ttune": call, **others, "copy": copy_of(place, tensors)}, check, place.bytes(tensors), **more)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -91,7 +120,7 @@ class Case:
         return self.cuda_shapes if device.type == "cuda" else self.shapes
 
 
-def filled(place: Place, count: int, seed: int = 0) -> list[torch.Tensor]:
+def filled(place: Place, count: int, seed: int = 0) -> list[Tensor]:
     """``count`` random tensors: drawn on the CPU, so that every device sees the same numbers."""
     generator = torch.Generator().manual_seed(seed)
     if place.shape == BEYOND_CACHE:  # drawing gigabytes on the CPU would take longer than all the timing
@@ -100,9 +129,13 @@ def filled(place: Place, count: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(place.shape, generator=generator).to(place.device, place.dtype) for _ in range(count)]
 
 
-def poisoned(place: Place, count: int) -> list[torch.Tensor]:
+def poisoned(place: Place, count: int) -> list[Tensor]:
     """``count`` outputs full of NaN: an element that nothing wrote does not pass the gate."""
     return [torch.full(place.shape, torch.nan, dtype=place.dtype, device=place.device) for _ in range(count)]
+
+
+def coeffs_on(place: Place, rows: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64, device=place.device)
 
 
 def copy_of(place: Place, tensors: int) -> Call:

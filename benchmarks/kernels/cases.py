@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from benchmarks.kernels import embeddings, loops, losses, updates
+from benchmarks.kernels.baselines import DDIM, MULTISTEP
 from benchmarks.kernels.case import BEYOND_CACHE, LARGER, SMALLEST, Case, Ratio
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -33,8 +34,8 @@ _IN_PLACE = ("linear_update_",)
 _EMBEDDING_SHAPES = ((16, 320),)
 
 CASES = (
-    Case("ddim + cfg", partial(updates.update, updates.DDIM), _UPDATE, _IN_PLACE),
-    Case("2m + cfg", partial(updates.update, updates.MULTISTEP), _UPDATE, _IN_PLACE),
+    Case("ddim + cfg", partial(updates.update, DDIM), _UPDATE, _IN_PLACE),
+    Case("2m + cfg", partial(updates.update, MULTISTEP), _UPDATE, _IN_PLACE),
     Case("noise step", updates.noise_step, _NOISE, _IN_PLACE),
     Case("clip", updates.clipping, (Ratio("ttune", "without clip"), Ratio("ttune", "copy"), _BANDWIDTH), _IN_PLACE),
     Case("functional", updates.functional, (Ratio("ttune", "in place"),), ("linear_update", *_IN_PLACE), dtypes=(F32,)),

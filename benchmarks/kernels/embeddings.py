@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.correctness_gate import as_good_as_eager, close
-from benchmarks.kernels.case import Call, Place, Trial
+from benchmarks.kernels.case import Place, Trial
 from benchmarks.kernels.empty_operators import NoCompiler, empty_operators
+from benchmarks.timing import Call
 from ttune import ops
 
 ROWS = 1000  # of the table
@@ -26,9 +27,7 @@ def direct(place: Place) -> Trial:
         exact = torch.cat([angles.sin(), angles.cos()], dim=-1)
         close("timestep_embedding", [ops.timestep_embedding(t, dim)], [exact], 2 * torch.finfo(torch.float32).eps)
 
-    def empty() -> Tensor:
-        return empty_operators().timestep_embedding.default(t, dim, 1e4, False, 1.0, 1.0)
-
+    empty = lambda: empty_operators().timestep_embedding.default(t, dim, 1e4, False, 1.0, 1.0)  # noqa: E731
     return _trial(place, lambda: ops.timestep_embedding(t, dim), empty, check, reads=count)
 
 
@@ -47,9 +46,7 @@ def lookup(place: Place) -> Trial:
         got = ops.embedding_lookup(table, t)
         as_good_as_eager("embedding_lookup", [got], [interpolated(torch.float32)], [interpolated(torch.float64)])
 
-    def empty() -> Tensor:
-        return empty_operators().embedding_lookup.default(table, t)
-
+    empty = lambda: empty_operators().embedding_lookup.default(table, t)  # noqa: E731
     return _trial(place, lambda: ops.embedding_lookup(table, t), empty, check, reads=2 * count * dim)
 
 
@@ -58,18 +55,13 @@ def _times(place: Place, count: int) -> Tensor:
 
 
 def _trial(place: Place, call: Call, empty: Call, check: Call, reads: int) -> Trial:
-    written = math.prod(place.shape)
     source = torch.randn(place.shape, device=place.device).to(place.dtype)
     target = torch.empty_like(source)
-
-    def empty_and_copy() -> None:
-        empty()
-        target.copy_(source)
-
     contestants, missing = {"ttune": call, "copy": lambda: target.copy_(source)}, {}
     try:
         empty_operators()
-        contestants |= {"empty": empty, "empty + copy": empty_and_copy}
+        contestants |= {"empty": empty, "empty + copy": lambda: (empty(), target.copy_(source))}
     except NoCompiler as reason:
         missing["empty + copy"] = str(reason)
-    return Trial(contestants, check, (reads + written) * source.element_size(), missing=missing, uncaptured=("empty", "empty + copy"))
+    moved = (reads + source.numel()) * source.element_size()
+    return Trial(contestants, check, moved, missing=missing, uncaptured=("empty", "empty + copy"))

@@ -26,8 +26,8 @@ class NoCompiler(Exception):
 def empty_operators() -> Any:
     """``torch.ops.ttune_empty``: linear_update_, timestep_embedding, embedding_lookup. Built by the machine's C++ compiler
     (some seconds) on first use, kept under build/benchmarks. Raises :class:`NoCompiler`."""
-    source, folder = _SOURCE, Path(torch.__file__).resolve().parent
-    key = hashlib.sha256(source.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    folder = Path(torch.__file__).resolve().parent
+    key = hashlib.sha256(_SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     library = _BUILDS / f"empty_{key}.so"
     if not library.exists():
         wanted = (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")
@@ -37,7 +37,7 @@ def empty_operators() -> Any:
         _BUILDS.mkdir(parents=True, exist_ok=True)
         part = library.with_suffix(f".{os.getpid()}.part")
         command = [compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-        command += [f"-I{folder / 'include'}", str(source), str(folder / "lib" / "libtorch_cpu.so"), "-o", str(part)]
+        command += [f"-I{folder / 'include'}", str(_SOURCE), str(folder / "lib" / "libtorch_cpu.so"), "-o", str(part)]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             raise NoCompiler(f"the empty operator does not build with {compiler}: {run.stderr.strip()[-400:]}")

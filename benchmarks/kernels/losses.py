@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.correctness_gate import as_good_as_eager, close, same_work
-from benchmarks.kernels import baselines
-from benchmarks.kernels.case import Call, Place, Trial, copy_of, filled
-from benchmarks.kernels.updates import DDIM, coeffs_on
+from benchmarks.kernels.baselines import DDIM, GUIDANCE
+from benchmarks.kernels.case import Place, Trial, coeffs_on, copy_of, filled
 from ttune import ops
 
 
@@ -27,7 +26,7 @@ def update_and_mse(place: Place) -> Trial:
 
     def straight(terms: list[Tensor]) -> Tensor:
         x, conditional, unconditional = terms
-        epsilon = unconditional + baselines.GUIDANCE * (conditional - unconditional)
+        epsilon = unconditional + GUIDANCE * (conditional - unconditional)
         return alpha_next * ((x - sigma * epsilon) / alpha) + sigma_next * epsilon
 
     return _against_mse(place, 3, DDIM.rows, straight)
@@ -53,18 +52,15 @@ def _against_mse(place: Place, n_terms: int, rows: list[list[float]], straight: 
         return loss.detach(), list(torch.autograd.grad(loss.sum(), [term for term in wide if term.requires_grad]))
 
     def check() -> None:
-        loss, *gradients = fused()
-        right, right_gradients = exact()
+        (loss, *gradients), (right, right_gradients) = fused(), exact()
         close("trajectory_loss", [loss.detach()], [right], 1e-6)
         as_good_as_eager("trajectory_loss, gradient", gradients, eager()[1:], right_gradients)
 
     def check_rivals() -> None:
-        right, right_gradients = exact()
-        loss, *gradients = eager()
+        (loss, *gradients), (right, right_gradients) = eager(), exact()
         same_work("mse_loss", [loss.detach()], [right.sum()])
         same_work("mse_loss, gradient", gradients, right_gradients)
 
-    # Reads the terms and the target, writes the gradients.
-    tensors = n_terms + 1 + len(learned)
-    contestants: dict[str, Call] = {"ttune": fused, "mse_loss": eager, "copy": copy_of(place, tensors)}
-    return Trial(contestants, check, tensors * target.numel() * target.element_size(), check_rivals=check_rivals)
+    tensors = n_terms + 1 + len(learned)  # reads the terms and the target, writes the gradients
+    contestants = {"ttune": fused, "mse_loss": eager, "copy": copy_of(place, tensors)}
+    return Trial(contestants, check, place.bytes(tensors), check_rivals=check_rivals)

@@ -31,7 +31,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,9 +42,9 @@ from benchmarks.counts import count
 from benchmarks.kernels import baselines
 from benchmarks.kernels.case import SMALLEST, Call, Case, Place, Shape, Trial
 from benchmarks.kernels.cases import CASES
-from benchmarks.kernels.report import Ratio, Report, Result
+from benchmarks.kernels.report import KernelReport, MeasuredRatio, Result
 from benchmarks.machine import machine
-from benchmarks.result_paths import command, result_path
+from benchmarks.result_paths import command, parser_of, result_path
 from benchmarks.timing import Effort, Spread, alternate, captured, device_seconds, host_seconds, ratio, rotating
 from ttune import ops
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         about = machine(None if arguments.check else device, quick=arguments.quick)  # a check measures nothing, the GPU's copy neither
-        report = Report(command("kernels", argv), about, device.type, asdict(effort))
+        report = KernelReport(command("kernels", argv), about, device.type, asdict(effort))
         print(report.heading(), flush=True)
         for name in backends:
             with ops.use_backend(name):
@@ -91,9 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("kernels", __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--backend",
@@ -141,19 +139,17 @@ def _selected(arguments: argparse.Namespace, device: torch.device) -> list[tuple
             continue
         shapes = case.shapes_on(device)
         if arguments.shape:
-            shapes = tuple(shape for shape in shapes if shape in arguments.shape)
+            shapes = [shape for shape in shapes if shape in arguments.shape]
         elif arguments.quick and SMALLEST in shapes:
-            shapes = (SMALLEST,)
-        for shape in shapes:
-            for dtype in case.dtypes:
-                if not arguments.dtype or str(dtype).removeprefix("torch.") in arguments.dtype:
-                    places.append((case, Place(shape, dtype, device)))
+            shapes = [SMALLEST]
+        dtypes = [d for d in case.dtypes if not arguments.dtype or str(d).removeprefix("torch.") in arguments.dtype]
+        places += [(case, Place(shape, dtype, device)) for shape in shapes for dtype in dtypes]
     if not places:
         sys.exit("no case fits --case, --shape and --dtype; see --help for the names")
     return places
 
 
-def _run(report: Report, case: Case, place: Place, backend: str, effort: Effort, check_only: bool) -> None:
+def _run(report: KernelReport, case: Case, place: Place, backend: str, effort: Effort, check_only: bool) -> None:
     where = f"{case.name} {place} {backend}"
     lacking = [name for name in case.operators if name not in ops.backends()[backend]["operators"]]
     if lacking:
@@ -169,8 +165,7 @@ def _run(report: Report, case: Case, place: Place, backend: str, effort: Effort,
                 print(f"ok      {where}", flush=True)
                 return
             trial.check_rivals()
-            measure = _on_gpu if place.device.type == "cuda" else _on_cpu
-            result = measure(case, place, backend, trial, effort)
+            result = _measured(case, place, backend, trial, effort)
     except Exception as error:  # one case takes no other with it; the exit status tells
         kind = "" if isinstance(error, RedGate) else f"{type(error).__name__}: "
         report.red.append((where, f"{kind}{error}"))
@@ -180,55 +175,54 @@ def _run(report: Report, case: Case, place: Place, backend: str, effort: Effort,
     print(result.line(), flush=True)
 
 
-def _on_cpu(case: Case, place: Place, backend: str, trial: Trial, effort: Effort) -> Result:
-    times = alternate(trial.contestants, effort, host_seconds)
-    spreads = {name: Spread.of(values) for name, values in times.items()}
-    ratios = _ratios(case, place, times, {})
-    speed = trial.moved / spreads["ttune"].median / 1e3
-    return Result(
-        case.name, place.shape, str(place.dtype).removeprefix("torch."), "cpu", backend, spreads, ratios, speed, dict(trial.missing)
-    )
-
-
-def _on_gpu(case: Case, place: Place, backend: str, first: Trial, effort: Effort) -> Result:
-    cache = torch.cuda.get_device_properties(place.device).L2_cache_size
+def _measured(case: Case, place: Place, backend: str, first: Trial, effort: Effort) -> Result:
+    """Times, ratios, and on a GPU the same in a captured graph, and what a call asks of it. There buffers rotate."""
+    gpu = place.device.type == "cuda"
+    cache = torch.cuda.get_device_properties(place.device).L2_cache_size if gpu else 0
     trials = [first]
     while case.rotate and len(trials) < min(_MOST_SETS, math.ceil(3 * cache / first.moved)):
         trials.append(case.build(place))
     sets = {name: [trial.contestants[name] for trial in trials] for name in first.contestants}
-    times = alternate({name: rotating(calls) for name, calls in sets.items()}, effort, device_seconds)
-    graphs: dict[str, Call] = {}
-    not_captured: dict[str, str] = {}
-    for name, calls in sets.items():
-        if not case.rotate or name in first.uncaptured:
-            continue
-        try:
-            graphs[name] = captured(calls)
-        except RuntimeError as error:
-            not_captured[name] = str(error).splitlines()[0]
-            torch.cuda.synchronize()
+    times = alternate({name: rotating(calls) for name, calls in sets.items()}, effort, device_seconds if gpu else host_seconds)
+    graphs, not_captured = _graphs(sets, first.uncaptured) if gpu and case.rotate else ({}, {})
     graph_times = alternate(graphs, effort, device_seconds, len(trials))
-    counts = {name: count(sets[name][0], first.steps) for name in first.ours}
+    counts = {name: count(sets[name][0], first.steps) for name in first.ours} if gpu else {}
     counts |= {f"{name} in a graph": count(graphs[name], len(trials)) for name in first.ours if name in graphs}
-    best = min(Spread.of(figures["ttune"]).median for figures in (times, graph_times) if "ttune" in figures)
+    spreads, graph_spreads = ({name: Spread.of(values) for name, values in found.items()} for found in (times, graph_times))
+    best = min(found["ttune"].median for found in (spreads, graph_spreads) if "ttune" in found)
     return Result(
         case.name,
         place.shape,
         str(place.dtype).removeprefix("torch."),
-        "cuda",
+        place.device.type,
         backend,
-        {name: Spread.of(values) for name, values in times.items()},
+        spreads,
         _ratios(case, place, times, graph_times),
         first.moved / best / 1e3,
         dict(first.missing),
-        {name: Spread.of(values) for name, values in graph_times.items()},
+        graph_spreads,
         not_captured,
         counts,
-        len(trials) * first.moved >= 2 * cache,
+        len(trials) * first.moved >= 2 * cache if gpu else None,
     )
 
 
-def _ratios(case: Case, place: Place, times: dict[str, list[float]], graph_times: dict[str, list[float]]) -> tuple[Ratio, ...]:
+def _graphs(sets: Mapping[str, Sequence[Call]], uncaptured: Sequence[str]) -> tuple[dict[str, Call], dict[str, str]]:
+    """A CUDA graph of every contestant's calls; and why there is none."""
+    graphs: dict[str, Call] = {}
+    refused: dict[str, str] = {}
+    for name, calls in sets.items():
+        if name in uncaptured:
+            continue
+        try:
+            graphs[name] = captured(calls)
+        except RuntimeError as error:
+            refused[name] = str(error).splitlines()[0]
+            torch.cuda.synchronize()
+    return graphs, refused
+
+
+def _ratios(case: Case, place: Place, times: dict[str, list[float]], graph_times: dict[str, list[float]]) -> tuple[MeasuredRatio, ...]:
     """Every pair that the case reports and that took part, once, with the target that holds here."""
     pairs = dict.fromkeys((figure.subject, figure.rival) for figure in case.figures)
     ratios = []
@@ -237,5 +231,5 @@ def _ratios(case: Case, place: Place, times: dict[str, list[float]], graph_times
         if subject not in source or rival not in source:
             continue
         target = next((f.at_most for f in case.figures if (f.subject, f.rival) == (subject, rival) and f.holds_at(place)), None)
-        ratios.append(Ratio(subject, rival, ratio(source, subject, rival), target, timed))
+        ratios.append(MeasuredRatio(subject, rival, ratio(source, subject, rival), target, timed))
     return tuple(ratios)

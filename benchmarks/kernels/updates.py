@@ -2,136 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from benchmarks.correctness_gate import as_good_as_eager, same_work
+from benchmarks.correctness_gate import same_work
 from benchmarks.kernels import baselines
-from benchmarks.kernels.case import SMALLEST, Call, Place, Trial, copy_of, filled, poisoned
+from benchmarks.kernels.baselines import DDIM, GUIDANCE, MULTISTEP, UpdateStep
+from benchmarks.kernels.case import SMALLEST, Place, Trial, coeffs_on, filled, poisoned
 from benchmarks.kernels.empty_operators import NoCompiler, empty_operators
+from benchmarks.timing import Call
 from ttune import ops
 
 NOISE_SEED = 2**40 + 1
 CLIP = 1.0
 
 
-@dataclass(frozen=True)
-class UpdateStep:
-    """A sampler's step: ``straight``, straight-line code into its outputs; ``rows``, the same as coefficients;
-    ``diffusers``: the scheduler's step on given terms."""
-
-    straight: Callable[[list[Tensor], list[Tensor], Tensor], None]
-    scalars: tuple[float, ...]
-    rows: list[list[float]]
-    diffusers: Callable[[list[Tensor]], Callable[[], list[Tensor]]]
-
-    @property
-    def n_terms(self) -> int:
-        return len(self.rows[0])
-
-    def run(self, terms: Sequence[Tensor], dtype: torch.dtype, scalars: torch.dtype = torch.float32) -> list[Tensor]:
-        """Eagerly, in ``dtype``."""
-        terms = [term.to(dtype) for term in terms]
-        outs = [torch.empty_like(terms[0]) for _ in self.rows]
-        self.straight(outs, terms, torch.tensor(self.scalars, dtype=scalars, device=terms[0].device))
-        return outs
-
-
-DDIM = UpdateStep(baselines.ddim, baselines.ddim_scalars(), baselines.ddim_rows(), baselines.diffusers_ddim)
-MULTISTEP = UpdateStep(baselines.multistep, baselines.multistep_scalars(), baselines.multistep_rows(), baselines.diffusers_multistep)
-
-
-def coeffs_on(place: Place, rows: Sequence[Sequence[float]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64, device=place.device)
-
-
 def update(step: UpdateStep, place: Place) -> Trial:
     """The in-place update against a copy, torch.compile, diffusers and, where a call is all overhead, an empty operator."""
-    terms, outs = filled(place, step.n_terms), poisoned(place, len(step.rows))
-    coeffs = coeffs_on(place, step.rows)
-    scalars = torch.tensor(step.scalars, device=place.device)
-    straight_outs = poisoned(place, len(step.rows))
-    straight = baselines.compiled(step.straight)
-    moved = len(terms) + len(outs)
-    contestants: dict[str, Call] = {
-        "ttune": lambda: ops.linear_update_(outs, terms, coeffs),
-        "copy": copy_of(place, moved),
-        "compiled": lambda: straight(straight_outs, terms, scalars),
-    }
+    terms, outs, straight_outs = filled(place, step.n_terms), poisoned(place, len(step.rows)), poisoned(place, len(step.rows))
+    coeffs, scalars = coeffs_on(place, step.rows), torch.tensor(step.scalars, device=place.device)
+    compiled = baselines.compiled(step.straight)
+    others: dict[str, Call] = {"compiled": lambda: compiled(straight_outs, terms, scalars)}
     missing = {}
     if reason := baselines.why_no_diffusers():
         missing["diffusers"] = reason
     else:
-        contestants["diffusers"] = step.diffusers(terms)
+        others["diffusers"] = step.diffusers(terms)
     if place.shape == SMALLEST:
         operator = torch.ops.ttune.linear_update_.default
-        contestants["operator"] = lambda: operator(outs, terms, coeffs, None, None, None, None)
+        others["operator"] = lambda: operator(outs, terms, coeffs, None, None, None, None)
         try:
             empty = empty_operators().linear_update_.default
-            contestants["empty"] = lambda: empty(outs, terms, coeffs, None, None, None, None)
+            others["empty"] = lambda: empty(outs, terms, coeffs, None, None, None, None)
         except NoCompiler as reason:
             missing["empty"] = str(reason)
 
-    def check() -> None:
-        exact = step.run(terms, torch.float64, torch.float64)
-        contestants["ttune"]()
-        as_good_as_eager("linear_update_", outs, step.run(terms, place.dtype), exact)
-
     def check_rivals() -> None:
-        exact = step.run(terms, torch.float64, torch.float64)
-        contestants["compiled"]()
+        exact = step.run(terms, torch.float64)
+        others["compiled"]()
         same_work("compiled", straight_outs, exact)
-        if "diffusers" in contestants:
+        if "diffusers" in others:
             same_work("diffusers", step.diffusers(terms)(), exact)
 
-    bytes_moved = moved * terms[0].numel() * terms[0].element_size()
-    return Trial(
-        contestants, check, bytes_moved, ("ttune", "operator"), missing, check_rivals, uncaptured=("operator", "empty", "diffusers")
+    return Trial.of(
+        place,
+        lambda: ops.linear_update_(outs, terms, coeffs),
+        others,
+        len(terms) + len(outs),
+        who="linear_update_",
+        results=lambda: outs,
+        straight=lambda dtype: step.run(terms, dtype),
+        ours=("ttune", "operator"),
+        missing=missing,
+        check_rivals=check_rivals,
+        uncaptured=("operator", "empty", "diffusers"),
     )
 
 
 def noise_step(place: Place) -> Trial:
     """An ancestral step, x_next = a x + b epsilon + s noise with guidance: noise made in the kernel against torch.randn
     into a buffer and the same update of one term more."""
-    (row,) = DDIM.rows
-    rows = [[*row, 0.3]]
-    terms, outs = filled(place, DDIM.n_terms), poisoned(place, 1)
-    coeffs = coeffs_on(place, rows)
+    terms, outs, drawn_outs = filled(place, DDIM.n_terms), poisoned(place, 1), poisoned(place, 1)
+    coeffs = coeffs_on(place, [[*DDIM.rows[0], 0.3]])
     seeds = torch.arange(NOISE_SEED, NOISE_SEED + place.shape[0], device=place.device)
-    draw = torch.tensor(3, device=place.device)
-    noise, drawn_outs = torch.empty_like(terms[0]), poisoned(place, 1)
+    draw, noise = torch.tensor(3, device=place.device), torch.empty_like(terms[0])
 
     def randn_and_update() -> None:
         torch.randn(place.shape, out=noise)
         ops.linear_update_(drawn_outs, [*terms, noise], coeffs)
 
-    def in_kernel() -> None:
-        ops.linear_update_(outs, terms, coeffs, seeds=seeds, draw=draw)
-
-    def check() -> None:
-        in_kernel()
+    def straight(dtype: torch.dtype) -> list[Tensor]:
         unit = ops.philox_normal(place.shape[1:], seeds, draw=3, dtype=torch.float64)
-        exact = DDIM.run(terms, torch.float64, torch.float64)[0] + 0.3 * unit
-        eager = DDIM.run(terms, place.dtype)[0] + (0.3 * unit).to(place.dtype)
-        # Normals agree to 1e-5 (semantics of the noise).
-        as_good_as_eager("linear_update_ with noise", outs, [eager], [exact], slack=0.3e-5)
+        return [DDIM.run(terms, dtype)[0] + (0.3 * unit).to(dtype)]
 
-    # Reads x and two network outputs, writes x: the noise never touches memory.
-    bytes_moved = (len(terms) + 1) * terms[0].numel() * terms[0].element_size()
-    contestants: dict[str, Call] = {"ttune": in_kernel, "randn + update": randn_and_update, "copy": copy_of(place, len(terms) + 1)}
-    return Trial(contestants, check, bytes_moved)
+    return Trial.of(
+        place,
+        lambda: ops.linear_update_(outs, terms, coeffs, seeds=seeds, draw=draw),
+        {"randn + update": randn_and_update},
+        len(terms) + 1,  # reads x and two network outputs, writes x: the noise never touches memory
+        who="linear_update_ with noise",
+        results=lambda: outs,
+        straight=straight,
+        slack=0.3e-5,  # normals agree to 1e-5 (semantics of the noise)
+    )
 
 
 def clipping(place: Place) -> Trial:
     """What a clamp of the x_0 prediction costs: prediction and state, with it and without."""
     (state,) = DDIM.rows
     _, sigma, alpha, _ = DDIM.scalars
-    prediction = [1 / alpha, -baselines.GUIDANCE * sigma / alpha, (baselines.GUIDANCE - 1) * sigma / alpha]
-    plain = coeffs_on(place, [prediction, state])
-    clipped = coeffs_on(place, [[*prediction, 0.0], [*state, 0.25]])
+    prediction = [1 / alpha, -GUIDANCE * sigma / alpha, (GUIDANCE - 1) * sigma / alpha]
+    plain, clipped = coeffs_on(place, [prediction, state]), coeffs_on(place, [[*prediction, 0.0], [*state, 0.25]])
     terms, outs, plain_outs = filled(place, 3), poisoned(place, 2), poisoned(place, 2)
 
     def straight(dtype: torch.dtype) -> list[Tensor]:
@@ -139,33 +100,32 @@ def clipping(place: Place) -> Trial:
         clamped = (prediction[0] * x + prediction[1] * conditional + prediction[2] * unconditional).clamp(-CLIP, CLIP)
         return [clamped, state[0] * x + state[1] * conditional + state[2] * unconditional + 0.25 * clamped]
 
-    def with_clip() -> None:
-        ops.linear_update_(outs, terms, clipped, clip=CLIP)
-
-    def check() -> None:
-        with_clip()
-        as_good_as_eager("linear_update_ with clip", outs, straight(place.dtype), straight(torch.float64))
-
-    bytes_moved = 5 * terms[0].numel() * terms[0].element_size()
-    contestants: dict[str, Call] = {"ttune": with_clip, "without clip": lambda: ops.linear_update_(plain_outs, terms, plain)}
-    return Trial({**contestants, "copy": copy_of(place, 5)}, check, bytes_moved, ("ttune", "without clip"))
+    return Trial.of(
+        place,
+        lambda: ops.linear_update_(outs, terms, clipped, clip=CLIP),
+        {"without clip": lambda: ops.linear_update_(plain_outs, terms, plain)},
+        5,
+        who="linear_update_ with clip",
+        results=lambda: outs,
+        straight=straight,
+        ours=("ttune", "without clip"),
+    )
 
 
 def functional(place: Place) -> Trial:
     """Fresh outputs against the in-place form."""
     terms, outs = filled(place, DDIM.n_terms), poisoned(place, 1)
     coeffs = coeffs_on(place, DDIM.rows)
-
-    def check() -> None:
-        exact = DDIM.run(terms, torch.float64, torch.float64)
-        as_good_as_eager("linear_update", ops.linear_update(terms, coeffs), DDIM.run(terms, place.dtype), exact)
-
-    contestants: dict[str, Call] = {
-        "ttune": lambda: ops.linear_update(terms, coeffs),
-        "in place": lambda: ops.linear_update_(outs, terms, coeffs),
-    }
-    bytes_moved = (len(terms) + 1) * terms[0].numel() * terms[0].element_size()
-    return Trial(contestants, check, bytes_moved, ("ttune", "in place"))
+    return Trial.of(
+        place,
+        lambda: ops.linear_update(terms, coeffs),
+        {"in place": lambda: ops.linear_update_(outs, terms, coeffs)},
+        len(terms) + 1,
+        who="linear_update",
+        results=lambda: ops.linear_update(terms, coeffs),
+        straight=lambda dtype: DDIM.run(terms, dtype),
+        ours=("ttune", "in place"),
+    )
 
 
 def coefficient_gradient(place: Place) -> Trial:
@@ -181,14 +141,16 @@ def coefficient_gradient(place: Place) -> Trial:
         columns = [term.to(dtype) for term in terms]
         return torch.stack([torch.stack([(gradient.to(dtype) * column).sum() for column in columns]) for gradient in gradients])
 
-    def check() -> None:
-        exact = sums(torch.float64)
-        # Sums of products cancel: the error is one of the sum of magnitudes, which is what 1e-6 is relative to.
-        size = max(float((g.double() * t.double()).abs().sum()) for g in gradients for t in terms)
-        as_good_as_eager("backward in coeffs", [backward()], [sums(torch.float32)], [exact], slack=1e-6 * size)
-
-    arithmetic = torch.float32
-    contestants: dict[str, Call] = {"ttune": backward, "sums of products": lambda: sums(arithmetic)}
-    bytes_moved = (len(terms) + len(gradients)) * terms[0].numel() * terms[0].element_size()
-    # A backward runs on its forward's stream, which is not the one that a graph is captured on.
-    return Trial({**contestants, "copy": copy_of(place, len(terms) + len(gradients))}, check, bytes_moved, uncaptured=("ttune",))
+    # Sums of products cancel: the error is one of the sum of magnitudes, which is what 1e-6 is relative to.
+    size = max(float((g.double() * t.double()).abs().sum()) for g in gradients for t in terms)
+    return Trial.of(
+        place,
+        backward,
+        {"sums of products": lambda: sums(torch.float32)},
+        len(terms) + len(gradients),
+        who="backward in coeffs",
+        results=lambda: [backward()],
+        straight=lambda dtype: [sums(torch.float64 if dtype == torch.float64 else torch.float32)],
+        slack=1e-6 * size,
+        uncaptured=("ttune",),  # a backward runs on its forward's stream, which is not the one that a graph is captured on
+    )

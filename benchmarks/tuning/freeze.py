@@ -24,12 +24,11 @@ from torch import Tensor
 
 import ttune
 from benchmarks.machine import machine
-from benchmarks.networks import SMALL, Network, dit, unet_with_text
+from benchmarks.networks import Network, dit, unet_with_text
 from benchmarks.result_paths import command, parser_of, result_path, write_json
 from benchmarks.timing import Effort, alternate, host_seconds, rotating
 
-NETWORKS: dict[str, Callable[[], Network]] = {"dit": lambda: dit(small=False), "unet": lambda: unet_with_text(small=False)}
-QUICK: dict[str, Callable[[], Network]] = {"dit": SMALL["dit"], "unet": SMALL["unet_with_text"]}
+NETWORKS: dict[str, Callable[..., Network]] = {"dit": dit, "unet": unet_with_text}
 # Of the largest value. A matrix product of 16 rows adds in another order than one of one row, and the difference grows through
 # the layers: 1e-6 was measured after DiT-XL/2's 28.
 ROUNDING = 1e-5
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     about = {"command": command("freeze", argv), "machine": machine(quick=arguments.quick)}
     for name in arguments.networks:
         torch.manual_seed(0)
-        network = (QUICK if arguments.quick else NETWORKS)[name]()
+        network = NETWORKS[name](small=arguments.quick)
         for result in measure(network, arguments.batches, arguments.steps, arguments.rounds):
             same = (result["network"], result["batch"])
             results = [r for r in results if (r["network"], r["batch"]) != same] + [result | about]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import ttune
-from benchmarks.networks import SMALL
+from tests.freezing.diffusers_networks import SMALL
 from ttune import zoo
 from ttune.freezing.dependence import Dependence
 from ttune.freezing.rows import put_together, take_apart

@@ -126,10 +126,11 @@ def test_ratios_are_of_the_same_round() -> None:
 def test_contestants_take_turns_and_buffers_rotate() -> None:
     log: list[str] = []
     calls = {name: rotating([lambda name=name, k=k: log.append(f"{name}{k}") for k in range(2)]) for name in "ab"}
-    times = alternate(calls, Effort(rounds=2, seconds=1e-5), host_seconds)
-    assert all(len(rounds) == 2 for rounds in times.values())
+    times = alternate(calls, Effort(rounds=20, seconds=0), host_seconds)
+    assert all(len(rounds) == 20 for rounds in times.values())
     assert {"a0", "a1", "b0", "b1"} == set(log)
-    assert log[-1][0] == "a"  # the second round in the opposite order
+    rounds = ["".join(entry[0] for entry in log[i : i + 2]) for i in range(2, 42, 2)]  # after one call each to warm up
+    assert set(rounds) == {"ab", "ba"}  # everybody once in a round, in a random order
 
 
 def test_the_smallest_shape_is_where_calls_are_weighed() -> None:
