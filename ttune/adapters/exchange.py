@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,9 +98,8 @@ def set_sigmas(scheduler: Any, schedule: Schedule, *, times_only: bool = False, 
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
         raise ValueError(f"scheduler: {name} takes no sigmas of others; use ttune.diffusers.apply")
     shift = _shift(scheduler, own.get("mu"))
-    unshifted = [s / (shift - (shift - 1) * s) for s in wanted[:-1]]
     reasons: list[str] = []
-    for given in (unshifted, wanted[:-1], wanted):
+    for given in ([unshifted(sigma, shift) for sigma in wanted[:-1]], wanted[:-1], wanted):
         trial = _tried(scheduler, {"sigmas": given} | own)
         reason = trial if isinstance(trial, str) else elsewhere(trial, schedule, exact=True)
         if not reason:
@@ -110,17 +109,27 @@ def set_sigmas(scheduler: Any, schedule: Schedule, *, times_only: bool = False, 
     raise ValueError(f"scheduler: {name} does not keep the sigmas that it is given ({why}); use ttune.diffusers.apply")
 
 
+def shift_of(config: Mapping[str, Any], mu: float | None = None) -> float:
+    """The shift s of a flow scheduler's grid, t -> s t / (1 + (s - 1) t): its fixed one, or what ``mu`` makes of a dynamic one."""
+    if not config.get("use_dynamic_shifting") or mu is None:
+        return float(config.get("shift") or config.get("flow_shift") or 1.0)
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+
+
+def unshifted(values: Any, shift: float) -> Any:
+    """The noise levels of flow models that ``shift`` moves to ``values``, a number or an array."""
+    return values / (shift - (shift - 1) * values)
+
+
 def _shift(scheduler: Any, mu: float | None) -> float:
     """The shift that a flow scheduler puts on what it is given."""
     config = getattr(scheduler, "config", {})
-    if config.get("use_dynamic_shifting"):
-        if mu is None:
-            raise ValueError(
-                f"mu must be given: {type(scheduler).__name__} has use_dynamic_shifting, its shift depends on the size of the image "
-                f"(calculate_shift of its pipeline); or use ttune.diffusers.apply"
-            )
-        return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-    return float(config.get("shift") or config.get("flow_shift") or 1.0)
+    if config.get("use_dynamic_shifting") and mu is None:
+        raise ValueError(
+            f"mu must be given: {type(scheduler).__name__} has use_dynamic_shifting, its shift depends on the size of the image "
+            f"(calculate_shift of its pipeline); or use ttune.diffusers.apply"
+        )
+    return shift_of(config, mu)
 
 
 def _tried(scheduler: Any, arguments: dict[str, Any]) -> Any:

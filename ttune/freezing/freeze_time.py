@@ -141,30 +141,30 @@ def freeze_time(
     Frozen weights get no gradients. One frozen network serves one thread at a time. ValueError: modules in training mode,
     a network that is compiled or frozen already, several time arguments, times that coincide in their dtype but have different rows.
     """
+    times = _times(schedule)
+    target = Target.of(network, schedule if isinstance(schedule, Schedule) else times, module, sample_shape, batch, time_dtype)
+    conditions = dict(conditions or {})
+    _check(target, times, conditions, varying, keep, batch)
+    runs = Runs(target, conditions, tuple(varying), max_table_bytes)
+    with torch.no_grad():
+        for t in tqdm(times, desc="freezing", disable=not progress, leave=False):
+            runs.step(t)
+        expected = runs.other_state(times[-1])
+        runs.other_batch(times[-1])
+        frozen = _frozen(target, runs, keep)
+        if verify:
+            _verify(target, runs, frozen, times[-1], expected)
+    frozen._keep_weights(spared(target.module, [m for _, _, m in frozen._replaced if m is not None]))
+    return frozen
+
+
+def _times(schedule: Schedule | Sequence[float]) -> list[float]:
     if isinstance(schedule, Schedule) and schedule.shift is not None:
         raise ValueError(f"schedule must have K fixed network times, it has {schedule.shift}, whose times depend on the state")
     times = schedule.network_times.tolist() if isinstance(schedule, Schedule) else [float(t) for t in schedule]
     if not times or not np.isfinite(times).all():
         raise ValueError(f"schedule must have at least one time, all finite, got {times}")
-    target = Target.of(network, schedule if isinstance(schedule, Schedule) else times, module, sample_shape, batch, time_dtype)
-    conditions = dict(conditions or {})
-    _check(target, times, conditions, varying, keep, batch)
-    runs = Runs(target, conditions, tuple(varying), max_table_bytes)
-    extra = 3 if verify else 2
-    with torch.no_grad(), tqdm(total=len(times) + extra, desc="freezing", disable=not progress, leave=False) as bar:
-        for t in times:
-            runs.step(t)
-            bar.update()
-        expected = runs.other_state(times[-1])
-        bar.update()
-        runs.other_batch(times[-1])
-        bar.update()
-        frozen = _frozen(target, runs, keep)
-        if verify:
-            _verify(target, runs, frozen, times[-1], expected)
-        bar.update(extra - 2)
-    frozen._keep_weights(spared(target.module, [m for _, _, m in frozen._replaced if m is not None]))
-    return frozen
+    return times
 
 
 def _check(target: Target, times: Sequence[float], conditions: Mapping[str, Any], varying: Sequence[str], keep: str, batch: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ttune.freezing.dependence import Dependence, same_bits
 from ttune.freezing.rows import Path, leaves, spelled, take_apart
+from ttune.network.conditions import of_rows
 from ttune.network.denoiser import Denoiser, Evaluation
 from ttune.network.stitched import Stitched
 from ttune.network.variants import Variants
@@ -138,10 +139,8 @@ class Runs:
         x, time = self.target.state(seed=0), self.target.time(t)
         marks.mark(x, _MOVING)
         marks.mark(time, _TIME)
-        for name in self.varying:
-            for _, value in leaves(self.conditions[name]):
-                if isinstance(value, Tensor):
-                    marks.mark(value, _MOVING)
+        for value in tensors_of([self.conditions[name] for name in self.varying]):
+            marks.mark(value, _MOVING)
         output = self._run(x, time, self.conditions, marks, current)
         if not marks.of(tensors_of(output)) & _MOVING:
             raise ValueError("network must return something that depends on its state; what it returned does not")
@@ -175,7 +174,7 @@ class Runs:
         """With one sample more: which outputs have the batch as their first dimension."""
         current: dict[nn.Module, Any] = {}
         batch = self.target.shape[0]
-        conditions = {k: _longer(v, batch) for k, v in self.conditions.items()}
+        conditions = {k: of_rows(lambda value: torch.cat([value, value[:1]]), v, batch) for k, v in self.conditions.items()}
         try:
             self._run(self.target.state(seed=0, extra=1), self.target.time(t, extra=1), conditions, None, current)
         except Exception as error:  # whatever a network may raise: it then serves one batch size only
@@ -187,13 +186,12 @@ class Runs:
             longer = current[module][1] if module in current else []
             for i, column in enumerate(seen.rows):
                 shape = tuple(column[0].shape)
-                follows = bool(shape) and shape[0] == size
-                if len(longer) == len(seen.rows) and follows:
-                    follows = tuple(longer[i].shape) == (size * (batch + 1) // batch, *shape[1:])
-                    if not follows and tuple(longer[i].shape) != shape:
-                        self.one_batch = self.one_batch or f"{seen.name} returns {shape}, with one sample more {tuple(longer[i].shape)}"
-                elif len(longer) == len(seen.rows) and tuple(longer[i].shape) != shape:
-                    self.one_batch = self.one_batch or f"{seen.name} returns {shape}, with one sample more {tuple(longer[i].shape)}"
+                follows = shape[:1] == (size,)
+                if len(longer) == len(seen.rows):
+                    other = tuple(longer[i].shape)
+                    follows = follows and other == (size * (batch + 1) // batch, *shape[1:])
+                    if not follows and other != shape:
+                        self.one_batch = self.one_batch or f"{seen.name} returns {shape}, with one sample more {other}"
                 seen.batched.append(follows)
 
     def _run(self, x: Tensor, t: Tensor, conditions: dict[str, Any], marks: Dependence | None, current: dict[nn.Module, Any]) -> Any:
@@ -308,11 +306,3 @@ def same_structure(a: Any, b: Any) -> bool:
 def neighbours(value: Any) -> Any:
     """Other valid values: those of the neighbouring sample."""
     return value.roll(1, 0) if isinstance(value, Tensor) and value.ndim > 0 else value
-
-
-def _longer(value: Any, batch: int) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _longer(part, batch) for key, part in value.items()}
-    if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
-        return torch.cat([value, value[:1]])
-    return value

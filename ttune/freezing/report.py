@@ -47,11 +47,11 @@ class FreezeReport:
         return "\n".join(lines)
 
 
-def weights_of(modules: Sequence[nn.Module]) -> dict[int, list[Tensor]]:
+def weights_of(modules: Sequence[nn.Module], *, recurse: bool = True) -> dict[int, list[Tensor]]:
     """Parameters and buffers by the storage that they live in."""
     storages: dict[int, list[Tensor]] = {}
     for module in modules:
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in (*module.parameters(recurse), *module.buffers(recurse)):
             storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     return storages
 
@@ -63,22 +63,15 @@ def bytes_of(storages: Mapping[int, Sequence[Tensor]]) -> int:
 def spared(network: nn.Module, replaced: Sequence[nn.Module]) -> list[Tensor]:
     """Weights of ``replaced`` that nothing left in ``network`` shares."""
     left = weights_of([network])
-    found: dict[int, Tensor] = {}
-    for storage, tensors in weights_of(replaced).items():
-        if storage not in left:
-            found |= {id(tensor): tensor for tensor in tensors}
-    return list(found.values())
+    gone = [tensor for storage, tensors in weights_of(replaced).items() if storage not in left for tensor in tensors]
+    return list({id(tensor): tensor for tensor in gone}.values())
 
 
 def make_report(
     network: nn.Module, names: Mapping[nn.Module, str], tables: Mapping[nn.Module, Sequence[LookupTable]], steps: int
 ) -> FreezeReport:
     inside = {m for module in names for m in module.modules()}
-    outside: dict[int, list[Tensor]] = {}
-    for m in network.modules():
-        if m not in inside:
-            for tensor in (*m.parameters(recurse=False), *m.buffers(recurse=False)):
-                outside.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+    outside = weights_of([m for m in network.modules() if m not in inside], recurse=False)
     spared = {k: v for k, v in weights_of(list(names)).items() if k not in outside}
     modules, counted = [], set(outside)
     for m, name in names.items():

@@ -23,18 +23,25 @@ Scale = float | Sequence[float] | Callable[[Point], float]
 
 
 class Guidance(Protocol):
-    """``scale_at`` is asked once per evaluation; 1 (or 0 for a classifier) means that nothing is to be done there."""
+    """What a denoiser asks of its guidance. ``scale``: a number, one per evaluation, or a function of the evaluation's point."""
 
-    @property
-    def scale(self) -> Any: ...
+    scale: Any
 
     def scale_at(self, index: int, point: Point) -> float:
         """The scale at evaluation ``index``, which is at ``point``."""
-        ...
+        scale: Any = self.scale
+        if callable(scale):
+            value: Any = scale(point)
+            _finite("scale", float(value))
+            return float(value)
+        if isinstance(scale, (int, float)):
+            return float(scale)
+        self.check_length(max(index + 1, len(scale)))
+        return float(scale[index])
 
     def idle(self, scale: float) -> bool:
         """Whether a plain evaluation does at this scale."""
-        ...
+        return False
 
     def weights(self, q: float, scale: float, point: Point) -> tuple[float, ...]:
         """Coefficients of the outputs in the prediction of x_0, where a plain output has ``q``."""
@@ -46,19 +53,20 @@ class Guidance(Protocol):
 
     def cost(self, scale: float) -> int:
         """How many evaluations of the network one sample costs."""
-        ...
+        return 1
 
     def settings(self) -> dict[str, Any]:
         """What a tuned schedule remembers of it, in plain values."""
-        ...
+        return {"guidance_scale": _described(self.scale)}
 
     def check_length(self, evaluations: int) -> None:
         """ValueError if there are scales per evaluation, and not as many as evaluations."""
-        ...
+        if isinstance(self.scale, tuple) and len(self.scale) != evaluations:
+            raise ValueError(f"scale must have one number per evaluation, {evaluations}, got {len(self.scale)}")
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFree(Guidance):
     """Classifier-free guidance (Ho and Salimans 2022): scale * output(conditions) + (1 - scale) * output(null).
 
     The formula holds at every scale: 1 is output(conditions), and 0 is output(null), which is not what pipelines mean by 0 (no guidance).
@@ -91,7 +99,7 @@ class ClassifierFree:
     def scale_at(self, index: int, point: Point) -> float:
         if self.interval is not None and not self.interval[0] <= point.rho <= self.interval[1]:
             return 1.0
-        return _scale_at(self.scale, index, point)
+        return super().scale_at(index, point)
 
     def idle(self, scale: float) -> bool:
         return scale == 1.0
@@ -106,10 +114,7 @@ class ClassifierFree:
         # The interval as words: JSON has no infinity.
         interval = None if self.interval is None else f"{self.interval[0]:g} to {self.interval[1]:g}"
         more = {"guidance_interval": interval, "guidance_rescale": self.rescale or None}
-        return {"guidance_scale": _described(self.scale)} | {name: value for name, value in more.items() if value is not None}
-
-    def check_length(self, evaluations: int) -> None:
-        _check_length(self.scale, evaluations)
+        return super().settings() | {name: value for name, value in more.items() if value is not None}
 
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
         halves = conditions if isinstance(conditions, Halves) else self.prepared(conditions, x)
@@ -201,12 +206,12 @@ class Halves(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Guidance):
     """Classifier guidance (Dhariwal and Nichol 2021): epsilon - scale * sigma * grad of log p(y | x_t) with respect to x_t.
 
     ``log_prob(x, tau, **conditions)``: (B,) log-probabilities, differentiable in x. ``scale``: as for
     :class:`ClassifierFree`. It gets all conditions; the network gets those not named in ``only``, which are the
-    classifier's own. Linear in the gradient, which is one more output of the evaluation.
+    classifier's own: at scale 0 too, where it is not idle. Linear in the gradient, which is one more output of the evaluation.
     """
 
     log_prob: Callable[..., Tensor]
@@ -218,26 +223,14 @@ class Classifier:
             raise TypeError(f"log_prob must be callable as log_prob(x, tau, **conditions), got {type(self.log_prob).__name__}")
         object.__setattr__(self, "scale", _checked_scale(self.scale))
 
-    def scale_at(self, index: int, point: Point) -> float:
-        return _scale_at(self.scale, index, point)
-
-    def idle(self, scale: float) -> bool:
-        return False  # also at scale 0 the network must not see the classifier's own conditions
-
     def weights(self, q: float, scale: float, point: Point) -> tuple[float, ...]:
         if point.alpha == 0 and scale:
             raise ValueError(f"guidance by a Classifier says nothing about x_0 where alpha = 0 (t = {point.t:g}); start below that")
         # epsilon' = epsilon - s sigma g, and x_0 = (x - sigma epsilon') / alpha
         return q, scale * point.sigma**2 / point.alpha if scale else 0.0
 
-    def cost(self, scale: float) -> int:
-        return 1
-
     def settings(self) -> dict[str, Any]:
-        return {"guidance_scale": _described(self.scale), "guidance": "classifier"}
-
-    def check_length(self, evaluations: int) -> None:
-        _check_length(self.scale, evaluations)
+        return super().settings() | {"guidance": "classifier"}
 
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
         own = {k: v for k, v in conditions.items() if k not in self.only}
@@ -248,22 +241,6 @@ class Classifier:
                 raise ValueError(f"log_prob must return one number per sample, shape ({x.shape[0]},), got {tuple(log_prob.shape)}")
             (gradient,) = torch.autograd.grad(log_prob.sum(), leaf)
         return [network(x, tau, own), gradient.to(x.dtype)]
-
-
-def _scale_at(scale: Scale, index: int, point: Point) -> float:
-    if callable(scale):
-        value = float(scale(point))
-        _finite("scale", value)
-        return value
-    if isinstance(scale, (int, float)):
-        return float(scale)
-    _check_length(scale, max(index + 1, len(scale)))
-    return float(scale[index])
-
-
-def _check_length(scale: Scale, evaluations: int) -> None:
-    if isinstance(scale, tuple) and len(scale) != evaluations:
-        raise ValueError(f"scale must have one number per evaluation, {evaluations}, got {len(scale)}")
 
 
 def _checked_scale(scale: Any) -> Scale:

@@ -21,7 +21,7 @@ _ADDED_TO_ONE = ("ZImage", "Krea2")  # conditional + scale * (conditional - null
 
 
 @dataclass(frozen=True)
-class GuidanceInput:
+class GuidanceInput(Guidance):
     """Guidance that a network was distilled with: ``scale`` is a number among its inputs, one call does, and nothing is left to compute.
 
     The network gets it as Flux's ``guidance`` or as ``timestep_cond`` (:class:`ttune.adapters.diffusers.network.HostNetwork`); here it is
@@ -29,9 +29,6 @@ class GuidanceInput:
     """
 
     scale: float
-
-    def scale_at(self, index: int, point: Point) -> float:
-        return self.scale
 
     def idle(self, scale: float) -> bool:
         return True
@@ -42,14 +39,8 @@ class GuidanceInput:
     def outputs(self, network: Network, x: Tensor, tau: Tensor, conditions: Conditions, scale: float) -> list[Tensor]:
         return [network(x, tau, conditions)]
 
-    def cost(self, scale: float) -> int:
-        return 1
-
     def settings(self) -> dict[str, Any]:
-        return {"guidance_scale": self.scale, "guidance": "input"}
-
-    def check_length(self, evaluations: int) -> None:
-        """There is one scale for all of them."""
+        return super().settings() | {"guidance": "input"}
 
 
 def is_input(config: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 
+from ttune.adapters.exchange import shift_of, unshifted
 from ttune.noise.continuous import Flow
 from ttune.noise.schedules import Float64, NoiseSchedule
 
@@ -96,9 +97,8 @@ def _flow_difference(noise: Flow, host: Any) -> str | None:
         return found
     if any(host.config.get(name) for name in _RESHAPED.split()):
         return ""
-    shift = noise.shift if not dynamic else _MU if host.config.get("time_shift_type") == "linear" else float(np.exp(_MU))
-    levels = np.unique(sigmas)[::-1]
-    even = levels / (shift - (shift - 1) * levels)
+    shift = shift_of(host.config, _MU) if dynamic else noise.shift
+    even = unshifted(np.unique(sigmas)[::-1], shift)
     return _worst("sigmas without the shift", np.linspace(even[0], even[-1], len(even)), even, np.full_like(even, 1e-4))
 
 

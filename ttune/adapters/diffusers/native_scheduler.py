@@ -11,8 +11,8 @@ import torch
 
 from ttune.adapters.diffusers.evaluation_counter import EvaluationCounter
 from ttune.adapters.diffusers.run import PipelineRun
-from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, shift_of, time_unit
-from ttune.adapters.exchange import elsewhere
+from ttune.adapters.diffusers.scheduler_config import config_of, prediction_type_of, time_unit
+from ttune.adapters.exchange import elsewhere, shift_of, unshifted
 from ttune.noise.continuous import Flow
 from ttune.samplers.prediction import data_row
 from ttune.schedule.schedule import Schedule
@@ -111,7 +111,7 @@ def _arguments_for(scheduler: Any, schedule: Schedule, times: np.ndarray, mu: di
     reasons = [f"its grid of {schedule.steps} steps is {own.timesteps.tolist()} and it takes no timesteps"]
     starts = schedule.times[:-1] * time_unit(settings)  # of steps: Heun's repeats what lies between by itself
     sigmas = schedule.sigmas[:-1]
-    lists = {"timesteps": (starts, times), "sigmas": (sigmas, sigmas / (shift - (shift - 1) * sigmas))}
+    lists = {"timesteps": (starts, times), "sigmas": (sigmas, unshifted(sigmas, shift))}
     for argument, values in ((name, one) for name, given in lists.items() for one in given if name in accepted):
         probe = _fresh(scheduler)
         try:

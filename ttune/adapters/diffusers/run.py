@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ttune.adapters.diffusers.evaluation_counter import EvaluationCounter
+from ttune.adapters.exchange import unshifted
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Float64
 from ttune.sampling.plan import Plan
@@ -47,7 +48,7 @@ class PipelineRun:
 
     def unshifted(self, times: Float64) -> Float64:
         """What the pipeline passes for ``times``, in ttune's unit."""
-        return times / (self.shift - (self.shift - 1) * times)
+        return unshifted(times, self.shift)
 
     def shifted(self, passed: Float64) -> Float64:
         """The times for which the pipeline passes these."""

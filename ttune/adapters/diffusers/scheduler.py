@@ -17,7 +17,8 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from ttune.adapters.diffusers.run import Generators, PipelineRun, check_host_can
-from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, prediction_type_of, shift_of, time_unit
+from ttune.adapters.diffusers.scheduler_config import bounds_of, config_of, prediction_type_of, time_unit
+from ttune.adapters.exchange import shift_of
 from ttune.network.threshold import DynamicThreshold
 from ttune.noise.schedules import DiscreteVP
 from ttune.schedule import collection

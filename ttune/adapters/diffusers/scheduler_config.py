@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttune.adapters.diffusers.host_noise import check_host_agrees
+from ttune.adapters.exchange import shift_of
 from ttune.network.threshold import DynamicThreshold
 from ttune.noise.schedules import NoiseSchedule
 
@@ -94,13 +95,6 @@ def bounds_of(config: Config) -> dict[str, Any]:
         maximum = config.get("sample_max_value", 1.0)
         return {"threshold": DynamicThreshold(config["dynamic_thresholding_ratio"], math.inf if maximum is None else maximum)}
     return {"clip_sample": float(config.get("clip_sample_range", 1.0))} if config.get("clip_sample") else {}
-
-
-def shift_of(config: Config, mu: float | None = None) -> float:
-    """The shift s of a flow scheduler's grid, t -> s t / (1 + (s - 1) t): its fixed one, or what ``mu`` makes of a dynamic one."""
-    if not config.get("use_dynamic_shifting") or mu is None:
-        return float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0)
-    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
 
 
 def _flow(config: Config, tokens: int | None) -> NoiseSchedule:
