@@ -68,13 +68,11 @@ def trajectory_loss(
     if not terms:
         raise ValueError("terms must hold at least one tensor, got an empty sequence")
     device = terms[0].device
-    arguments = Arguments(
-        terms, update._as_coeffs(coeffs, device), target, update._as_index("step", step, device), clip, weight, kind, delta
-    )
+    coeffs, index = update._as_coeffs(coeffs, device), update._as_index("step", step, device)
     # Outside of tracing straight to what the dispatcher would come back to Python for: 5 us of 19 before the kernel.
     traced = torch.compiler.is_compiling() or autograd_bypass.transformed()
-    call = torch.ops.ttune.trajectory_loss.default if traced else _loss
-    return call(*arguments)
+    call = _PLAIN if traced else _loss
+    return call(terms, coeffs, target, index, clip, weight, kind, delta)
 
 
 class Arguments(NamedTuple):
@@ -197,7 +195,7 @@ class _Loss(torch.autograd.Function):
     ) -> Tensor:
         ctx.options = clip, kind, delta = options
         with torch._C._AutoDispatchBelowAutograd():
-            loss, gradient = torch.ops.ttune.trajectory_loss_gradient.default(terms, coeffs, target, step, clip, weight, kind, delta)
+            loss, gradient = _GRADIENT(terms, coeffs, target, step, clip, weight, kind, delta)
         ctx.save_for_backward(gradient, coeffs, target, step, weight, *terms)
         return loss
 
@@ -224,7 +222,7 @@ class _Loss(torch.autograd.Function):
 def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -> Tensor:
     """``gradient`` times its sample's ``grad`` and a coefficient, a tensor of one element; ``gradient`` itself where both
     are one and asking is free: on the CPU, outside of tracing."""
-    concrete = type(grad) is Tensor and grad.device.type == "cpu" and not torch.is_grad_enabled() and not autograd_bypass.wrapped(grad)
+    concrete = type(grad) is Tensor and grad.is_cpu and not torch.is_grad_enabled() and not autograd_bypass.wrapped(grad)
     if concrete and (coefficient is None or coefficient.item() == 1) and _all_ones(grad):
         # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
         kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
@@ -240,16 +238,20 @@ def _all_ones(grad: Tensor) -> bool:
 
 def _loss(*arguments: Any) -> Tensor:
     """The operator with its autograd. Not by register_autograd: its forward is the operator itself, and makes no gradient."""
-    terms, coeffs, target, step, clip, weight, kind, delta = Arguments(*arguments)
+    terms, coeffs, target, step, clip, weight, kind, delta = arguments if len(arguments) == 8 else Arguments(*arguments)
     if torch.is_grad_enabled():
         if weight is not None and weight.requires_grad:
             raise RuntimeError("weight must not require grad, since trajectory_loss has no derivative in it: pass weight.detach()")
-        if coeffs.requires_grad or target.requires_grad or any(term.requires_grad for term in terms):
+        if torch._C._any_requires_grad(terms, coeffs, target):
             return _Loss.apply((clip, kind, delta), coeffs, target, step, weight, *terms)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.ttune.trajectory_loss.default(*arguments)
+        return _PLAIN(*arguments)
 
 
 define("trajectory_loss", _SCHEMA, _reference, _fake)
 define("trajectory_loss_gradient", _SCHEMA_GRADIENT, _reference_gradient, _fake_gradient)
 LIBRARY.impl("trajectory_loss", _loss, "Autograd")
+
+# Looked up once: three attributes of torch.ops cost as much as a tenth of a small loss.
+_PLAIN = torch.ops.ttune.trajectory_loss.default
+_GRADIENT = torch.ops.ttune.trajectory_loss_gradient.default
