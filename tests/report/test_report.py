@@ -19,7 +19,7 @@ from ttune.report.figures import held_out_by_steps
 from ttune.report.measured import measure
 from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
-from ttune.tuning.provenance import LONGEST, compact
+from ttune.tuning.best import LONGEST, compact
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert('&')</script>\"$x_\x07"

@@ -1,8 +1,8 @@
-"""The best schedule that a tuning has found so far, for whoever looks before it is finished or after it was stopped."""
+"""What a schedule says of its tuning, while that runs (the best so far) and in the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from ttune.schedule.schedule import Schedule
 from ttune.schedule.time_shift import Shift
 from ttune.tuning.checkpoint import Journal
+from ttune.tuning.grid_search import Ranked
 from ttune.tuning.validation import same_steps
 
+LONGEST = 200  # points of a line that a plot still shows apart; endpoint takes 30 by default, an evolution's rounds are fewer
 UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on held-out x_T"
 
 
@@ -84,3 +86,27 @@ def _better(entry: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
     if entry["rmse"] is None or other["rmse"] is None:
         return entry["samples"] == other["samples"]
     return entry["samples"] == other["samples"] and entry["rmse"] < other["rmse"]
+
+
+def provenance(start: Schedule, history: Mapping[str, Sequence[float]], grids: Sequence[Ranked]) -> dict[str, Any]:
+    """For ``tuned``, in plain values: how a tuning went, and what it went from.
+
+    "history": RMSE to the teacher on the tuning x_T per accepted iteration, by start: {name: {"at": iterations, "values": [...]}}.
+    "start": the settings of the schedule that was to be improved; "best_untuned": those of the best untuned grid and its name
+    ("given" is the start itself), or None where no grids were tried.
+    """
+    best = grids[0] if grids else None
+    return {
+        "history": compact(history),
+        "start": start.settings(),
+        "best_untuned": None if best is None else {"name": best.name, "schedule": best.schedule.settings()},
+    }
+
+
+def compact(history: Mapping[str, Sequence[float]]) -> dict[str, dict[str, list[float]]]:
+    """Five digits of at most :data:`LONGEST` values a line, the first and the last among them."""
+    lines = {}
+    for name, values in history.items():
+        at = np.unique(np.linspace(0, len(values) - 1, min(len(values), LONGEST)).round().astype(int)) if len(values) else []
+        lines[str(name)] = {"at": [int(i) for i in at], "values": [float(f"{values[i]:.5g}") for i in at]}
+    return lines

@@ -16,9 +16,13 @@ from ttune.sampling.plan import Plan, Registers
 from ttune.sampling.program import Program
 from ttune.sampling.sample import sample, start_state
 from ttune.schedule.schedule import GRIDS, Schedule
+from ttune.tuning.problem import Problem
 
 # 2M on the log-SNR grid: on the bundled model 128 steps stand 0.001 RMSE from 256 (reported by every tuning).
 TEACHER_STEPS = 128
+# How far a resumed run's network may be from the checkpoint's: of the teacher's sample, root mean square. Rounding on another machine is
+# far below it, another network far above.
+SAME_FUNCTION = 0.02
 
 Seen = Callable[[float, float, Sequence[Tensor]], None]  # (time, told time, the network's outputs) of one evaluation
 
@@ -157,3 +161,27 @@ def _checked(x: Tensor, x_T: Tensor) -> Tensor:
     if not torch.isfinite(x).all():
         raise FloatingPointError("the teacher, or the network on its way, returned NaN or infinity")
     return x.to(x_T.dtype, copy=True)
+
+
+def check_same_function(problem: Problem, teacher: Teacher) -> None:
+    """ValueError if the teacher's first sample is not roughly the one that the checkpoint remembers.
+
+    For modules the digest of their weights says so, exactly, and a teacher that is a function does not use the network. The
+    evaluations were paid for before the interruption, and are not counted.
+    """
+    denoiser, schedule = problem.denoiser, teacher.source
+    if denoiser.modules() or not isinstance(schedule, Schedule) or schedule.tableau().stochastic:
+        return
+    counted = denoiser.evaluations, denoiser.spent
+
+    def difference(first: Problem) -> float:
+        x_0 = sample(denoiser, schedule, first.x_T, conditions=first.conditions)
+        return float((x_0 - first.target).double().norm() / first.target.double().norm())
+
+    found = problem.by_first(1, difference)
+    denoiser.evaluations, denoiser.spent = counted
+    if not found <= SAME_FUNCTION:
+        raise ValueError(
+            "resume: the network is another function than that of the checkpoint: the teacher's first sample must be within "
+            f"{SAME_FUNCTION:.0%} of the one remembered, is {found:.1%} away; give the same network, or start without resume"
+        )
