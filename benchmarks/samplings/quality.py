@@ -48,7 +48,7 @@ def measure(samples: int, steps: Sequence[int], device: torch.device) -> list[di
     rows = []
     for label, schedule in tqdm(schedules, desc="quality", disable=not sys.stderr.isatty()):
         row, x = judge.row(label, label, schedule)
-        frechet, squared = row["frechet"], rmse_to(x, target).square()
+        frechet, squared = row.get("frechet"), rmse_to(x, target).square()
         assert frechet is not None
         rmse = float(squared.mean().sqrt())
         rows.append(
@@ -58,10 +58,10 @@ def measure(samples: int, steps: Sequence[int], device: torch.device) -> list[di
                 "steps": schedule.steps,
                 "rmse": rmse,
                 "rmse_error": float(squared.std()) / (2 * rmse * samples**0.5),
-                "frechet_to_teacher": row["frechet_to_teacher"],
+                "frechet_to_teacher": row.get("frechet_to_teacher"),
                 "frechet_to_teacher_error": frechet_standard_error(judge.features(x), of_teacher),
                 "frechet_to_real": frechet["value"],
-                "frechet_to_real_error": frechet["standard_error"],
+                "frechet_to_real_error": frechet.get("standard_error"),
                 "features": judge.features.name,
                 "n": samples,
             }

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.counts import Counts
 from benchmarks.samplings.contestants import Setting
 from benchmarks.timing import Spread
-from ttune.evaluation.table import COLOURS, MARKERS
+from ttune.evaluation.drawing import LINES, MARKERS
 from ttune.storage.atomic_write import write_atomically
 
 
@@ -270,14 +270,14 @@ class Spending:
                 axes.plot(
                     *zip(*[(x, y) for x, y, _ in points], strict=True),
                     style,
-                    color=COLOURS[i],
+                    color=LINES[i],
                     label=f"{sampler}, {kind}",
                 )
                 for x, y, steps in points:  # hollow: its time lies between two that were measured
-                    face = COLOURS[i] if (sampler, steps) in seconds else "white"
-                    axes.plot([x], [y], marker=MARKERS[i], color=COLOURS[i], markerfacecolor=face)
+                    face = LINES[i] if (sampler, steps) in seconds else "white"
+                    axes.plot([x], [y], marker=MARKERS[i], color=LINES[i], markerfacecolor=face)
                 for x, y, steps in points:
-                    axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=COLOURS[i])
+                    axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=LINES[i])
             axes.set_xscale("log")
             axes.set_yscale("log")
             # By default a label for every digit, where the axis is short of two decades: they run into each other.

@@ -9,7 +9,6 @@ import pytest
 
 from ttune.comparison import plot
 from ttune.report.figures import compared
-from ttune.report.sources import ComparedRow
 
 
 def report(steps: tuple[int, ...], chosen: str = "tuned") -> dict[str, Any]:
@@ -38,7 +37,7 @@ def test_lines_go_from_few_steps_to_many(tmp_path: Path, monkeypatch: pytest.Mon
     lines = [line for axes in figure.axes for line in axes.get_lines() if len(line.get_xdata()) > 1]
     assert len(lines) == 2 * (2 + 2) + 2 + 2  # start, endpoint and two untuned curves, twice; K, 2 K, start, endpoint
     assert all(list(line.get_xdata()) == [3, 4, 5] for line in lines)
-    rows = [ComparedRow(k, "ddim", "endpoint", 1 / k) for k in (5, 3, 4)]
+    rows = [row for row in report((5, 3, 4))["rows"] if row["label"] == "endpoint"]
     page = compared(rows, "ddim", "rmse", "key", "RMSE", "")
     assert page is not None
     assert [list(line.get_xdata()) for line in page.figure.axes[0].get_lines()] == [[3, 4, 5]]

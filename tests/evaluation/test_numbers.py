@@ -41,7 +41,7 @@ def test_no_table_of_an_evaluation_writes_a_small_number_as_zero() -> None:
         "kernel": {"value": 1.5e-9, "name": "K", "interval": small},
         "rmse_interval": small,
     }
-    assert print_table([row]).split("\n")[-1].split() == ["a", "5", "0.00001234", "0.0001235", "±", "0.000046", "0.0001235", "-", "0.01"]  # pyright: ignore[reportArgumentType]
+    assert print_table([row]).split("\n")[-1].split() == ["a", "5", "0.00001234", "0.0001235", "±", "0.000046", "0.0001235", "–", "0.01"]  # pyright: ignore[reportArgumentType]
     detail = print_metrics([row])  # pyright: ignore[reportArgumentType]
     for text in ("0.0001235", "[0.0001100, 0.0001300]", "1.500e-09", "0.00001234"):
         assert text in detail

@@ -36,8 +36,8 @@ def test_print_table() -> None:
     assert lines[1].split("  ")[0] == "method"
     assert set(lines[2]) == {"-"}
     assert lines[3].split() == ["DDIM", "5", "0.1235", "12.346", "±", "0.210", "3.250", "10,000", "12.3"]
-    assert lines[4].split() == ["teacher", "128", "-", "3.000", "-", "-", "-"]
-    assert lines[5].split() == ["nothing", "known", "-", "-", "-", "-", "-", "-"]
+    assert lines[4].split() == ["teacher", "128", "–", "3.000", "–", "–", "–"]
+    assert lines[5].split() == ["nothing", "known", "–", "–", "–", "–", "–", "–"]
     # Right-aligned columns end together.
     assert len({len(line) for line in lines[1:]}) == 1
 

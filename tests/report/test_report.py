@@ -14,10 +14,10 @@ import torch
 import ttune
 from tests import tiny_model
 from ttune.cli.main import main
+from ttune.evaluation.numbers import number
 from ttune.report import read_sources, write_page
 from ttune.report.figures import held_out_by_steps
 from ttune.report.measured import measure
-from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
 from ttune.tuning.best import LONGEST, compact
 
@@ -289,10 +289,10 @@ def test_the_folder_of_a_comparison(tmp_path: Path) -> None:
     main(["compare", "--methods", "ays", "my <i>=trajectory", *model, *quick, "--out", str(tmp_path / "cmp")])
     main(["report", str(tmp_path / "cmp"), "--out", str(tmp_path / "r.html"), "--quiet"])
     page = checked(tmp_path / "r.html")
-    rows = page.table("method", "sampler")[1:]
+    rows = page.table("K", "sampler")[1:]
     stored = json.loads((tmp_path / "cmp" / "report.json").read_text())["rows"]
-    assert [(row[0], row[3]) for row in rows] == [(row["label"], f"{row['rmse']:.4f}") for row in stored]
-    assert "my <i>" in [row[0] for row in rows]
+    assert [(row[2], row[3].strip("*")) for row in rows] == [(row["label"], f"{row['rmse']:.4f}") for row in stored]
+    assert "my <i>" in [row[2] for row in rows]
     assert "RMSE to the teacher, ddim" in page.text
 
 
@@ -306,15 +306,15 @@ def test_command_line_reports_on_what_evaluate_writes(folder: Path, tmp_path: Pa
     assert "PNGs beside it" in capsys.readouterr().out
     page = checked(tmp_path / "r.html")
     stored = json.loads((tmp_path / "e.json").read_text())["rows"]
-    rows = page.table("schedule", "steps")[1:]
+    rows = page.table("method", "steps")[1:]
     assert [row[:2] for row in rows] == [[row["name"], str(row["steps"])] for row in stored]
     assert [row[2] for row in rows] == [number(row["rmse_to_teacher"]) for row in stored]
-    detail = {(row[0], row[1].split(" (")[0]): row[2:] for row in page.table("schedule", "figure")[1:]}
+    detail = {(row[0], row[1].split(" (")[0]): row[2:] for row in page.table("method", "figure")[1:]}
     for row in stored:
         assert detail[row["name"], "recall"][0] == number(row["precision_recall"]["recall"])
-        assert detail[row["name"], row["kernel"]["name"].split(" (")[0]][0] == f"{row['kernel']['value']:.4g}"
+        assert detail[row["name"], row["kernel"]["name"].split(" (")[0]][0] == number(row["kernel"]["value"], ".6f")
         low, high = row["frechet"]["interval"]["low"], row["frechet"]["interval"]["high"]
-        assert detail[row["name"], "Fréchet distance"][1] == f"[{low:.4g}, {high:.4g}]"
+        assert detail[row["name"], "Fréchet distance"][1] == f"[{number(low)}, {number(high)}]"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.adapters.test_diffusers_load import tiny_clip
 from tests.hosts import diffusers
 from tests.report.test_report import checked, page_of
 from ttune.cli.main import main
-from ttune.report.pictures import shown_of
+from ttune.evaluation.images.decoded import shown_of
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from torch import Tensor
 from ttune import zoo
 from ttune.evaluation import lenet64, lenet64_train_statistics
 from ttune.evaluation.judge import CandidateMetrics
-from ttune.evaluation.table import ReportRow, print_table, write_picture, write_report
+from ttune.evaluation.pictures import write_picture
+from ttune.evaluation.report_rows import ReportRow, print_table, write_report
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher, TuneResult, tune
 from ttune.tuning.solvers.parameters import TUNABLE
@@ -88,7 +89,9 @@ def run_demo(
 
     rows = [entry.row for entry in entries]
     write_report(out / "report.json", {"model": denoiser.name, "rows": rows, "versions": _versions(), "seconds": time.monotonic() - begin})
-    offsets = {e.row["name"]: (e.schedule.times, e.schedule.network_times) for e in entries if e.row["method"] in ("timetuner", "endpoint")}
+    offsets = {
+        e.row["name"]: (e.schedule.times, e.schedule.network_times) for e in entries if e.row.get("method") in ("timetuner", "endpoint")
+    }
     write_picture(out / "report.png", [(entry.row["name"], entry.images[:SHOWN]) for entry in entries], offsets)
     print(f"The bundled Fashion-MNIST model, {steps} steps, the same {samples} held-out x_T in every line:\n")
     print(print_table(rows))

@@ -83,11 +83,10 @@ def evaluate(
     """
     from functools import partial
 
-    from ttune.evaluation import INCEPTION, print_table, write_report
+    from ttune.evaluation import INCEPTION, print_metrics, print_table, write_report
     from ttune.evaluation.cached_samples import CachedSamples, Candidate
     from ttune.evaluation.evaluate import evaluate as evaluated
     from ttune.evaluation.evaluate import work_folder
-    from ttune.evaluation.metrics_table import print_metrics
     from ttune.storage.atomic_write import check_writable
     from ttune.tuning.starting_points import drawn_points
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttune.comparison.result import GRID, GRID_BY_FRECHET, START, best_untuned
-from ttune.evaluation.table import COLOURS, MARKERS
+from ttune.evaluation.drawing import line_style, plain_axes, plain_ticks, png_of
 from ttune.storage.atomic_write import write_atomically
 
 if TYPE_CHECKING:
@@ -58,9 +57,7 @@ def write_plot(report: Mapping[str, Any], path: Path) -> Path:
     wide = 0.075 * max(map(len, labels)) + 0.6
     fits = max(1, int(_PANEL_INCHES[0] * columns / wide))
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, fits), fontsize=8, frameon=False, handlelength=3.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, png_of(figure, _DPI))
     return path
 
 
@@ -86,7 +83,7 @@ def _panel(axes: Axes, report: Mapping[str, Any], sampler: str, what: str) -> No
     rows = [row for row in report["rows"] if row["sampler"] == sampler]
     methods = [label for label in dict.fromkeys(row["label"] for row in report["rows"]) if label not in (START, GRID, GRID_BY_FRECHET)]
     for i, label in enumerate((START, *methods)):
-        _line(axes, [row for row in rows if row["label"] == label], label, what, _style(i))
+        _line(axes, [row for row in rows if row["label"] == label], label, what, line_style(i) | {"markersize": 4, "linewidth": 1.4})
     axes.set_xlim(min(steps) * 0.93, last * 1.09)
     _ticks(axes, steps, what)
 
@@ -118,28 +115,6 @@ def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], label: str, what: str, 
 
 
 def _ticks(axes: Axes, steps: Sequence[int], what: str) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
-
-    budgets = sorted({*steps, *(k for k in (6, 8, 10, 15, 20) if max(steps) < k <= axes.get_xlim()[1])})
-    axes.xaxis.set_major_locator(FixedLocator(budgets))
-    axes.yaxis.set_major_locator(FixedLocator([2, 3, 4, 5, 6, 8, 10, 15, 20, 30]) if what == "equivalent" else LogLocator(subs=(1, 2, 5)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(FixedLocator([]))
-        axis.set_minor_formatter(NullFormatter())
-    axes.tick_params(labelsize=8)
-    axes.grid(color="0.93", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _style(i: int) -> dict[str, Any]:
-    lines = ("-", (0, (5, 1.5)), (0, (1, 1)))
-    return {
-        "color": COLOURS[i % len(COLOURS)],
-        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],  # no two of one colour and one marker
-        "linestyle": lines[i // len(COLOURS) % len(lines)],
-        "markersize": 4,
-        "linewidth": 1.4,
-    }
+    plain_ticks(axes.xaxis, sorted({*steps, *(k for k in (6, 8, 10, 15, 20) if max(steps) < k <= axes.get_xlim()[1])}))
+    plain_ticks(axes.yaxis, (2, 3, 4, 5, 6, 8, 10, 15, 20, 30) if what == "equivalent" else None)
+    plain_axes(axes, 8)

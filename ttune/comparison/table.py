@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Required, TypedDict
+
 from ttune.comparison.equivalent import Equivalent
 from ttune.comparison.result import ComparisonResult
-from ttune.evaluation.numbers import number
+from ttune.evaluation.numbers import number, ratio
+from ttune.evaluation.table import Table
 from ttune.storage.atomic_write import write_atomically
 from ttune.tuning.methods.timetuner import TimeTuner
 
@@ -36,36 +39,82 @@ HALF_HEADING = (
 )
 
 
+class AgainstGrid(TypedDict, total=False):
+    rmse_ratio: float | None
+    rmse_interval: list[float] | None
+
+
+class EquivalentEntry(TypedDict, total=False):
+    steps: Required[float]
+    bound: str
+
+
+class ReturnedEntry(TypedDict):
+    rmse: float
+
+
+class ComparisonRow(TypedDict, total=False):
+    """What a table shows of a row of :attr:`Comparison.rows`; ``ttune report`` checks what it reads against this type."""
+
+    steps: Required[int]
+    sampler: Required[str]
+    label: Required[str]
+    rmse: Required[float]
+    frechet: Required[float]
+    frechet_standard_error: Required[float]
+    real: float | None
+    real_standard_error: float | None
+    against_grid: AgainstGrid
+    equivalent_rmse_same_sampler: EquivalentEntry | None
+    equivalent_rmse_best_sampler: EquivalentEntry | None
+    equivalent_frechet_same_sampler: EquivalentEntry | None
+    equivalent_frechet_best_sampler: EquivalentEntry | None
+    proposed_outcome: str | None
+    chosen: str
+    kept: ReturnedEntry
+    evaluations: int
+    seconds: float
+    peak_memory: float | None
+
+
 def text_table(comparison: ComparisonResult) -> str:
     """Every row, aligned, then half the steps; the lowest RMSE and Fréchet distance of a budget and sampler carry a *."""
-    parts = [_heading(comparison), _aligned([HEADS, *_lines(comparison)], left=(1, 2))]
-    halves = _half_lines(comparison)
-    if halves:
-        parts += ["", HALF_HEADING, _aligned([HALF_HEADS, *halves], left=(1, 2))]
+    parts = [_heading(comparison), rows_table(comparison.rows).text()]
+    if comparison.halves:
+        parts += ["", HALF_HEADING, halves_table(comparison.halves).text()]
     return "\n".join([*parts, *_procedures(comparison), *_missing(comparison)])
 
 
 def markdown_table(comparison: ComparisonResult) -> str:
     """The same as markdown."""
-    parts = [_heading(comparison), "", *_piped([HEADS, *_lines(comparison)]), ""]
-    halves = _half_lines(comparison)
-    if halves:
-        parts += [HALF_HEADING, "", *_piped([HALF_HEADS, *halves]), ""]
+    parts = [_heading(comparison), "", rows_table(comparison.rows).markdown(), ""]
+    if comparison.halves:
+        parts += [HALF_HEADING, "", halves_table(comparison.halves).markdown(), ""]
     return "\n".join([*parts, *(f"- {line}" for line in (*_procedures(comparison), *_missing(comparison))), ""])
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [
-        "  ".join(word.ljust(width) if i in left else word.rjust(width) for i, (word, width) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line a row of :attr:`Comparison.rows`; the lowest RMSE and Fréchet distance of its steps and sampler carry a *."""
+    lowest: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        for metric, value in (("rmse", row["rmse"]), ("frechet", row["frechet"])):
+            key = (row["steps"], row["sampler"], metric)
+            lowest[key] = min(lowest.get(key, value), value)
+    return Table(HEADS, [_line(row, lowest) for row in rows], (1, 2))
+
+
+def halves_table(halves: Sequence[Mapping[str, Any]]) -> Table:
+    """Half the steps: a line per tuned cell for which there are untuned figures at twice its steps."""
+    lines = [
+        (
+            f"{half['steps']} : {2 * half['steps']}",
+            half["sampler"],
+            half["label"],
+            *(_ratio(half[which], metric) for which in ("same_sampler", "best_sampler") for metric in ("rmse", "frechet")),
+        )
+        for half in halves
     ]
-    return "\n".join([texts[0].rstrip(), "-" * len(texts[0]), *(text.rstrip() for text in texts[1:])])
-
-
-def _piped(lines: Sequence[Sequence[str]]) -> list[str]:
-    rows = [lines[0], ["---:"] * len(lines[0]), *lines[1:]]
-    return [f"| {' | '.join(word.replace('|', '/') for word in row)} |" for row in rows]
+    return Table(HALF_HEADS, lines, (1, 2))
 
 
 def _procedures(comparison: ComparisonResult) -> list[str]:
@@ -107,31 +156,23 @@ def _heading(comparison: ComparisonResult) -> str:
     )
 
 
-def _lines(comparison: ComparisonResult) -> list[tuple[str, ...]]:
-    lowest: dict[tuple[Any, ...], float] = {}
-    for row in comparison.rows:
-        for metric in ("rmse", "frechet"):
-            key = (row["steps"], row["sampler"], metric)
-            lowest[key] = min(lowest.get(key, row[metric]), row[metric])
-    return [_line(row, lowest) for row in comparison.rows]
-
-
-def _line(row: dict[str, Any], lowest: dict[tuple[Any, ...], float]) -> tuple[str, ...]:
-    def star(metric: str) -> str:
-        return "*" if row[metric] == lowest[row["steps"], row["sampler"], metric] else ""
-
-    against = row.get("against_grid") or {}
-    interval = against.get("rmse_interval")
-    peak = row.get("peak_memory")
+def _line(row: Mapping[str, Any], lowest: Mapping[tuple[Any, ...], float]) -> tuple[str, ...]:
+    rmse, distance = row["rmse"], row["frechet"]
+    best = {metric: "*" if row[metric] == lowest[row["steps"], row["sampler"], metric] else "" for metric in ("rmse", "frechet")}
+    against, real, real_error, peak = row.get("against_grid"), row.get("real"), row.get("real_standard_error"), row.get("peak_memory")
+    interval = (against or {}).get("rmse_interval")
     return (
         str(row["steps"]),
         row["sampler"],
         f"{row['label']} (untuned)" if row.get("proposed_outcome") in ("untuned", "start") else row["label"],
-        f"{star('rmse')}{number(row['rmse'], digits=3)}",
-        "" if not interval else "{} [{}, {}]".format(*(number(v, ".3f") for v in (against["rmse_ratio"], *interval))),
-        f"{star('frechet')}{row['frechet']:.4g} ± {row['frechet_standard_error']:.2g}",
-        "-" if row["real"] is None else f"{number(row['real'], '.2f')} ± {number(row['real_standard_error'], '.2f')}",
-        *(_equivalent(row[f"equivalent_{metric}_{which}"]) for metric in ("rmse", "frechet") for which in ("same_sampler", "best_sampler")),
+        f"{best['rmse']}{number(rmse, digits=3)}",
+        "" if not against or not interval else ratio(against["rmse_ratio"], interval[0], interval[-1]),
+        f"{best['frechet']}{distance:.4g} ± {row['frechet_standard_error']:.2g}",
+        "-" if real is None else f"{number(real, '.2f')} ± {number(real_error, '.2f')}",
+        _equivalent(row.get("equivalent_rmse_same_sampler")),
+        _equivalent(row.get("equivalent_rmse_best_sampler")),
+        _equivalent(row.get("equivalent_frechet_same_sampler")),
+        _equivalent(row.get("equivalent_frechet_best_sampler")),
         _kept(row),
         f"{row['evaluations']:,}" if "evaluations" in row else "",
         f"{row['seconds']:.0f}" if "seconds" in row else "",
@@ -139,33 +180,16 @@ def _line(row: dict[str, Any], lowest: dict[tuple[Any, ...], float]) -> tuple[st
     )
 
 
-def _kept(row: dict[str, Any]) -> str:
+def _kept(row: Mapping[str, Any]) -> str:
     """What a tuning returns; with its RMSE where that is not what was proposed first."""
-    if "kept" not in row:
-        return ""
-    return row["chosen"] if row["kept"]["rmse"] == row["rmse"] else f"{row['chosen']}, {number(row['kept']['rmse'], digits=3)}"
+    kept, chosen = row.get("kept"), row.get("chosen", "")
+    return chosen if kept is None or kept["rmse"] == row["rmse"] else f"{chosen}, {number(kept['rmse'], digits=3)}"
 
 
-def _equivalent(found: dict[str, Any] | None) -> str:
-    return "-" if found is None else str(Equivalent(found["steps"], found["bound"]))
-
-
-def _half_lines(comparison: ComparisonResult) -> list[tuple[str, ...]]:
-    """Half the steps: a line per tuned cell for which there are untuned figures at twice its steps."""
-    return [
-        (
-            f"{half['steps']} : {2 * half['steps']}",
-            half["sampler"],
-            half["label"],
-            *(_ratio(half[which], metric) for which in ("same_sampler", "best_sampler") for metric in ("rmse", "frechet")),
-        )
-        for half in comparison.halves
-    ]
+def _equivalent(found: EquivalentEntry | None) -> str:
+    return "-" if found is None else str(Equivalent(found["steps"], found.get("bound", "")))
 
 
 def _ratio(entry: dict[str, Any], metric: str) -> str:
     value = entry[f"{metric}_ratio"]
     return "-" if value is None else f"{number(value, '.2f')} ({entry[f'{metric}_lead']:+.1f})"
-
-
-__all__: Sequence[str] = ["markdown_table", "text_table", "write_text"]

@@ -20,8 +20,8 @@ from ttune.evaluation.metrics.frechet import (
 )
 from ttune.evaluation.metrics.kid import kernel_distance, kernel_metric_name
 from ttune.evaluation.metrics.precision_recall import Manifold, PrecisionRecall, precision_recall
-from ttune.evaluation.metrics_table import print_metrics
-from ttune.evaluation.table import FrechetEntry, ReportRow, image_grid, print_table, save_grid, write_picture, write_report
+from ttune.evaluation.pictures import image_grid, save_grid, write_picture
+from ttune.evaluation.report_rows import FrechetEntry, ReportRow, print_metrics, print_table, write_report
 
 __all__ = [
     "INCEPTION",

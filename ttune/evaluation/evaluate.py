@@ -21,7 +21,7 @@ from ttune.evaluation.images.image_source import Pictures
 from ttune.evaluation.images.references import Reference, reference_of
 from ttune.evaluation.metric_rows import Figures
 from ttune.evaluation.metrics.confidence import SPLITS
-from ttune.evaluation.table import ReportRow
+from ttune.evaluation.report_rows import ReportRow
 from ttune.storage.file_lock import locked
 
 

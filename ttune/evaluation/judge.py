@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ttune.evaluation.features.extractor import FeatureExtractor
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.metrics.frechet import frechet_distance, frechet_standard_error, rmse_to
-from ttune.evaluation.table import ReportRow
+from ttune.evaluation.report_rows import ReportRow
 from ttune.network.denoiser import Denoiser, select
 from ttune.sampling.sample import sample
 from ttune.schedule.schedule import Schedule

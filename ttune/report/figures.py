@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttune.report.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure, tick_of
+from ttune.comparison.table import ComparisonRow
+from ttune.evaluation.drawing import HEIGHT, MUTED, label_of, legend, line_style, new_figure, plain_ticks, tick_of
+from ttune.evaluation.numbers import number
 from ttune.report.measured import MeasuredRun, TimedRun
-from ttune.report.numbers import number
 from ttune.report.rivals import GRID, START, TUNED
-from ttune.report.sources import ComparedRow, ReportEntry
+from ttune.report.sources import ReportEntry
 from ttune.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -173,16 +174,16 @@ def cost(entries: Sequence[ReportEntry]) -> Drawn | None:
 
 
 def compared(
-    rows: Sequence[ComparedRow], sampler: str, metric: str, key: str, label: str, caption: str, x: str = "steps", x_label: str = "steps"
+    rows: Sequence[ComparisonRow], sampler: str, metric: str, key: str, label: str, caption: str, x: str = "steps", x_label: str = "steps"
 ) -> Drawn | None:
     """A comparison's error against ``x`` for one sampler, one line a method, fewest steps first."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in sorted(rows, key=lambda row: row.steps):
-        at, value = getattr(row, x), getattr(row, metric)
-        if row.sampler == sampler and value is not None and at is not None:
-            lines.setdefault(row.label, []).append((at, value))
+    for row in sorted(rows, key=lambda row: row["steps"]):
+        at, value = row.get(x), row.get(metric)
+        if row["sampler"] == sampler and value is not None and at is not None:
+            lines.setdefault(row["label"], []).append((at, value))
     title = f"{label}, {sampler}{'' if x == 'steps' else f', against {x_label}'}"
-    return quality(key, title, lines, x_label, caption, label, [row.label for row in rows])
+    return quality(key, title, lines, x_label, caption, label, [row["label"] for row in rows])
 
 
 def runs_by(entries: Sequence[ReportEntry], measured: MeasuredRun, x: str) -> dict[str, list[tuple[float, float]]]:
@@ -247,35 +248,24 @@ def _lambdas(schedule: Schedule) -> str:
 
 
 def _scales(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
-
     whole = all(float(x).is_integer() for x in xs)
-    if max(xs) > 4 * min(xs):
+    if far := max(xs) > 4 * min(xs):
         axes.set_xscale("log")
     elif not whole:
         axes.set_xlim(0.0, 1.1 * max(xs))  # a few per cent between two timings are not to look like much
-    if whole:
-        axes.xaxis.set_major_locator(FixedLocator(sorted(set(xs))))
-    elif axes.get_xscale() == "log":
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    if whole or far:
+        plain_ticks(axes.xaxis, sorted(set(xs)) if whole else None)
     _log_y(axes, ys)
 
 
-def _log_y(axes: Axes, ys: Iterable[float]) -> None:
+def _log_y(axes: Axes, values: Sequence[float]) -> None:
     """Logarithmic where the values are further apart than a factor of three, with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    values = list(ys)
     low, high = min(values), max(values)
     if high <= 3 * low:
         axes.set_ylim(bottom=0.0)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high <= 100 * low else (1.0,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes.yaxis, subs=(1.0, 2.0, 5.0) if high <= 100 * low else (1.0,))
 
 
 def _whole_numbers(axes: Axes) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ttune.evaluation.images.decoded import shown_of
 from ttune.evaluation.score import ScheduleScore, squared_errors
 from ttune.network.denoiser import Denoiser, select
 from ttune.noise.schedules import Float64
-from ttune.report.pictures import shown_of
 from ttune.report.rivals import roles, untuned_curves
 from ttune.report.sources import ReportEntry
 from ttune.sampling.sample import check_fits, sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ttune.evaluation.table import write_picture
+from ttune.evaluation.drawing import drawing, png_of, svg_of
+from ttune.evaluation.images.decoded import why_no_pictures
+from ttune.evaluation.numbers import number
+from ttune.evaluation.pictures import strip, write_picture
+from ttune.evaluation.table import Table
 from ttune.report import figures, tables
-from ttune.report.drawing import drawing, png_of, svg_of
 from ttune.report.figures import Drawn
 from ttune.report.measured import REPORT_SEEDS, TEACHER, MeasuredRun, measure
-from ttune.report.pictures import data_uri, strip, why_no_pictures
 from ttune.report.rivals import GRID
 from ttune.report.sources import Compared, ReportEntry, Sources
-from ttune.report.tables import ReportTable
 from ttune.schedule.schedule import OUTCOMES
 from ttune.storage.atomic_write import write_atomically
 from ttune.version import __version__
@@ -56,8 +58,8 @@ class Section:
     words: Sequence[str] = ()
     pictures: Sequence[tuple[str, Sequence[Picture]]] = ()
     figures: Sequence[PageFigure] = ()
-    tables: Sequence[ReportTable] = ()
-    details: Sequence[ReportTable] = ()
+    tables: Sequence[Table] = ()
+    details: Sequence[Table] = ()
     missing: Sequence[str] = ()
 
 
@@ -162,9 +164,9 @@ def _samples(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_n
             if len(run.shown) == 0:
                 continue
             png, width, height = strip(run.shown)
-            words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {tables.number(run.rmse)}"
+            words = f"{run.schedule.steps} steps" if run.role == TEACHER else f"RMSE {number(run.rmse)}"
             alt = f"{len(run.shown)} sample{'s' if len(run.shown) > 1 else ''} of {entry.name}: {run.role}, {run.schedule.steps} steps"
-            row.append(Picture(run.role, words, data_uri(png), alt, width, height))
+            row.append(Picture(run.role, words, f"data:image/png;base64,{base64.b64encode(png).decode()}", alt, width, height))
         if row:
             groups.append((entry.name, row))
             files.picture(f"samples-{i}", [(f"{entry.name}: {run.role}", run.shown) for run in measured.runs[entry.name]])
@@ -222,20 +224,20 @@ def _tuning(entries: Sequence[ReportEntry], files: _Files) -> Section | None:
 def _evaluation(sources: Sources, files: _Files) -> Section:
     drawn = []
     for i, (_, found) in enumerate(sources.evaluations):
-        points = {row.name: [(row.seconds, row.rmse_to_teacher)] for row in found.rows if row.seconds and row.rmse_to_teacher}
+        points = {
+            row["name"]: [(seconds, rmse)] for row in found.rows if (seconds := row.get("seconds")) and (rmse := row.get("rmse_to_teacher"))
+        }
         caption = "Seconds are those of all samples. The teacher, the target itself, has no place on this axis."
         if len(points) > 1:
             drawn += files.take(figures.quality(f"evaluated-{i}", "Quality against time", points, "seconds", caption))
-    tabled = [
-        table for file, found in sources.evaluations for table in (tables.evaluated(str(file), found), tables.evaluated_in_detail(found))
-    ]
-    return Section("Evaluation", figures=drawn, tables=[table for table in tabled if table is not None])
+    tabled = [table for file, found in sources.evaluations for table in tables.evaluated(str(file), found)]
+    return Section("Evaluation", figures=drawn, tables=tabled)
 
 
 def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:
     drawn = []
     features = tables.features_in_words({found.features})
-    for sampler in dict.fromkeys(row.sampler for row in found.rows):
+    for sampler in dict.fromkeys(row["sampler"] for row in found.rows):
         key = f"compared-{i}-{''.join(c if c.isalnum() else '-' for c in sampler)}"
         rmse, on = "RMSE to the teacher", f"On {found.test_samples:,} held-out x_T that no tuning saw."
         drawn += files.take(figures.compared(found.rows, sampler, "rmse", f"{key}-rmse", rmse, on))
@@ -248,7 +250,7 @@ def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:
 
 def _provenance(sources: Sources) -> Section:
     rows = [(str(file), digest) for file, digest in sources.digests]
-    table = ReportTable("The files of this page", ("file", "SHA-256"), rows, (0, 1))
+    table = Table(("file", "SHA-256"), rows, (0, 1), "The files of this page")
     return Section("Provenance", tables=[table], details=[tables.provenance(entry) for entry in sources.entries])
 
 
@@ -265,10 +267,10 @@ def _in_short(sources: Sources) -> list[str]:
         else:
             best = held.best_untuned
             before = [
-                f"start {tables.number(held.rmse_start)}",
-                *([] if best is None else [f"best untuned grid {tables.number(best.rmse)}"]),
+                f"start {number(held.rmse_start)}",
+                *([] if best is None else [f"best untuned grid {number(best.rmse)}"]),
             ]
-            numbers = f"RMSE to the teacher {tables.number(held.rmse)} ({', '.join(before)}) on {held.n:,} held-out x_T"
+            numbers = f"RMSE to the teacher {number(held.rmse)} ({', '.join(before)}) on {held.n:,} held-out x_T"
             lines.append(f"{entry.name}: {_outcome_of(entry)}; {numbers}.")
     return [*lines, *(line for _, found in sources.comparisons for line in _best_of(found))]
 
@@ -282,12 +284,12 @@ def _outcome_of(entry: ReportEntry) -> str:
 def _best_of(found: Compared) -> list[str]:
     """Of a comparison, the lowest RMSE of every sampler and budget, beside the best untuned grid's."""
     lines = []
-    for sampler, steps in sorted({(row.sampler, row.steps) for row in found.rows}):
-        rows = [row for row in found.rows if (row.sampler, row.steps) == (sampler, steps)]
-        best, grid = min(rows, key=lambda row: row.rmse), next((row for row in rows if row.label == GRID), None)
-        against = "" if grid is None or grid is best else f"; {GRID} {tables.number(grid.rmse)}"
+    for sampler, steps in sorted({(row["sampler"], row["steps"]) for row in found.rows}):
+        rows = [row for row in found.rows if (row["sampler"], row["steps"]) == (sampler, steps)]
+        best, grid = min(rows, key=lambda row: row["rmse"]), next((row for row in rows if row["label"] == GRID), None)
+        against = "" if grid is None or grid is best else f"; {GRID} {number(grid['rmse'])}"
         lines.append(
-            f"{found.model}, {sampler}, {steps} steps: lowest RMSE to the teacher {tables.number(best.rmse)} by {best.label}{against}."
+            f"{found.model}, {sampler}, {steps} steps: lowest RMSE to the teacher {number(best['rmse'])} by {best['label']}{against}."
         )
     return lines
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ttune.report.record import Number, Record, read_record
+from ttune.comparison.table import ComparisonRow
+from ttune.evaluation.report_rows import ReportRow
+from ttune.report.record import Record, read_record
 from ttune.schedule.collection import load_schedules
 from ttune.schedule.file import FORMAT, SEVERAL
 from ttune.schedule.schedule import Schedule
@@ -32,93 +34,11 @@ class ReportEntry:
     record: Record
 
 
-class Interval(msgspec.Struct):
-    """95 %, by splitting the samples."""
+class EvaluationRows(msgspec.Struct):
+    """The JSON of ``ttune evaluate`` or ``ttune demo``; what later versions add is not looked at."""
 
-    low: Number = None
-    high: Number = None
-
-
-class Distance(msgspec.Struct):
-    """A Fréchet or kernel distance to real images, by the name that its features allow."""
-
-    value: Number
-    features: str
-    n: int | None = None
-    standard_error: Number = None
-    name: str = ""
-    reference: str = ""
-    reference_n: int | None = None
-    interval: Interval | None = None
-
-
-class PrecisionRecallRow(msgspec.Struct):
-    precision: Number
-    recall: Number
-    features: str
-    neighbours: int
-    reference: str = ""
-    reference_n: int | None = None
-    precision_interval: Interval | None = None
-    recall_interval: Interval | None = None
-
-
-class Psnr(msgspec.Struct):
-    value: Number
-    interval: Interval | None = None
-
-
-class EvaluatedRow(msgspec.Struct):
-    """A line of ``ttune evaluate`` (:class:`ttune.evaluation.ReportRow`); what later versions add is not looked at."""
-
-    name: str
-    sampler: str | None = None
-    method: str | None = None
-    steps: int | None = None
-    rmse_to_teacher: Number = None
-    frechet: Distance | None = None
-    frechet_to_teacher: Number = None
-    network_evaluations: int | None = None
-    seconds: Number = None
-    kernel: Distance | None = None
-    precision_recall: PrecisionRecallRow | None = None
-    rmse_interval: Interval | None = None
-    rmse_space: str | None = None
-    psnr_to_teacher: Psnr | None = None
-
-
-class EvaluationRow(msgspec.Struct):
-    rows: list[EvaluatedRow]
+    rows: list[ReportRow]
     model: str | None = None
-
-
-class Against(msgspec.Struct):
-    rmse_ratio: Number = None
-    rmse_interval: list[float] | None = None
-
-
-class EquivalentRow(msgspec.Struct):
-    steps: float
-    bound: str = ""
-
-
-class ComparedRow(msgspec.Struct):
-    """A line of ``ttune compare`` (:attr:`ttune.comparison.Comparison.rows`)."""
-
-    steps: int
-    sampler: str
-    label: str
-    rmse: float
-    rmse_standard_error: Number = None
-    frechet: Number = None
-    frechet_standard_error: Number = None
-    real: Number = None
-    real_standard_error: Number = None
-    against_grid: Against | None = None
-    equivalent_rmse_same_sampler: EquivalentRow | None = None
-    chosen: str | None = None
-    evaluations: int | None = None
-    seconds: Number = None
 
 
 class Missing(msgspec.Struct):
@@ -127,10 +47,12 @@ class Missing(msgspec.Struct):
 
 
 class Compared(msgspec.Struct):
+    """The JSON of ``ttune compare``."""
+
     model: str
     features: str
     test_samples: int
-    rows: list[ComparedRow]
+    rows: list[ComparisonRow]
     teacher: dict[str, str | int | float | None] = {}
     refused: list[Missing] = []
     failed: list[Missing] = []
@@ -141,7 +63,7 @@ class Sources:
     """All that was read, in the order in which it was named. ``digests``: (file, SHA-256) of each."""
 
     entries: Sequence[ReportEntry] = ()
-    evaluations: Sequence[tuple[Path, EvaluationRow]] = ()
+    evaluations: Sequence[tuple[Path, EvaluationRows]] = ()
     comparisons: Sequence[tuple[Path, Compared]] = ()
     digests: Sequence[tuple[Path, str]] = field(default=())
 
@@ -166,7 +88,7 @@ def read_sources(paths: Sequence[str | PathLike[str]]) -> Sources:
         elif "test_samples" in content:
             comparisons.append((file, _converted(file, content, Compared, "a comparison")))
         elif "rows" in content:
-            evaluations.append((file, _converted(file, content, EvaluationRow, "an evaluation")))
+            evaluations.append((file, _converted(file, content, EvaluationRows, "an evaluation")))
         else:
             raise ValueError(
                 f"{file}: must be a schedule file, the JSON of ttune evaluate or the folder of ttune compare, got JSON with the fields "

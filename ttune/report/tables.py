@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
+from ttune.comparison.table import rows_table
 from ttune.evaluation.metrics.frechet import RatioInterval, metric_name
+from ttune.evaluation.numbers import NONE, number, ratio
+from ttune.evaluation.report_rows import details_table, figures_table
+from ttune.evaluation.table import Table
 from ttune.report.measured import TEACHER, MeasuredRun, TimedRun
-from ttune.report.numbers import NONE, number, ratio, with_error
 from ttune.report.rivals import GRID, TUNED
-from ttune.report.sources import Compared, Distance, EvaluationRow, Interval, PrecisionRecallRow, ReportEntry
+from ttune.report.sources import Compared, EvaluationRows, ReportEntry
 from ttune.schedule.file import describe
 from ttune.schedule.schedule import OUTCOMES
 
 
-@dataclass(frozen=True)
-class ReportTable:
-    """``rows`` begin with their heading; the columns ``left`` hold words, the others numbers."""
-
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: Sequence[int] = (0,)
-    notes: Sequence[str] = ()
-
-
-def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
+def held_out(entries: Sequence[ReportEntry]) -> Table | None:
     """The figures on which each tuning decided."""
     rows, names, counts = [], set(), set()
     for entry in entries:
@@ -37,7 +29,6 @@ def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
             continue
         names.add(held.features)
         counts.add(held.n)
-        interval = NONE if held.ratio is None else f"{number(held.ratio, '.3f')} [{number(held.low, '.3f')}, {number(held.high, '.3f')}]"
         best = held.best_untuned
         rows.append(
             (
@@ -45,7 +36,7 @@ def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
                 number(held.rmse_start),
                 NONE if best is None else number(best.rmse),
                 number(held.rmse),
-                interval,
+                ratio(held.ratio, held.low, held.high),
                 number(held.frechet_start, ".3g"),
                 NONE if best is None else number(best.frechet, ".3g"),
                 number(held.frechet, ".3g"),
@@ -63,7 +54,7 @@ def held_out(entries: Sequence[ReportEntry]) -> ReportTable | None:
         f"Fréchet distance to the teacher's samples; {features_in_words(names)}. It is biased at small n: compare equal n only.",
         f"{NONE} for the best untuned grid: none was searched for, or the start is it.",
     ]
-    return ReportTable("Held out: the figures that each tuning was judged on", heads, rows, (0, 9, 10), notes)
+    return Table(heads, rows, (0, 9, 10), "Held out: the figures that each tuning was judged on", notes)
 
 
 def decision(entry: ReportEntry) -> str:
@@ -75,7 +66,7 @@ def decision(entry: ReportEntry) -> str:
     return f"tuning did not help: {OUTCOMES[entry.schedule.outcome or 'start']}{f'; of the tuned ones: {reasons}' if reasons else ''}"
 
 
-def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> ReportTable:
+def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> Table:
     """What was run for this report."""
     rows = []
     for entry in entries:
@@ -91,7 +82,7 @@ def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> Repo
                     str(run.schedule.steps),
                     evaluations,
                     own,
-                    ratio(over),
+                    ratio(over.ratio, over.low, over.high) if over else NONE,
                     number(1000 * run.seconds, ",.0f" if run.seconds >= 0.1 else ".3g"),
                 )
             )
@@ -109,7 +100,7 @@ def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> Repo
         "Timings are rough: compare them only with each other.",
         "The best untuned known is the best untuned grid where the file says which that was, else the start.",
     ]
-    return ReportTable("Measured for this page", heads, rows, (0, 1), notes)
+    return Table(heads, rows, (0, 1), "Measured for this page", notes)
 
 
 def _over_untuned(runs: Sequence[TimedRun], run: TimedRun) -> RatioInterval | None:
@@ -120,7 +111,7 @@ def _over_untuned(runs: Sequence[TimedRun], run: TimedRun) -> RatioInterval | No
     return run.over(untuned[0]) if untuned else None
 
 
-def costs(entries: Sequence[ReportEntry]) -> ReportTable | None:
+def costs(entries: Sequence[ReportEntry]) -> Table | None:
     """Evaluations by purpose, and seconds."""
     found = [entry for entry in entries if entry.record.cost]
     if not found:
@@ -132,10 +123,10 @@ def costs(entries: Sequence[ReportEntry]) -> ReportTable | None:
         each = [f"{spent[p]:,.0f}" if p in spent else NONE for p in purposes]
         rows.append((entry.name, *each, f"{sum(spent.get(p, 0) for p in purposes):,.0f}", number(spent.get("seconds"), ",.0f")))
     notes = ["Of the budgets that one run tuned together the first pays for the teacher's samples."] if len(found) > 1 else []
-    return ReportTable("Network evaluations of one sample, by purpose", ("schedule", *purposes, "together", "seconds"), rows, (0,), notes)
+    return Table(("schedule", *purposes, "together", "seconds"), rows, (0,), "Network evaluations of one sample, by purpose", notes)
 
 
-def steps_of(entry: ReportEntry) -> ReportTable:
+def steps_of(entry: ReportEntry) -> Table:
     """Every evaluation of a schedule: where it stands, what the network is told, and what was added to the coefficients."""
     schedule = entry.schedule
     times, extra = schedule.tableau().times, schedule.coefficients
@@ -159,10 +150,10 @@ def steps_of(entry: ReportEntry) -> ReportTable:
     drifted = schedule.drifted()
     if drifted:
         notes.append(f"Network times beyond the neighbouring times, at evaluations {', '.join(map(str, drifted))}: worth a look.")
-    return ReportTable(f"Steps of {entry.name}", heads, rows, (), notes)
+    return Table(heads, rows, (), f"Steps of {entry.name}", notes)
 
 
-def provenance(entry: ReportEntry) -> ReportTable:
+def provenance(entry: ReportEntry) -> Table:
     """How a schedule came to be."""
     record, schedule, model = entry.record, entry.schedule, entry.schedule.model
     pairs = {
@@ -181,90 +172,35 @@ def provenance(entry: ReportEntry) -> ReportTable:
     }
     if not schedule.tuned:
         pairs = {k: v for k, v in pairs.items() if k in ("file", "written by", "sampler", "noise schedule")}
-    return ReportTable(f"Provenance of {entry.name}", ("what", "value"), list(pairs.items()), (0, 1), record.faults)
+    return Table(("what", "value"), list(pairs.items()), (0, 1), f"Provenance of {entry.name}", record.faults)
 
 
-def evaluated(file: str, evaluation: EvaluationRow) -> ReportTable:
-    """The table of ``ttune evaluate`` or ``ttune demo``."""
-    rows, names, counts = [], set(), set()
-    for row in evaluation.rows:
-        real = row.frechet
-        if real is not None:
-            names.add(real.features)
-            counts.add(real.n)
-        distance = NONE if real is None else number(real.value, ".3f")
-        if real is not None and real.standard_error is not None:
-            distance += f" ± {number(real.standard_error, '.3f', digits=2)}"
-        cells = (row.name, str(row.steps or NONE), number(row.rmse_to_teacher), distance, number(row.frechet_to_teacher, ".3f"))
-        rows.append((*cells, number(row.network_evaluations, ",d"), number(row.seconds, ".1f")))
-    sizes = sorted(n for n in counts if n is not None)
-    size = "" if not sizes else f", n = {sizes[0]:,}" if len(sizes) == 1 else f", n from {sizes[0]:,} to {sizes[-1]:,}: not comparable"
-    notes = [f"Fréchet distances: {features_in_words(names)}{size}. Seconds are those of all samples."] if names else []
-    heads = ("schedule", "steps", "RMSE to the teacher", "Fréchet to real images ± s.e.", "to the teacher's", "evaluations", "seconds")
-    return ReportTable(f"Evaluation of {evaluation.model or 'a model'} ({file})", heads, rows, (0,), notes)
+def evaluated(file: str, evaluation: EvaluationRows) -> list[Table]:
+    """What ``ttune evaluate`` or ``ttune demo`` prints."""
+    rows = evaluation.rows
+    try:
+        first, details = figures_table(rows), details_table(rows)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    notes = [*first.notes, "Seconds are those of all samples."]
+    tables = [replace(first, caption=f"Evaluation of {evaluation.model or 'a model'} ({file})", notes=notes)]
+    if details is not None:
+        tables.append(replace(details, caption="The same with intervals, by splitting, and what else was measured"))
+    return tables
 
 
-def evaluated_in_detail(evaluation: EvaluationRow) -> ReportTable | None:
-    """Every figure of an evaluation that has an interval or no column in :func:`evaluated`."""
-    rows = []
-    for row in evaluation.rows:
-        for found in (row.frechet, row.kernel):
-            if found is not None and (found is row.kernel or found.interval is not None):
-                value = number(found.value, ".4g")
-                rows.append((row.name, found.name or found.features, value, between(found.interval), _real(found)))
-        if (found := row.precision_recall) is not None:
-            where = f"({found.features} features, k = {found.neighbours})"
-            rows.append((row.name, f"precision {where}", number(found.precision), between(found.precision_interval), _real(found)))
-            rows.append((row.name, f"recall {where}", number(found.recall), between(found.recall_interval), _real(found)))
-        if row.rmse_interval is not None:
-            title = f"RMSE ({row.rmse_space})" if row.rmse_space else "RMSE"
-            rows.append((row.name, title, number(row.rmse_to_teacher), between(row.rmse_interval), "the teacher's samples"))
-        if (found := row.psnr_to_teacher) is not None:
-            rows.append((row.name, "PSNR, dB", number(found.value, ".2f"), between(found.interval), "the teacher's samples"))
-    heads = ("schedule", "figure", "value", "95 % interval, by splitting", "against")
-    return ReportTable("The same with intervals, and what else was measured", heads, rows, (0, 1, 4)) if rows else None
-
-
-def between(interval: Interval | None) -> str:
-    return NONE if interval is None else f"[{number(interval.low, '.4g')}, {number(interval.high, '.4g')}]"
-
-
-def _real(found: Distance | PrecisionRecallRow) -> str:
-    return f"{found.reference or NONE} ({'unknown' if found.reference_n is None else f'{found.reference_n:,}'})"
-
-
-def comparison(file: str, found: Compared) -> ReportTable:
-    """The rows of ``ttune compare``."""
-    rows = []
-    for row in found.rows:
-        against = row.against_grid
-        over = NONE
-        if against is not None and against.rmse_ratio is not None and against.rmse_interval and len(against.rmse_interval) == 2:
-            over = ratio(RatioInterval(against.rmse_ratio, *against.rmse_interval))
-        worth = row.equivalent_rmse_same_sampler
-        cells = (
-            row.label,
-            row.sampler,
-            str(row.steps),
-            number(row.rmse, digits=3),
-            over,
-            with_error(row.frechet, row.frechet_standard_error),
-        )
-        real = with_error(row.real, row.real_standard_error)
-        equal = NONE if worth is None else f"{worth.bound} {worth.steps:.1f}".strip()
-        rows.append((*cells, real, equal, row.chosen or NONE, number(row.evaluations, ",d"), number(row.seconds, ",.0f")))
-    heads = ("method", "sampler", "steps", "RMSE", "over the best untuned grid [95 %]", "Fréchet to the teacher's ± s.e.")
-    heads = (*heads, "to real ± s.e.", "= untuned steps", "returned", "evaluations", "seconds")
+def comparison(file: str, found: Compared) -> Table:
+    """What ``ttune compare`` prints."""
     notes = [
         f"{found.test_samples:,} held-out x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
-        f"Fréchet distances: {features_in_words({found.features})}.",
+        f"F, Fréchet distances: {features_in_words({found.features})}.",
         "Figures are of what a method proposes. Returned: what ttune tune returns, an untuned schedule where the proposal is not better on "
-        "its own held-out x_T. = untuned steps: of the best untuned grid of the same sampler, for the same RMSE. "
-        "Evaluations and seconds are those of the tuning.",
+        "its own held-out x_T. = untuned: steps of the best untuned grid with the same error. "
+        "Evaluations and seconds are those of the tuning. * is the lowest of its K and sampler.",
         *(f"Not tuned: {m.cell}: {m.reason}" for m in found.refused),
         *(f"Failed: {m.cell}: {m.reason}" for m in found.failed),
     ]
-    return ReportTable(f"Comparison on {found.model} ({file})", heads, rows, (0, 1, 8), notes)
+    return replace(rows_table(found.rows), caption=f"Comparison on {found.model} ({file})", notes=notes)
 
 
 def features_in_words(names: set[str]) -> str:

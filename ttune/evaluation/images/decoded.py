@@ -43,3 +43,26 @@ def decoder_identity(denoiser: Denoiser) -> dict[str, Any] | None:
         return None
     named = decode if hasattr(decode, "__qualname__") else type(decode)
     return {"name": f"{named.__module__}.{named.__qualname__}", "weights": digest_of_weights(decoder_modules(denoiser))}
+
+
+@torch.no_grad()
+def shown_of(denoiser: Denoiser, x: Tensor) -> Tensor:
+    """What a page shows of the samples ``x`` (n, ...), on the CPU: decoded where the denoiser knows how, else as they are."""
+    if denoiser.decode is None or len(x) == 0:
+        return x.cpu()
+    # In memory of its own: a decoder may write into its argument, and return the same memory at every call.
+    return denoiser.decode(x.clone()).to("cpu", torch.float32, copy=True)
+
+
+def why_no_pictures(shape: tuple[int, ...], *, decoded: bool = False) -> str | None:
+    """Why samples of this shape (without the batch) cannot be shown as pictures; None if they can.
+
+    ``decoded``: whether this is the shape that the denoiser's ``decode`` returned.
+    """
+    if len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 0:
+        return None
+    rule = "no pictures of 1 or 3 channels, (C, H, W)"
+    if decoded:
+        return f"decoded samples of shape {shape} are {rule}"
+    hint = "; video is not shown" if len(shape) == 4 else "; for latents give the denoiser a decode" if len(shape) == 3 else ""
+    return f"samples of shape {shape} are {rule}{hint}"

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Colour on light paper -> variable of style.css. None is pure black, which matplotlib leaves out of an SVG as the default.
+# Colour on light paper -> variable of the style sheet of a page. None is pure black, which matplotlib leaves out of an SVG as the default.
 PAPER, INK, MUTED, RULE = "#fefefe", "#1a1c1f", "#5c6068", "#d9dce1"
 LINES = ("#0068a8", "#c24e00", "#00785a", "#a03d78", "#7a6200", "#4b3fae")  # each at least 4.5 : 1 on PAPER
 VARIABLES = {PAPER: "--paper", INK: "--ink", MUTED: "--muted", RULE: "--rule", **{c: f"--line{i}" for i, c in enumerate(LINES)}}
@@ -95,6 +96,25 @@ def tick_of(name: str) -> str:
     return textwrap.fill(label_of(name), _TICK_LETTERS)
 
 
+def plain_axes(axes: Axes, size: float) -> None:
+    """A faint grid behind the lines, no frame, tick labels of ``size`` points: for figures on white paper."""
+    axes.tick_params(labelsize=size)
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def plain_ticks(axis: Axis, at: Sequence[float] | None = None, subs: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Plain numbers at ``at``, by default at ``subs`` times the powers of ten of a logarithmic axis, and no other ticks."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=subs) if at is None else FixedLocator(at))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
 def legend(figure: Figure, axes: Axes) -> None:
     """Below the axes, in as many columns as there is room for; the figure grows by its height."""
     handles, labels = axes.get_legend_handles_labels()
@@ -106,9 +126,9 @@ def legend(figure: Figure, axes: Axes) -> None:
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
 
 
-def png_of(figure: Figure) -> bytes:
+def png_of(figure: Figure, dpi: float = 160) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
