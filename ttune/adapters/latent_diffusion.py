@@ -98,9 +98,14 @@ def apply(
 
     def override_of(schedule: Schedule) -> TimestepOverride:
         # Its times are whole numbers on their way to the model; alphas are the schedule's own.
-        hint = f"a schedule for {schedule.sampler!r} is applied to this {kind}: ttune.latent_diffusion.remove(sampler) takes it out"
-        named = {"calls_per_evaluation": calls_per_evaluation, "unmatched": unmatched, "hint": hint}
-        return TimestepOverride.of(schedule, np.floor, unit="the sampler's time", **named)
+        return TimestepOverride.of(
+            schedule,
+            np.floor,
+            unit="the sampler's time",
+            calls_per_evaluation=calls_per_evaluation,
+            unmatched=unmatched,
+            hint=f"a schedule for {schedule.sampler!r} is applied to this {kind}: ttune.latent_diffusion.remove(sampler) takes it out",
+        )
 
     apply_model = _LatentOverride(model, override_of(schedule))
     step = _LatentStep(getattr(sampler, _STEPS[expected]), required, "the schedule that is applied to this sampler")

@@ -8,6 +8,7 @@ the call, since guidance may call the network twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,19 +84,10 @@ class TimestepOverride(HostTimes):
         self.reset()
 
     @staticmethod
-    def of(
-        schedule: Schedule,
-        times: Unit | None = None,
-        network_times: Unit | None = None,
-        *,
-        unit: str = "time",
-        slack: float = 0.0,
-        calls_per_evaluation: int | None = 1,
-        unmatched: str = "raise",
-        hint: str = "",
-    ) -> TimestepOverride:
+    def of(schedule: Schedule, times: Unit | None = None, network_times: Unit | None = None, **options: Any) -> TimestepOverride:
         """For a host whose own sampler runs on the times of ``schedule``. ``times`` turns its solver times into what the host says,
-        ``network_times`` its network times into what the network is passed; both stay as they are unless given.
+        ``network_times`` its network times into what the network is passed; both stay as they are unless given. ``options``: as of
+        the class.
 
         ValueError for what the host's sampler cannot know: tuned coefficients, times per sample, variants of the network.
         """
@@ -108,13 +100,7 @@ class TimestepOverride(HostTimes):
                 raise ValueError(f"schedule must do without {what}; use ttune.sample for this one")
         host, network = schedule.tableau().times, schedule.network_times
         return TimestepOverride(
-            host if times is None else times(host),
-            network if network_times is None else network_times(network),
-            calls_per_evaluation=calls_per_evaluation,
-            unmatched=unmatched,
-            unit=unit,
-            slack=slack,
-            hint=hint,
+            host if times is None else times(host), network if network_times is None else network_times(network), **options
         )
 
     def reset(self) -> None:
