@@ -36,7 +36,7 @@ def main(
     result.schedule.save(out.with_suffix(".json"))
 
     assert denoiser.sample_shape is not None
-    seeds = torch.arange(n) + 2**40  # of which no tuning knows
+    seeds = torch.arange(n) + 2**40  # no tuning knows them
     x_T = ttune.initial_noise(denoiser.noise, denoiser.sample_shape, seeds).to(device)
     conditions = {} if denoiser.draw_conditions is None else denoiser.draw_conditions(seeds)
     many = ttune.Schedule.build(denoiser.noise, sampler, 50, "log_snr")

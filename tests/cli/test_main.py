@@ -169,7 +169,7 @@ def test_a_signal_leaves_the_best_so_far_and_says_where(
     best = ttune.Schedule.load(partial)
     assert best.network_times[0] == whole.network_times[0]
     assert best.tuned["method"] == "trajectory"
-    assert "never compared with its start on held-out x_T" in best.tuned["unfinished"]
+    assert "never compared with its start on validation x_T" in best.tuned["unfinished"]
     main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(partial), *TINY, "--n", "2"])
     main([*command, "--resume"])
     assert ttune.Schedule.load(out) == whole
@@ -219,7 +219,7 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
     assert "chosen with" in capsys.readouterr().out
     schedule = ttune.Schedule.load(file)
     assert schedule.tuned["choice"]["teacher"] == 8 * 128
-    assert schedule.tuned["cost"]["teacher"] == 8 * 128 + 8 * 256  # the held-out x_T, and the check of the teacher
+    assert schedule.tuned["cost"]["teacher"] == 8 * 128 + 8 * 256  # the validation x_T, and the check of the teacher
     assert list(tmp_path.iterdir()) == [file]
     message = failure(["tune", "--out", str(file), *QUICK, "--sampler", "auto", "--spacing", "karras"], capsys)
     assert "auto chooses the spacing too, so ['spacing'] cannot be given" in message

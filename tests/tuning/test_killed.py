@@ -60,7 +60,7 @@ class Kills:
         pieces, best = self.read(folder / "journal", journal_of) or {}, self.read(folder / "best.json", Schedule.load)
         self.most_lost = max(self.most_lost, lost(pieces, acknowledged), int(bool(acknowledged) and best is None))
         if best is not None:
-            assert "never compared with its start on held-out x_T" in best.tuned["unfinished"]
+            assert "never compared with its start on validation x_T" in best.tuned["unfinished"]
             assert "validation" not in best.tuned
         assert (self.unreadable, self.most_lost) == (0, 0)
 

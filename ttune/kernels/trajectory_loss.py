@@ -46,7 +46,7 @@ def trajectory_loss(
 
     Args:
         terms, coeffs, step, clip: as for :func:`ttune.ops.linear_update`; the terms have a leading batch dimension B.
-            The last row of ``coeffs`` is the update that is compared: one row, or with ``clip`` also two, of which row 0
+            The last row of ``coeffs`` is the update that is compared: one row, or with ``clip`` also two; row 0
             is the x_0 prediction that the other uses, clamped. One row with ``clip``: the clamped prediction is compared.
         target: what the update should be; the terms' shape, dtype and device.
         weight: (B,) or the terms' shape, in the output's dtype; no gradient.

@@ -32,7 +32,7 @@ class Passed(nn.Module):
         self.training = False
         self.name = name
         self._wraps = False  # whether the block returns its tensor as the only member of a tuple
-        self._unseen: tuple[nn.Module, ...] = (block,)  # in a tuple, lest its weights be counted
+        self._unseen: tuple[nn.Module, ...] = (block,)  # in a tuple, so that its weights are not counted
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._unseen:

@@ -15,7 +15,7 @@ from ttune.tuning.grid_search import Ranked
 from ttune.tuning.validation import same_steps
 
 LONGEST = 200  # points of a line that a plot still shows apart; endpoint takes 30 by default, an evolution's rounds are fewer
-UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on held-out x_T"
+UNFINISHED = "the tuning was not finished: this schedule was never compared with its start on validation x_T"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Accepted:
 
     ``name``: of the piece of work in the checkpoint. ``rmse``: to the teacher, on the first ``samples`` tuning x_T; None where the method
     does not measure it. ``best``: the best schedule so far, which may be an earlier one; its ``tuned["unfinished"]`` says that no
-    held-out x_T has judged it.
+    validation x_T has judged it.
     """
 
     name: str
@@ -51,7 +51,7 @@ class BestSoFar:
         self._start, self._journal, self._model, self._record, self._say = start, journal, model, record, say
 
     def accept(self, name: str, state: Any, schedule: Schedule, *, samples: int, rmse: float | None = None) -> None:
-        """Put ``state`` under ``name`` into the journal; ``schedule`` is what it stands for."""
+        """Put ``state`` under ``name`` into the journal; ``schedule`` is the one that it describes."""
         entry = {
             "times": schedule.times.tolist(),
             "network_times": schedule.network_times.tolist(),

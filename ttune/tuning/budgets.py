@@ -25,7 +25,7 @@ def tune_budgets(denoiser: Denoiser, schedules: Sequence[Schedule], arguments: T
 
     The teacher's x_0 are computed once. A method with further starts (``also``: the default one) is given the tuned schedule of
     the next smaller budget too, :func:`resampled` to its own. ``checkpoint`` names one file per budget, ``checkpoint.STEPS``
-    (itself, if there is only one); with ``resume`` the budgets that are there are taken up where they stood. The other keywords are
+    (itself, if there is only one); with ``resume`` the budgets that are there are taken up where they were left. The other keywords are
     those of :func:`ttune.tune`.
 
     Raises what it raises, and ValueError for schedules of the same steps, of different samplers or of another last time.

@@ -1,4 +1,4 @@
-"""A journal of finished pieces of a tuning, so that an interrupted one goes on where it stood."""
+"""A journal of finished pieces of a tuning, so that an interrupted one goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TENSORS = {name: f"teacher_{name}" for name in ("tuning", "validation")}  # what
 
 
 class _Content(msgspec.Struct):
-    """``digest``: of ``pieces`` as they stand in the file, for whoever goes on from them believes every number."""
+    """``digest``: of ``pieces`` as they are in the file: a resumed run believes every number of them."""
 
     fingerprint: dict[str, Any]
     digest: str

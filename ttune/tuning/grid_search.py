@@ -44,7 +44,7 @@ class Ranked:
         return Ranked(row["name"], schedule, row["rmse"], row["frechet"])
 
 
-# One of each family: exponential stands beside log_snr, beta beside quadratic, and Align Your Steps is a method of its own.
+# One of each family: log_snr is near exponential, quadratic near beta, and Align Your Steps is a method of its own.
 SEARCHED = ("leading", "trailing", "linspace", "quadratic", "log_snr", "karras")
 
 

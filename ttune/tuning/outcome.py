@@ -9,14 +9,14 @@ RETURNED = {"untuned": "the best untuned schedule", "start": "the start"}
 
 
 def outcome_in_words(outcome: str, record: Mapping[str, Any], steps: int) -> list[str]:
-    """Lines to put first. None for a tuned schedule that passed the decision on held-out x_T.
+    """Lines to put first. None for a tuned schedule that passed the decision on validation x_T.
 
     ``record``: how the tuning went (:attr:`ttune.tuning.TuneResult.record`).
     """
     validation = record["validation"]
     refused = [f"  not better: {reason}" for reason in dict.fromkeys(validation["refused"])]
     if outcome == "tuned":
-        unchecked = "The tuned schedule is returned without the decision on held-out x_T (fallback=False), which it would not pass:"
+        unchecked = "The tuned schedule is returned without the decision on validation x_T (fallback=False), which it would not pass:"
         return [unchecked, *refused] if refused and not validation["fallback"] else []
     if validation["rmse_start"] == 0:
         return [f"Nothing to tune: {steps} steps already end at the teacher's samples, returned: {RETURNED[outcome]}."]

@@ -7,13 +7,13 @@ import numpy as np
 from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
 
-APART = 1e-6  # of the largest time: two times of a resampled grid stand at least this far apart
+APART = 1e-6  # of the largest time: two times of a resampled grid are at least this far apart
 
 
 def resampled(schedule: Schedule, steps: int) -> Schedule:
     """``schedule`` with ``steps`` steps: the same first and last time, the others on the same curve of half log-SNR over
-    the fraction of the steps done. What the network is told keeps its distance from where it stands, in units of the step, on
-    such a curve too (for samplers with one evaluation a step; others are told the truth). Tuned coefficients are not carried over.
+    the fraction of the steps done. Network times keep their distance from the solver times, in units of the step, on such a curve
+    too; for samplers with several evaluations a step they are the solver times. Tuned coefficients are not carried over.
 
     Raises ValueError for fewer than one step, or a number of steps that the sampler cannot have.
     """
@@ -26,8 +26,8 @@ def resampled(schedule: Schedule, steps: int) -> Schedule:
         return resized
     offsets = (schedule.network_times - schedule.times[:-1]) / -np.diff(schedule.times)
     carried = np.interp(np.arange(steps) / steps, np.arange(schedule.steps) / schedule.steps, offsets)
-    told = resized.times[:-1] - carried * np.diff(resized.times)
-    return resized.replace(network_times=np.clip(told, schedule.noise.t_min, schedule.noise.t_max))
+    network_times = resized.times[:-1] - carried * np.diff(resized.times)
+    return resized.replace(network_times=np.clip(network_times, schedule.noise.t_min, schedule.noise.t_max))
 
 
 def _times(schedule: Schedule, steps: int) -> Float64:

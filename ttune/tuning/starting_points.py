@@ -15,7 +15,7 @@ from ttune.tuning.problem import on_device
 Points = tuple[Tensor, Conditions]  # x_T (n, ...) and conditions
 Data = Tensor | tuple[Tensor, Conditions]
 
-VALIDATION_SEEDS = 2**32  # held-out x_T have seeds from here on, tuning x_T below: never the same
+VALIDATION_SEEDS = 2**32  # validation x_T have seeds from here on, tuning x_T below: never the same
 
 MAX_SEED = 2**63 // (4 * VALIDATION_SEEDS)  # seeds of samples, 2 VALIDATION_SEEDS apart from one tuning's to the next, are 64-bit integers
 
@@ -30,10 +30,10 @@ def check_draws(seed: int, batch_size: int, **counts: int) -> None:
 
 
 def given_points(denoiser: Denoiser, x_T: Tensor, conditions: Conditions | Callable[[Tensor], Conditions] | None) -> tuple[Points, Points]:
-    """(tuning, held out): the last quarter of the caller's own x_T is held out."""
+    """(tuning, validation): the last quarter of the caller's own x_T is for validation."""
     n = x_T.shape[0]
-    if n < 8:  # a Fréchet distance needs two held-out samples
-        raise ValueError(f"x_T must hold at least 8 samples, a quarter of which is held out, got {n}")
+    if n < 8:  # a Fréchet distance needs two samples
+        raise ValueError(f"x_T must hold at least 8 samples, a quarter of them for validation, got {n}")
     if not torch.isfinite(x_T).all():
         raise ValueError("x_T must be finite, got NaN or infinity")
     if callable(conditions):
@@ -41,8 +41,8 @@ def given_points(denoiser: Denoiser, x_T: Tensor, conditions: Conditions | Calla
     denoiser.check_conditions(conditions, n)
     cut, given = n - n // 4, dict(conditions or {})
     both = (slice(0, cut), slice(cut, n))
-    tuning, held_out = ((x_T[rows], select(given, rows, n, denoiser.shared)) for rows in both)
-    return tuning, held_out
+    tuning, validation = ((x_T[rows], select(given, rows, n, denoiser.shared)) for rows in both)
+    return tuning, validation
 
 
 def drawn_points(

@@ -18,13 +18,13 @@ from ttune.sampling.sample import sample, start_state
 from ttune.schedule.schedule import GRIDS, Schedule
 from ttune.tuning.problem import Problem
 
-# 2M on the log-SNR grid: on the bundled model 128 steps stand 0.001 RMSE from 256 (reported by every tuning).
+# 2M on the log-SNR grid: on the bundled model 128 steps are 0.001 RMSE from 256 (reported by every tuning).
 TEACHER_STEPS = 128
 # How far a resumed run's network may be from the checkpoint's: of the teacher's sample, root mean square. Rounding on another machine is
 # far below it, another network far above.
 SAME_FUNCTION = 0.02
 
-Seen = Callable[[float, float, Sequence[Tensor]], None]  # (time, told time, the network's outputs) of one evaluation
+Seen = Callable[[float, float, Sequence[Tensor]], None]  # (time, network time, the network's outputs) of one evaluation
 
 
 class Teacher:
@@ -48,7 +48,7 @@ class Teacher:
 
     @staticmethod
     def default(student: Schedule, steps: int = TEACHER_STEPS, *, remember: bool = False) -> Teacher:
-        """2M on the log-SNR grid from T, told the truth, ending where the student ends."""
+        """2M on the log-SNR grid from T, with network times as solver times, ending where the student ends."""
         noise = student.noise
         # Where the log-SNR is infinite at T (flow matching), the grid starts a hair below.
         start = None if np.isfinite(noise.half_log_snr(noise.t_max)) else 0.999 * noise.t_max
@@ -60,7 +60,7 @@ class Teacher:
     def on_whole_times(self) -> Teacher:
         """This teacher at the whole times next to its own, for networks that know no others: fewer steps, where two fall together.
 
-        The same one on every call, with what it remembers. Functions, and schedules told something else than where they stand,
+        The same one on every call, with what it remembers. Functions, and schedules with network times of their own,
         stay as they are.
         """
         source = self.source
@@ -104,10 +104,10 @@ class Teacher:
     def trajectory(
         self, denoiser: Denoiser, x_T: Tensor, conditions: Conditions, times: Sequence[float], seen: Seen | None = None
     ) -> list[Tensor]:
-        """The states (B, ...) at decreasing ``times``, the last of which is the student's last one; at times before the
+        """The states (B, ...) at decreasing ``times``, whose last is the student's last one; at times before the
         teacher's own start, x_T as it would start there.
 
-        ``seen(time, told, outputs)`` is called with the network's outputs of every evaluation, if there are any.
+        ``seen(time, tau, outputs)`` is called with the network's outputs of every evaluation, if there are any.
         """
         if not isinstance(self.source, Schedule):
             with torch.no_grad():
@@ -118,11 +118,11 @@ class Teacher:
             raise ValueError("teacher: a path needs a schedule without coefficients, shift or variants, which belong to its own steps")
         inner = [t for t in times if t < self.source.times[0]]
         merged = np.unique(np.concatenate([self.source.times, inner]))[::-1]
-        told = dict(zip(self.source.tableau().times.tolist(), self.source.network_times.tolist(), strict=True))
+        own = dict(zip(self.source.tableau().times.tolist(), self.source.network_times.tolist(), strict=True))
         schedule = self.source.replace(times=merged)
-        # The teacher is told what it was told; at the times in between, where it stands.
+        # The teacher has its own network times; at the times in between, the solver times.
         schedule = schedule.replace(
-            network_times=[told.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.network_times, strict=True)]
+            network_times=[own.get(t, c) for t, c in zip(merged[:-1].tolist(), schedule.network_times, strict=True)]
         )
         start = float(merged[0])
         wanted = {t: x_T * schedule.noise.start_scale(t) for t in map(float, times) if t > start} | {start: start_state(schedule, x_T)}

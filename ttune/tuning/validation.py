@@ -19,7 +19,7 @@ ROUNDING = 1e-9  # of the largest time: what a schedule may differ by after a wa
 
 @dataclass(frozen=True)
 class ValidationFigures:
-    """A schedule and its score on the held-out problem."""
+    """A schedule and its score on the validation problem."""
 
     schedule: Schedule
     score: ScheduleScore
@@ -60,7 +60,7 @@ def decide(
     fallback: bool,
     untuned: Sequence[Schedule] = (),
 ) -> tuple[Schedule, str, dict[str, Any]]:
-    """Of the candidates that are better on the held-out problem than ``start`` and than the best untuned grid that was
+    """Of the candidates that are better on the validation problem than ``start`` and than the best untuned grid that was
     found on the way, the best; if there is none, that grid if it is better than ``start``; else ``start``. With the outcome in a word
     ("tuned", "untuned", "start": which of the three was returned), and the figures of the decision.
 

@@ -15,7 +15,7 @@ from ttune.kernels import linear_update as spec
 WARPS = 4
 # 16 bytes of every tensor per thread are one memory instruction.
 _BYTES = 16
-# Every row holds an accumulator per element of the thread in registers, of which there are 255 of 4 bytes.
+# Every row holds an accumulator per element of the thread in registers; there are 255 of 4 bytes.
 _ACCUMULATORS = 64
 # What one pass unrolls. 64 terms by 2 rows compiled in 2 s; on a busy machine by 16 rows in 19 s, by 32 rows in 195 s.
 _MOST_TERMS, _MOST_PRODUCTS = 64, 512

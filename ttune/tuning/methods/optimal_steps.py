@@ -135,7 +135,7 @@ def candidate_times(teacher: Teacher, start: Schedule, count: int, *, fix_start:
 
 def local_costs(problem: Problem, like: Schedule, teacher: Teacher, times: Float64, metric: str) -> Float64:
     """(n + 1, n) for n ``times``: entry (i, j) is the mean cost of the step from t_i to t_j of a sampler like ``like``'s, infinite
-    for j <= i. The last row: of standing at t_j with x_T itself."""
+    for j <= i. The last row: of starting at t_j with x_T itself."""
     denoiser, n = problem.denoiser, len(times)
     states, outputs = _path(problem, teacher, times)
     ends = (problem.x_T * like.noise.start_scale(times[0]), states[-1])

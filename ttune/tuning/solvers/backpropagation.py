@@ -104,7 +104,7 @@ class QuadraticModel:
     """A schedule and its derivatives, ready for tensors."""
 
     stages: tuple[StageRows, ...]
-    told: Sensitivity  # (n_evaluations,)
+    network_times: Sensitivity  # (n_evaluations,)
     start_scale: Sensitivity  # ()
 
     @staticmethod
@@ -120,7 +120,7 @@ class QuadraticModel:
             return Sensitivity(torch.from_numpy(value).to(device), torch.from_numpy(slope).to(device))
 
         keys = dict.fromkeys(key for numbers in (base, *slopes) for key in numbers)
-        count = sum(key[0] == "told" for key in keys)
+        count = sum(key[0] == "network_time" for key in keys)
         stages = []
         for i in range(count):
             rows = [key for key in keys if key[0] == f"row {i}"]
@@ -138,7 +138,7 @@ class QuadraticModel:
             )
         return QuadraticModel(
             tuple(stages),
-            sensitivity("told", (count,), {(i,): i for i in range(count)}),
+            sensitivity("network_time", (count,), {(i,): i for i in range(count)}),
             sensitivity("start", (), {(): 0}),
         )
 
@@ -159,7 +159,7 @@ def _numbers(denoiser: Denoiser, schedule: Schedule) -> Numbers:
     evaluations = evaluations_of(denoiser, schedule)
     numbers: dict[tuple[object, ...], float] = {("start",): schedule.noise.start_scale(schedule.times[0])}
     for i, (evaluation, rows) in enumerate(zip(evaluations, folded(denoiser, schedule, evaluations), strict=True)):
-        numbers["told", i] = float(schedule.network_times[i])
+        numbers["network_time", i] = float(schedule.network_times[i])
         numbers |= {(f"prediction {i}", c): value for c, value in enumerate(evaluation.row)}
         numbers |= {(f"row {i}", name, column): value for name, row in rows.items() for column, value in row.items()}
     return numbers
@@ -181,8 +181,8 @@ def _slope(denoiser: Denoiser, parameters: Parameters, theta: Float64, j: int, b
     slope = {}
     for key in keys:
         each = [(numbers.get(key, 0.0) - base.get(key, 0.0)) / h for h, numbers in sides]
-        # A told time that a bound holds does not move on one side; the other side is its slope.
-        stuck = key[0] == "told" and len(each) == 2 and 0.0 in each
+        # A network time that a bound holds does not move on one side; the other side is its slope.
+        stuck = key[0] == "network_time" and len(each) == 2 and 0.0 in each
         slope[key] = sum(each) if stuck else sum(each) / max(len(each), 1)
     return {key: value for key, value in slope.items() if value != 0.0}
 
@@ -313,23 +313,23 @@ def _through_network(
     slopes: list[Tensor],
     micro: int,
 ) -> None:
-    """From cotangents of the outputs of evaluation ``i`` to those of its state (added) and of the time that it is told."""
+    """From cotangents of the outputs of evaluation ``i`` to those of its state (added) and of its network time."""
     denoiser, n = batch_size.denoiser, len(batch_size)
     for start in range(0, n, micro):
         rows = slice(start, start + micro)
         with torch.enable_grad():
             leaf = x[rows].detach().requires_grad_()
-            told = model.told.value[i].to(torch.float64).expand(len(leaf)).clone().requires_grad_()
+            tau = model.network_times.value[i].to(torch.float64).expand(len(leaf)).clone().requires_grad_()
             before = denoiser.evaluations
-            outputs = plan.outputs(denoiser, i, leaf, select(batch_size.conditions, rows, n, denoiser.shared), told)
+            outputs = plan.outputs(denoiser, i, leaf, select(batch_size.conditions, rows, n, denoiser.shared), tau)
             spent = denoiser.evaluations - before
         live = [j for j, output in enumerate(outputs) if output.requires_grad]
         for on_output, cotangent, slope in zip(on_outputs, cotangents, slopes, strict=True):
             if not live:
                 continue
-            on_x, on_told = torch.autograd.grad(
+            on_x, on_tau = torch.autograd.grad(
                 [outputs[j] for j in live],
-                [leaf, told],
+                [leaf, tau],
                 [on_output[j][rows] for j in live],
                 retain_graph=True,
                 allow_unused=True,
@@ -337,7 +337,7 @@ def _through_network(
             )
             denoiser.evaluations += 2 * spent  # a backward counts twice its forward
             cotangent["x"][rows] += on_x
-            slope[rows] += on_told[:, None] * model.told.slope[:, i]
+            slope[rows] += on_tau[:, None] * model.network_times.slope[:, i]
 
 
 def _through_start(plan: Plan, x: Tensor, cotangent: Tensor) -> Tensor:

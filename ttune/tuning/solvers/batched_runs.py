@@ -69,13 +69,13 @@ def _lockstep(denoiser: Denoiser, restarts: Sequence[Restart], conditions: Condi
 def _outputs(
     denoiser: Denoiser, restarts: Sequence[Restart], states: Sequence[Registers], waiting: Sequence[int], i: int, conditions: Conditions
 ) -> dict[int, Sequence[Tensor]]:
-    """The network's outputs at evaluation ``i`` of those runs, in as few calls as the places where they stand allow."""
+    """The network's outputs at evaluation ``i`` of those runs, in as few calls as their networks allow."""
     found: dict[int, Sequence[Tensor]] = {}
     groups = _grouped(waiting, lambda n: restarts[n].plan.evaluations[i])
     for group in groups:
         xs = [states[n]["x"] for n in group]
         batch = len(xs[0])
-        times = [_told(restarts[n].plan, i, x) for n, x in zip(group, xs, strict=True)]
+        times = [_times_passed(restarts[n].plan, i, x) for n, x in zip(group, xs, strict=True)]
         times_over = partial(repeated, times=len(group))
         given = {k: of_rows(times_over, v, batch, denoiser.shared, k) for k, v in conditions.items()}
         together = denoiser.outputs(torch.cat(xs), torch.cat(times), given, restarts[group[0]].plan.evaluations[i])
@@ -94,9 +94,9 @@ def _grouped(runs: Sequence[int], evaluation: Callable[[int], Evaluation]) -> li
     return groups
 
 
-def _told(plan: Plan, i: int, x: Tensor) -> Tensor:
-    """(B,) what the network is told."""
-    told = plan.network_times[i] if plan.shifting is None else plan.shifting(i, x)
-    if isinstance(told, Tensor):
-        return told.expand(len(x)) if told.ndim == 0 else told
-    return torch.full((len(x),), told, dtype=torch.float64, device=x.device)
+def _times_passed(plan: Plan, i: int, x: Tensor) -> Tensor:
+    """(B,) what the network is passed."""
+    tau = plan.network_times[i] if plan.shifting is None else plan.shifting(i, x)
+    if isinstance(tau, Tensor):
+        return tau.expand(len(x)) if tau.ndim == 0 else tau
+    return torch.full((len(x),), tau, dtype=torch.float64, device=x.device)

@@ -52,14 +52,14 @@ def difference_steps(problem: Problem, parameters: Parameters, theta: Float64, s
         best = least_rough(roughness, begin)
         steps.append(dtype_step(problem.x_T.dtype) if best is None else best)
         noise.append(0.0 if best is None else roughness(best) * best / NOISE_OF_SECOND_DIFFERENCE)
-        begin = begin if best is None else best  # the next parameter is told to the same network
+        begin = begin if best is None else best  # the next parameter goes to the same network
     return DifferenceSteps(np.array(steps), np.array(noise))
 
 
 def dtype_step(dtype: torch.dtype) -> float:
     """Where nothing was measured: 0.3 sqrt(eps), 1e-4 for float32.
 
-    On the bundled model, clipped, gradients then stand within 4 % of those of backpropagation; 1e-3 was off by up to 11 %, 1e-2 by up to
+    On the bundled model, clipped, gradients are then within 4 % of those of backpropagation; 1e-3 was off by up to 11 %, 1e-2 by up to
     140 % and with the wrong sign in places.
     """
     return 0.3 * float(torch.finfo(dtype).eps) ** 0.5

@@ -23,7 +23,7 @@ from ttune.tuning.solvers.parameters import Parameters
 # this share of the mean slope as a floor, tunings of the Gaussian and of a mixture from three grids ended lower (.2247 and
 # .0150 where they had stalled at .2603 and .0339) or in the same place, in fewer iterations.
 SCALE_FLOOR = 0.1
-RIDGE = 1e-9  # relative to the mean of diag(J^T J): a time told at T has no gradient at all
+RIDGE = 1e-9  # relative to the mean of diag(J^T J): a network time at T has no gradient at all
 TRIALS = 12  # damped steps before a point is taken for a minimum
 EXPECTED_GAIN = 1e-4  # of the cost: a linear model that promises less than this is not worth trying
 
@@ -54,7 +54,7 @@ class Linearisation(Protocol):
 
 @dataclass
 class Search:
-    """Where the iteration stands; plain values, so that a run can be resumed exactly."""
+    """The state of the iteration; plain values, so that a run can be resumed exactly."""
 
     theta: list[float]
     damping: float = 1e-2

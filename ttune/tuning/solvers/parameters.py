@@ -5,7 +5,7 @@ clean images: the half log-SNR, or -log sigma where the log-SNR is infinite (flo
 
 - t_0: its distance y(t_0) - y(T) >= 0, projected back to 0 when a step would leave the trained range;
 - t_1 … t_{K-1}: the logarithm of the gap y(t_i) - y(t_{i-1}), so that any vector gives decreasing times;
-- tau_i: its offset y(tau_i) - y(where evaluation i stands), so that it follows the step; the time itself is kept in
+- tau_i: its offset y(tau_i) - y(the solver time of evaluation i), so that it follows the step; the time itself stays in
   the trained range;
 - the corrections of the solver's coefficients, as shares of the state that they make.
 """
@@ -100,7 +100,7 @@ class Parameters:
             return self.start
         moved = self._moved(theta)
         times = moved.tableau().times
-        return moved.replace(network_times=self._told(theta, times), coefficients=self._coefficients(theta))
+        return moved.replace(network_times=self._network_times(theta, times), coefficients=self._coefficients(theta))
 
     def _moved(self, theta: Float64) -> Schedule:
         start = self.start
@@ -114,14 +114,14 @@ class Parameters:
         times[:-1] = np.where(unmoved, start.times[:-1], times[:-1])
         return start.replace(times=times)
 
-    def _told(self, theta: Float64, times: Float64) -> Float64:
+    def _network_times(self, theta: Float64, times: Float64) -> Float64:
         noise, start = self.start.noise, self.start
         offsets = theta[self._n_times : self._n_before_coefficients] if self.tunes_network_times else self._offsets
-        told = time(noise, coordinate(noise, times) + offsets)
-        # A zero offset tells the network exactly where it stands; what did not move is told exactly what it was.
-        told = np.where(offsets == 0, times, told)
-        told = np.where((times == start.tableau().times) & (offsets == self._offsets), start.network_times, told)
-        return np.clip(told, noise.t_min, noise.t_max)
+        tau = time(noise, coordinate(noise, times) + offsets)
+        # A zero offset is exactly the solver time; what did not move stays exactly what it was.
+        tau = np.where(offsets == 0, times, tau)
+        tau = np.where((times == start.tableau().times) & (offsets == self._offsets), start.network_times, tau)
+        return np.clip(tau, noise.t_min, noise.t_max)
 
     def _coefficients(self, theta: Float64) -> Float64 | None:
         if not self.tunes_coefficients:
@@ -170,8 +170,8 @@ def first_difference(a: Schedule, b: Schedule) -> tuple[int, bool]:
     if a.noise.start_scale(a.times[0]) != b.noise.start_scale(b.times[0]):
         return 0, False
     stages = zip(a.tableau().stages, b.tableau().stages, a.network_times, b.network_times, strict=True)
-    for i, (stage_a, stage_b, told_a, told_b) in enumerate(stages):
-        if told_a != told_b:
+    for i, (stage_a, stage_b, tau_a, tau_b) in enumerate(stages):
+        if tau_a != tau_b:
             return i, False
         if not _same(stage_a, stage_b):
             return i, True
