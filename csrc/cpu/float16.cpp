@@ -54,8 +54,8 @@ __attribute__((target("avx,f16c"))) void narrow_f16c(const float* x, int count, 
 
 }  // namespace
 
-// AVX2 is asked for instead of F16C, since every processor that has the former has the latter: clang before 18 does not know the name of the
-// latter.
+// AVX2 is asked for instead of F16C, since every processor that has the former has the latter: clang before 18 does not
+// know the name of the latter.
 void widen_float16(const Float16* x, int count, float* y) {
 #if TTUNE_HAS_X86
   static const auto widen_all = __builtin_cpu_supports("avx512f") ? widen_avx512

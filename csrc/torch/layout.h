@@ -7,7 +7,7 @@
 
 #include "torch/view.h"
 
-// How views lie in memory. The twin of _steps, _nested and _touch in ttune/kernels/linear_update.py.
+// How views lie in memory. The Python twin: ttune/kernels/tensors.py.
 
 namespace ttune {
 
@@ -21,7 +21,7 @@ inline Steps steps_of(const View& view) {
   return steps;
 }
 
-// Elements from the first to the last, less one.
+// How far the last element lies behind the first, in elements.
 inline int64_t span_of(const View& view) {
   int64_t span = 0;
   for (int64_t d = 0; d < view.dim; ++d) span += view.strides[d] * (view.sizes[d] - 1);

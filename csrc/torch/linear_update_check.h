@@ -9,8 +9,8 @@
 #include "torch/check.h"
 #include "torch/layout.h"
 
-// What the operators with terms and coefficients ask of their arguments, on every device. The Python twin, with the
-// same words: _check and _check_overlap in ttune/kernels/linear_update.py.
+// What the operators with terms and coefficients ask of their arguments, on every device. The Python twins, with
+// the same words: _check in ttune/kernels/linear_update.py, check_overlap in tensors.py.
 
 namespace ttune {
 

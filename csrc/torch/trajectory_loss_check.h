@@ -2,11 +2,12 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "math/loss.h"
 #include "torch/linear_update_check.h"
 
-// What trajectory_loss asks of its arguments, on every device. The Python twin, with the same words: _check in
+// What trajectory_loss asks of its arguments, on every device. The Python twin, with the same words: checked in
 // ttune/kernels/trajectory_loss.py.
 
 namespace ttune {
@@ -55,6 +56,26 @@ inline DType check_loss(const LossArguments& a) {
   checked_kind(a.kind);
   check(a.delta > 0, "delta must be a number > 0, got ", a.delta);
   return dtype;
+}
+
+// The two operators of the schema, out of a device's loss(arguments, gradient): it makes the gradient where that is not
+// null.
+using Loss = Tensor(const LossArguments&, Tensor*);
+
+template <Loss* loss>
+Tensor trajectory_loss(const Tensors& terms, const Tensor& coeffs, const Tensor& target, const MaybeTensor& step,
+                       const std::optional<double>& clip, const MaybeTensor& weight, const std::string& kind,
+                       double delta) {
+  return loss({{terms, coeffs, step, clip, kNone, kNone}, target, weight, kind, delta}, nullptr);
+}
+
+template <Loss* loss>
+std::tuple<Tensor, Tensor> trajectory_loss_gradient(const Tensors& terms, const Tensor& coeffs, const Tensor& target,
+                                                    const MaybeTensor& step, const std::optional<double>& clip,
+                                                    const MaybeTensor& weight, const std::string& kind, double delta) {
+  Tensor gradient;
+  Tensor made = loss({{terms, coeffs, step, clip, kNone, kNone}, target, weight, kind, delta}, &gradient);
+  return {made, gradient};
 }
 
 }  // namespace ttune

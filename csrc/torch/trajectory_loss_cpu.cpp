@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <tuple>
 #include <vector>
 
 #include "cpu/trajectory_loss.h"
@@ -79,25 +78,10 @@ Tensor compute(const LossArguments& a, Tensor* gradient) {
   return out;
 }
 
-Tensor trajectory_loss_cpu(const Tensors& terms, const Tensor& coeffs, const Tensor& target, const MaybeTensor& step,
-                           const std::optional<double>& clip, const MaybeTensor& weight, const std::string& kind,
-                           double delta) {
-  return compute({{terms, coeffs, step, clip, kNone, kNone}, target, weight, kind, delta}, nullptr);
-}
-
-std::tuple<Tensor, Tensor> trajectory_loss_gradient_cpu(const Tensors& terms, const Tensor& coeffs,
-                                                        const Tensor& target, const MaybeTensor& step,
-                                                        const std::optional<double>& clip, const MaybeTensor& weight,
-                                                        const std::string& kind, double delta) {
-  Tensor gradient;
-  Tensor loss = compute({{terms, coeffs, step, clip, kNone, kNone}, target, weight, kind, delta}, &gradient);
-  return {loss, gradient};
-}
-
 }  // namespace
 }  // namespace ttune
 
 STABLE_TORCH_LIBRARY_IMPL(ttune, CPU, m) {
-  m.impl("trajectory_loss", TORCH_BOX(&ttune::trajectory_loss_cpu));
-  m.impl("trajectory_loss_gradient", TORCH_BOX(&ttune::trajectory_loss_gradient_cpu));
+  m.impl("trajectory_loss", TORCH_BOX(&ttune::trajectory_loss<ttune::compute>));
+  m.impl("trajectory_loss_gradient", TORCH_BOX(&ttune::trajectory_loss_gradient<ttune::compute>));
 }

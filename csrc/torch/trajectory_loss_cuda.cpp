@@ -5,7 +5,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 #include "cuda/trajectory_loss.h"
@@ -70,25 +69,10 @@ Tensor compute(const LossArguments& a, Tensor* gradient) {
   return out;
 }
 
-Tensor trajectory_loss_cuda(const Tensors& terms, const Tensor& coeffs, const Tensor& target, const MaybeTensor& step,
-                            const std::optional<double>& clip, const MaybeTensor& weight, const std::string& kind,
-                            double delta) {
-  return compute({{terms, coeffs, step, clip, kNone, kNone}, target, weight, kind, delta}, nullptr);
-}
-
-std::tuple<Tensor, Tensor> trajectory_loss_gradient_cuda(const Tensors& terms, const Tensor& coeffs,
-                                                         const Tensor& target, const MaybeTensor& step,
-                                                         const std::optional<double>& clip, const MaybeTensor& weight,
-                                                         const std::string& kind, double delta) {
-  Tensor gradient;
-  const Tensor loss = compute({{terms, coeffs, step, clip, kNone, kNone}, target, weight, kind, delta}, &gradient);
-  return {loss, gradient};
-}
-
 }  // namespace
 }  // namespace ttune
 
 STABLE_TORCH_LIBRARY_IMPL(ttune, CUDA, m) {
-  m.impl("trajectory_loss", TORCH_BOX(&ttune::trajectory_loss_cuda));
-  m.impl("trajectory_loss_gradient", TORCH_BOX(&ttune::trajectory_loss_gradient_cuda));
+  m.impl("trajectory_loss", TORCH_BOX(&ttune::trajectory_loss<ttune::compute>));
+  m.impl("trajectory_loss_gradient", TORCH_BOX(&ttune::trajectory_loss_gradient<ttune::compute>));
 }

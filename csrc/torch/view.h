@@ -8,8 +8,8 @@ namespace ttune {
 
 using torch::stable::Tensor;
 
-// What a tensor says of itself, asked once: every question is a call into libtorch, and the checks of one update of
-// four tensors asked some three hundred, as long as the arithmetic of a 3 x 32 x 32 image. Valid as long as the tensor.
+// A tensor's layout, dtype and device, read once: each is a call into libtorch, and the checks of one update of four
+// tensors made some three hundred calls, as long as the arithmetic of a 3 x 32 x 32 image. Valid as long as the tensor.
 struct View {
   View(const Tensor& tensor) {  // implicit: what takes a View takes a Tensor
     AtenTensorHandle handle = tensor.get();
