@@ -1,7 +1,8 @@
-"""What a call asks of a machine: launches, allocations, and whether the host waits for the device."""
+"""What a call asks of a machine: launches, allocations, and how often the host waits for the device."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,30 +16,28 @@ _CALLS = 10
 @dataclass(frozen=True)
 class Counts:
     """Per call. ``launches``: kernels, copies and fills that ran on the device; ``allocations``: requests to PyTorch's
-    caching allocator; ``synchronises``: whether the host waited for the device."""
+    caching allocator; ``synchronisations``: how often the host waited for the device."""
 
     launches: float
     allocations: float
-    synchronises: bool
+    synchronisations: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.launches:g} launches, {self.allocations:g} allocations, {'SYNC' if self.synchronises else 'no sync'}"
+        return f"{self.launches:g} launches, {self.allocations:g} allocations, {self.synchronisations:g} synchronisations"
 
 
 def count(call: Callable[[], object], calls: int = 1) -> Counts:
     """``calls``: how many calls one call of ``call`` stands for (a captured graph holds several)."""
     call()
     torch.cuda.synchronize()
-    synchronises = False
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        call()
-    except RuntimeError as error:
-        if "synchroniz" not in str(error):
-            raise
-        synchronises = True
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings(record=True) as waited:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    synchronisations = sum("synchroniz" in str(warning.message) for warning in waited)
     before = torch.cuda.memory_stats().get("allocation.all.allocated", 0)
     for _ in range(_CALLS):
         call()
@@ -52,7 +51,7 @@ def count(call: Callable[[], object], calls: int = 1) -> Counts:
             call()
         torch.cuda.synchronize()
     launches = sum(map(_launched, profile.events() or ()))
-    return Counts(launches / profiled / calls, allocations / _CALLS / calls, synchronises)
+    return Counts(launches / profiled / calls, allocations / _CALLS / calls, synchronisations / calls)
 
 
 def _launched(event: Any) -> bool:
@@ -77,4 +76,4 @@ def count_on_cpu(call: Callable[[], object], calls: int = 1) -> tuple[Counts, in
         held += change
         peak = max(peak, held)
     allocations = sum(change > 0 for _, change in changes)
-    return Counts(operators / (2 * calls), allocations / (2 * calls), False), peak
+    return Counts(operators / (2 * calls), allocations / (2 * calls)), peak

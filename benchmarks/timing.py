@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 Call = Callable[[], object]
+Timed = Callable[[Call, int], float]  # the seconds of so many calls
 Contestant = TypeVar("Contestant")
 Key = TypeVar("Key")
 
@@ -66,6 +67,26 @@ def device_seconds(call: Call, count: int) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
+
+
+def synchronised_seconds(call: Call, count: int) -> float:
+    """On a GPU, by the host's clock, until all of its work is done: what a user waits for."""
+    torch.cuda.synchronize()
+
+    def until_done() -> None:
+        for _ in range(count):
+            call()
+        torch.cuda.synchronize()
+
+    return host_seconds(until_done, 1)
+
+
+def queue_seconds(call: Call, count: int) -> float:
+    """On a GPU, by the host's clock, until all of its work is queued: the host's share of it."""
+    torch.cuda.synchronize()
+    seconds = host_seconds(call, count)
+    torch.cuda.synchronize()
+    return seconds
 
 
 def alternate(

@@ -1,8 +1,7 @@
-"""What a step budget buys on the bundled model: RMSE and Fréchet distance to the teacher's samples from the same x_T."""
+"""What a step budget gives on the bundled model: RMSE and Fréchet distance to the teacher's samples from the same x_T."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 import ttune
-from benchmarks.result_paths import RESULTS, ROOT
+from benchmarks.result_paths import ROOT, read_result
+from benchmarks.samplings.setting import SAMPLERS
 from ttune import zoo
 from ttune.evaluation import lenet64, lenet64_train_statistics
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
@@ -21,9 +21,8 @@ from ttune.tuning import Teacher
 from ttune.tuning.starting_points import drawn_points
 
 SEEDS = 2**41  # no tuning's x_T
-SAMPLERS = ("ddim", "dpmpp_2m")
 TUNED = ROOT / "gallery"
-BEST = RESULTS / "compare-fashion.json"
+Labelled = list[tuple[str, ttune.Schedule]]
 
 
 def measure(samples: int, steps: Sequence[int], device: torch.device) -> list[dict[str, Any]]:
@@ -33,13 +32,7 @@ def measure(samples: int, steps: Sequence[int], device: torch.device) -> list[di
         module.to(device)
     x_T, conditions = drawn_points(denoiser, torch.arange(samples) + SEEDS)
     judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=False)
-    schedules = [
-        (f"untuned, {spacing}", ttune.Schedule.build(denoiser.noise, sampler, k, spacing))
-        for sampler, spacing in (("ddim", "leading"), ("dpmpp_2m", "linspace"))
-        for k in steps
-    ]
-    schedules += [("untuned, best grid", schedule) for schedule in best_grids(denoiser)]
-    schedules += tuned(denoiser)
+    schedules = [*_default_grids(denoiser, steps), *_best_grids(denoiser), *_tuned(denoiser)]
     teacher = Teacher.default(schedules[0][1]).source
     assert isinstance(teacher, ttune.Schedule)
     target = judge.samples(teacher, "teacher")
@@ -69,20 +62,21 @@ def measure(samples: int, steps: Sequence[int], device: torch.device) -> list[di
     return rows
 
 
-def best_grids(denoiser: ttune.Denoiser) -> list[ttune.Schedule]:
+def _default_grids(denoiser: ttune.Denoiser, steps: Sequence[int]) -> Labelled:
+    """Those that diffusers takes by default."""
+    spacings = (("ddim", "leading"), ("dpmpp_2m", "linspace"))
+    return [(f"untuned, {grid}", ttune.Schedule.build(denoiser.noise, sampler, k, grid)) for sampler, grid in spacings for k in steps]
+
+
+def _best_grids(denoiser: ttune.Denoiser) -> Labelled:
     """Of DDIM and 2M per budget, the untuned grid and starting time of the least RMSE on the tuning x_T of ``python -m benchmarks
     compare``, where its result is in the tree."""
-    if not BEST.exists():
-        return []
-    curve = json.loads(BEST.read_text())["untuned_curve"]
-    return [
-        ttune.Schedule.build(denoiser.noise, row["sampler"], row["steps"], row["best untuned grid"]["times"])
-        for row in curve
-        if row["sampler"] in SAMPLERS
-    ]
+    rows = [row for row in read_result("compare-fashion.json").get("untuned_curve", ()) if row["sampler"] in SAMPLERS]
+    build = lambda row: ttune.Schedule.build(denoiser.noise, row["sampler"], row["steps"], row["best untuned grid"]["times"])  # noqa: E731
+    return [("untuned, best grid", build(row)) for row in rows]
 
 
-def tuned(denoiser: ttune.Denoiser) -> list[tuple[str, ttune.Schedule]]:
+def _tuned(denoiser: ttune.Denoiser) -> Labelled:
     """The tuned schedules of DDIM and 2M for the bundled model that are in the gallery, by what was tuned."""
     found: dict[tuple[str, str, int], ttune.Schedule] = {}
     for path in sorted(TUNED.rglob("*.json")) if TUNED.is_dir() else ():

@@ -1,4 +1,4 @@
-"""The networks that a step budget is spent on: none, the bundled one, and one of 35 million parameters."""
+"""The networks that a step budget is spent on: none, the bundled one, and U-Nets of 4 and 35 million parameters."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def probe(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> W
     a wrong one of them arrives elsewhere."""
 
     def network(x: Tensor, tau: Tensor, class_label: Tensor) -> Tensor:
-        told = (tau.float() / 300 + 0.5 * class_label.float()).view(-1, *[1] * (x.ndim - 1))
-        return (torch.tanh(x.float()) * (0.6 + 0.3 * torch.cos(told)) + 0.2 * torch.sin(told)).to(x.dtype)
+        shift = (tau.float() / 300 + 0.5 * class_label.float()).view(-1, *[1] * (x.ndim - 1))
+        return (torch.tanh(x.float()) * (0.6 + 0.3 * torch.cos(shift)) + 0.2 * torch.sin(shift)).to(x.dtype)
 
     labels = lambda n: {"class_label": torch.arange(n, device=device) % 2}  # noqa: E731
     return Workload("probe", network, shape[1:], NoiseSchedule.linear(), labels, {"class_label": 3}, 0)
@@ -71,17 +71,30 @@ def bundled(dtype: torch.dtype, device: torch.device) -> Workload:
 
 
 def large(dtype: torch.dtype, device: torch.device) -> Workload:
-    """The U-Net of DDPM on CIFAR-10 (Ho et al. 2020, appendix B) with random weights, and eleven classes, one of them none: 35.7
-    million parameters."""
+    """The U-Net of DDPM on CIFAR-10 (Ho et al. 2020, appendix B) with random weights, 35.7 million parameters."""
+    blocks = ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D")
+    return _unet("unet-35m", (128, 256, 256, 256), blocks, dtype, device)
+
+
+def small(dtype: torch.dtype, device: torch.device) -> Workload:
+    """A U-Net of 4.4 million parameters: for what takes too long with the large one on a CPU."""
+    return _unet("unet-4m", (64, 128, 128), ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"), dtype, device, layers_per_block=1)
+
+
+def _unet(
+    name: str, channels: tuple[int, ...], blocks: tuple[str, ...], dtype: torch.dtype, device: torch.device, **options: Any
+) -> Workload:
+    """Eleven classes, one of them none."""
     module = import_diffusers().UNet2DModel(
         sample_size=32,
-        block_out_channels=(128, 256, 256, 256),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=channels,
+        down_block_types=blocks,
+        up_block_types=tuple(block.replace("Down", "Up") for block in reversed(blocks)),
         num_class_embeds=11,
+        **options,
     )
     module = module.eval().requires_grad_(False).to(device, dtype)
     network = lambda x, tau, class_label: module(x, tau, class_labels=class_label).sample  # noqa: E731
     labels = lambda n: {"class_label": torch.arange(n, device=device) % 10}  # noqa: E731
     count = sum(p.numel() for p in module.parameters())
-    return Workload("unet-35m", network, (3, 32, 32), NoiseSchedule.linear(), labels, {"class_label": 10}, count)
+    return Workload(name, network, (3, 32, 32), NoiseSchedule.linear(), labels, {"class_label": 10}, count)
