@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ttune.evaluation.drawing import LINES, MARKERS, plain_ticks
 from ttune.storage.atomic_write import write_atomically
 
 # By what a schedule's label begins with, the first that fits.
 _STYLES = {"tuned, coefficients": "-", "tuned": "-.", "untuned, best": "--", "untuned": ":"}
-_COLOURS, _MARKERS = ("#1668b8", "#c4420c"), "os"  # of the samplers
 _FIGURES = {"rmse": "RMSE to the teacher", "frechet_to_teacher": "Fréchet distance to the teacher's"}
 Points = list[tuple[float, float, int]]  # seconds per sample, figure, steps
 
@@ -38,11 +38,9 @@ def draw(quality: Sequence[Mapping[str, Any]], seconds: Mapping[tuple[str, int],
 
 
 def _plot(axes: Any, lines: Mapping[tuple[str, str], Points], seconds: Mapping[tuple[str, int], float]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     samplers = sorted({sampler for sampler, _ in lines})
     for (sampler, kind), points in lines.items():
-        colour, marker = _COLOURS[samplers.index(sampler)], _MARKERS[samplers.index(sampler)]
+        colour, marker = LINES[samplers.index(sampler)], MARKERS[samplers.index(sampler)]
         style = next(style for start, style in _STYLES.items() if kind.startswith(start))
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], style, color=colour, label=f"{sampler}, {kind}")
         for x, y, steps in points:  # hollow: its time lies between two that were measured
@@ -51,10 +49,7 @@ def _plot(axes: Any, lines: Mapping[tuple[str, str], Points], seconds: Mapping[t
             axes.annotate(str(steps), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    # By default a label for every digit, where the axis is short of two decades: they run into each other.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes.xaxis)
     axes.set_xlabel("seconds per sample\n(number: steps; hollow: between two times that were measured)")
     axes.grid(color="0.92")
 
