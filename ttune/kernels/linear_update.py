@@ -7,7 +7,7 @@ must have, is :func:`_rows` below.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,16 +137,8 @@ def _reference(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, 
     return [torch.empty_like(terms[0]).copy_(row) for row in _rows([term.to(compute) for term in terms], rows, clip, None)]
 
 
-def _reference_(
-    outs: list[Tensor],
-    terms: list[Tensor],
-    coeffs: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    seeds: Tensor | None = None,
-    draw: Tensor | None = None,
-) -> None:
-    _check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
+def _reference_(*arguments: Any) -> None:
+    outs, terms, coeffs, step, clip, seeds, draw = InPlace.checked(*arguments)
     check_overlap(outs, terms)
     compute = arithmetic(outs[0])
     rows = _pick(coeffs, step).to(compute)
@@ -169,6 +161,25 @@ def _pick(coeffs: Tensor, step: Tensor | None) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
+
+
+class InPlace(NamedTuple):
+    """What ``linear_update_`` takes, in the schema's order and with its defaults. Dispatchers leave out trailing defaults."""
+
+    outs: Sequence[Tensor]
+    terms: Sequence[Tensor]
+    coeffs: Tensor
+    step: Tensor | None = None
+    clip: float | None = None
+    seeds: Tensor | None = None
+    draw: Tensor | None = None
+
+    @staticmethod
+    def checked(*arguments: Any) -> InPlace:
+        """The operator's arguments, after all checks of shapes, dtypes and devices."""
+        given = InPlace(*arguments)
+        _check(*given, in_place=True)
+        return given
 
 
 def _check(
@@ -232,16 +243,8 @@ def _fake(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = None, clip:
     return [torch.empty_like(terms[0]) for _ in range(coeffs.shape[-2])]
 
 
-def _fake_(
-    outs: list[Tensor],
-    terms: list[Tensor],
-    coeffs: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    seeds: Tensor | None = None,
-    draw: Tensor | None = None,
-) -> None:
-    _check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
+def _fake_(*arguments: Any) -> None:
+    InPlace.checked(*arguments)
 
 
 # ------------------------------------------------------------------------------------------------------------ autograd

@@ -7,7 +7,7 @@ models" (2020), use it. The flags are diffusers' (``get_timestep_embedding``).
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,15 +57,19 @@ def timestep_embedding(
 # ----------------------------------------------------------------------------------------------------------- reference
 
 
-def _reference(
-    t: Tensor,
-    dim: int,
-    max_period: float = 10000.0,
-    flip_sin_to_cos: bool = False,
-    downscale_freq_shift: float = 1.0,
-    scale: float = 1.0,
-) -> Tensor:
-    _check(t, dim, max_period, downscale_freq_shift)
+class Arguments(NamedTuple):
+    """What the operator takes, in the schema's order and with its defaults. Dispatchers leave out trailing defaults."""
+
+    t: Tensor
+    dim: int
+    max_period: float = 10000.0
+    flip_sin_to_cos: bool = False
+    downscale_freq_shift: float = 1.0
+    scale: float = 1.0
+
+
+def _reference(*arguments: Any) -> Tensor:
+    t, dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale = checked(*arguments)
     angle = scale * t.double()[..., None] * _frequencies(dim, max_period, downscale_freq_shift, t.device)
     columns = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
     if dim % 2:
@@ -81,8 +85,9 @@ def _frequencies(dim: int, max_period: float, downscale_freq_shift: float, devic
     return torch.exp(-math.log(max_period) * k / (half - downscale_freq_shift))
 
 
-def _check(t: Tensor, dim: int, max_period: float, downscale_freq_shift: float) -> None:
-    """Shared by reference and fake. The native glue checks the same, in the same words."""
+def checked(*arguments: Any) -> Arguments:
+    """The operator's arguments, after all checks. The native glue checks the same, in the same words."""
+    t, dim, max_period, _, downscale_freq_shift, _ = given = Arguments(*arguments)
     check_time(t)
     if dim < 1:
         raise ValueError(f"dim must be >= 1, got {dim}")
@@ -91,6 +96,7 @@ def _check(t: Tensor, dim: int, max_period: float, downscale_freq_shift: float) 
     half = dim // 2
     if half > 0 and half == downscale_freq_shift:
         raise ValueError(f"downscale_freq_shift must not be dim // 2, {half}, got {downscale_freq_shift:g}")
+    return given
 
 
 def check_time(t: Tensor) -> None:
@@ -99,15 +105,8 @@ def check_time(t: Tensor) -> None:
         raise ValueError(f"t must be float64, float32, bfloat16, float16, int64, int32, int16, int8 or uint8, got {t.dtype}")
 
 
-def _fake(
-    t: Tensor,
-    dim: int,
-    max_period: float = 10000.0,
-    flip_sin_to_cos: bool = False,
-    downscale_freq_shift: float = 1.0,
-    scale: float = 1.0,
-) -> Tensor:
-    _check(t, dim, max_period, downscale_freq_shift)
+def _fake(*arguments: Any) -> Tensor:
+    t, dim, *_ = checked(*arguments)
     return t.new_empty((*t.shape, dim), dtype=arithmetic(t))
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -81,35 +81,20 @@ def linear_update(terms: list[Tensor], coeffs: Tensor, step: Tensor | None = Non
     if too_many(len(terms), coeffs.shape[-2]):
         return spec._reference(terms, coeffs, step, clip)
     outs = [torch.empty_like(terms[0]) for _ in range(coeffs.shape[-2])]
-    _run(outs, terms, coeffs, step, clip, None, None)
+    _run(spec.InPlace(outs, terms, coeffs, step, clip))
     return outs
 
 
-def linear_update_(
-    outs: list[Tensor],
-    terms: list[Tensor],
-    coeffs: Tensor,
-    step: Tensor | None = None,
-    clip: float | None = None,
-    seeds: Tensor | None = None,
-    draw: Tensor | None = None,
-) -> None:
-    spec._check(outs, terms, coeffs, step, clip, seeds, draw, in_place=True)
-    check_overlap(outs, terms)
-    if too_many(len(terms), len(outs)):
-        return spec._reference_(outs, terms, coeffs, step, clip, seeds, draw)
-    _run(outs, terms, coeffs, step, clip, seeds, draw)
+def linear_update_(*arguments: Any) -> None:
+    given = spec.InPlace.checked(*arguments)
+    check_overlap(given.outs, given.terms)
+    if too_many(len(given.terms), len(given.outs)):
+        return spec._reference_(*given)
+    _run(given)
 
 
-def _run(
-    outs: Sequence[Tensor],
-    terms: Sequence[Tensor],
-    coeffs: Tensor,
-    step: Tensor | None,
-    clip: float | None,
-    seeds: Tensor | None,
-    draw: Tensor | None,
-) -> None:
+def _run(given: spec.InPlace) -> None:
+    outs, terms, coeffs, step, clip, seeds, draw = given
     first = outs[0]
     table = table_of(coeffs, step)
     n = first.numel()
@@ -118,7 +103,7 @@ def _run(
     if not in_step((*outs, *terms), row_major=seeds is not None):
         # Row-major copies; written back only when all is computed, since outputs may be terms.
         results = [torch.empty_like(out, memory_format=torch.contiguous_format) for out in outs]
-        _run(results, [term.contiguous() for term in terms], coeffs, step, clip, seeds, draw)
+        _run(given._replace(outs=results, terms=[term.contiguous() for term in terms]))
         for out, result in zip(outs, results, strict=True):
             out.copy_(result)
         return

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -50,15 +51,8 @@ def embedding_kernel(
         tl.store(at + 2 * half, tl.zeros_like(first), mask=mask & (k == 0))
 
 
-def timestep_embedding(
-    t: Tensor,
-    dim: int,
-    max_period: float = 10000.0,
-    flip_sin_to_cos: bool = False,
-    downscale_freq_shift: float = 1.0,
-    scale: float = 1.0,
-) -> Tensor:
-    spec._check(t, dim, max_period, downscale_freq_shift)
+def timestep_embedding(*arguments: Any) -> Tensor:
+    t, dim, max_period, flip_sin_to_cos, downscale_freq_shift, scale = spec.checked(*arguments)
     out = torch.empty((*t.shape, dim), dtype=arithmetic(t), device=t.device)
     half = dim // 2
     pairs = t.numel() * half
