@@ -32,8 +32,9 @@ LINEAR = NOISES["linear"]
 
 
 def every_schedule(sampler: str, noise: NoiseSchedule, steps: int) -> list[Schedule]:
+    """On every grid for one noise schedule, on one grid for the others: grids and samplers meet in times, alphas and sigmas only."""
     found = []
-    for spacing in GRIDS:
+    for spacing in GRIDS if noise == LINEAR else ("log_snr",):
         for options in ({}, {"final": "min"}, {"t_start": 0.9 * noise.t_max}, {"lower_order_final": True}):
             try:
                 found.append(Schedule.build(noise, sampler, steps, spacing, **options))
@@ -49,7 +50,7 @@ def test_a_true_prediction_is_kept(sampler: str, noise: NoiseSchedule) -> None:
     x_0, eps = standard_normal((2, 3), 1), standard_normal((2, 3), 2)
     denoiser = ttune.Denoiser(lambda x, tau: eps - x_0, noise, prediction_type="flow_prediction")
     schedules = [s for steps in (1, 2, 7) for s in every_schedule(sampler, noise, steps)]
-    assert len(schedules) > 20
+    assert len(schedules) > (20 if noise == LINEAR else 4)
     for schedule in schedules:
         tableau = schedule.tableau()
         assert len(tableau.stages) == len(schedule.network_times)
