@@ -106,6 +106,7 @@ def _open(given: Folder) -> bool:
     from diffusers.models.modeling_utils import ModelMixin
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+    from ttune.adapters.diffusers import folder as pipeline_folder
     from ttune.adapters.diffusers import loading
 
     place = folder() / "pipeline"
@@ -113,12 +114,12 @@ def _open(given: Folder) -> bool:
     (place / "model_index.json").write_bytes(given.index)
     (place / "unet" / "model.safetensors.index.json").write_bytes(given.shards)
     try:
-        index = loading._components(place, loading._read_index(place))
+        index = pipeline_folder.listed_components(place, pipeline_folder.read_index(place))
         name = loading.network_name(index)
-        loading.family_of_named(index[name])
-        network = loading._class(name, index[name], ModelMixin)
-        scheduler = loading._class("scheduler", index["scheduler"], SchedulerMixin)
-        loading._check_shards(place / name)
+        pipeline_folder.check_network_class(index[name])
+        network = pipeline_folder.class_of(name, index[name], ModelMixin)
+        scheduler = pipeline_folder.class_of("scheduler", index["scheduler"], SchedulerMixin)
+        pipeline_folder.check_shards(place / name)
     except (ValueError, ImportError) as error:
         assert not any(words in str(error) for words in OTHERS_WORDS), error
         return False

@@ -34,7 +34,7 @@ LINEAR = NOISES["linear"]
 def every_schedule(sampler: str, noise: NoiseSchedule, steps: int) -> list[Schedule]:
     """On every grid for one noise schedule, on one grid for the others: grids and samplers meet in times, alphas and sigmas only."""
     found = []
-    for spacing in GRIDS if noise == LINEAR else ("log_snr",):
+    for spacing in GRIDS if noise == LINEAR else ("linspace",):
         for options in ({}, {"final": "min"}, {"t_start": 0.9 * noise.t_max}, {"lower_order_final": True}):
             try:
                 found.append(Schedule.build(noise, sampler, steps, spacing, **options))
