@@ -13,8 +13,9 @@ import pytest
 import ttune
 from tests import tiny_model
 from ttune.comparison import Entrant, parse_method, parse_methods
+from ttune.comparison.cells import Cell
 from ttune.comparison.equivalent import equivalent_steps
-from ttune.comparison.work_folder import Cell, Folder
+from ttune.storage.results import ResultFolder
 from ttune.tuning import Endpoint, Found, Task, TimeTuner, Trajectory
 
 QUICK = {"samples": 8, "validation_samples": 8, "test_samples": 24, "progress": False}
@@ -145,9 +146,9 @@ def test_a_pair_is_judged_both_ways_alike(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
-    Folder(tmp_path, {"seed": 0})
+    ResultFolder(tmp_path, {"seed": 0}, "comparison.json")
     with pytest.raises(ValueError, match="seed was 0, is 1"):
-        Folder(tmp_path, {"seed": 1})
+        ResultFolder(tmp_path, {"seed": 1}, "comparison.json")
 
 
 def test_labels_that_look_alike_have_files_of_their_own() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import killed_program
-from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.storage.chunk_folder import ChunkFolder
 
 
 def run(arguments: list[str], folder: Path, killed_at: int, environment: Mapping[str, str], say: Connection) -> None:

@@ -33,7 +33,7 @@ from ttune.evaluation.evaluate import Real, evaluate, work_folder
 from ttune.evaluation.images.decoded import pictures_of
 from ttune.evaluation.images.image_source import ArrayPictures, open_pictures, write_png
 from ttune.evaluation.metric_rows import METRICS
-from ttune.evaluation.point_digest import point_digest
+from ttune.network.conditions import digest
 
 NOISE = ttune.NoiseSchedule.linear()
 SHAPE = (1, 6, 6)
@@ -195,17 +195,17 @@ def test_other_conditions_of_later_samples_are_sampled_anew(tmp_path: Path) -> N
 def test_digests_see_every_condition_whole() -> None:
     x = torch.zeros(2, 3)
 
-    def digest(**conditions: Any) -> str:
-        return point_digest(x, conditions)
+    def of(**conditions: Any) -> str:
+        return digest(x, conditions)
 
     long = torch.zeros(5000)  # of which a repr shows six
     other = long.clone()
     other[2500] = 1
     kinds = [{"a": long}, {"b": long}, {"a": {"b": long}}, {"a": {"b": other}}, {"a": [long, 1]}, {"a": (long, 1)}, {"a": long.bfloat16()}]
     kinds += [{"a": long.numpy()}, {"a": other.numpy()}, {"a": "text"}, {"a": None}, {"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}]
-    assert len({digest(**kind) for kind in kinds}) == len(kinds)
-    assert digest(a=long, b={"c": other}) == digest(b={"c": other.clone()}, a=long.clone())
-    assert point_digest(x + 1, {}) != point_digest(x, {})
+    assert len({of(**kind) for kind in kinds}) == len(kinds)
+    assert of(a=long, b={"c": other}) == of(b={"c": other.clone()}, a=long.clone())
+    assert digest(x + 1, {}) != digest(x, {})
 
 
 def test_latent_models_are_judged_by_their_pictures(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import ttune
 from tests import tiny_model
 from tests.evaluation import killed_evaluation
 from ttune.cli.main import main
-from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.storage.chunk_folder import ChunkFolder
 
 NOISE = ttune.NoiseSchedule.linear()
 EVALUATE = ["evaluate", "ttune.json", "--model", "tests.tiny_model:factory", "--n", "6", "--batch-size", "2", "--work", "work", "--quiet"]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ttune.evaluation import FeatureExtractor, FeatureStatistics
-from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.images.image_source import ENDINGS, ArrayPictures, open_pictures, write_png
 from ttune.evaluation.images.references import cache_folder, open_reference, reference_of
+from ttune.storage.chunk_folder import ChunkFolder
 
 image = pytest.importorskip("PIL.Image")
 

@@ -52,7 +52,7 @@ def test_what_is_shown_follows_the_outcome(outcome: str, tmp_path: Path, capsys:
     first, shown, last = SHOWN[outcome]
     result = result_of(outcome)
     file = tmp_path / "t.json"
-    command._recorded(result, None).save(file)  # as ``ttune tune`` writes it
+    result.schedule.replace(tuned=result.record).save(file)  # as ``ttune tune`` writes it
     assert ttune.Schedule.load(file).outcome == outcome
     assert command._written({4: result}) == last
 

@@ -13,9 +13,9 @@ import pytest
 
 import ttune
 from ttune.cli.exchange import _list
-from ttune.comparison.work_folder import _record, _tensors
 from ttune.report import read_sources
 from ttune.storage.bounded_read import read_bytes
+from ttune.storage.results import read_record, read_tensors
 from ttune.tuning.checkpoint import Journal
 
 
@@ -57,8 +57,8 @@ def test_a_file_of_unknown_size_has_the_limit_too() -> None:
         ttune.Schedule.load,
         lambda path: read_sources([path]),
         _list,
-        _record,
-        _tensors,
+        read_record,
+        read_tensors,
         lambda path: Journal(path, {}, resume=True),
     ],
 )

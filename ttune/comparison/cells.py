@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ttune.comparison.setup import Bench
 from ttune.schedule.schedule import Schedule
+from ttune.storage.results import sha256
 from ttune.tuning import rank_grids, tune
 from ttune.tuning.grid_search import Ranked
 from ttune.tuning.methods.method import Method
@@ -23,6 +26,25 @@ RANKED_ON = 64  # tuning x_T for all grids; the best few of them are then compar
 SHORT_LIST = 6  # by RMSE, and as many by Fréchet distance
 
 Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One label (a method with its settings, or "untuned"), sampler and number of steps."""
+
+    label: str
+    sampler: str
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.sampler}, {self.steps} steps"
+
+    @property
+    def name(self) -> str:
+        """Its name in the work folder: readable, and never that of another cell."""
+        plain = re.sub(r"[^A-Za-z0-9.+]+", "-", self.label)[:60]
+        mark = "" if plain == self.label else "-" + sha256(self.label.encode())[:8]
+        return f"cells/{plain}{mark}-{self.sampler}-{self.steps}"
 
 
 def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]:

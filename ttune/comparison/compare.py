@@ -13,17 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ttune.comparison.cells import UNTUNED, method_cell, untuned_cell
+from ttune.comparison.cells import UNTUNED, Cell, method_cell, untuned_cell
 from ttune.comparison.comparison import Comparison
 from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
 from ttune.comparison.setup import LARGEST_SEED, Bench, drawn_sets, make_bench
 from ttune.comparison.specification import Entrant, parse_methods
-from ttune.comparison.work_folder import Cell, Folder
 from ttune.evaluation import FeatureStatistics
 from ttune.evaluation.features.pooled_pixels import pooled_features
 from ttune.network.conditions import digest
 from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
+from ttune.storage.results import ResultFolder
 from ttune.tuning import Teacher
 from ttune.tuning.methods.method import Method, WholeTimesOnlyError
 from ttune.tuning.methods.registry import METHODS
@@ -94,7 +94,7 @@ def compare(
         "points": digest(points),
     }
     with TemporaryDirectory() as temporary:
-        folder = Folder(Path(work if work is not None else temporary), fingerprint)
+        folder = ResultFolder(Path(work if work is not None else temporary), fingerprint, "comparison.json")
         bench = make_bench(
             denoiser,
             source,
@@ -152,14 +152,14 @@ def _refused(bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell]
     return refused
 
 
-def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell], progress: bool) -> dict[Cell, str]:
+def _fill(folder: ResultFolder, bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell], progress: bool) -> dict[Cell, str]:
     """Compute the cells that are not there yet, in any number of processes; returns why some are not there in the end."""
     failed: dict[Cell, str] = {}
     waiting = list(cells)
     while waiting:
         left = []
         for cell in waiting:
-            if folder.finished(cell, _settings(methods, cell)) is not None:
+            if folder.record(cell.name, _settings(methods, cell)) is not None:
                 continue
             untuned = Cell(UNTUNED, cell.sampler, cell.steps)
             if cell != untuned and _untuned(folder, cell) is None:
@@ -168,9 +168,9 @@ def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cells: S
                 else:
                     left.append(cell)  # another process is at them
                 continue
-            with folder.claimed(cell) as mine:
+            with folder.claimed(cell.name) as mine:
                 # Looked at again under the lock: another process may have finished it just before.
-                if not mine or folder.finished(cell, _settings(methods, cell)) is not None:
+                if not mine or folder.record(cell.name, _settings(methods, cell)) is not None:
                     left.append(cell)
                     continue
                 try:
@@ -185,7 +185,7 @@ def _fill(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cells: S
     return failed
 
 
-def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cell: Cell, progress: bool) -> None:
+def _compute(folder: ResultFolder, bench: Bench, methods: Mapping[str, Entrant], cell: Cell, progress: bool) -> None:
     start = Schedule.build(bench.denoiser.noise, cell.sampler, cell.steps, "leading")
     if cell.label == UNTUNED:
         record, arrays = untuned_cell(bench, start)
@@ -195,18 +195,18 @@ def _compute(folder: Folder, bench: Bench, methods: Mapping[str, Entrant], cell:
             untuned = _untuned(folder, cell)
             assert untuned is not None
             start, searched = start.replace(times=untuned["grid"]["times"]), untuned["cost"]["grids"]
-        record, arrays, schedules = method_cell(bench, start, cell.label, entrant.method, folder.file(cell, "checkpoint"), searched)
+        record, arrays, schedules = method_cell(bench, start, cell.label, entrant.method, folder.file(cell.name, "checkpoint"), searched)
         for name, schedule in schedules.items():
-            schedule.save(folder.file(cell, f"{name}.ttune.json"))
-    folder.finish(cell, record | {"settings": _settings(methods, cell)}, arrays)
+            schedule.save(folder.file(cell.name, f"{name}.ttune.json"))
+    folder.finish(cell.name, record | {"settings": _settings(methods, cell)}, arrays)
     if progress:
         figures = record["grid" if cell.label == UNTUNED else "proposed"]
         print(f"{cell}: RMSE {figures['rmse']:.4f}, Fréchet distance {figures['frechet']:.4g}, {record['seconds']:.0f} s", flush=True)
 
 
-def _untuned(folder: Folder, cell: Cell) -> dict[str, Any] | None:
+def _untuned(folder: ResultFolder, cell: Cell) -> dict[str, Any] | None:
     """The untuned grids of the cell's sampler and budget, if they are there yet."""
-    return folder.finished(Cell(UNTUNED, cell.sampler, cell.steps), {})
+    return folder.record(Cell(UNTUNED, cell.sampler, cell.steps).name, {})
 
 
 def _settings(methods: Mapping[str, Entrant], cell: Cell) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _settings(methods: Mapping[str, Entrant], cell: Cell) -> dict[str, Any]:
 
 
 def _collected(
-    folder: Folder,
+    folder: ResultFolder,
     bench: Bench,
     methods: Mapping[str, Entrant],
     cells: Sequence[Cell],
@@ -226,10 +226,10 @@ def _collected(
 ) -> Comparison:
     records, errors = {}, {}
     for cell in cells:
-        record = folder.finished(cell, _settings(methods, cell))
+        record = folder.record(cell.name, _settings(methods, cell))
         if record is not None:
             records[cell] = record
-            errors[cell] = {name: array.numpy() for name, array in folder.arrays(cell).items()}
+            errors[cell] = {name: array.numpy() for name, array in folder.tensors(cell.name).items()}
     return Comparison(
         model=bench.denoiser.name or "unnamed",
         features=bench.features_name,

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ttune.comparison.cells import UNTUNED
+from ttune.comparison.cells import UNTUNED, Cell
 from ttune.comparison.equivalent import equivalent_steps
-from ttune.comparison.work_folder import Cell
 from ttune.evaluation import paired_interval
 from ttune.evaluation.score import lead
 from ttune.noise.schedules import Float64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +13,22 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from ttune.distributed import ALONE, Ranks
-from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.features.extractor import FeatureExtractor
 from ttune.evaluation.images.decoded import decoder_identity, decoder_modules, pictures_of
 from ttune.evaluation.images.image_source import write_png
-from ttune.evaluation.point_digest import point_digest
+from ttune.evaluation.score import squared_errors
+from ttune.network.conditions import digest
 from ttune.network.denoiser import Conditions, Denoiser
 from ttune.sampling.nonfinite import stop_unless_finite
 from ttune.sampling.sample import sample, start_state
 from ttune.schedule.schedule import Schedule
 from ttune.storage.atomic_write import check_writable, write_atomically
+from ttune.storage.chunk_folder import ChunkFolder
+from ttune.storage.results import key_of
 from ttune.version import __version__
 
 FORMAT = 2  # of the chunks; another number finds nothing of the old
@@ -104,7 +104,7 @@ class CachedSamples:
 
     @cached_property
     def _shared_identity(self) -> dict[str, Any]:
-        first = point_digest(*self.points(torch.tensor([self.seed])))
+        first = digest(*self.points(torch.tensor([self.seed])))
         decoder = decoder_identity(self.denoiser)
         return {"denoiser": self.denoiser.identity(), "weights": self.denoiser.weights_digest(), "decoder": decoder, "first_point": first}
 
@@ -136,7 +136,7 @@ class CachedSamples:
         if not any(folder.has(k) for folder in folders):
             return ""
         rows = folders[0].rows(k)
-        return point_digest(*self.points(torch.arange(rows.start, rows.stop) + self.seed))
+        return digest(*self.points(torch.arange(rows.start, rows.stop) + self.seed))
 
     def _check_same(self, candidate: Candidate, folder: ChunkFolder, points: Sequence[str]) -> None:
         """The first sample that is kept, made once more: that of chunk 0, or of a later one where the rank that had it was killed."""
@@ -164,7 +164,7 @@ class CachedSamples:
         rows = folders[0].rows(k)
         seeds = torch.arange(rows.start, rows.stop) + self.seed
         x_T, conditions = self.points(seeds)
-        made_of = point_digest(x_T, conditions)
+        made_of = digest(x_T, conditions)
         target: tuple[Tensor, Tensor] | None = None
         for candidate, folder in zip(work, folders, strict=True):
             is_teacher = candidate is self.teacher
@@ -216,17 +216,11 @@ def _errors(made: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor] | None) -
     if target is None:
         return {}
     (x, picture), (y, other) = made, target
-    pictures = (p.to("cpu", torch.float64).clamp(-1, 1) for p in (picture, other))
     return {
-        "squared_error": _mean_square(x.to("cpu", torch.float64), y.to("cpu", torch.float64)),
-        "clamped_squared_error": _mean_square(*pictures),
+        "squared_error": squared_errors(x.cpu(), y.cpu()),
+        "clamped_squared_error": squared_errors(*(p.cpu().double().clamp(-1, 1) for p in (picture, other))),
     }
 
 
-def _mean_square(a: Tensor, b: Tensor) -> NDArray[np.float64]:
-    return (a - b).detach().flatten(1).square().mean(1).numpy()
-
-
 def _name(schedule: Schedule, identity: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:24]
-    return re.sub(r"[^A-Za-z0-9_]+", "-", f"{schedule.sampler}-{schedule.steps}-{digest}")
+    return re.sub(r"[^A-Za-z0-9_]+", "-", f"{schedule.sampler}-{schedule.steps}-{key_of(identity)[:24]}")

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttune.evaluation.cached_samples import Candidate
-from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.features.extractor import FeatureExtractor
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.images.references import Reference
@@ -29,6 +28,7 @@ from ttune.evaluation.report_rows import (
     PsnrEntry,
     ReportRow,
 )
+from ttune.storage.chunk_folder import ChunkFolder
 
 METRICS = ("fid", "kid", "precision_recall", "rmse", "psnr")
 PEAK = 2.0  # the range of the images, from -1 to 1

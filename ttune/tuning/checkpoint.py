@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -19,11 +16,11 @@ from ttune.distributed import ALONE, Ranks, Share
 from ttune.network.conditions import digest
 from ttune.storage.atomic_write import remove_unfinished, write_atomically
 from ttune.storage.bounded_read import read_bytes
+from ttune.storage.results import difference, plain, read_tensors, save_tensors, sha256
 
 T = TypeVar("T")
 
 MAX_BYTES = 64_000_000
-_HASH = re.compile("[0-9a-f]{40}")
 TENSORS = {name: f"teacher_{name}" for name in ("tuning", "validation")}  # what a tuning remembers in files of their own
 
 
@@ -56,7 +53,7 @@ class Journal:
         self.path = None if path is None else Path(path)
         self.ranks = ranks
         self.ignored = ignored
-        self.fingerprint = msgspec.json.decode(msgspec.json.encode(fingerprint))
+        self.fingerprint = plain(fingerprint)
         self.pieces: dict[str, Any] = {}
         self.before_put: Callable[[], None] = lambda: None  # a last chance to add to the pieces that go to disk
         if path is None:
@@ -73,7 +70,7 @@ class Journal:
         self.before_put()
         if self.path is not None and self.ranks.first:
             pieces = msgspec.json.encode(self.pieces)
-            content = msgspec.json.encode({"fingerprint": self.fingerprint, "digest": _sha256(pieces), "pieces": msgspec.Raw(pieces)})
+            content = msgspec.json.encode({"fingerprint": self.fingerprint, "digest": sha256(pieces), "pieces": msgspec.Raw(pieces)})
             if len(content) > MAX_BYTES:  # which no --resume would read
                 raise ValueError(
                     f"checkpoint: a journal has at most {MAX_BYTES} bytes, {self.path} would have {len(content)} with {name!r}; "
@@ -100,9 +97,7 @@ class Journal:
         everyones = share.gathered(chunks)
         record: dict[str, Any] = {"count": share.count}
         if self.ranks.first:
-            content = safetensors.torch.save({name: torch.cat(everyones).contiguous()})
-            write_atomically(_tensor_file(path, name), content)
-            record |= {"bytes": len(content), "digest": _sha256(content)}
+            record |= save_tensors(_tensor_file(path, name), {name: torch.cat(everyones)})
         self.put(name, record)
         return torch.cat(chunks)
 
@@ -110,11 +105,10 @@ class Journal:
         file = _tensor_file(path, name)
         if name not in self.pieces or not file.exists():
             return None
-        saved = self.pieces[name]
-        # The size first: what somebody made of the file may not fit the memory.
-        if file.stat().st_size != saved["bytes"] or _sha256(content := read_bytes(file, saved["bytes"], "a tensor")) != saved["digest"]:
-            raise ValueError(f"checkpoint: {file} is not as it was written, it was damaged or changed; remove {path} and start again")
-        return safetensors.torch.load(content)[name]
+        try:
+            return read_tensors(file, self.pieces[name])[name]
+        except ValueError as error:
+            raise ValueError(f"checkpoint: {error}; remove {path} and start again") from None
 
     def _earlier(self, path: Path, resume: bool) -> dict[str, Any]:
         """The pieces of an earlier run; none if there was none."""
@@ -131,32 +125,14 @@ class Journal:
             raise ValueError(f"checkpoint: {error}; remove it and start again") from None
         try:
             content = msgspec.json.decode(data, type=_Content)
-            if content.digest != _sha256(bytes(content.pieces)):
+            if content.digest != sha256(bytes(content.pieces)):
                 raise ValueError("its pieces are not as they were written: damaged or changed")
             fingerprint, pieces = content.fingerprint, msgspec.json.decode(content.pieces, type=dict[str, Any])
         except (ValueError, RecursionError) as error:
             raise ValueError(f"checkpoint: {path} is not a ttune journal ({error}); remove it and start again") from None
-        for key in [*self.fingerprint, *sorted(fingerprint.keys() - self.fingerprint.keys())]:
-            before, now = fingerprint.get(key), self.fingerprint.get(key)
-            if before != now and key not in self.ignored:
-                what = f"{key} was {before!r}, is {now!r}"
-                if _HASH.search(what):  # which says nothing to a reader
-                    what = f"{key} was another, is not the same now{_changed(before, now)}"
-                raise ValueError(f"checkpoint: {path} belongs to another run: {what}; name another checkpoint or remove it")
+        if different := difference(fingerprint, self.fingerprint, self.ignored):
+            raise ValueError(f"checkpoint: {path} belongs to another run: {different}; name another checkpoint or remove it")
         return pieces
-
-
-def _changed(before: Any, now: Any) -> str:
-    """The entries that differ, those that a reader can read."""
-    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-        return ""
-    entries = [f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
-    readable = [entry for entry in entries if len(entry) < 200 and not _HASH.search(entry)]
-    return f" ({'; '.join(readable)})" if readable else ""
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _tensor_file(path: Path, name: str) -> Path:

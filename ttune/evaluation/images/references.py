@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ttune.evaluation.chunk_folder import ChunkFolder
 from ttune.evaluation.features.extractor import FeatureExtractor
 from ttune.evaluation.features.feature_statistics import MAX_FEATURES, FeatureStatistics, StatisticsBuilder
 from ttune.evaluation.images.arrays import check_regular, read_npz
 from ttune.evaluation.images.image_source import Pictures, open_pictures
+from ttune.storage.chunk_folder import ChunkFolder
 from ttune.storage.file_lock import locked
+from ttune.storage.results import key_of
 
 _MOMENT = 8 * MAX_FEATURES**2 + 2**16  # bytes of "sigma" in float64, with its header
 FORMAT = 1  # of what is kept; another number finds nothing of the old
@@ -126,7 +125,7 @@ def reference_of(
 def _folder(source: Pictures, extractor: FeatureExtractor, count: int, cache: Path) -> ChunkFolder:
     digest = source.digest(count)
     key = [FORMAT, digest, count, extractor.name, extractor.digest, extractor.batch]
-    return ChunkFolder(cache / "references" / hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:32], count, extractor.batch)
+    return ChunkFolder(cache / "references" / key_of(key)[:32], count, extractor.batch)
 
 
 def _extract(source: Pictures, extractor: FeatureExtractor, folder: ChunkFolder, progress: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttune.evaluation.chunk_folder import ChunkFolder
+from ttune.storage.chunk_folder import ChunkFolder
 
 
 def filled(path: Path, count: int, size: int) -> tuple[ChunkFolder, np.ndarray]:
