@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import ttune
+from tests.oracles import mixture
 from ttune.noise.grids import GRIDS
+from ttune.tuning import METHODS
 
 RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(), re.DOTALL)
 
@@ -17,21 +20,56 @@ RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "CO
 @pytest.fixture
 def registries() -> Iterator[None]:
     """A recipe's entry does not outlive its test."""
-    before = [(registry, dict(registry)) for registry in (ttune.SAMPLERS, GRIDS)]
+    before = [(registry, dict(registry)) for registry in (ttune.SAMPLERS, GRIDS, METHODS)]
     yield
     for registry, entries in before:
         registry.clear()
         registry.update(entries)
 
 
-@pytest.mark.usefixtures("registries")
-def test_a_sampler_and_a_grid_of_the_recipes_work_together() -> None:
+@pytest.fixture
+def recipes(registries: None) -> dict[str, Any]:
+    """What the recipes define, by name."""
+    defined: dict[str, Any] = {}
     for recipe in RECIPES:
-        exec(recipe, {})
-    noise = ttune.NoiseSchedule.linear()
-    schedule = ttune.Schedule.build(noise, "half_way", 4, "cubic")
+        exec(recipe, defined)
+    return defined
+
+
+NOISE = ttune.NoiseSchedule.linear()
+X_T = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_sampler_and_a_grid_of_the_recipes_work_together() -> None:
+    schedule = ttune.Schedule.build(NOISE, "half_way", 4, "cubic")
     np.testing.assert_allclose(schedule.times[:-1], 999 * np.array([1, 0.75, 0.5, 0.25]) ** 3)
-    denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, noise)
-    x_T = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    reference = schedule.replace(sampler="ddim")
-    torch.testing.assert_close(ttune.sample(denoiser, schedule, x_T), ttune.sample(denoiser, reference, x_T))
+    denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, NOISE)
+    torch.testing.assert_close(ttune.sample(denoiser, schedule, X_T), ttune.sample(denoiser, schedule.replace(sampler="ddim"), X_T))
+
+
+@pytest.mark.usefixtures("recipes")
+def test_the_method_of_the_recipes_finds_the_share_that_the_teacher_has() -> None:
+    denoiser = ttune.Denoiser(lambda x, tau: x * tau.view(-1, 1) / 1000, NOISE)
+    start = ttune.Schedule.build(NOISE, "ddim", 4, "linspace")
+    teacher = start.replace(network_times=start.network_times * 0.98)
+    result = ttune.tune(denoiser, start, method="lower", x_T=X_T, teacher=teacher, progress=False)
+    assert result.outcome == "tuned"
+    np.testing.assert_allclose(result.schedule.network_times, teacher.network_times)
+    with pytest.raises(ValueError, match="shares"):
+        ttune.tune(denoiser, start, method="lower:share=1", x_T=X_T, teacher=teacher, progress=False)
+
+
+def test_the_host_of_the_recipes_passes_the_tuned_times(recipes: dict[str, Any]) -> None:
+    denoiser = recipes["wrap"](mixture(NOISE), NOISE)
+    start = ttune.Schedule.build(NOISE, "ddim", 4, "linspace")
+    schedule = start.replace(network_times=start.network_times * 0.98)
+    model, x_T = recipes["apply"](mixture(NOISE), schedule), X_T[:, :2]
+
+    x, t, alpha, sigma = x_T, schedule.times, schedule.alphas, schedule.sigmas
+    for i in range(4):  # the host's own DDIM
+        epsilon = model(x, torch.full((12,), t[i], dtype=torch.float64))
+        x = alpha[i + 1] * (x - sigma[i] * epsilon) / alpha[i] + sigma[i + 1] * epsilon
+    torch.testing.assert_close(x, ttune.sample(denoiser, schedule, x_T))
+    with pytest.raises(ValueError, match=r"give its sampler schedule\.times"):
+        model(x_T, torch.full((12,), 3.0))
