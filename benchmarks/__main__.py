@@ -7,6 +7,7 @@ from importlib import import_module
 BENCHMARKS = {
     "architecture": "pages.architecture",
     "compare": "tuning.compare",
+    "distribution": "tuning.distribution",
     "evaluation": "tuning.evaluation",
     "freeze": "tuning.freeze",
     "kernels": "kernels.measure",

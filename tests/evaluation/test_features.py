@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ttune.evaluation import FeatureExtractor, lenet64, pooled_pixels
-from ttune.evaluation.features.extractor import to_uint8
+from ttune.evaluation.features.extractor import as_levels, to_uint8
+from ttune.evaluation.features.local_contrast import contrast, local_contrast
 
 
 def test_batches_do_not_matter_and_gradients_are_not_kept() -> None:
@@ -92,3 +93,20 @@ def test_pooled_pixels_of_any_size() -> None:
     assert pooled_pixels()(small).shape == (2, 48)
     assert pooled_pixels()(large).shape == (2, 64)
     assert pooled_pixels()(large)[0, 0].item() == pytest.approx(large[0, 0, :4, :4].double().mean().item())
+
+
+def test_levels_are_bytes_with_a_gradient() -> None:
+    images = torch.linspace(-1.2, 1.2, 997).requires_grad_()
+    levels = as_levels(images)
+    assert torch.equal(levels, to_uint8(images).float())
+    (slope,) = torch.autograd.grad(levels.sum(), images)
+    assert (slope == 127.5).all()
+
+
+def test_local_contrast_sees_what_pooled_pixels_do_not() -> None:
+    smooth = torch.zeros(1, 1, 28, 28)
+    rough = smooth + 0.5 * (-1.0) ** (torch.arange(28)[:, None] + torch.arange(28))
+    assert torch.allclose(pooled_pixels()(smooth), pooled_pixels()(rough), atol=0.13)
+    assert local_contrast()(smooth).abs().max() == 0
+    assert torch.allclose(local_contrast()(rough), torch.ones(1, 32, dtype=torch.float64))
+    assert contrast(torch.rand(3, 5)).shape == (3, 5)

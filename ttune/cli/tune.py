@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     TuneFlags = TuneOptions
 else:
-    TuneFlags = as_words(TuneOptions, method=str, residual=str, tune=tuple[Literal["network_times", "times", "coefficients"], ...])
+    TuneFlags = as_words(
+        TuneOptions,
+        method=str,
+        residual=str,
+        tune=tuple[Literal["network_times", "times", "coefficients"], ...],
+        objective=Literal["endpoint", "distribution"],
+        reference=str | None,
+        detail=str | None,
+    )
 
 
 def tune(
@@ -42,6 +50,8 @@ def tune(
     Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
 
     Example: ttune tune --model fashion --sampler auto --steps 4 5 6 8 10 --tune network_times times coefficients --out ttune.json
+
+    Example: ttune tune --model fashion --sampler dpmpp_2m --objective distribution --reference fashion --out ttune.json
 
     Several budgets share the teacher, each also begins where the one before it ended, and are in one file.
 

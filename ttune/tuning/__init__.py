@@ -3,6 +3,7 @@
 from ttune.tuning.best import Accepted
 from ttune.tuning.budgets import tune_budgets
 from ttune.tuning.conditions import conditions_from
+from ttune.tuning.distribution.stage import Distribution
 from ttune.tuning.grid_search import rank_grids
 from ttune.tuning.methods.ays import AlignYourSteps
 from ttune.tuning.methods.endpoint import Endpoint
@@ -23,6 +24,7 @@ __all__ = [
     "METHODS",
     "Accepted",
     "AlignYourSteps",
+    "Distribution",
     "Endpoint",
     "Evolution",
     "Found",

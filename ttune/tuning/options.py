@@ -21,6 +21,7 @@ from ttune.messages.names import meant
 from ttune.network.denoiser import Conditions
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.best import Accepted
+from ttune.tuning.distribution.stage import Distribution
 from ttune.tuning.methods.method import Method
 from ttune.tuning.methods.registry import method_named
 from ttune.tuning.starting_points import Data
@@ -55,6 +56,11 @@ class TuneOptions:
         optimizer: Of endpoint: auto, backpropagation (needs gradients), differences (needs nothing but calls of the network) or broyden.
         resume: Go on from the checkpoint, and end where an uninterrupted run would have ended.
         check_model: Refuse a start that was tuned for another model, and a checkpoint of other weights.
+        objective: endpoint (nearest to the teacher's samples) or distribution (samples distributed as the reference's are).
+        reference: Of the distribution: a folder, .npz or .npy of real images, their feature statistics, or fashion (the bundled images);
+            by default the teacher's samples.
+        fidelity: Of the distribution: adds so many times the mean squared distance to the teacher, in units of the endpoint's result.
+        detail: auto (search two numbers for passing the network lower times), or these numbers: LEVEL,SLOPE.
     """
 
     method: str | Method = "endpoint"
@@ -71,6 +77,10 @@ class TuneOptions:
     optimizer: str = "auto"
     resume: bool = False
     check_model: bool = True
+    objective: str | Distribution = "endpoint"
+    reference: Any = None
+    fidelity: float = 0.0
+    detail: str | tuple[float, float] | None = None
 
     def chosen_method(self) -> Method:
         """The method with those of these settings that are its own too; ValueError for one that it does not know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,3 +30,32 @@ def advice(record: Mapping[str, Any]) -> str:
     tries += ["the coefficients too"] if record["method"] == "endpoint" and "coefficients" not in record["tune"] else []
     tries += ["method 'endpoint'"] if record["method"] != "endpoint" else []
     return f"Try {', '.join([*tries, 'more steps'])} or another sampler."
+
+
+def headline(outcome: str, record: Mapping[str, Any], steps: int) -> str:
+    """One sentence with the figures of the decision: what is returned, beside the best untuned schedule and the teacher."""
+    validation = record["validation"]
+    subject = f"{steps} tuned steps" if outcome == "tuned" else f"{steps} steps ({RETURNED[outcome]}; tuning did not help)"
+    best = validation["best_untuned"]
+    untuned = min(validation["rmse_start"], math.inf if best is None else best["rmse"])
+    rmse = f"RMSE to the teacher {validation['rmse']:.3g}" + (f" (best untuned {untuned:.3g})" if outcome == "tuned" else "")
+    samples = f"on {validation['n']} validation samples"
+    if validation.get("objective") != "distribution":
+        return f"{subject}: {rmse}, {samples}."
+    rows = {row["name"]: row["to_reference"][validation["features"]] for row in validation["front"]}
+    others = [value for name, value in rows.items() if "start" in name or "untuned" in name]
+    beside = ([f"best untuned {min(others):.3g}"] if outcome == "tuned" else []) + [f"teacher {rows['the teacher']:.3g}"]
+    near = f"distance to {validation['reference'] or 'the teacher'} {rows[validation['returned']]:.3g} in {validation['features']}"
+    return f"{subject}: {near} ({', '.join(beside)}), {rmse}, {samples}."
+
+
+def front_in_words(validation: Mapping[str, Any]) -> list[str]:
+    """A line for every schedule that a distribution's decision has looked at."""
+    lines = []
+    for row in validation.get("front", []):
+        distances = ", ".join(f"{value:.3g} ({name})" for name, value in row["to_reference"].items())
+        both = "" if row["precision"] is None else f"; precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+        chosen = " (returned)" if row["name"] == validation["returned"] else ""
+        rmse, near = f"RMSE to the teacher {row['rmse']:.4g}", f"distance to its samples {row['to_teacher']:.3g}"
+        lines.append(f"  {row['name']}{chosen}: {rmse}, {near}; to the reference {distances}{both}")
+    return lines

@@ -21,6 +21,8 @@ from ttune.schedule.schedule import Schedule
 from ttune.tuning.best import Accepted, BestSoFar
 from ttune.tuning.checkpoint import TENSORS, Journal, digest_of_chunks
 from ttune.tuning.cost import Ledger
+from ttune.tuning.distribution.asked import stage_of
+from ttune.tuning.distribution.stage import Distribution
 from ttune.tuning.input_checks import check_input, refuse_training
 from ttune.tuning.integer_times.probe import SAMPLES as PROBED
 from ttune.tuning.integer_times.probe import TimeTable, probe_time_table
@@ -56,6 +58,7 @@ class Session:
     model: Mapping[str, Any]
     journal: Journal
     ledger: Ledger
+    stage: Distribution | None = None  # what follows the method
     table: TimeTable | None = None
     between: Denoiser | None = None
     record: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +74,9 @@ class Session:
             samples = SAMPLES_FOR_COEFFICIENTS if "coefficients" in method.changes else SAMPLES
         check_draws(arguments.seed, arguments.batch_size, samples=samples, validation_samples=arguments.validation_samples)
         continuous = _check(denoiser, schedule, method, arguments)
+        stage = stage_of(denoiser, method, arguments)
+        if stage is not None:
+            arguments = replace(arguments, conditions=stage.conditions(arguments))
         shares, points = _starting_points(denoiser, arguments, samples)
         given = arguments.teacher
         teacher = Teacher.default(schedule) if given is None else given if isinstance(given, Teacher) else Teacher(given)
@@ -89,11 +95,12 @@ class Session:
             "residual": identity_of(residual),
             "seed": arguments.seed,
             **method.settings(),
+            **({} if stage is None else {"distribution": stage.settings()}),
         }
         ignored = () if arguments.check_model else ("model", "weights")
         journal = Journal(arguments.checkpoint, fingerprint, resume=arguments.resume, ranks=arguments.ranks, ignored=ignored)
         ledger = Ledger(denoiser, journal, arguments.ranks)
-        return cls(arguments, denoiser, schedule, method, continuous, shares, points, teacher, residual, model, journal, ledger)
+        return cls(arguments, denoiser, schedule, method, continuous, shares, points, teacher, residual, model, journal, ledger, stage)
 
     def task(self) -> tuple[Task, Problem]:
         """What the method is given, and the problem of validation; the network is probed and the teacher run for these."""
@@ -122,6 +129,7 @@ class Session:
 
         self.record = {
             "method": self.method.name,
+            "objective": "endpoint" if self.stage is None else "distribution",
             "tune": list(self.method.changes),
             "seed": self.arguments.seed,
             "samples": len(problem),

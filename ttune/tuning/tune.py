@@ -10,11 +10,13 @@ from typing import Any
 from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.best import provenance
+from ttune.tuning.detail import as_detail
+from ttune.tuning.distribution.decision import decide_by_distribution
 from ttune.tuning.grid_search import Ranked
 from ttune.tuning.integer_times.coordinate_descent import find_whole_times, rounded
 from ttune.tuning.integer_times.probe import TimeTable
 from ttune.tuning.options import TuneArguments, with_keywords_of
-from ttune.tuning.outcome import outcome_in_words
+from ttune.tuning.outcome import front_in_words, headline, outcome_in_words
 from ttune.tuning.session import Session
 from ttune.tuning.validation import decide
 
@@ -46,6 +48,11 @@ class TuneResult:
     def improved(self) -> bool:
         return self.outcome == "tuned"
 
+    @property
+    def headline(self) -> str:
+        """What the tuning reached, in one sentence with its figures."""
+        return headline(self.outcome, self.record, self.schedule.steps)
+
     def summary(self) -> str:
         """A few lines for a person, the outcome first."""
         h, best, evaluations = self.validation, self.validation["best_untuned"], {k: int(v) for k, v in self.cost.items() if k != "seconds"}
@@ -57,6 +64,7 @@ class TuneResult:
             f"[{h['low']:.3f}, {h['high']:.3f}]; Fréchet distance to its samples ({h['features']}) "
             f"{h['frechet_start']:.4g} -> {h['frechet']:.4g}",
             *([f"best untuned schedule on the same x_T: RMSE {best['rmse']:.4g}, Fréchet distance {best['frechet']:.4g}"] if best else []),
+            *front_in_words(h),
             *(
                 [f"evaluations {drifted} pass the network a time outside their neighbours' range: allowed, check the samples"]
                 * bool(drifted)
@@ -88,6 +96,9 @@ def tune(denoiser: Denoiser, schedule: Schedule | str | PathLike[str], arguments
     fields that are named like one of tune's keywords are then taken from it alone); a map of :mod:`ttune.tuning.residuals`, or a
     function of samples, or of samples and conditions, to (B, m).
 
+    With ``objective="distribution"`` the method's result is where a second search begins: for a Fréchet distance to ``reference`` in
+    ``features`` (:mod:`ttune.tuning.distribution`). Validation then asks for a lower distance, in features that were not tuned on too.
+
     Raises ValueError, TypeError or FloatingPointError naming the argument or the step. Warns (UserWarning), before anything is paid,
     of a network that does not answer the same call the same way, or whose output is of another prediction type
     (:mod:`ttune.tuning.input_checks`).
@@ -96,16 +107,24 @@ def tune(denoiser: Denoiser, schedule: Schedule | str | PathLike[str], arguments
     task, validation = session.task()
     method, whole = session.method, session.table is not None and not session.table.smooth
     found = find_whole_times(task, method, session.between, search=session.continuous) if whole else method.run(task)
+    stage = session.stage
+    if stage is not None:
+        found = stage.refined(task, found, method, session.arguments)
 
     with task.ledger.entry("validation"):
         grids = [ranked.schedule for ranked in found.grids]
         whole_start = rounded(task.start, free=True) if whole else None
         untuned = [] if whole_start is None else [whole_start]
-        choice = decide(validation, task.start, grids, found.candidates, task.features, arguments.fallback, untuned)
+        if stage is None:
+            choice = decide(validation, task.start, grids, found.candidates, task.features, arguments.fallback, untuned)
+        else:
+            choice = decide_by_distribution(stage.judge(validation), task.start, found, arguments.fallback, untuned)
     chosen, outcome, figures = choice
     task.ledger.close()
     cost = task.ledger.evaluations | {"seconds": round(task.ledger.seconds, 1)}
     record = session.record | {"outcome": outcome, "validation": figures, "cost": cost} | provenance(task.start, found.history, found.grids)
     if outcome != "start":
         chosen = chosen.replace(model=session.model, tuned=record)
+    if isinstance(levels := as_detail(arguments.detail), tuple):
+        chosen = chosen.with_detail(*levels)
     return TuneResult(chosen, outcome, found.history, cost, figures, record["teacher"], found.grids, record["time_table"], record)

@@ -14,6 +14,7 @@ from ttune.schedule.schedule import CHOSEN, Schedule
 from ttune.tuning.problem import Problem
 from ttune.tuning.scoring import Scorer
 
+ERRORS = 2.0  # standard errors of a difference by which better is better, and up to which worse is not worse
 ROUNDING = 1e-9  # of the largest time: what a schedule may differ by after a way through other coordinates and back
 
 

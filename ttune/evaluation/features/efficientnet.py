@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttune.evaluation.features.extractor import FeatureExtractor, to_uint8
+from ttune.evaluation.features.extractor import FeatureExtractor, as_levels
 
 NAME = "EfficientNet-Lite0"
 SIDE = 224  # what Lite0 was trained with
@@ -47,7 +47,7 @@ def efficientnet_lite0(device: str | torch.device = "cpu") -> FeatureExtractor:
     def features(x: Tensor) -> Tensor:
         if x.shape[1] not in (1, 3):
             raise ValueError(f"images: {NAME} takes 1 or 3 channels, got shape {tuple(x.shape)}")
-        pictures = to_uint8(x).to(x.device, torch.float32).expand(-1, 3, -1, -1)
+        pictures = as_levels(x).expand(-1, 3, -1, -1)
         resized = F.interpolate(pictures, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
         # The official preprocessing of the Lite models: mean 127, scale 128 for all channels.
         return network.extract_features((resized - 127) / 128).mean((2, 3))

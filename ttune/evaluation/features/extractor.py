@@ -102,6 +102,12 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
 
 
+def as_levels(images: Tensor) -> Tensor:
+    """The values of :func:`to_uint8` as float32 where ``images`` is, with the gradient of images that are not rounded."""
+    line = images.float().add(1.0).mul(127.5)
+    return line.detach().round().clamp(0, 255) + (line - line.detach())
+
+
 @functools.cache
 def lenet64() -> FeatureExtractor:
     """The bundled LeNet-64's features of (B, 1, 28, 28) images: 64 values of variance 1 over Fashion-MNIST's training set."""
