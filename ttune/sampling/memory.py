@@ -36,22 +36,20 @@ def fresh(r: list[Any], _slot: int) -> Tensor:
 def used_again(r: list[Any], slot: int) -> Tensor:
     """The tensor in ``slot`` itself if ``r`` alone holds it, else a new one like the state."""
     held = r[slot]
-    if held is not None and getrefcount(held) == _ALONE[0] and _holders(held) == _ALONE[1]:
-        return held
+    if held is not None and getrefcount(held) == _HOLDERS[0] and held._use_count() == _HOLDERS[1] and not getweakrefcount(held):
+        memory = held.untyped_storage()
+        if torch._C._storage_Use_Count(memory._cdata) == _HOLDERS[2] and getrefcount(memory) == _HOLDERS[3]:
+            return held
     return torch.empty_like(r[0])
 
 
-def _holders(tensor: Any) -> tuple[int, int, int, int]:
-    """How many hold ``tensor`` in C++ and weakly, and its memory in C++ and in Python."""
-    memory = tensor.untyped_storage()
-    return tensor._use_count(), getweakrefcount(tensor), torch._C._storage_Use_Count(memory._cdata), getrefcount(memory)
-
-
-def _alone(r: list[Any]) -> tuple[int, tuple[int, ...]]:
-    """What is counted of a tensor that a list and one local variable hold."""
+def _holders(r: list[Any]) -> tuple[int, int, int, int]:
+    """How many there are of a tensor that a list and a local variable hold, by Python's count and by C++'s; of its memory, by C++'s and
+    by Python's."""
     held = r[0]
-    return getrefcount(held), _holders(held)
+    memory = held.untyped_storage()
+    return getrefcount(held), held._use_count(), torch._C._storage_Use_Count(memory._cdata), getrefcount(memory)
 
 
 _COUNTED = hasattr(torch.Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count")  # by this torch
-_ALONE = _alone([torch.empty(1)]) if _COUNTED else (0, ())
+_HOLDERS = _holders([torch.empty(1)]) if _COUNTED else (0, 0, 0, 0)

@@ -49,6 +49,7 @@ class NetworkCalls:
         self.plan, self.denoiser, self.conditions, self.told = plan, denoiser, conditions, told
         self.both: Conditions = conditions.both if isinstance(conditions, Halves) else {}
         self.batch, self.dtype, self.hands = x.shape[0], x.dtype, denoiser.hands
+        self.shape, self.doubled = x.shape, torch.Size((2 * self.batch, *x.shape[1:]))
         self.writes = None if torch.compiler.is_compiling() or x.is_inference() else self._writes()
         # Not where what is written is not counted, nor where the memory does not hold the whole batch.
         self.direct = self.writes is not None and denoiser.call_batches.most is None
@@ -60,12 +61,12 @@ class NetworkCalls:
             tau = self._per_sample(call, r[0])
         if plain and self.direct and network is self.hands.trusted:
             if halves:
-                output = self._directly(call, torch.cat((r[0], r[0])), tau, self.both)
+                output = self._directly(call, torch.cat((r[0], r[0])), tau, self.both, self.doubled)
                 if output is not None:
                     r[1], r[2] = output.chunk(2)
                     return
             else:
-                r[1] = self._directly(call, r[0], tau, self.conditions)
+                r[1] = self._directly(call, r[0], tau, self.conditions, self.shape)
                 if r[1] is not None:
                     return
         found = self.denoiser.evaluate(r[0], tau[: self.batch], self.conditions, call.evaluation)
@@ -77,8 +78,8 @@ class NetworkCalls:
         if self.direct and self._writes() != self.writes:
             raise changed_in_place()
 
-    def _directly(self, call: Call, x: Tensor, tau: Tensor, conditions: Conditions) -> Tensor | None:
-        """The network's output for ``x``; None where the memory does not hold it."""
+    def _directly(self, call: Call, x: Tensor, tau: Tensor, conditions: Conditions, shape: torch.Size) -> Tensor | None:
+        """The network's output for ``x`` of ``shape``; None where the memory does not hold it."""
         network, before = call.network, x._version
         try:
             output = network(x, tau, **conditions)
@@ -91,8 +92,8 @@ class NetworkCalls:
                 raise changed_in_place()
             if tau._version:
                 self._restore(call, tau)
-            if type(output) is Tensor and output.dtype is self.dtype and output.shape == x.shape and output.device == x.device:
-                return output
+            if type(output) is Tensor and output.dtype is self.dtype and output.shape == shape:
+                return output  # the operator looks at the device
             return self.denoiser.checked(output, x, [])
         # Out here the error is gone, and with its traceback the tensors of the attempt.
         if x._version != before:

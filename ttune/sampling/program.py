@@ -163,14 +163,17 @@ def _advance(update: Update, r: Slots, seeds: Tensor | None, memory: Callable[[S
     _, terms, results, renames, unused, coeffs, clip, draw, special = update
     if special is not None:
         special(r, seeds)
-    kept = [r[old] for _, old in renames] if renames else ()
+    kept = [r[old] for _, old in renames] if renames else None
     if results:
-        made = [memory(r, slot) for slot in results]
+        made = []
+        for slot in results:
+            made.append(memory(r, slot))  # noqa: PERF401 - a comprehension costs twice as much for one or two
         operator(made, terms(r), coeffs, None, clip, None if draw is None else seeds, draw)
-        for slot, tensor in zip(results, made):  # noqa: B905 - of one length
-            r[slot] = tensor
-    for (slot, old), tensor in zip(renames, kept):  # noqa: B905 - of one length
-        r[slot] = r[old] if tensor is None else tensor
+        for slot in results:
+            r[slot] = made.pop(0)
+    if kept is not None:
+        for (slot, old), tensor in zip(renames, kept, strict=True):
+            r[slot] = r[old] if tensor is None else tensor
     for slot in unused:
         r[slot] = None
 
