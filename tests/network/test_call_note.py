@@ -99,7 +99,7 @@ def test_the_evaluation_and_the_conditions_are_named() -> None:
         with pytest.raises(RuntimeError, match="own words") as caught:
             call()
         assert "y: (" in note_of(caught.value), name
-        assert ("at evaluation 1 (t = 0)" in note_of(caught.value)) == (name == "sample")
+        assert ("at evaluation 1 (t = 0)" in note_of(caught.value)) == (name != "tune")
 
 
 def test_what_a_network_returns_is_explained() -> None:

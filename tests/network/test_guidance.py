@@ -173,8 +173,7 @@ def test_stitched_networks_serve_their_times() -> None:
     ttune.sample(denoiser, schedule, X_T)
     assert [name for name, _ in seen] == ["small" if t > 500 else "large" for t in schedule.times[:-1]]
     assert len({name for name, _ in seen}) == 2
-    with pytest.raises(ValueError, match="one network, and this schedule uses several"):
-        CompiledSampler(denoiser, schedule)
+    torch.testing.assert_close(CompiledSampler(denoiser, schedule, compile=False)(X_T), ttune.sample(denoiser, schedule, X_T))
     with pytest.raises(ValueError, match="evaluation must be given"):
         denoiser.outputs(X_T, 3.0)
 
@@ -462,4 +461,4 @@ def test_guidance_that_is_never_used_asks_for_no_conditions() -> None:
     x_T = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     expected = ttune.sample(Denoiser(lambda x, tau: 0.1 * x, NOISE), schedule, x_T)
     assert torch.equal(ttune.sample(denoiser, schedule, x_T), expected)
-    assert torch.equal(ttune.CompiledSampler(denoiser, schedule, backend="eager")(x_T), expected)
+    torch.testing.assert_close(ttune.CompiledSampler(denoiser, schedule, backend="eager")(x_T), expected)

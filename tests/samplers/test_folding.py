@@ -7,7 +7,7 @@ import pytest
 
 from ttune import SAMPLERS, ClassifierFree, Denoiser, NoiseSchedule, Schedule, Tableau
 from ttune.samplers import Stage
-from ttune.samplers.folding import block, fold, uniform_block
+from ttune.samplers.folding import block, fold
 from ttune.samplers.points import Point
 from ttune.sampling.plan import folded
 
@@ -63,24 +63,17 @@ def test_rows_are_the_tableau(sampler: str, guided: bool, clip: float | None) ->
         for clip_epsilon in ("recompute", "keep"):
             d = denoiser(prediction_type, clip, guided, clip_epsilon)
             stages = folded(d, schedule)
-            table = uniform_block(stages)
-            retained = list(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
             registers = {"x": rng.normal(size=5)}
-            uniform = registers | {name: np.zeros(5) for name in retained}
-            for k, (rows, stage) in enumerate(zip(stages, schedule.tableau().stages, strict=True)):
+            for rows, stage in zip(stages, schedule.tableau().stages, strict=True):
                 outputs, noise = [rng.normal(size=5) for _ in range(2 if guided else 1)], rng.normal(size=5)
                 wanted = by_definition(stage, d, registers, outputs, noise)
                 own = block(rows)
                 network = {f"o{j}": o for j, o in enumerate(outputs)}
                 made = registers | network | apply(registers | network, own.terms, own.coeffs, own.outputs, clip, noise)
                 made |= {new: (made | registers)[old] for new, old in own.renames}
-                every = uniform | network | apply(uniform | network, table.terms, table.coeffs[k], table.outputs, clip, noise)
-                every |= {new: (every | uniform)[old] for new, old in table.renames}
                 for name, right in wanted.items():
                     np.testing.assert_allclose(made[name], right, rtol=1e-12, atol=1e-12)
-                    np.testing.assert_allclose(every[name], right, rtol=1e-12, atol=1e-12)
                 registers = {name: made[name] for name in wanted}
-                uniform = {name: every[name] for name in ("x", *retained)}
 
 
 def test_history_that_moves_up_costs_nothing() -> None:
@@ -91,10 +84,12 @@ def test_history_that_moves_up_costs_nothing() -> None:
         Stage(1.0, 0.5, 0.8, {"x": 1.0, "D": 0.5, "previous": 0.25, "older": -0.75}),
     ]
     Tableau("three", tuple(stages), 0.5, 0.5, 0.8)
-    clipped = uniform_block([fold(stage, (2.0, -1.0), clips=True) for stage in stages])
-    assert clipped.outputs == ("D", "x")
-    assert set(clipped.renames) == {("previous", "D"), ("older", "previous")}
-    assert clipped.coeffs.shape == (3, 2, 5)  # x, o0, previous, older, D
-    plain = uniform_block([fold(stage, (2.0, -1.0), clips=False) for stage in stages])
-    assert plain.outputs == ("x", "previous")
-    assert plain.renames == (("older", "previous"),)
+    clipped = block(fold(stages[1], (2.0, -1.0), clips=True))
+    assert clipped.outputs == ("D",)  # x stays as it is
+    assert set(clipped.renames) == {("x", "x"), ("previous", "D"), ("older", "previous")}
+    plain = block(fold(stages[1], (2.0, -1.0), clips=False))
+    assert plain.outputs == ("previous",)
+    assert set(plain.renames) == {("x", "x"), ("older", "previous")}
+    last = block(fold(stages[2], (2.0, -1.0), clips=True))
+    assert last.terms == ("x", "o0", "previous", "older")
+    assert last.coeffs.shape == (2, 5)  # and D

@@ -56,6 +56,67 @@ def test_one_graph_and_the_plain_loops_result(sampler: str, guided: bool, clip: 
     assert counter.frame_count == 1
 
 
+class Learned(Network):
+    def forward(self, x: Tensor, tau: Tensor, label: Tensor | None = None) -> Tensor:
+        out = super().forward(x, tau, label)
+        return torch.cat([out, torch.sin(out)], 1)
+
+
+def special() -> dict[str, tuple[dict[str, Any], Schedule]]:
+    torch.manual_seed(0)
+    networks, null = [Network().eval(), Network().eval()], {"label": 0}
+    multistep = Schedule.build(NOISE, "dpmpp_2m", 4, "log_snr")
+    return {
+        "interval": ({"guidance": ClassifierFree(2.5, null, interval=(0.5, 5.0))}, multistep),
+        "scales": ({"guidance": ClassifierFree([2.0, 3.0, 1.0, 2.0], null)}, multistep),
+        "rescaled": ({"guidance": ClassifierFree([2.0, 3.0, 1.0, 2.0], null, rescale=0.7)}, multistep),
+        "two calls": ({"guidance": ClassifierFree(2.5, null, batched=False)}, Schedule.build(NOISE, "heun", 4)),
+        "stitched": ({"network": ttune.Stitched(networks, [400.0])}, Schedule.build(NOISE, "unipc", 4)),
+        "variants": ({"network": ttune.Variants(networks, [1, 0.5])}, multistep.replace(variants=(0, 1, 1, 0))),
+        "learned variance": (
+            {"network": Learned().eval(), "learned_variance": True, "guidance": ClassifierFree(2.5, null), "clip_sample": 1.0},
+            Schedule.build(NOISE, "ddpm", 4, options={"variance": "learned_range"}),
+        ),
+        "threshold": ({"threshold": ttune.DynamicThreshold(0.9)}, Schedule.build(NOISE, "dpmpp_3m", 4)),
+        "shift": ({}, Schedule.build(NOISE, "ddim", 4).replace(shift=ttune.Shift(30.0, 100.0))),
+        "many steps": ({}, Schedule.build(NOISE, "ddim", compiled_sampler.LONGEST + 1)),
+    }
+
+
+@pytest.mark.parametrize("case", special().values(), ids=special())
+def test_steps_that_differ_in_more_than_numbers(case: tuple[dict[str, Any], Schedule]) -> None:
+    settings, schedule = case
+    d = Denoiser(**({"network": Network().eval(), "noise": NOISE} | settings))
+    x_T = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    conditions = {"label": torch.tensor([1, 2, 3])}
+    wanted = ttune.sample(d, schedule, x_T, conditions=conditions, seeds=SEEDS)
+    counted = d.evaluations, d.spent
+    for options in ({}, {"unroll": True}) if len(schedule.network_times) < 9 else ({},):
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("eager")
+        found = CompiledSampler(d, schedule, backend=counter, **options)(x_T, conditions=conditions, seeds=SEEDS)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        assert counter.frame_count == 1
+        assert (d.evaluations, d.spent) == pytest.approx((2 * counted[0], 2 * counted[1]))
+        d.evaluations, d.spent = counted
+
+
+def test_unrolling_needs_one_graph() -> None:
+    for options in ({"compile": False}, {"fullgraph": False}):
+        with pytest.raises(ValueError, match="unroll must be False without one graph, got compile="):
+            CompiledSampler(denoiser(), Schedule.build(NOISE, "ddim", 2), unroll=True, **options)
+
+
+def test_a_graph_break_is_allowed_where_it_is_asked_for() -> None:
+    def breaks(x: Tensor, tau: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return 0.1 * x * torch.cos(tau / 300)[:, None]
+
+    d, schedule, x_T = Denoiser(breaks, NOISE), Schedule.build(NOISE, "dpmpp_2m", 4), torch.randn(2, 5)
+    found = CompiledSampler(d, schedule, backend="eager", fullgraph=False)(x_T)
+    torch.testing.assert_close(found, ttune.sample(d, schedule, x_T))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_with_inductor(dtype: torch.dtype) -> None:
     d, schedule = denoiser(clip=1.0), Schedule.build(NOISE, "dpmpp_2m", 4)
@@ -183,11 +244,11 @@ def test_a_number_among_the_conditions_has_a_graph_of_its_own() -> None:
     denoiser, schedule = Denoiser(lambda x, tau, strength: strength * 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 2)
     sampler, x_T = CompiledSampler(denoiser, schedule), torch.ones(2, 3)
     codes = set()
-    sampler._compile = lambda advance: (codes.add(id(advance.__code__)), advance)[1]  # pyright: ignore[reportAttributeAccessIssue]
+    sampler._compile = lambda run: (codes.add(run.__code__), run)[1]  # pyright: ignore[reportAttributeAccessIssue]
     for i in range(compiled_sampler.LAYOUTS + 2):
         conditions = {"strength": float(i)}
         torch.testing.assert_close(sampler(x_T, conditions=conditions), ttune.sample(denoiser, schedule, x_T, conditions=conditions))
-    assert len(sampler._compiled) == compiled_sampler.LAYOUTS
+    assert len(sampler._functions) == compiled_sampler.LAYOUTS
     assert len(codes) >= compiled_sampler.LAYOUTS
 
 
@@ -200,7 +261,7 @@ def test_dynamic_shapes_share_graphs() -> None:
         x_T = torch.randn(n, 31)
         torch.testing.assert_close(sampler(x_T), ttune.sample(denoiser, schedule, x_T))
     assert counter.frame_count <= 2
-    assert len(sampler._compiled) == 1
+    assert len(sampler._functions) == 1
 
 
 def test_a_compiled_step_leaves_its_inputs_alone() -> None:

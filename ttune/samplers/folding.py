@@ -52,7 +52,7 @@ class Block:
 
     terms: tuple[str, ...]
     outputs: tuple[str, ...]
-    coeffs: np.ndarray  # (R, C), or (K, R, C) for all stages at once
+    coeffs: np.ndarray  # (R, C)
     stochastic: bool
     renames: tuple[tuple[str, str], ...]
 
@@ -63,35 +63,8 @@ def block(rows: Rows) -> Block:
     computed = {name: row for name, row in rows.items() if name not in aliases}
     columns = dict.fromkeys(name for row in computed.values() for name in row)
     terms = tuple(name for name in columns if name not in ("D", "noise"))
-    return Block(
-        terms,
-        tuple(computed),
-        _dense(computed, tuple(computed), terms, "D" in rows, "noise" in columns),
-        "noise" in columns,
-        _pairs(aliases),
-    )
-
-
-def uniform_block(stages: Sequence[Rows]) -> Block:
-    """All stages with the same terms and outputs, so that one step with the stage's number as data serves them all.
-
-    A register that a stage does not retain is zero after it; before the first stage every retained register is zero.
-    """
-    clips = "D" in stages[0]
-    retained = list(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
-    aliases = {}
-    for name in retained:
-        sources = {_alias(rows[name]) for rows in stages if name in rows}
-        if len(sources) == 1 and (old := next(iter(sources))) is not None:
-            aliases[name] = old
-    outputs = (*(["D"] if clips else []), "x", *(name for name in retained if name not in aliases))
-    used = {column for rows in stages for name in outputs for column in rows.get(name, ())}
-    networks = sorted(name for name in used if name.startswith("o") and name[1:].isdigit())
-    terms = ("x", *networks, *(name for name in (*retained, PREDICTION) if name in used))
-    stochastic = "noise" in used
-    return Block(
-        terms, outputs, np.stack([_dense(rows, outputs, terms, clips, stochastic) for rows in stages]), stochastic, _pairs(aliases)
-    )
+    coeffs = _dense(computed, tuple(computed), terms, "D" in rows, "noise" in columns)
+    return Block(terms, tuple(computed), coeffs, "noise" in columns, tuple(aliases.items()))
 
 
 def _alias(row: Row) -> str | None:
@@ -102,10 +75,6 @@ def _alias(row: Row) -> str | None:
         if value == 1.0 and old != "noise" and not (old.startswith("o") and old[1:].isdigit()):
             return old
     return None
-
-
-def _pairs(aliases: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(aliases.items())
 
 
 def _dense(rows: Rows, outputs: Sequence[str], terms: Sequence[str], clips: bool, stochastic: bool) -> np.ndarray:

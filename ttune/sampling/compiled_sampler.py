@@ -1,43 +1,33 @@
-"""A whole sampling loop that is compiled once, or replayed as one CUDA graph.
-
-In :func:`ttune.sample` every stage has rows of its own. Here all stages have the same shape: coefficients and
-network_times are tables, and the number of the stage is data on the device. So torch.compile makes one graph for all
-steps, network included, and nothing in the loop waits for the device.
-"""
+"""A whole sampling that is compiled as one graph, or replayed as one CUDA graph."""
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from types import FunctionType
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch._C._dynamo.eval_frame import reset_code
 
-from ttune import ops
 from ttune.network.call_note import add_note
 from ttune.network.conditions import layout, leaves, mapped
-from ttune.network.denoiser import Conditions, Denoiser, Evaluation
-from ttune.network.guidance import Classifier, Halves
-from ttune.samplers.folding import START_DRAW, uniform_block
-from ttune.sampling.per_sample_time import Shifting
-from ttune.sampling.plan import Bound, Registers, Step, evaluations_of, folded, start_step
+from ttune.network.denoiser import Denoiser
+from ttune.network.guidance import Classifier
+from ttune.sampling.plan import Plan
+from ttune.sampling.program import Program
 from ttune.sampling.sample import as_schedule, check_fits, seed_tensor, start_state, warn_of_plain_noise
+from ttune.sampling.traced import Function, Held, Trace, own_code
 from ttune.schedule.schedule import Schedule
-
-Advance = Callable[[Registers, Conditions, Tensor | None, Tensor, Tensor], dict[str, Tensor]]
-
 
 T = TypeVar("T")
 CAPTURES = 8  # CUDA graphs that are kept, each with memory of its own
-LAYOUTS = 64  # compiled steps that are kept
+LAYOUTS = 64  # compiled graphs that are kept
+LONGEST = 64  # evaluations in one graph: tracing and compiling take longer with each
 
 
 class Recent(Generic[T]):
@@ -69,7 +59,7 @@ class _Capture:
     replay: Callable[[], None]
     inputs: tuple[Tensor, dict[str, Any], Tensor | None]  # x_T, conditions, seeds
     x_0: Tensor
-    step: Advance | None  # held, for the replay reads its constants
+    function: Callable[..., Tensor]  # held, for the replay reads its constants
 
     def __call__(self, *given: Any) -> Tensor:
         for (_, mine), (_, new) in zip(leaves(self.inputs), leaves(given), strict=True):
@@ -85,13 +75,15 @@ class CompiledSampler:
     Args:
         denoiser, schedule: as for :func:`ttune.sample`; the schedule must fit the denoiser.
         check_model: refuse a schedule that was tuned for another model, as :func:`ttune.sample` does.
-        compile: compile the step (network, guidance and update) with torch.compile; one graph serves all steps.
+        compile: compile all steps (network, guidance and updates) as one graph with torch.compile. The network is traced and compiled once.
+        unroll: compile every step by itself instead, its numbers constants: faster, and a first call that takes longer with every step.
         cuda_graph: capture all steps in one CUDA graph per layout of the inputs (shapes, strides, dtypes of x_T and of all tensors in
             the conditions, and the other conditions' values) and replay it: a call copies its inputs, launches the graph once and
             copies the result. The last 8 graphs are kept. Needs CUDA tensors, and a network that can be captured. Not run on a GPU yet.
         options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
             ``dynamic=False`` are set unless given: then every layout of the inputs has a graph of its own, and the last 64 are
-            kept. ``dynamic=True`` makes graphs that serve all shapes.
+            kept. ``dynamic=True`` makes graphs that serve all shapes. With it, with ``fullgraph=False`` and for more than 64
+            evaluations, a graph is a step.
 
     Results are those of :func:`ttune.sample` up to rounding. The noise of stochastic samplers depends on the seeds
     alone. Raises ValueError like :func:`ttune.sample`, and RuntimeError for ``cuda_graph`` without CUDA tensors.
@@ -106,6 +98,7 @@ class CompiledSampler:
         schedule: Schedule | str | PathLike[str],
         *,
         compile: bool = True,
+        unroll: bool = False,
         cuda_graph: bool = False,
         check_model: bool = True,
         **options: Any,
@@ -114,21 +107,19 @@ class CompiledSampler:
         check_fits(denoiser, schedule, check_model=check_model)
         if compile and isinstance(denoiser.guidance, Classifier):
             raise ValueError("compile must be False for a denoiser with Classifier guidance: torch.compile cannot trace its gradient")
+        options = {"fullgraph": True, "dynamic": False, **options}
+        if unroll and not (compile and options["fullgraph"]):
+            raise ValueError(f"unroll must be False without one graph, got compile={compile} and fullgraph={options['fullgraph']}")
         self.denoiser = denoiser
         self.schedule = schedule
         self.cuda_graph = cuda_graph
-        evaluations = evaluations_of(denoiser, schedule)
-        stages = folded(denoiser, schedule, evaluations)
-        self._evaluation, self._bound = _uniform(denoiser, schedule, evaluations)
-        self._steps = len(stages)
-        self._block = uniform_block(stages)
-        self._stochastic = schedule.tableau().stochastic
-        self._retained = tuple(dict.fromkeys(name for rows in stages for name in rows if name not in ("D", "x")))
-        options = {"fullgraph": True, "dynamic": False, **options}
         self._compile = partial(torch.compile, **options) if compile else None
-        self._by_layout = compile and options["dynamic"] is False
-        self._per_device: dict[torch.device, tuple[Step | None, Advance, list[tuple[Tensor, Tensor]]]] = {}
-        self._compiled: Recent[Advance] = Recent(LAYOUTS)
+        self._unroll = unroll
+        self._by_layout = options["dynamic"] is False
+        self._whole = options["fullgraph"] and (unroll or (self._by_layout and len(schedule.network_times) <= LONGEST))
+        self._plans = {torch.device("cpu"): Plan.make(denoiser, schedule, "cpu")}
+        self._devices: set[torch.device] = set()
+        self._functions: Recent[Callable[..., Tensor]] = Recent(LAYOUTS)
         self._captures: Recent[_Capture] = Recent(CAPTURES)
 
     def __call__(
@@ -146,75 +137,56 @@ class CompiledSampler:
             )
         if self.cuda_graph and not x_T.is_cuda:
             raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
-        self.denoiser.check_conditions(conditions, x_T.shape[0])
+        denoiser, plan = self.denoiser, self._plan(x_T.device)
+        denoiser.check_conditions(conditions, x_T.shape[0])
         with torch.no_grad():
-            if not from_state and x_T.device not in self._per_device:
+            if not from_state and x_T.device not in self._devices:
+                self._devices.add(x_T.device)
                 warn_of_plain_noise(self.schedule.noise, x_T)
             x = x_T if from_state else start_state(self.schedule, x_T)
-            drawn = seed_tensor(seeds, x_T) if self._stochastic else None
-            self.denoiser.count(self._steps * x.shape[0], self._evaluation)
-            run = self._replay if self.cuda_graph else self._loop
+            drawn = seed_tensor(seeds, x_T) if plan.stochastic else None
+            run = self._replay if self.cuda_graph else self._run
+            counted = denoiser.evaluations, denoiser.spent
             try:
                 return run(x, dict(conditions or {}), drawn)
             except Exception as error:
-                add_note(error, self._evaluation.network, x, None, conditions or {})
+                add_note(error, plan.evaluations[0].network, x, None, conditions or {})
                 raise
+            finally:  # a graph does not count, and what captures one counts several times
+                evaluations, spent = plan.cost(denoiser)
+                denoiser.evaluations, denoiser.spent = counted[0] + x.shape[0] * evaluations, counted[1] + x.shape[0] * spent
 
-    def _loop(self, x: Tensor, conditions: Conditions, seeds: Tensor | None) -> Tensor:
-        start, plain, numbers = self._on(x.device)
-        if self._evaluation.scale is not None:
-            conditions = self.denoiser.prepared(conditions, x)
-        # A copy in the layout of the states to come: another layout would be another graph.
-        registers = {"x": torch.empty_like(x).copy_(x)}
-        if start is not None:
-            registers = start(registers, (), seeds, START_DRAW)
-        registers |= {name: torch.zeros_like(x) for name in self._retained}
-        advance = self._fast(plain, registers["x"], conditions)
-        for number, draw in numbers:
-            registers = advance(registers, conditions, seeds, number, draw)
-        return registers["x"]
+    def _plan(self, device: torch.device) -> Plan:
+        if device not in self._plans:
+            self._plans[device] = Plan.make(self.denoiser, self.schedule, device)
+        return self._plans[device]
 
-    def _on(self, device: torch.device) -> tuple[Step | None, Advance, list[tuple[Tensor, Tensor]]]:
-        """What comes first, one step as a function of the registers, and every step's number and draw, on ``device``."""
-        if device not in self._per_device:
-            bound = (
-                None if self._bound is None or self.denoiser.threshold is None else Bound.make(self._bound, self.denoiser.threshold, device)
-            )
-            step = Step.make(self._block, float(self.schedule.times[0]), self.denoiser.clip_sample, device, bound)
-            network_times = torch.tensor(self.schedule.network_times, dtype=torch.float64, device=device)
-            denoiser, evaluation, retained, first = self.denoiser, self._evaluation, self._retained, self.schedule.first
-            shifting = Shifting.make(self.schedule, device, whole=denoiser.integer_time)
+    def _run(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
+        if self._compile is None:
+            key = x.shape[0], x.dtype, x.device
+            program = self._functions.get(key, lambda: Program.make(self._plan(x.device), self.denoiser, x).run)
+            return program(self.denoiser, {"x": x}, conditions, seeds=seeds)
+        x = x if x.is_contiguous() else torch.empty_like(x).copy_(x)  # other strides are another graph
+        guided = any(evaluation.scale is not None for evaluation in self._plan(x.device).evaluations)
+        held = Held.of(self.denoiser.prepared(conditions, x) if guided else conditions)
+        inputs = layout([x, *held.tensors]) if self._by_layout else (x.dtype, x.device)
+        key = (inputs, held.spec, layout(held.leaves)) if held.leaves else inputs
+        return self._functions.get(key, lambda: self._compiled(x, held))(x, held.tensors, seeds)
 
-            def advance(
-                registers: Registers, conditions: Conditions, seeds: Tensor | None, number: Tensor, draw: Tensor
-            ) -> dict[str, Tensor]:
-                tau = ops.embedding_lookup(network_times, number) if shifting is None else shifting(number, registers["x"])
-                outputs = denoiser.evaluate(registers["x"], tau, conditions, evaluation)
-                after = step(registers, outputs, seeds, draw, number)
-                return {name: after[name] for name in ("x", *retained)}
+    def _compiled(self, x: Tensor, held: Held) -> Function:
+        """The sampling of states like ``x`` with conditions like those that are ``held``."""
+        trace = Trace(self._plan(x.device), self.denoiser, held, torch.float64 if x.dtype == torch.float64 else torch.float32)
+        if not self._whole:
+            return trace.function(self._graph, x.device)
+        return self._graph(trace.function(None if self._unroll else torch.compiler.nested_compile_region, x.device))
 
-            # One tensor each and not views of one: torch.compile copies inputs that are not aligned to 16 bytes.
-            numbers = [(torch.tensor(i, device=device), torch.tensor(first + i, device=device)) for i in range(self._steps)]
-            start = start_step(self.schedule.tableau(), device)
-            self._per_device[device] = (start, advance, numbers)
-        return self._per_device[device]
-
-    def _fast(self, advance: Advance, x: Tensor, conditions: Conditions) -> Advance:
-        """``advance`` compiled, for inputs of this layout where sizes are not dynamic."""
-        compile = self._compile
-        if compile is None:
-            return advance
-        held = [conditions, conditions.null, conditions.both] if isinstance(conditions, Halves) else [conditions]
-        key = (layout(x), *(layout(dict(part)) for part in held)) if self._by_layout else x.device
-
-        def compiled() -> Advance:
-            own = _own_code(advance)
-            fast: Advance = compile(own)
-            # Its graphs belong to the code object, and torch.compile does not free them by itself.
-            weakref.finalize(fast, reset_code, own.__code__).atexit = False
-            return fast
-
-        return self._compiled.get(key, compiled)
+    def _graph(self, function: Function) -> Function:
+        assert self._compile is not None
+        own = own_code(function)
+        fast = self._compile(own)
+        # Its graphs belong to the code object, and torch.compile does not free them by itself.
+        weakref.finalize(fast, reset_code, own.__code__).atexit = False
+        return fast
 
     def _replay(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> Tensor:
         given = (x, mapped(lambda value: value.to(x.device), conditions), seeds)
@@ -222,8 +194,10 @@ class CompiledSampler:
 
     def _capture(self, x: Tensor, conditions: dict[str, Any], seeds: Tensor | None) -> _Capture:
         inputs = x.clone(), mapped(torch.clone, conditions), None if seeds is None else seeds.clone()
-        x_0, replay = recorded(partial(self._loop, *inputs), x.device)
-        return _Capture(replay, inputs, x_0, self._compiled.latest())
+        x_0, replay = recorded(partial(self._run, *inputs), x.device)
+        function = self._functions.latest()
+        assert function is not None
+        return _Capture(replay, inputs, x_0, function)
 
 
 def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
@@ -240,24 +214,3 @@ def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, C
     with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         x_0 = run()
     return x_0, graph.replay
-
-
-def _own_code(advance: Advance) -> Advance:
-    """The same function with a code object of its own: torch.compile counts graphs per code object, and gives up at the ninth."""
-    return FunctionType(advance.__code__.replace(), advance.__globals__, advance.__name__, advance.__defaults__, advance.__closure__)
-
-
-def _uniform(
-    denoiser: Denoiser, schedule: Schedule, evaluations: Sequence[Evaluation]
-) -> tuple[Evaluation, list[tuple[float, ...]] | None]:
-    """One evaluation that does for all steps, and for a threshold the rows of D; ValueError where steps differ in more than numbers."""
-    if len({id(evaluation.network) for evaluation in evaluations}) > 1:
-        raise ValueError("denoiser: one graph for all steps needs one network, and this schedule uses several; use ttune.sample")
-    if any(stage.log_variance is not None for stage in schedule.tableau().stages):
-        raise ValueError(f"schedule: {schedule.sampler!r} with a learned variance has no uniform step; use ttune.sample")
-    if len({evaluation.scale is None for evaluation in evaluations}) > 1 or (
-        getattr(denoiser.guidance, "rescale", 0.0) and len({evaluation.scale for evaluation in evaluations}) > 1
-    ):
-        raise ValueError("denoiser: one graph for all steps needs guidance at all of them or none, and its own scale only if not rescaled")
-    one = dataclasses.replace(evaluations[0], index=None, time=None)
-    return one, [evaluation.row for evaluation in evaluations] if denoiser.threshold is not None else None

@@ -27,16 +27,16 @@ Registers = Mapping[str, Tensor]
 class Bound:
     """D as a tensor of its own, bounded by a function that is not linear."""
 
-    row: Tensor  # (1, 1 + outputs): x, then the network's outputs; (K, 1, ...) for a table
+    row: Tensor  # (1, 1 + outputs): x, then the network's outputs
     function: Callable[[Tensor], Tensor]
 
     @staticmethod
-    def make(row: Sequence[float] | Sequence[Sequence[float]], function: Callable[[Tensor], Tensor], device: torch.device | str) -> Bound:
-        return Bound(torch.tensor(row, dtype=torch.float64, device=device).unsqueeze(-2), function)
+    def make(row: Sequence[float], function: Callable[[Tensor], Tensor], device: torch.device | str) -> Bound:
+        return Bound(torch.tensor([row], dtype=torch.float64, device=device), function)
 
-    def __call__(self, x: Tensor, outputs: Sequence[Tensor], step: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         terms = [x, *outputs[: self.row.shape[-1] - 1]]
-        return self.function(ops.linear_update(terms, self.row, step)[0])
+        return self.function(ops.linear_update(terms, self.row)[0])
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,13 @@ class Step:
     """One stage, ready for tensors: ``outputs`` = coeffs @ ``terms``, plus fresh noise where the stage asks for it.
 
     ``terms`` names the registers in the order of the columns, the network's outputs being "o0", "o1", ...;
-    ``renames`` are registers that the next stage finds under another name, at no cost. A step made of several stages
-    (:func:`ttune.samplers.folding.uniform_block`) has a table of coefficients.
+    ``renames`` are registers that the next stage finds under another name, at no cost.
     """
 
     time: float
     terms: tuple[str, ...]
     outputs: tuple[str, ...]
-    coeffs: Tensor  # (len(outputs), columns): terms, then the clamped x_0 prediction, then noise; (K, ...) for a table
+    coeffs: Tensor  # (len(outputs), columns): terms, then the clamped x_0 prediction, then noise
     clip: float | None
     stochastic: bool
     renames: tuple[tuple[str, str], ...]  # (new name, old name)
@@ -80,17 +79,13 @@ class Step:
         outputs: Sequence[Tensor],
         seeds: Tensor | None = None,
         draw: int | Tensor = 0,
-        step: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The registers after this stage, given those before it and the network's outputs there.
-
-        ``draw``: the number of its noise; ``step``: which block of a table.
-        """
+        """The registers after this stage, given those before it and the network's outputs there. ``draw``: the number of its noise."""
         known = {**registers, **{f"o{j}": o for j, o in enumerate(outputs)}}
         if self.stochastic and seeds is None:
             raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
         if self.bound is not None:
-            known[PREDICTION] = self.bound(registers["x"], outputs, step)
+            known[PREDICTION] = self.bound(registers["x"], outputs)
         inside = self.stochastic and self.log_variance is None  # noise made by the operator itself
         if self.log_variance is not None and seeds is not None:
             known["noise"] = learned_noise(known["x"], outputs[-1], self.log_variance, seeds, draw)
@@ -101,9 +96,9 @@ class Step:
             # Without a gradient to record, the in-place operator spares the trip through autograd.
             results = [torch.empty_like(known["x"]) for _ in self.outputs]
             seeds = seeds if inside else None
-            ops.linear_update_(results, terms, self.coeffs, step, self.clip, seeds, draw)
+            ops.linear_update_(results, terms, self.coeffs, None, self.clip, seeds, draw)
         else:
-            results = ops.linear_update(terms, self.coeffs, step, self.clip)
+            results = ops.linear_update(terms, self.coeffs, None, self.clip)
         made = dict(zip(self.outputs, results, strict=True))
         # What bounds a prediction may write the next one into the same memory, as a network may.
         kept = {new: known[old].clone() if old == PREDICTION else known[old] if old in known else made[old] for new, old in self.renames}
@@ -137,6 +132,15 @@ class Plan:
         told = tuple(schedule.network_times.tolist())
         scale = schedule.noise.start_scale(schedule.times[0])
         return Plan(tuple(steps), told, tuple(evaluations), start_step(tableau, device), schedule.first, shifting, scale)
+
+    @property
+    def stochastic(self) -> bool:
+        return any(step.stochastic for step in (*self.steps, *([] if self.start is None else [self.start])))
+
+    def cost(self, denoiser: Denoiser) -> tuple[int, float]:
+        """Evaluations of the network for one sample, and the same with each at the cost of its network."""
+        costs = [denoiser.cost(evaluation) for evaluation in self.evaluations]
+        return sum(costs), sum(cost * evaluation.share for cost, evaluation in zip(costs, self.evaluations, strict=True))
 
     def outputs(
         self, denoiser: Denoiser, i: int, x: Tensor, conditions: Conditions | None, tau: float | Tensor | None = None

@@ -56,7 +56,7 @@ class Special:
 
     def __call__(self, r: Slots, seeds: Tensor | None) -> None:
         if self.step.bound is not None:
-            bounded = self.step.bound(r[0], r[1 : 1 + self.outputs], None)
+            bounded = self.step.bound(r[0], r[1 : 1 + self.outputs])
             # What bounds a prediction may write the next one into the same memory, as a network may.
             r[self.prediction] = bounded.clone() if self.renamed else bounded
         if self.step.log_variance is not None:
@@ -167,7 +167,7 @@ def _advance(update: Update, r: Slots, seeds: Tensor | None, memory: Callable[[S
     if results:
         made = []
         for slot in results:
-            made.append(memory(r, slot))  # noqa: PERF401 - a comprehension costs twice as much for one or two
+            made.append(memory(r, slot))
         operator(made, terms(r), coeffs, None, clip, None if draw is None else seeds, draw)
         for slot in results:
             r[slot] = made.pop(0)
