@@ -8,16 +8,24 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+import ttune
+from benchmarks.samplings.by_hand import (
+    combined,
+    ddim_rows,
+    ddim_step,
+    folded_ddim_rows,
+    folded_multistep_rows,
+    multistep_rows,
+    multistep_step,
+)
+
 GUIDANCE = 7.5
-# diffusers' default noise schedule, in float64.
-_ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 # From one time to the next, on the grids that the schedulers below make of ten steps.
-DDIM_STEP = (500, 400)  # DDIMScheduler, "leading"
-MULTISTEP_STEP = (599, 500, 400)  # DPMSolverMultistepScheduler, "linspace": the time before, this one, the next
+DDIM_TIMES = (500.0, 400.0)  # DDIMScheduler, "leading"
+MULTISTEP_TIMES = (599.0, 500.0, 400.0)  # DPMSolverMultistepScheduler, "linspace": the time before, this one, the next
 _MULTISTEP_INDEX = 5  # of 500 in that grid
 
 
@@ -27,7 +35,7 @@ class UpdateStep:
     coefficients; ``diffusers``: the scheduler's step on given terms."""
 
     straight: Callable[[list[Tensor], list[Tensor], Tensor], None]
-    scalars: tuple[float, ...]
+    scalars: Sequence[float]
     rows: list[list[float]]
     diffusers: Callable[[list[Tensor]], Callable[[], list[Tensor]]]
 
@@ -44,45 +52,31 @@ class UpdateStep:
         return outs
 
 
-def _alpha_sigma(t: int) -> tuple[float, float]:
-    return float(np.sqrt(_ABAR[t])), float(np.sqrt(1 - _ABAR[t]))
-
-
-def guided(conditional: Tensor, unconditional: Tensor) -> Tensor:
-    return unconditional + GUIDANCE * (conditional - unconditional)
-
-
 def ddim(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
-    """DDIM: three reads, one write. ``c``: alpha_next, sigma_t, alpha_t, sigma_next."""
-    x, epsilon = terms[0], guided(terms[1], terms[2])
-    outs[0].copy_(c[0] * ((x - c[1] * epsilon) / c[2]) + c[3] * epsilon)
-
-
-def _ddim() -> UpdateStep:
-    (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(t) for t in DDIM_STEP)
-    on_epsilon = sigma_next - alpha_next * sigma / alpha
-    rows = [[alpha_next / alpha, GUIDANCE * on_epsilon, (1 - GUIDANCE) * on_epsilon]]
-    return UpdateStep(ddim, (alpha_next, sigma, alpha, sigma_next), rows, diffusers_ddim)
+    """DDIM: three reads, one write."""
+    outs[0].copy_(ddim_step(terms[0], terms[1:], c, GUIDANCE))
 
 
 def multistep(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
-    """DPM-Solver++(2M): the next state, and the x_0 prediction kept for the next step: four reads, two writes. ``c``: sigma_t, alpha_t;
-    weights of x and of the extrapolated prediction in the next state; how far it extrapolates."""
-    x, previous = terms[0], terms[3]
-    prediction = (x - c[0] * guided(terms[1], terms[2])) / c[1]
-    outs[0].copy_(c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * previous))
-    outs[1].copy_(prediction)
+    """DPM-Solver++(2M): the next state, and the x_0 prediction kept for the next step: four reads, two writes."""
+    for out, value in zip(outs, multistep_step(terms[0], terms[1:3], c, terms[3], GUIDANCE), strict=True):
+        out.copy_(value)
+
+
+def _ddim() -> UpdateStep:
+    (scalars,) = ddim_rows(ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 1, DDIM_TIMES))
+    ((on_x, on_epsilon),) = folded_ddim_rows([scalars])
+    return UpdateStep(ddim, scalars, [[on_x, GUIDANCE * on_epsilon, (1 - GUIDANCE) * on_epsilon]], diffusers_ddim)
 
 
 def _multistep() -> UpdateStep:
-    (alpha_0, sigma_0), (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(t) for t in MULTISTEP_STEP)
-    h_0, h = np.log(alpha * sigma_0 / (sigma * alpha_0)), np.log(alpha_next * sigma / (sigma_next * alpha))
-    on_x, on_prediction, ahead = sigma_next / sigma, float(-alpha_next * np.expm1(-h)), float(1 + h / (2 * h_0))
-    prediction = [1 / alpha, -GUIDANCE * sigma / alpha, (GUIDANCE - 1) * sigma / alpha, 0.0]
-    state = [on_prediction * ahead * weight for weight in prediction]
+    scalars = multistep_rows(ttune.Schedule.build(ttune.NoiseSchedule.linear(), "dpmpp_2m", 2, MULTISTEP_TIMES))[1]
+    ((of_x, of_epsilon, on_x, on_prediction, on_previous),) = folded_multistep_rows([scalars])
+    prediction = [of_x, GUIDANCE * of_epsilon, (1 - GUIDANCE) * of_epsilon, 0.0]
+    state = [on_prediction * weight for weight in prediction]
     state[0] += on_x
-    state[3] += on_prediction * (1 - ahead)
-    return UpdateStep(multistep, (sigma, alpha, on_x, on_prediction, ahead), [state, prediction], diffusers_multistep)
+    state[3] += on_previous
+    return UpdateStep(multistep, scalars, [state, prediction], diffusers_multistep)
 
 
 @cache
@@ -108,7 +102,7 @@ def diffusers_ddim(terms: list[Tensor]) -> Callable[[], list[Tensor]]:
     scheduler: Any = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(10)
     x, conditional, unconditional = terms
-    return lambda: [scheduler.step(guided(conditional, unconditional), DDIM_STEP[0], x, return_dict=False)[0]]
+    return lambda: [scheduler.step(combined([conditional, unconditional], GUIDANCE), round(DDIM_TIMES[0]), x, return_dict=False)[0]]
 
 
 def diffusers_multistep(terms: list[Tensor]) -> Callable[[], list[Tensor]]:
@@ -123,7 +117,7 @@ def diffusers_multistep(terms: list[Tensor]) -> Callable[[], list[Tensor]]:
     def step() -> list[Tensor]:
         scheduler._step_index = _MULTISTEP_INDEX  # the scheduler counts its steps; this is the same one each time
         scheduler.model_outputs = [None, previous]
-        (state,) = scheduler.step(guided(conditional, unconditional), MULTISTEP_STEP[1], x, return_dict=False)
+        (state,) = scheduler.step(combined([conditional, unconditional], GUIDANCE), round(MULTISTEP_TIMES[1]), x, return_dict=False)
         return [state, scheduler.model_outputs[-1]]
 
     return step

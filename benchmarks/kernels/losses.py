@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.correctness_gate import as_good_as_eager, close, same_work
 from benchmarks.kernels.baselines import DDIM, GUIDANCE
 from benchmarks.kernels.case import Place, Trial, coeffs_on, copy_of, filled
+from benchmarks.samplings.by_hand import ddim_step
 from ttune import ops
 
 
@@ -22,14 +23,7 @@ def mse(place: Place) -> Trial:
 def update_and_mse(place: Place) -> Trial:
     """The loss of a DDIM step with guidance, differentiable in both network outputs: update, difference, sum and
     gradient in one pass."""
-    alpha_next, sigma, alpha, sigma_next = DDIM.scalars
-
-    def straight(terms: list[Tensor]) -> Tensor:
-        x, conditional, unconditional = terms
-        epsilon = unconditional + GUIDANCE * (conditional - unconditional)
-        return alpha_next * ((x - sigma * epsilon) / alpha) + sigma_next * epsilon
-
-    return _against_mse(place, 3, DDIM.rows, straight)
+    return _against_mse(place, 3, DDIM.rows, lambda terms: ddim_step(terms[0], terms[1:], DDIM.scalars, GUIDANCE))
 
 
 def _against_mse(place: Place, n_terms: int, rows: list[list[float]], straight: Callable[[list[Tensor]], Tensor]) -> Trial:

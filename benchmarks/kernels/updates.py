@@ -90,7 +90,7 @@ def noise_step(place: Place) -> Trial:
 def clipping(place: Place) -> Trial:
     """What a clamp of the x_0 prediction costs: prediction and state, with it and without."""
     (state,) = DDIM.rows
-    _, sigma, alpha, _ = DDIM.scalars
+    alpha, sigma, _, _ = DDIM.scalars
     prediction = [1 / alpha, -GUIDANCE * sigma / alpha, (GUIDANCE - 1) * sigma / alpha]
     plain, clipped = coeffs_on(place, [prediction, state]), coeffs_on(place, [[*prediction, 0.0], [*state, 0.25]])
     terms, outs, plain_outs = filled(place, 3), poisoned(place, 2), poisoned(place, 2)

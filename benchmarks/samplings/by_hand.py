@@ -67,15 +67,15 @@ def _loop(setting: Setting, advance: Callable[..., Any], scalars: Sequence[Scala
     return first_order if setting.sampler == "ddim" else multistep
 
 
-def ddim_step(x: Tensor, outputs: list[Tensor], c: Scalars) -> Tensor:
+def ddim_step(x: Tensor, outputs: list[Tensor], c: Scalars, scale: float = SCALE) -> Tensor:
     """c: alpha, sigma at this time, alpha, sigma at the next."""
-    epsilon = combined(outputs)
+    epsilon = combined(outputs, scale)
     return c[2] * ((x - c[1] * epsilon) / c[0]) + c[3] * epsilon
 
 
-def multistep_step(x: Tensor, outputs: list[Tensor], c: Scalars, before: Tensor) -> tuple[Tensor, Tensor]:
+def multistep_step(x: Tensor, outputs: list[Tensor], c: Scalars, before: Tensor, scale: float = SCALE) -> tuple[Tensor, Tensor]:
     """c: alpha, sigma at this time, weight of x, weight of the extrapolated prediction, share of this prediction in it."""
-    prediction = (x - c[1] * combined(outputs)) / c[0]
+    prediction = (x - c[1] * combined(outputs, scale)) / c[0]
     return c[2] * x + c[3] * (c[4] * prediction + (1 - c[4]) * before), prediction
 
 

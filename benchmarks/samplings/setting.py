@@ -89,6 +89,6 @@ class Setting:
         return replace(self, workload=workloads.probe(shape, self.dtype, self.device), steps=5, shape=shape)
 
 
-def combined(outputs: list[Tensor]) -> Tensor:
+def combined(outputs: list[Tensor], scale: float = SCALE) -> Tensor:
     """Guidance, as one writes it."""
-    return outputs[0] if len(outputs) == 1 else outputs[1] + SCALE * (outputs[0] - outputs[1])
+    return outputs[0] if len(outputs) == 1 else outputs[1] + scale * (outputs[0] - outputs[1])
