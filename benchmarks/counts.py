@@ -27,7 +27,7 @@ class Counts:
 
 
 def count(call: Callable[[], object], calls: int = 1) -> Counts:
-    """``calls``: how many calls one call of ``call`` stands for (a captured graph holds several)."""
+    """``calls``: how many calls one call of ``call`` is (a captured graph holds several)."""
     call()
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as waited:
@@ -43,7 +43,7 @@ def count(call: Callable[[], object], calls: int = 1) -> Counts:
         call()
     allocations = torch.cuda.memory_stats().get("allocation.all.allocated", 0) - before
     torch.cuda.synchronize()
-    # Of a call that stands for several, one is enough: a profiled operator costs Python fifty microseconds.
+    # Of a call that is several, one is enough: a profiled operator costs Python fifty microseconds.
     profiled = _CALLS if calls == 1 else 1
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:

@@ -102,7 +102,7 @@ def tree(changed: Sequence[str]) -> str:
 
 
 def _git(*arguments: str, folder: Path | None = None) -> str:
-    # In a container the files may belong to somebody else, and git then refuses to tell unless it is told to trust them.
+    # In a container the files may belong to somebody else, and git then refuses to answer unless it is asked to trust them.
     git = ["git", "-c", "safe.directory=*", "-C", str(folder or ROOT), *arguments]
     try:
         return subprocess.run(git, capture_output=True, text=True).stdout.strip()

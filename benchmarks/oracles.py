@@ -24,7 +24,7 @@ DRAWN = 10_000  # exact samples
 class Smoothed(torch.nn.Module):
     """The exact noise prediction for x_0 = a row of ``centres`` (n, d), each as likely, plus ``width`` times standard noise.
 
-    Told tau, it believes in the alpha and sigma of that time: x (B, ...) with d elements a sample; float64 within. Differentiable.
+    Passed tau, it believes in the alpha and sigma of that time: x (B, ...) with d elements a sample; float64 within. Differentiable.
     """
 
     centres: Tensor

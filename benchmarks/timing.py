@@ -1,4 +1,4 @@
-"""Medians of alternating rounds: on the CPU by the clock, on a GPU by events, with a cold cache."""
+"""Medians of alternating rounds: on the CPU by perf_counter, on a GPU by events, with a cold cache."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def alternate(
 ) -> dict[Key, list[float]]:
     """Microseconds per call, one figure per round; the contestants take turns, so that a slow moment of the machine hits
     them alike. ``seconds_of(contestant, count)``: how long so many calls take. ``calls``: how many calls one call of a contestant
-    stands for (a captured graph holds several)."""
+    is (a captured graph holds several)."""
     counts = {}
     for name, call in contestants.items():
-        once = seconds_of(call, 1)  # caches, clocks and compilers warm up
+        once = seconds_of(call, 1)  # caches, frequencies and compilers warm up
         if once < effort.seconds:
             seconds_of(call, 1)
             once = seconds_of(call, 3) / 3
@@ -105,7 +105,7 @@ def alternate(
     times: dict[Key, list[float]] = {name: [] for name in contestants}
     shuffled = random.Random(0)
     for _ in range(effort.rounds):
-        # In another order every round: nobody always runs after the same neighbour, whose data are in the caches.
+        # In another order every round: no trial always runs after the same neighbour, whose data are in the caches.
         for name in shuffled.sample(list(contestants), len(contestants)):
             times[name].append(seconds_of(contestants[name], counts[name]) / (counts[name] * calls) * 1e6)
     return times

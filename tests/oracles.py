@@ -113,7 +113,7 @@ def exact_factor(noise: NoiseSchedule, s: float, t: float, u: float) -> float:
     return (a_t * v_u - a_u * v_t) / (v_t * (a_t * s_u - a_u * s_t))
 
 
-def exact_told_time(noise: NoiseSchedule, s: float, t: float, u: float) -> float:
+def exact_network_time(noise: NoiseSchedule, s: float, t: float, u: float) -> float:
     """tau*: the time at which the exact network's factor is c*, where the root is unique (s^2 >= 1/2).
 
     y = (sigma / alpha)^2 solves c^2 (s^2 + y)^2 = y (1 + y), which for alpha^2 + sigma^2 = 1 is sigma / v^2 = c.

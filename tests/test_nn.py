@@ -121,7 +121,7 @@ def test_undo_keeps_what_became_of_the_weights() -> None:
 
 
 class Shared(nn.Module):
-    """One Timesteps at two places, one Embedding that is told classes and one that is told times."""
+    """One Timesteps at two places, one Embedding of classes and one that is network times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Shared(nn.Module):
         self.times = nn.Embedding(10, 2)
 
 
-def test_only_what_is_told_the_time_is_replaced() -> None:
+def test_only_what_is_passed_the_time_is_replaced() -> None:
     network = Shared()
     first, classes = network.first, network.classes
     t = torch.tensor([1.5, 20.0])

@@ -14,7 +14,7 @@ STEPS = 10
 
 
 def network(x: Tensor, tau: Tensor) -> Tensor:
-    """One pass over the state, one launch: it stands for a network that costs nothing else."""
+    """One pass over the state, one launch: in place of a network that costs nothing else."""
     return x * 0.1
 
 

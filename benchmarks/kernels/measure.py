@@ -49,7 +49,7 @@ from benchmarks.timing import Effort, Spread, alternate, captured, device_second
 from ttune import ops
 
 # 15 rounds: quartiles of a ratio then lie within some 5 % of it on a shared two-core machine.
-# On a GPU 88 cases in two minutes; its clock is steadier.
+# On a GPU 88 cases in two minutes; its frequency is steadier.
 FULL, ON_GPU, QUICK = Effort(rounds=15, seconds=0.02), Effort(rounds=9, seconds=0.008), Effort(rounds=3, seconds=0.002)
 _MOST_SETS = 64  # of buffers that rotate; preparing more of the small shapes takes longer than timing them
 

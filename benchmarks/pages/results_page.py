@@ -31,7 +31,7 @@ summary { cursor: pointer; margin: .6rem 0; }
 .missed { color: #c4420c; font-weight: 600; }
 """
 TITLES = {
-    "throughput": "What a step budget costs and buys",
+    "throughput": "What a step budget costs and gains",
     "kernels": "Kernels",
     "compare": "Tuning methods compared",
     "figures": "What tuning gives on the bundled model",
@@ -41,7 +41,7 @@ TITLES = {
     "evaluation": "What an evaluation costs",
     "reliability": "What was tried to break it",
     "soak": "Thousands of tunings and samplings in one process",
-    "fuzz": "Inputs that nobody means",
+    "fuzz": "Inputs that were not meant",
     "sanitize": "Kernels under sanitizers",
     "torches": "Beside other releases of torch",
 }
@@ -185,7 +185,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _listed(name: str, values: Sequence[Any]) -> dict[str, str]:
-    """A shape as such, a few numbers, and how many words there are: of faults, each of which may fill a page. The rest is left out."""
+    """A shape as such, a few numbers, and how many words there are: of faults; each may fill a page. The rest is left out."""
     if all(isinstance(value, str) for value in values):
         return {name: str(len(values))}
     if len(values) > 4:

@@ -74,7 +74,7 @@ MODELS = (
         11.9,
         0.45,
         (16, 128, 128),
-        "12 G parameters, of which a token passes some 8.6: 2 operations each on 4,608 tokens, without attention",
+        "12 G parameters; a token passes some 8.6 of them: 2 operations each on 4,608 tokens, without attention",
         "4,608 tokens x some 46,000 values of a block of width 3,072, its three projections and its feed-forward part",
     ),
 )
@@ -83,7 +83,7 @@ TEXT = """# Scale, on paper
 
 Written by `{typed}`. **Nothing here was run at this size.** Assumed:
 
-- a GPU with {peak:g} x 10^12 operations a second, of which a forward pass reaches {utilisation:.0%};
+- a GPU with {peak:g} x 10^12 operations a second; a forward pass reaches {utilisation:.0%} of them;
 - {samples} x_T in chunks of {batch_size}, so that at most {most_gpus} GPUs have work;
 - as many network evaluations as the default tuning of 2M took on a Gaussian mixture with an exact score, at every budget; other
   models need more or fewer (below);

@@ -121,11 +121,11 @@ class Watched:
         name = next((name for name in TIMES if name in kwargs), None)
         given = torch.as_tensor(args[1] if name is None else kwargs[name]).double()
         passed = float(given.max()) if given.ndim > 1 else float(given.reshape(-1)[0])
-        told = self.replaced.get(passed, passed)
-        self.times.append(told)
+        tau = self.replaced.get(passed, passed)
+        self.times.append(tau)
         if not self.replaced:
             return None
-        new = torch.where(given == passed, torch.tensor(told, dtype=torch.float64), given).float()
+        new = torch.where(given == passed, torch.tensor(tau, dtype=torch.float64), given).float()
         return ((args[0], new, *args[2:]), kwargs) if name is None else (args, kwargs | {name: new})
 
     def run(self) -> None:

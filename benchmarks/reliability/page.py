@@ -45,7 +45,7 @@ HUGE = {
 TEXT = """# Reliability
 
 Written by `python -m benchmarks reliability`: {placed}, {cores} cores, {gpu}, torch {torch}. \
-What other commands found stands beside its own machine and commit.
+What other commands found is beside its own machine and commit.
 
 {figures}
 

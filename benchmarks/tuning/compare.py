@@ -6,7 +6,7 @@
     python -m benchmarks figures                            # the default method on the bundled model alone, into build/
     python -m benchmarks compare --redraw                   # only the pictures, anew from the results that are there
 
-1,000 held-out x_T; writes benchmarks/results/compare-MODEL.json, .txt, .md and .png. The cells are those of ``ttune compare`` and
+1,000 test x_T; writes benchmarks/results/compare-MODEL.json, .txt, .md and .png. The cells are those of ``ttune compare`` and
 lie in WORK/MODEL.
 """
 

@@ -3,7 +3,7 @@
     python -m benchmarks evaluation                    # 1,000, 10,000 and 50,000 samples, 512 features: some three minutes on two cores
     python -m benchmarks evaluation --n 20000 --width 64 --metrics fid precision_recall
 
-A cheap function stands in for the network and random projections for the feature network, so that what is measured is what
+A cheap function is in place of the network and random projections for the feature network, so that what is measured is what
 ttune itself holds. "peak" is anonymous memory beyond what the process held before, looked at every few milliseconds; pages of
 features that are mapped from disk come on top where there is room, and the system takes them back when it wants them. "disk" are the
 chunks, "table" the file without a name that the figures are read from meanwhile. Linux only.

@@ -123,8 +123,8 @@ def cached_bytes(problem: Problem, schedule: ttune.Schedule) -> int:
 def _whole_graph(problem: Problem, schedule: ttune.Schedule) -> Tensor:
     """The gradient in the network times by one backward pass through the whole loop."""
     plan = Plan.make(problem.denoiser, schedule)
-    told = torch.tensor(schedule.network_times.copy(), dtype=torch.float64, requires_grad=True)
+    network_times = torch.tensor(schedule.network_times.copy(), dtype=torch.float64, requires_grad=True)
     registers: Registers = {"x": start_state(schedule, problem.x_T)}
     for i in range(len(plan.steps)):
-        registers = plan.advance(i, registers, plan.outputs(problem.denoiser, i, registers["x"], problem.conditions, told[i]))
-    return torch.autograd.grad(registers["x"].square().sum(), told)[0]
+        registers = plan.advance(i, registers, plan.outputs(problem.denoiser, i, registers["x"], problem.conditions, network_times[i]))
+    return torch.autograd.grad(registers["x"].square().sum(), network_times)[0]

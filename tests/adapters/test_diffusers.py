@@ -281,7 +281,7 @@ def test_several_budgets_at_once(pixel: tuple[Any, ttune.Denoiser], tmp_path: Pa
         ttune.diffusers.remove(pipeline)
 
 
-def test_a_denoiser_of_an_applied_pipeline_is_told_its_own_times(pixel: tuple[Any, ttune.Denoiser]) -> None:
+def test_a_denoiser_of_an_applied_pipeline_is_passed_its_own_times(pixel: tuple[Any, ttune.Denoiser]) -> None:
     pipeline, denoiser = pixel
     shared = ttune.diffusers.load(pipeline)
     schedule = bent(ttune.Schedule.build(denoiser.noise, "ddim", 3))
@@ -307,7 +307,7 @@ WRONG = {
         ValueError,
         r"eta must be the schedule's own, 0, got 0\.5",
     ),
-    "untold": (
+    "not passed": (
         lambda p: p.scheduler.step(noise(1, 1, 8, 8), p.scheduler.timesteps[0], noise(1, 1, 8, 8)),
         RuntimeError,
         r"no network was passed 939\.06 instead of 999",

@@ -274,7 +274,7 @@ def test_a_list_of_weights_names_no_pickles(tmp_path: Path) -> None:
             ttune.diffusers.load(tmp_path)
 
 
-def test_a_broken_configuration_is_told_in_words(tmp_path: Path) -> None:
+def test_a_broken_configuration_is_reported_in_words(tmp_path: Path) -> None:
     models.ddpm(tmp_path)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"num_train_timesteps": "many"}')
     with pytest.raises(ValueError, match=r"its scheduler could not be loaded \("):

@@ -152,7 +152,7 @@ def test_flow_matching_keeps_fractions(keep: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(x, ours, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
 
 
-def test_a_network_with_a_table_of_times_is_told_whole_ones(tmp_path: Path) -> None:
+def test_a_network_with_a_table_of_times_is_passed_whole_ones(tmp_path: Path) -> None:
     network = models.unet_2d(time_embedding_type="learned", num_train_timesteps=1000)
     pipeline = models.ddpm(tmp_path, network=network, clip_sample=False)
     denoiser = ttune.diffusers.load(tmp_path)

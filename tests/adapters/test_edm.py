@@ -136,7 +136,7 @@ def test_the_denoiser_and_the_bare_network_work_while_a_schedule_is_applied() ->
     assert not net._forward_hooks
 
 
-def test_a_copy_of_the_net_is_told_too() -> None:
+def test_a_copy_of_the_net_is_passed_too() -> None:
     net, schedule = EDMPrecond(), tuned(NOISE, "heun", 4)
     plain = edm_sampler(net, UNIT, num_steps=4)
     with ttune.edm.apply(net, schedule):
@@ -168,7 +168,7 @@ class Tabled(EDMPrecond):
         return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), 999.0 - index
 
 
-def test_a_net_that_rounds_told_times_is_refused() -> None:
+def test_a_net_that_rounds_network_times_is_refused() -> None:
     with pytest.raises(ValueError, match=r"c_noise that is continuous in sigma, got a Tabled whose c_noise is a whole number \(400\)"):
         ttune.edm.denoiser(Tabled())(UNIT, 0.1, 0.1)
     net = Tabled()
@@ -187,7 +187,7 @@ def test_float32_nets_sample_alike() -> None:
     assert (mine - theirs).abs().max() / theirs.abs().max() < 1e-5
 
 
-def test_tuned_with_gradients_in_the_told_time() -> None:
+def test_tuned_with_gradients_in_the_network_time() -> None:
     net = EDMPrecond()
     denoiser = ttune.edm.denoiser(net)
     x = 5 * UNIT

@@ -49,14 +49,14 @@ def test_flow_times_are_a_thousandfold() -> None:
         ("FlowMatchEulerDiscreteScheduler", NoiseSchedule.flow(3.0), {"shift": 3.0}),
     ],
 )
-def test_schedulers_that_take_sigmas_stand_on_them(name: str, noise: NoiseSchedule, config: dict[str, Any]) -> None:
+def test_schedulers_that_take_sigmas_are_on_them(name: str, noise: NoiseSchedule, config: dict[str, Any]) -> None:
     schedule = Schedule.build(noise, "euler", 4, "linspace", t_start=0.9 * noise.t_max)
     host = scheduler(name, **config)
     host.set_timesteps(**ttune.exchange.set_sigmas(host, schedule))
     np.testing.assert_allclose(host.sigmas.tolist(), ttune.exchange.sigmas(schedule), rtol=1e-5, atol=1e-6)
 
 
-def test_schedulers_that_do_not_stand_on_sigmas_are_named() -> None:
+def test_schedulers_that_are_not_on_sigmas_are_named() -> None:
     schedule = Schedule.build(NoiseSchedule.flow(), "euler", 4, "linspace")
     with pytest.raises(ValueError, match="scheduler: DDIMScheduler takes no sigmas of others"):
         ttune.exchange.set_sigmas(scheduler("DDIMScheduler"), schedule)
@@ -96,7 +96,7 @@ def test_lists_come_back_as_they_went(noise: NoiseSchedule) -> None:
     assert ttune.exchange.from_timesteps(noise, "dpmpp_2m", part, final="min").steps == 2
 
 
-def test_told_times_are_given_up_by_name_only() -> None:
+def test_network_times_are_given_up_by_name_only() -> None:
     schedule = tuned(VP, "euler", 4)
     for export in (ttune.exchange.sigmas, ttune.exchange.timesteps):
         with pytest.raises(ValueError, match="schedule passes the network other times than its own"):

@@ -26,7 +26,7 @@ def test_the_noise_prediction_is_the_exact_score(name: str, t: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["mixture", "digits"])
-def test_the_network_is_differentiable_in_the_told_time(name: str) -> None:
+def test_the_network_is_differentiable_in_the_network_time(name: str) -> None:
     denoiser = getattr(oracles, name)()
     x = torch.randn(3, *denoiser.sample_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     tau = torch.tensor([100.3, 500.7, 900.2], dtype=torch.float64, requires_grad=True)

@@ -125,7 +125,7 @@ class Broken(Trajectory):
         return super().run(task)
 
 
-def test_a_cell_that_fails_is_told_of_and_tried_again(tmp_path: Path) -> None:
+def test_a_cell_that_fails_is_reported_and_tried_again(tmp_path: Path) -> None:
     methods = {"broken": Broken(str(tmp_path / "luck")), "path": Trajectory()}
     call = {"samplers": ("ddim",), "steps": (3,), "curve": (), "work": tmp_path / "work", **QUICK}
     found = ttune.compare(tiny_model.factory(), methods, **call)

@@ -250,11 +250,11 @@ def test_half_precision_is_allowed_more_rounding() -> None:
 
 def test_schedules_and_weights_tell_folders_apart(tmp_path: Path) -> None:
     base = candidate()
-    told = base.schedule.replace(network_times=base.schedule.network_times + 1.0)
+    other = base.schedule.replace(network_times=base.schedule.network_times + 1.0)
     layer = torch.nn.Linear(6, 6)
     denoiser = ttune.Denoiser(layer, NOISE)
     made = CachedSamples(denoiser, points, FEATURES, 4, 4, 0, tmp_path)
-    names = {made.folder(Candidate("a", "b", s)).path.name for s in (base.schedule, told, candidate(4).schedule)}
+    names = {made.folder(Candidate("a", "b", s)).path.name for s in (base.schedule, other, candidate(4).schedule)}
     torch.nn.init.zeros_(layer.weight)
     names.add(CachedSamples(denoiser, points, FEATURES, 4, 4, 0, tmp_path).folder(base).path.name)
     assert len(names) == 4
@@ -415,7 +415,7 @@ class Blind(Ranks):
         return compute()
 
 
-def test_ranks_without_a_common_disk_are_told_so(tmp_path: Path) -> None:
+def test_ranks_without_a_common_disk_are_reported_so(tmp_path: Path) -> None:
     message = r"work: all ranks must see .*, ranks \[1\] do not; name a folder on a disk that they share"
     with pytest.raises(ValueError, match=message), work_folder(tmp_path, Blind(0, 2)):
         pass

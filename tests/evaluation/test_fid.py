@@ -97,7 +97,7 @@ def test_standard_error_is_the_scatter_of_distinct_samples(shift: float) -> None
     samples = np.random.default_rng(7).normal(loc=shift, size=(200, 300, 8))
     scatter = np.std([frechet_distance(x, reference) for x in samples], ddof=1)
     estimates = [frechet_standard_error(x, reference) for x in samples[:40]]
-    # Conservative at distance zero, where the sample's own scatter can be told from a real distance in part only.
+    # Conservative at distance zero, where the sample's own scatter can be distinguished from a real distance in part only.
     assert 0.85 * scatter < np.mean(estimates) < (1.6 if shift == 0 else 1.2) * scatter
     assert frechet_standard_error(samples[0], reference) == estimates[0]
     assert frechet_standard_error(samples[0], reference, seed=1) != estimates[0]

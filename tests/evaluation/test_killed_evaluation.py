@@ -48,7 +48,7 @@ class Killed:
         assert process.exitcode in (0, -signal.SIGKILL)
         killed, there = process.exitcode != 0, kept(folder)
         self.kills += killed
-        lost = {word: sum((name, k) not in there for told, name, k in said if told == word) for word in ("finished", "made")}
+        lost = {word: sum((name, k) not in there for event, name, k in said if event == word) for word in ("finished", "made")}
         self.most_lost, self.most_made_again = max(self.most_lost, lost["finished"]), max(self.most_made_again, lost["made"])
         assert self.most_lost == 0
         assert self.most_made_again <= 1

@@ -74,7 +74,7 @@ def tally(target: Target, seed: int, batch: int, inputs: int = BATCH) -> Tally:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        result.fault = _told(error, repr(faulty[-1]) if faulty else "none could be drawn")
+        result.fault = _report(error, repr(faulty[-1]) if faulty else "none could be drawn")
     result.seconds = time.monotonic() - begin
     return result
 
@@ -87,7 +87,7 @@ def replay(target: Target) -> Tally:
             with _patience():
                 taken = case.replay(target.check)
         except Exception as error:
-            faults.append(_told(error, str(case.path)))
+            faults.append(_report(error, str(case.path)))
             continue
         result.accepted += taken
         result.refused += not taken
@@ -96,7 +96,7 @@ def replay(target: Target) -> Tally:
     return result
 
 
-def _told(error: BaseException, value: str) -> str:
+def _report(error: BaseException, value: str) -> str:
     return "".join([*traceback.format_exception(error)[-8:], f"input: {value}"])
 
 

@@ -24,9 +24,9 @@ SHORT = NoiseSchedule.linear(steps=20)  # a table of 1,000 alphas costs more tha
 def bases() -> list[dict[str, Any]]:
     """Files of every kind of noise schedule, with every optional field; without a digest, which would refuse every change."""
     explicit = NoiseSchedule.from_alphas_cumprod([0.9, 0.7, 0.4, 0.1])
-    told = Schedule.build(SHORT, "ddim", 3, "quadratic", t_start=17.3)
+    passed = Schedule.build(SHORT, "ddim", 3, "quadratic", t_start=17.3)
     schedules = [
-        told.replace(network_times=[16.1, 1 / 3, 2.0], model={"name": "m", "clip_sample": 1.0}, tuned={"method": "endpoint", "seed": 3}),
+        passed.replace(network_times=[16.1, 1 / 3, 2.0], model={"name": "m", "clip_sample": 1.0}, tuned={"method": "endpoint", "seed": 3}),
         Schedule.build(NoiseSchedule.cosine(steps=12), "unipc", 4, options={"order": 3, "variant": "bh1", "corrector": False}),
         Schedule.build(NoiseSchedule.continuous_vp(), "dpmpp_2m", 3, "log_snr", lower_order_final=True),
         Schedule.build(NoiseSchedule.edm(), "heun", 2, "karras"),
@@ -35,7 +35,7 @@ def bases() -> list[dict[str, Any]]:
         Schedule.build(explicit, "ddim", 2, "trailing", eta=0.5),
         Schedule.build(SHORT.zero_terminal_snr(), "ddim", 2, "trailing"),
         Schedule.build(NoiseSchedule.scaled_linear(steps=9), "ddpm", 3).part(1),
-        told.replace(
+        passed.replace(
             coefficients=[[0.01, -0.02, 0], [0, 0.01, 0.02], [0.01, 0, 0]], variants=(1, 0, 0), shift=Shift(window=2.0, cutoff=5.0)
         ),
     ]
@@ -92,15 +92,15 @@ def check_options(defaults: dict[str, Any], options: dict[str, Any]) -> None:
 def check(schedule: Schedule) -> None:
     """The rules of a schedule, written anew."""
     noise = schedule.noise
-    times, told = schedule.times, schedule.network_times
+    times, passed = schedule.times, schedule.network_times
     assert np.isfinite(times).all()
     assert (np.diff(times) < 0).all()
     assert noise.t_clean <= times[-1] < times[0] <= noise.t_max
-    assert ((told >= noise.t_min) & (told <= noise.t_max)).all()
+    assert ((passed >= noise.t_min) & (passed <= noise.t_max)).all()
     assert 0 <= schedule.eta <= 1
     assert 0 <= schedule.first < 2**63 - schedule.steps  # the number of a draw of noise, int64
     tableau = schedule.tableau()
-    assert len(told) == len(tableau.stages)
+    assert len(passed) == len(tableau.stages)
     for stage in tableau.stages:
         for row in (stage.update, *stage.retain.values()):
             assert all(np.isfinite(value) for value in row.values()), (stage, row)

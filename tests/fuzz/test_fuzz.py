@@ -130,7 +130,7 @@ def test_all_inputs_are_shared_out() -> None:
     assert min(_shared(110_000, shares).values()) > 1000
 
 
-def test_the_corpus_comes_first_and_its_faults_are_told(tmp_path: Path) -> None:
+def test_the_corpus_comes_first_and_its_faults_are_reported(tmp_path: Path) -> None:
     def check(data: bytes) -> bool:
         if data == b"good":
             return True

@@ -152,7 +152,7 @@ def test_k_is_exact(noise: NoiseSchedule, final: str, K: int, name: str, u: floa
 def test_k_that_does_not_divide_n(K: int) -> None:
     for name in GRIDS:
         assert Schedule.build(LINEAR, "ddim", K, name).steps == K
-        if name != "leading":  # its last evaluation stands at index 0 itself
+        if name != "leading":  # its last evaluation is at index 0 itself
             assert Schedule.build(LINEAR, "ddim", K, name, final="min").steps == K
     assert Schedule.build(LINEAR, "ddim", K, "leading", final="min", offset=1).steps == K
 

@@ -15,7 +15,7 @@ from ttune.cli.demo import _label
 from ttune.cli.evaluate import _method_of, _named_schedules
 from ttune.cli.main import main
 from ttune.report import read_sources
-from ttune.report.figures import held_out_by_steps
+from ttune.report.figures import validation_by_steps
 from ttune.report.rivals import GRID, START, TUNED, roles
 
 MODEL = tiny_model.factory()
@@ -58,7 +58,7 @@ def test_what_is_shown_follows_the_outcome(outcome: str, tmp_path: Path, capsys:
 
     sources = read_sources([file])
     assert list(roles(sources.entries[0])) == shown
-    assert (TUNED in held_out_by_steps(sources.entries)) == (outcome == "tuned")
+    assert (TUNED in validation_by_steps(sources.entries)) == (outcome == "tuned")
     page = page_of(file, out=tmp_path / "r.html", denoiser=MODEL if outcome == "untuned" else None, n=4, shown=1)
     assert first in page.text
     if outcome == "untuned":

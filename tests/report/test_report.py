@@ -1,4 +1,4 @@
-"""``ttune report``: what stands in the page, that it stands there safely, and what it says where something is missing."""
+"""``ttune report``: what is in the page, that it is there safely, and what it says where something is missing."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests import tiny_model
 from ttune.cli.main import main
 from ttune.evaluation.numbers import number
 from ttune.report import read_sources, write_page
-from ttune.report.figures import held_out_by_steps
+from ttune.report.figures import validation_by_steps
 from ttune.report.measured import measure
 from ttune.report.rivals import GRID, START, TUNED
 from ttune.tuning.best import LONGEST, compact
@@ -125,14 +125,15 @@ def test_every_section_of_several_schedules_with_a_model(folder: Path, tmp_path:
     out = tmp_path / "report.html"
     files = [folder / f"{name}.json" for name in ("several", "coefficients", "heun", "untuned")]
     page = page_of(*files, out=out, denoiser=tiny_model.factory(), n=16, shown=3)
-    for title in ("Samples from the same noise", "Quality against time", "Where the steps stand", "Convergence:", "What the tuning cost"):
+    for title in ("Samples from the same noise", "Quality against time", "Times of the steps", "Convergence:", "What the tuning cost"):
         assert title in page.text
     assert {"Provenance of heun, 2 steps", "Measured for this page"} <= set(page.captions)
     # Teacher, start, best untuned grid and tuned for four, of which one searched no grids; the untuned one and its teacher.
     assert len(page.all("img")) == 4 * 4 - 1 + 2
     assert {picture["width"] for picture in page.all("img")} == {str(3 * 8 + 2 * 2)}
     beside = sorted(path.name for path in tmp_path.glob("report-*.png"))
-    assert {"report-told.png", "report-times.png", "report-cost.png", "report-quality-seconds.png", "report-samples-0.png"} <= set(beside)
+    expected = ("network-times", "times", "cost", "quality-seconds", "samples-0")
+    assert {f"report-{name}.png" for name in expected} <= set(beside)
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in beside)
     heun = page.tables[page.captions.index("Steps of heun, 2 steps")]  # three evaluations
     schedule = ttune.Schedule.load(folder / "heun.json")
@@ -189,7 +190,7 @@ def test_what_was_run_is_what_sampling_gives(folder: Path) -> None:
 def test_lines_go_by_steps_and_files_of_one_sampler_have_their_own(folder: Path) -> None:
     entries = read_sources([folder / "coefficients.json", folder / "several.json"]).entries
     assert [entry.name for entry in entries] == ["dpmpp_2m, 2 steps (coefficients)", "dpmpp_2m, 2 steps (several)", "dpmpp_2m, 3 steps"]
-    lines = held_out_by_steps(entries[::-1])
+    lines = validation_by_steps(entries[::-1])
     assert [steps for steps, _ in lines["tuned (several)"]] == [2, 3]
     assert [steps for steps, _ in lines["tuned (coefficients)"]] == [2]
     assert lines[GRID] == [(e.schedule.steps, e.record.validation.best_untuned.rmse) for e in entries[1:]]  # pyright: ignore[reportOptionalMemberAccess]
@@ -212,7 +213,7 @@ def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_pa
 def test_an_untuned_schedule_and_one_without_history_say_what_is_missing(folder: Path, tmp_path: Path) -> None:
     page = page_of(folder / "untuned.json", out=tmp_path / "a.html")
     assert "untuned, or a tuning that returned its start" in page.text
-    assert "No held-out figures" in page.text
+    assert "No figures of validation" in page.text
     assert "Convergence" not in page.text
     schedule = ttune.Schedule.load(folder / "heun.json")
     old = {k: v for k, v in schedule.tuned.items() if k not in ("history", "start", "best_untuned")}

@@ -124,14 +124,14 @@ def discrete(
             with np.errstate(divide="ignore"):
                 times = noise.time(-np.log(sigmas))
             times[sigmas == 0] = -1.0
-        told = np.array(made.timesteps.tolist(), np.float64)
+        passed = np.array(made.timesteps.tolist(), np.float64)
         # Whole times are meant exactly; the scheduler's float32 table of sigma has moved them a little.
         times = np.where(np.abs(times - times.round()) < 1e-3, times.round(), times)
         x = unit_noise(-1, dtype)
         network = Network(noise)
         alpha = float(noise.alpha(times[0]))
         theirs = steps_of(made, choose, lambda x, t: network(x, t.expand(len(x))), x / alpha if name in LEVELS else x, **step)
-    return ours(noise, sampler, times, x, network_times=told, **build), theirs
+    return ours(noise, sampler, times, x, network_times=passed, **build), theirs
 
 
 def inverted(
@@ -159,11 +159,11 @@ def flow(name: str, sampler: str, config: dict[str, Any], steps: int, dtype: tor
         made.set_timesteps(steps)
         noise = NoiseSchedule.flow()
         times = np.array(list(dict.fromkeys(made.sigmas.tolist())))
-        told = np.array(made.timesteps.tolist(), np.float64) / 1000
+        passed = np.array(made.timesteps.tolist(), np.float64) / 1000
         network = Network(noise, "flow_prediction")
         x = unit_noise(-1, dtype)
         theirs = steps_of(made, choose, lambda x, t: network(x, (t.double() / 1000).expand(len(x))), x)
-    return ours(noise, sampler, times, x, network_times=told, prediction_type="flow_prediction", **build), theirs
+    return ours(noise, sampler, times, x, network_times=passed, prediction_type="flow_prediction", **build), theirs
 
 
 def ipndm_on_a_vp_table(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -240,7 +240,7 @@ def cases() -> list[Case]:
                 on_grid = {"inner": "grid"} | options if order > 1 else {}
                 for steps in (8, 9):
                     config = config | {"lower_order_final": True}
-                    # Its middle evaluation stands far from the middle of the step, and coefficients grow to thousands.
+                    # Its middle evaluation is far from the middle of the step, and coefficients grow to thousands.
                     rounds = (algorithm, kind, order, steps) == ("dpmsolver", "midpoint", 3, 8)
                     add("DPMSolverSinglestep", single, config, steps, options=on_grid, lower_order_final=True, rounds=rounds)
                 multi = {1: "ddim", 2: "dpmpp_2m", 3: "dpmpp_3m"}[order] if data else "dpm_solver_multistep"
@@ -289,4 +289,4 @@ def cases() -> list[Case]:
 OFFSET = "with set_alpha_to_one=False the last step ends at index 0, which steps_offset=1 leaves below the last evaluation"
 IPNDM = "its own table starts at alpha = 0, where it divides by 1e-8 and loses the prediction; driven with a table that does not"
 QUADRATURE = "its coefficients come from scipy's quad, exact for these polynomials"
-TRUNCATED = "it truncates flow times to whole numbers; the network is told the same here"
+TRUNCATED = "it truncates flow times to whole numbers; the network is passed the same here"

@@ -365,16 +365,16 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(schedule.network_times, [t[0], t[1], t[1], t[2], t[2], t[3], t[3]])
     gaussian = Gaussian(LINEAR, 0.6)
     assert -slope("heun", gaussian.denoiser(), gaussian.flow(end=0.0), (20, 40, 80)) == pytest.approx(2, abs=0.2)
-    # The network is told what the network_times says at every one of its evaluations.
-    told: list[float] = []
+    # The network is passed what the network_times says at every one of its evaluations.
+    passed: list[float] = []
 
     def spy(x: Tensor, tau: Tensor) -> Tensor:
-        told.append(float(tau[0]))
+        passed.append(float(tau[0]))
         return x
 
     wanted = np.linspace(990, 10, 7)
     ttune.sample(ttune.Denoiser(spy, LINEAR), schedule.replace(network_times=wanted), standard_normal((1, 2)))
-    np.testing.assert_allclose(told, wanted)
+    np.testing.assert_allclose(passed, wanted)
 
 
 # --------------------------------------------------------------------------------------------------- options and starts

@@ -165,7 +165,7 @@ def addresses(network: Any, **more: Any) -> list[int]:
     return seen[1:]
 
 
-def test_memory_that_nobody_holds_is_used_again() -> None:
+def test_memory_without_references_is_used_again() -> None:
     assert len(set(addresses(lambda x, tau: 0.1 * x))) == 1
 
 

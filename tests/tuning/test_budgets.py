@@ -29,10 +29,10 @@ def test_a_log_snr_grid_resampled_is_a_log_snr_grid(noise: NoiseSchedule, steps:
     np.testing.assert_allclose(np.diff(noise.half_log_snr(found.times), 2), 0, atol=1e-6)
 
 
-def test_the_distance_told_is_carried_in_units_of_the_step() -> None:
+def test_the_distance_of_network_times_is_carried_in_units_of_the_step() -> None:
     six = Schedule.build(NOISE, "ddim", 6, "linspace", t_start=900)
-    told = six.replace(network_times=six.times[:-1] + 0.25 * np.diff(six.times))
-    found = resampled(told, 9)
+    tuned = six.replace(network_times=six.times[:-1] + 0.25 * np.diff(six.times))
+    found = resampled(tuned, 9)
     np.testing.assert_allclose(found.network_times, found.times[:-1] + 0.25 * np.diff(found.times), atol=1e-9)
     np.testing.assert_array_equal(resampled(six, 9).network_times, found.times[:-1])  # the truth stays the truth
 

@@ -52,7 +52,7 @@ def test_one_sampler_serves_all_budgets_and_the_teacher_is_asked_once() -> None:
     before = len(calls)
     with pytest.raises(TypeError):  # the trajectory method asks this teacher for a time, which it does not know
         ttune.tune_budgets(denoiser, list(choice.schedules.values()), method="trajectory", teacher=source, **_tuning())
-    assert calls[before:] == [8]  # the held-out x_T only: those that the choice was made on are remembered
+    assert calls[before:] == [8]  # the validation x_T only: those that the choice was made on are remembered
 
 
 def _tuning() -> dict[str, object]:

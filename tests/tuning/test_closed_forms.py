@@ -10,7 +10,7 @@ import torch
 from scipy import optimize
 
 import ttune
-from tests.oracles import Gaussian, exact_factor, exact_told_time, mixture, standard_normal
+from tests.oracles import Gaussian, exact_factor, exact_network_time, mixture, standard_normal
 from tests.tuning.test_backpropagation import DETERMINISTIC
 from ttune import NoiseSchedule, Schedule, TimeTuner
 from ttune.tuning import Teacher
@@ -34,7 +34,7 @@ def tuned(gaussian: Gaussian, schedule: Schedule, **options: object) -> ttune.Tu
 def test_the_oracle_is_right(s: float, t: float, u: float) -> None:
     """One DDIM step is exact when the network's factor is c*, and tau* gives that factor."""
     gaussian = Gaussian(NOISE, s)
-    tau = exact_told_time(NOISE, s, t, u)
+    tau = exact_network_time(NOISE, s, t, u)
     x = standard_normal((3, 2))
     eps = gaussian(x, torch.full((3,), tau, dtype=torch.float64))
     torch.testing.assert_close(eps, exact_factor(NOISE, s, t, u) * x, rtol=1e-8, atol=0)
@@ -58,7 +58,7 @@ def test_endpoint_network_times_reaches_the_exact_teacher(K: int, spacing: str) 
 
 
 def position_gain(times: np.ndarray) -> float:
-    """x_0 / x_T of DDIM on these times for s = 1, the network told the truth: a product of scalars."""
+    """x_0 / x_T of DDIM on these times for s = 1, with the solver's times: a product of scalars."""
     gain, alpha, sigma = 1.0, NOISE.alpha(times), NOISE.sigma(times)
     for i in range(len(times) - 1):
         gain *= alpha[i + 1] * (1 - sigma[i] ** 2) / alpha[i] + sigma[i + 1] * sigma[i]
@@ -97,21 +97,21 @@ def test_both_together_are_exact_and_the_start_search_runs() -> None:
 @pytest.mark.parametrize("method", ["trajectory", "local"])
 @pytest.mark.parametrize("s", [0.75, 0.85, 1.0])
 @pytest.mark.parametrize(("t", "u"), [(999.0, -1.0), (999.0, 300.0), (700.0, 400.0), (500.0, 0.0), (300.0, 200.0)])
-def test_the_1d_search_finds_the_told_time(method: str, s: float, t: float, u: float) -> None:
+def test_the_1d_search_finds_the_network_time(method: str, s: float, t: float, u: float) -> None:
     """tau* to .003 T, for one step from T to a clean image and for one step anywhere in between."""
     gaussian = Gaussian(NOISE, s)
     result = tuned(gaussian, Schedule(NOISE, "ddim", np.array([t, u])), method=method, teacher=gaussian.flow(t, u))
-    wanted = exact_told_time(NOISE, s, t, u)
+    wanted = exact_network_time(NOISE, s, t, u)
     assert u < wanted < t
     assert abs(result.schedule.network_times[0] - wanted) <= 0.003 * T
 
 
 def test_the_1d_search_step_by_step_follows_the_flow() -> None:
-    """Started from exact states, every step's own told time is tau*: the flow of s = 1 leaves x as it is."""
+    """Started from exact states, every step's own network time is tau*: the flow of s = 1 leaves x as it is."""
     gaussian = Gaussian(NOISE)
     start = Schedule.build(NOISE, "ddim", 4, "linspace")
     result = tuned(gaussian, start, method="trajectory")
-    wanted = [exact_told_time(NOISE, 1.0, t, u) for t, u in pairwise(start.times)]
+    wanted = [exact_network_time(NOISE, 1.0, t, u) for t, u in pairwise(start.times)]
     np.testing.assert_allclose(result.schedule.network_times, wanted, atol=0.003 * T)
     assert rmse(gaussian, result.schedule) < 0.1 * rmse(gaussian, start)
 
@@ -122,7 +122,7 @@ def test_local_tunes_every_step_from_the_teachers_own_state(s: float) -> None:
     gaussian = Gaussian(NOISE, s)
     start = Schedule.build(NOISE, "ddim", 5, "linspace")
     result = tuned(gaussian, start, method="local")
-    wanted = [exact_told_time(NOISE, s, t, u) for t, u in pairwise(start.times)]
+    wanted = [exact_network_time(NOISE, s, t, u) for t, u in pairwise(start.times)]
     np.testing.assert_allclose(result.schedule.network_times, wanted, atol=0.003 * T)
 
 
@@ -138,14 +138,14 @@ def test_local_does_not_make_up_for_earlier_steps() -> None:
     along, local = (
         tuned(gaussian, start, method=m, teacher=teacher, fallback=False).schedule.network_times for m in ("trajectory", "local")
     )
-    assert abs(local[1] - exact_told_time(NOISE, 1.0, 980.0, 500.0)) <= 0.003 * T
+    assert abs(local[1] - exact_network_time(NOISE, 1.0, 980.0, 500.0)) <= 0.003 * T
     assert abs(along[1] - local[1]) > 0.01 * T
 
 
 @pytest.mark.parametrize("method", ["trajectory", "local"])
 @pytest.mark.parametrize("sampler", ["heun", "dpm_solver_2", "dpmpp_2s", "dpm_solver_3", "pndm"])
 def test_1d_searches_serve_samplers_with_several_evaluations_a_step(method: str, sampler: str) -> None:
-    """Every update lands where another evaluation stands, so every told time has a state of the teacher to be judged by."""
+    """Every update lands where another evaluation is, so every network time has a state of the teacher to be judged by."""
     gaussian = Gaussian(NOISE, 0.9)
     start = Schedule.build(NOISE, sampler, 3, "linspace")
     assert len(start.network_times) > start.steps
@@ -162,10 +162,10 @@ def test_the_objective_of_timetuner_is_biased(s: float) -> None:
     x_0, eps = s * standard_normal((16, 4), 1), standard_normal((16, 4), 2)
     tuner = TimeTuner("parallel", iterations=300, lr=8e-3)
     (rho,) = tuner.ratios(gaussian.denoiser(), schedule, lambda j: (x_0, eps, {}))
-    told = ttune.apply_timetuner_ratios(schedule, [rho]).network_times[0]
+    tau = ttune.apply_timetuner_ratios(schedule, [rho]).network_times[0]
     x = standard_normal((4, 2), 3)
     one_step = Schedule(NOISE, "ddim", np.array([t, u]))
-    gain = float((ttune.sample(gaussian.denoiser(), one_step.replace(network_times=[told]), x) / x).mean())
+    gain = float((ttune.sample(gaussian.denoiser(), one_step.replace(network_times=[tau]), x) / x).mean())
     untuned = float((ttune.sample(gaussian.denoiser(), one_step, x) / x).mean())
     exact = gaussian.v(u) / gaussian.v(t)
     bias = (NOISE.sigma(t) / gaussian.v(t)) / (NOISE.sigma(u) / gaussian.v(u))
@@ -211,8 +211,8 @@ def test_other_samplers_become_exact_too(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
-def test_told_times_alone_make_every_solver_exact(sampler: str) -> None:
-    """Of any order, with one evaluation a step or several: the Gaussian endpoint is a product of gains that the told times reach."""
+def test_network_times_alone_make_every_solver_exact(sampler: str) -> None:
+    """Of any order, with one evaluation a step or several: the Gaussian endpoint is a product of gains that the network times reach."""
     start = Schedule.build(NOISE, sampler, 3, "linspace")
     result = tuned(Gaussian(NOISE, 0.8), start, tune=("network_times",))
     assert result.validation["rmse_start"] > 0.05

@@ -77,7 +77,7 @@ def test_the_step_of_the_states_dtype_is_useless_for_a_bfloat16_network() -> Non
     ratios = []
     for j, h in zip(parameters.free.tolist(), found.steps.tolist(), strict=True):
         exact = exact_column(parameters, j)
-        if exact.square().mean().sqrt() < 0.1:  # told one time or another near T, the rounded network says the same
+        if exact.square().mean().sqrt() < 0.1:  # at one time or another near T, the rounded network says the same
             continue
         old, new = (float((column(problem, parameters, j, s) - exact).square().mean().sqrt()) for s in (dtype_step(torch.float32), h))
         ratios.append(old / new)
@@ -116,7 +116,7 @@ def test_a_parameter_without_effect_keeps_the_dtypes_step() -> None:
 
 
 def test_bounds_are_respected_and_the_cost_is_small() -> None:
-    """At T neither the told time nor the start can go up."""
+    """At T neither the network time nor the start can go up."""
     start = Schedule.build(NOISE, "ddim", 3, "linspace")
     parameters = Parameters(start, ("network_times", "times"))
     problem = problem_of(torch.float32, torch.float32)

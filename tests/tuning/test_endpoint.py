@@ -72,7 +72,7 @@ def test_coefficients_join_and_do_better() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["heun", "deis", "dpm_solver_2"])
-def test_samplers_with_several_evaluations_a_step_have_a_told_time_for_each(sampler: str) -> None:
+def test_samplers_with_several_evaluations_a_step_have_a_network_time_for_each(sampler: str) -> None:
     start = Schedule.build(NOISE, sampler, 3, "linspace")
     result = ttune.tune(
         mixture(NOISE).denoiser(), start, x_T=X_T, teacher=TEACHER, progress=False, search_starts=False, iterations=8, fix_start=True

@@ -72,7 +72,7 @@ def test_normal_equations_with_restarts_are_those_of_brute_force(tune: tuple[str
 
 @pytest.mark.parametrize("spacing", ["linspace", "log_snr", "karras", "leading"])
 def test_restarts_save_what_they_promise(spacing: str) -> None:
-    """K told times and K times: column j restarts at its own step, so the evaluations are a triangle, not a square."""
+    """K network times and K times: column j restarts at its own step, so the evaluations are a triangle, not a square."""
     denoiser, K, n = nonlinear(NOISE), 6, 4
     start = Schedule.build(NOISE, "ddim", K, spacing, t_start=903.3)
     start = start.replace(network_times=np.clip(start.network_times * 0.987, 0, None))
@@ -87,7 +87,7 @@ def test_restarts_save_what_they_promise(spacing: str) -> None:
 
 
 def test_differences_at_a_bound_go_the_other_way() -> None:
-    """The told time at T cannot grow and a start at T cannot move up: one-sided differences, no zero columns."""
+    """The network time at T cannot grow and a start at T cannot move up: one-sided differences, no zero columns."""
     denoiser = nonlinear(NOISE)
     start = Schedule.build(NOISE, "ddim", 3, "linspace")
     problem = Problem(denoiser, standard_normal((5, 3)), {}, standard_normal((5, 3), 2))

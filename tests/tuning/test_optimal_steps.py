@@ -146,17 +146,17 @@ def test_other_noise_schedules(noise: NoiseSchedule) -> None:
 
 def test_whole_times_for_a_network_that_knows_no_others() -> None:
     network = mixture(NOISE)
-    told: list[float] = []
+    passed: list[float] = []
 
     def whole(x: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        told.extend(tau.tolist())
+        passed.extend(tau.tolist())
         return network(x, tau)
 
     denoiser = ttune.Denoiser(whole, NOISE, integer_time=True)
     teacher = Schedule.build(NOISE, "dpmpp_2m", 40, "linspace").with_integer_times()
     result = tune(START.with_integer_times(), denoiser, teacher=teacher)
     assert result.improved
-    assert all(t % 1 == 0 for t in told)
+    assert all(t % 1 == 0 for t in passed)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_start_vector_is_the_start(noise: NoiseSchedule, final: str, tune: t
 
 @given(data=st.data())
 def test_any_vector_is_a_valid_schedule(data: st.DataObject) -> None:
-    """Decreasing times, told times in the trained range: or, where no room is left before the last position, a ValueError."""
+    """Decreasing times, network times in the trained range: or, where no room is left before the last position, a ValueError."""
     noise = NOISES[data.draw(st.sampled_from(sorted(NOISES)))]
     tune = data.draw(st.sampled_from(KNOBS))
     K = data.draw(st.integers(1, 6))
@@ -85,7 +85,7 @@ def test_one_component_moves_one_thing(noise: NoiseSchedule) -> None:
         theta[j] += 0.01
         moved = parameters.schedule(theta)
         changed = moved.times != start.times
-        if j < 4:  # t_j and, by the gaps, those after it; the told times follow
+        if j < 4:  # t_j and, by the gaps, those after it; the network times follow
             np.testing.assert_array_equal(changed, [i >= j for i in range(4)] + [False])
             np.testing.assert_array_equal(moved.network_times, moved.times[:-1])
         else:
@@ -130,22 +130,22 @@ def test_the_coordinate_and_its_inverse(noise: NoiseSchedule) -> None:
 
 
 def changed(start: Schedule, j: int, **what: float) -> Schedule:
-    """``start`` with one position or told time shifted a little."""
-    times, told = start.times.copy(), start.network_times.copy()
+    """``start`` with one position or network time shifted a little."""
+    times, passed = start.times.copy(), start.network_times.copy()
     times[j] += what.get("position", 0.0)
-    told[j] += what.get("told", 0.0)
-    return start.replace(times=times, network_times=told)
+    passed[j] += what.get("network_time", 0.0)
+    return start.replace(times=times, network_times=passed)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
 def test_first_difference(sampler: str) -> None:
     start = Schedule.build(LINEAR, sampler, 5, "linspace", t_start=900)
     for j in range(5):
-        assert first_difference(start, changed(start, j, told=-0.5)) == (j, False)  # the network is asked anew
+        assert first_difference(start, changed(start, j, network_time=-0.5)) == (j, False)  # the network is asked anew
         # A position enters the update that leads to it; its network output is still right. t_0 enters only its own.
         assert first_difference(start, changed(start, j, position=-0.5)) == (max(0, j - 1), True)
-        # Where the told time follows the position, as it does in the tuner, t_0 asks the network anew.
-        assert first_difference(start, changed(start, j, position=-0.5, told=-0.5)) == ((j - 1, True) if j else (0, False))
+        # Where the network time follows the position, as it does in the tuner, t_0 asks the network anew.
+        assert first_difference(start, changed(start, j, position=-0.5, network_time=-0.5)) == ((j - 1, True) if j else (0, False))
     assert first_difference(start, start) == (4, True)
 
 

@@ -44,7 +44,7 @@ def test_the_best_of_the_table_is_taken() -> None:
 
 
 def test_it_helps_where_states_have_the_wrong_variance() -> None:
-    """A network that believes in smaller noise than it is told for: states come out of step with their times."""
+    """A network that believes in smaller noise than its time means: states come out of step with their times."""
 
     def believing(x: Tensor, tau: Tensor) -> Tensor:
         alpha, sigma = (c[:, None] for c in alpha_sigma(NOISE, tau))
@@ -67,7 +67,7 @@ def test_the_measured_variance_is_that_of_the_teachers_samples() -> None:
 
 
 def test_shifts_that_do_the_same_are_tried_once() -> None:
-    """Evaluations stand at 999, 749, 500 and 250: two of these cutoffs shift the same ones, and one shifts none."""
+    """Evaluations are at 999, 749, 500 and 250: two of these cutoffs shift the same ones, and one shifts none."""
     result = tune(method=Shifted(windows=(0.1,), cutoffs=(0.3, 0.4, 0.6, 0.9), measured=False))
     assert result.cost["tuning"] == 2 * 24 * 4
 

@@ -84,9 +84,9 @@ def test_fewer_at_once_where_memory_runs_out() -> None:
     schedule = Schedule.build(NOISE, "ddim", 4, "quadratic")
     network = mixture(NOISE).denoiser().network
     small = Counting(network, most=12)
-    with pytest.warns(RuntimeWarning, match="out of memory with .* samples in one call of the network: going on with") as told:
+    with pytest.warns(RuntimeWarning, match="out of memory with .* samples in one call of the network: going on with") as warned:
         found = equations(Denoiser(small, NOISE), schedule, 16)
-    assert len(told) < 5  # remembered
+    assert len(warned) < 5  # remembered
     assert 5 < max(small.batches) <= 12
     for a, b in zip(equations(Denoiser(network, NOISE), schedule, 1), found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9 * np.abs(np.max(a)))

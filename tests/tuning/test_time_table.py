@@ -37,7 +37,7 @@ def odd_rows_off(x: Tensor, tau: Tensor, off: float = 25.0) -> Tensor:
     return torch.lerp(row(below), row((below + 1).clamp(max=999)), (tau - below)[:, None])
 
 
-def told_as(cut: Callable[[Tensor], Tensor]) -> Network:
+def passed_as(cut: Callable[[Tensor], Tensor]) -> Network:
     exact = mixture(NOISE)
     return lambda x, tau: exact(x, cut(tau).to(x.dtype))
 
@@ -51,9 +51,9 @@ NETWORKS: dict[str, tuple[Network, str]] = {
     "computes in bfloat16": (bfloat16, "smooth"),
     "says nothing of time": (lambda x, tau: 0.3 * x, "smooth"),
     "odd rows off the curve": (odd_rows_off, "rough"),
-    "int(t)": (told_as(torch.floor), "whole"),
-    "round(t)": (told_as(torch.round), "whole"),
-    "time in bfloat16": (told_as(lambda tau: tau.bfloat16()), "whole"),
+    "int(t)": (passed_as(torch.floor), "whole"),
+    "round(t)": (passed_as(torch.round), "whole"),
+    "time in bfloat16": (passed_as(lambda tau: tau.bfloat16()), "whole"),
 }
 
 
@@ -119,18 +119,18 @@ def bundled(odd: float | None) -> ttune.Denoiser:
     off = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)) * table.std() * odd
     off[::2] = 0
     rows = nn.Embedding.from_pretrained(table + off)
-    embed = _Told(rows)
+    embed = _PassedRows(rows)
     network.time_mlp = nn.Sequential(embed)
 
-    def told(x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
+    def remembering(x: Tensor, tau: Tensor, **conditions: Any) -> Tensor:
         embed.tau = tau
         return network(x, tau, **conditions)
 
-    denoiser.network = told
+    denoiser.network = remembering
     return denoiser
 
 
-class _Told(nn.Module):
+class _PassedRows(nn.Module):
     def __init__(self, rows: nn.Embedding) -> None:
         super().__init__()
         self.rows, self.tau = rows, torch.zeros(0)
@@ -153,7 +153,7 @@ def test_the_bundled_model_is_smooth_and_with_bad_rows_it_is_not(odd: float | No
 
 
 def test_between_rows_interpolates_and_counts_two_calls() -> None:
-    cut = ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True)
+    cut = ttune.Denoiser(passed_as(torch.floor), NOISE, integer_time=True)
     relaxed = between_rows(cut)
     x, t = X_T[:6], torch.tensor([3.0, 3.25, 500.5, 999.0, 0.0, 998.75], dtype=torch.float64)
     exact = mixture(NOISE)
@@ -169,16 +169,16 @@ def test_between_rows_interpolates_and_counts_two_calls() -> None:
     assert torch.autograd.grad(output.sum(), leaf)[0].abs().sum() > 0
 
 
-def test_moves_stay_in_range_and_take_the_told_time_along() -> None:
+def test_moves_stay_in_range_and_take_the_network_time_along() -> None:
     start = Schedule.build(NOISE, "ddim", 3, "leading")  # 666, 333, 0, clean
     start = start.replace(network_times=start.network_times + np.array([10.0, 0, 3]))
     up = moved(start, "times", 1, 8)
     assert up is not None
     assert up.times.tolist() == [666, 341, 0, -1]
     assert up.network_times.tolist() == [676, 341, 3]
-    told = moved(start, "network_times", 0, -4)
-    assert told is not None
-    assert told.network_times.tolist() == [672, 333, 3]
+    shifted = moved(start, "network_times", 0, -4)
+    assert shifted is not None
+    assert shifted.network_times.tolist() == [672, 333, 3]
     assert moved(start, "times", 2, -2) is None  # onto or beyond the clean end
     assert moved(start, "network_times", 2, -4) is None
     assert moved(start, "times", 0, 400) is None
@@ -217,7 +217,7 @@ def test_such_networks_are_tuned_in_whole_numbers(name: str, declared: bool, met
     def whole_only(x: Tensor, tau: Tensor) -> Tensor:
         nonlocal seen
         seen += len(x)
-        assert not declared or (tau % 1 == 0).all(), "told a time between two rows"
+        assert not declared or (tau % 1 == 0).all(), "passed a time between two rows"
         return network(x, tau)
 
     denoiser = ttune.Denoiser(whole_only, NOISE, integer_time=declared)
@@ -246,21 +246,21 @@ def test_whole_numbers_are_better_than_rounding_the_continuous_solution() -> Non
     assert even.mean() >= 0.5
 
 
-def test_the_default_teacher_stands_on_whole_times_then() -> None:
-    told: list[Tensor] = []
+def test_the_default_teacher_is_on_whole_times_then() -> None:
+    passed: list[Tensor] = []
     exact = mixture(NOISE)
 
     def network(x: Tensor, tau: Tensor) -> Tensor:
-        told.append(tau)
+        passed.append(tau)
         return exact(x, tau)
 
     result = tune(ttune.Denoiser(network, NOISE, integer_time=True), teacher=None, iterations=1)
-    assert (torch.cat(told) % 1 == 0).all()
+    assert (torch.cat(passed) % 1 == 0).all()
     assert 0 < result.teacher["rmse_to_twice_the_steps"] < 0.02
 
 
 def test_budgets_share_a_teacher_on_whole_times() -> None:
-    denoiser = ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True)
+    denoiser = ttune.Denoiser(passed_as(torch.floor), NOISE, integer_time=True)
     schedules = [Schedule.build(NOISE, "ddim", steps, "leading") for steps in (2, 3)]
     results = ttune.tune_budgets(denoiser, schedules, x_T=X_T[:8], iterations=1, search_starts=False, progress=False)
     assert results[2].teacher == results[3].teacher
@@ -272,7 +272,7 @@ def test_budgets_share_a_teacher_on_whole_times() -> None:
     assert tuned.on_whole_times() is tuned
 
 
-def test_an_interrupted_search_in_whole_numbers_goes_on_where_it_stood(tmp_path: Path) -> None:
+def test_an_interrupted_search_in_whole_numbers_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     calls, limit = 0, 10**9
 
     def network(x: Tensor, tau: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def test_an_interrupted_search_in_whole_numbers_goes_on_where_it_stood(tmp_path:
 
 
 def test_methods_that_make_whole_times_themselves_are_left_alone() -> None:
-    result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), method="optimal_steps", fallback=False)
+    result = tune(ttune.Denoiser(passed_as(torch.floor), NOISE, integer_time=True), method="optimal_steps", fallback=False)
     assert "whole times" not in result.cost
     assert (result.schedule.network_times % 1 == 0).all()
 
@@ -305,6 +305,6 @@ def test_methods_that_make_whole_times_themselves_are_left_alone() -> None:
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpm_solver_2", "unipc"])
 def test_other_samplers_in_whole_numbers(sampler: str) -> None:
     start = Schedule.build(NOISE, sampler, 4, "leading").with_integer_times()
-    result = tune(ttune.Denoiser(told_as(torch.floor), NOISE, integer_time=True), start=start, iterations=3)
+    result = tune(ttune.Denoiser(passed_as(torch.floor), NOISE, integer_time=True), start=start, iterations=3)
     assert result.validation["rmse"] <= result.validation["rmse_start"]
     assert (result.schedule.network_times % 1 == 0).all()

@@ -63,8 +63,8 @@ def published(network: nn.Module, index_times: Float64, procedure: str, iteratio
         return float(np.exp((1 - (time - below)) * np.log(bar[below]) + (time - below) * np.log(bar[below + 1])))
 
     def eps_at(x: Tensor, time: Tensor | float) -> Tensor:
-        told = torch.as_tensor(time, dtype=torch.float64) - 1  # the network counts from 0
-        return network(x, told.expand(len(x)))
+        tuned = torch.as_tensor(time, dtype=torch.float64) - 1  # the network counts from 0
+        return network(x, tuned.expand(len(x)))
 
     def ddim_step(x: Tensor, t: float, u: float, eps: Tensor) -> Tensor:
         x_0 = (x - (1 - alpha_bar(t)) ** 0.5 * eps) / alpha_bar(t) ** 0.5
@@ -184,21 +184,21 @@ def test_continuous_noise_schedules(noise: NoiseSchedule) -> None:
     schedule = Schedule.build(noise, "euler", 3, "linspace")
     gaussian = Gaussian(noise, 0.8, "flow_prediction")
     found = list(TimeTuner(iterations=5).ratios(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))
-    told = apply_timetuner_ratios(schedule, found).network_times
-    assert np.isfinite(told).all()
-    assert (told <= noise.t_max).all()
+    tuned = apply_timetuner_ratios(schedule, found).network_times
+    assert np.isfinite(tuned).all()
+    assert (tuned <= noise.t_max).all()
     assert max(abs(np.array(found) - 1)) > 1e-3
 
 
 def test_ratios_make_the_round_trip() -> None:
     schedule = Schedule.build(NOISE, "ddim", 4, "linspace")
     np.testing.assert_array_equal(timetuner_ratios(schedule), np.ones(4))
-    told = apply_timetuner_ratios(schedule, [0.9, 1.1, 1.02])
+    tuned = apply_timetuner_ratios(schedule, [0.9, 1.1, 1.02])
     # rho multiplies continuous time: tau = rho (s + 1) - 1.
-    np.testing.assert_allclose(told.network_times, [899, 1.1 * 750.25 - 1, 1.02 * 500.5 - 1, 249.75])
-    np.testing.assert_allclose(timetuner_ratios(told), [0.9, 1.1, 1.02, 1.0], rtol=1e-12)
-    again = apply_timetuner_ratios(schedule, timetuner_ratios(told))
-    np.testing.assert_allclose(again.network_times, told.network_times, rtol=1e-12)
+    np.testing.assert_allclose(tuned.network_times, [899, 1.1 * 750.25 - 1, 1.02 * 500.5 - 1, 249.75])
+    np.testing.assert_allclose(timetuner_ratios(tuned), [0.9, 1.1, 1.02, 1.0], rtol=1e-12)
+    again = apply_timetuner_ratios(schedule, timetuner_ratios(tuned))
+    np.testing.assert_allclose(again.network_times, tuned.network_times, rtol=1e-12)
     np.testing.assert_array_equal(apply_timetuner_ratios(schedule, [2.0, 1, 1]).network_times[0], 999)  # never beyond the trained range
     edm = Schedule.build(NoiseSchedule.edm(), "euler", 2, "karras")
     np.testing.assert_allclose(apply_timetuner_ratios(edm, [0.5]).network_times, [40, edm.times[1]])
@@ -207,7 +207,7 @@ def test_ratios_make_the_round_trip() -> None:
 
 
 def test_ratios_stay_where_the_network_was_trained() -> None:
-    """The published range is not limited; here the told time is projected after every iteration."""
+    """The published range is not limited; here the network time is projected after every iteration."""
     schedule = Schedule.build(NOISE, "ddim", 3, "linspace")
     gaussian = Gaussian(NOISE)
     found = list(TimeTuner(iterations=30, lr=0.3).ratios(gaussian.denoiser(), schedule, lambda j: (*(b[:, 0, 0] for b in batch(j)), {})))

@@ -51,7 +51,7 @@ def test_samples_are_near_real_images(judge: CandidateMetrics) -> None:
     assert near < 0.25 * far  # 128 real images alone stand at about 3
 
 
-def test_fractional_times_are_heard() -> None:
+def test_fractional_times_are_distinguished() -> None:
     """The embedding is sinusoidal: half a step moves the output, and about half as far as a whole one."""
     denoiser = zoo.load("fashion")
     x, conditions = drawn_points(denoiser, torch.arange(4))

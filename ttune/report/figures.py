@@ -79,8 +79,8 @@ def _bars(key: str, title: str, values: Mapping[str, float], label: str, caption
     return Drawn(key, title, f"{title}. {label}: {alt}.", caption, figure)
 
 
-def told(entries: Sequence[ReportEntry]) -> Drawn:
-    """How far what the network is told lies from where each evaluation stands."""
+def network_times(entries: Sequence[ReportEntry]) -> Drawn:
+    """How far each network time lies from the solver time."""
     figure, axes = new_figure()
     axes.axhline(0.0, color=MUTED, linewidth=1.0)
     for i, entry in enumerate(entries):
@@ -91,20 +91,22 @@ def told(entries: Sequence[ReportEntry]) -> Drawn:
     axes.set_ylabel("τ − t")
     legend(figure, axes)
     largest = "; ".join(f"{e.name}: up to {np.abs(e.schedule.network_times - e.schedule.tableau().times).max():.4g}" for e in entries)
-    caption = "In the network's own unit of time. Above zero it is told a noisier time than that of the step, whose arithmetic keeps t."
-    return Drawn("told", "What the network is told", f"Network time less time, τ − t, by evaluation. {largest}.", caption, figure)
+    caption = (
+        "In the network's own unit of time. Above zero the network is passed a noisier time than the solver's, whose arithmetic keeps t."
+    )
+    return Drawn("network-times", "Network times", f"Network time less solver time, τ − t, by evaluation. {largest}.", caption, figure)
 
 
-def places(entries: Sequence[ReportEntry]) -> Drawn | None:
-    """Where the evaluations stand on the axis of half log-SNR, and where the network is told that it stands."""
+def times(entries: Sequence[ReportEntry]) -> Drawn | None:
+    """Solver times and network times on the axis of half log-SNR."""
     rows = [(entry.name, entry.schedule, entry.record.start) for entry in entries]
     figure, axes = new_figure(height=max(HEIGHT, 1.5 + 0.42 * len(rows)))
     seen = False
     for y, (_, schedule, start) in enumerate(rows):
         if start is not None:
-            seen |= _ticks_at(axes, start, start.tableau().times, y - 0.27, MUTED, "|", "the start stands")
-        seen |= _ticks_at(axes, schedule, schedule.tableau().times, y, line_style(0)["color"], "o", "evaluation stands")
-        seen |= _ticks_at(axes, schedule, schedule.network_times, y + 0.27, line_style(1)["color"], "^", "network is told")
+            seen |= _ticks_at(axes, start, start.tableau().times, y - 0.27, MUTED, "|", "solver time of the start")
+        seen |= _ticks_at(axes, schedule, schedule.tableau().times, y, line_style(0)["color"], "o", "solver time")
+        seen |= _ticks_at(axes, schedule, schedule.network_times, y + 0.27, line_style(1)["color"], "^", "network time")
     if not seen:
         return None
     axes.set_yticks(range(len(rows)), [tick_of(name) for name, *_ in rows])
@@ -112,8 +114,8 @@ def places(entries: Sequence[ReportEntry]) -> Drawn | None:
     axes.set_xlabel("half log-SNR λ,  from noise to clean")
     legend(figure, axes)
     alt = "; ".join(f"{name}: {_lambdas(schedule)}" for name, schedule, _ in rows)
-    caption = "Times at which the log-SNR is infinite (a clean end) have no place on this axis."
-    return Drawn("times", "Where the steps stand", f"Half log-SNR of every evaluation. {alt}.", caption, figure)
+    caption = "Times at which the log-SNR is infinite (a clean end) are not on this axis."
+    return Drawn("times", "Times of the steps", f"Half log-SNR of every evaluation. {alt}.", caption, figure)
 
 
 def convergence(entries: Sequence[ReportEntry]) -> list[Drawn]:
@@ -139,7 +141,7 @@ def convergence(entries: Sequence[ReportEntry]) -> list[Drawn]:
         axes.set_ylabel(f"RMSE on {entry.record.samples or 'the'} tuning x_T")
         legend(figure, axes)
         ends = "; ".join(f"{name}: {_range(points)}" for name, points in lines.items())
-        caption = "On the x_T that were tuned on: it falls whatever it is worth. What it is worth stands in the held-out figures."
+        caption = "On the x_T that were tuned on: it falls whatever it is worth. What it is worth is in the figures of validation."
         if any(name.startswith("also") for name in lines):
             caption += ' "also": from a schedule that was given, such as the tuned one of the next smaller budget.'
         if entry.record.residual not in (None, "samples"):
@@ -199,7 +201,7 @@ def runs_by(entries: Sequence[ReportEntry], measured: MeasuredRun, x: str) -> di
     return lines
 
 
-def held_out_by_steps(entries: Sequence[ReportEntry]) -> dict[str, list[tuple[float, float]]]:
+def validation_by_steps(entries: Sequence[ReportEntry]) -> dict[str, list[tuple[float, float]]]:
     """The same from the figures of the tunings' own decisions."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for entry, name in _named_lines(entries):
@@ -281,4 +283,4 @@ def _range(points: Points) -> str:
     return f"{first[1]:.4g} at {first[0]:.4g} to {last[1]:.4g} at {last[0]:.4g}"
 
 
-__all__ = ["Drawn", "compared", "convergence", "cost", "held_out_by_steps", "places", "quality", "runs_by", "told"]
+__all__ = ["Drawn", "compared", "convergence", "cost", "network_times", "quality", "runs_by", "times", "validation_by_steps"]

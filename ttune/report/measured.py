@@ -75,7 +75,7 @@ def measure(
     """Run the teacher, the start, the best untuned grid and the schedule of every entry, as far as they are known, on the same x_T.
 
     And, for each sampler, an untuned grid at these numbers of steps and up to twice the most. What is the
-    same schedule is run once. Seconds are those of a pass over all x_T, after a first call that nobody counts; of short
+    same schedule is run once. Seconds are those of a pass over all x_T, after a first call that is not counted; of short
     passes the median of three.
     Raises ValueError for fewer than two samples, a chunk without one, a schedule of another model, or a denoiser without a sample shape.
     """
@@ -90,12 +90,12 @@ def measure(
             raise ValueError(f"{entry.name}: {error}") from None
     seeds = torch.arange(n) + seed
     x_T, drawn = drawn_points(denoiser, seeds, None, conditions)
-    clock = _Timer(denoiser, x_T, drawn, seeds, batch_size, shown, progress)
-    clock.warm_up(entries[0].schedule)
-    runs = {entry.name: [clock.run(role, entry.name, s, entry) for role, s in roles(entry).items()] for entry in entries}
-    runs = {entry.name: [clock.teacher(entry), *runs[entry.name]] for entry in entries}
+    timer = _Timer(denoiser, x_T, drawn, seeds, batch_size, shown, progress)
+    timer.warm_up(entries[0].schedule)
+    runs = {entry.name: [timer.run(role, entry.name, s, entry) for role, s in roles(entry).items()] for entry in entries}
+    runs = {entry.name: [timer.teacher(entry), *runs[entry.name]] for entry in entries}
     curves = {
-        label: [clock.run("untuned", label, schedule, _of_sampler(entries, schedule)) for schedule in schedules]
+        label: [timer.run("untuned", label, schedule, _of_sampler(entries, schedule)) for schedule in schedules]
         for label, schedules in untuned_curves(entries).items()
     }
     threads = torch.get_num_threads()
@@ -118,7 +118,7 @@ class _Timer:
     done: dict[tuple[Schedule, Schedule], TimedRun] = field(default_factory=dict)
 
     def warm_up(self, schedule: Schedule) -> None:
-        """What is made at the first call is made before the clock runs."""
+        """What is made at the first call is made before anything is timed."""
         self._samples(schedule, slice(0, self.batch_size))
 
     def teacher(self, entry: ReportEntry) -> TimedRun:
@@ -126,9 +126,9 @@ class _Timer:
 
     def run(self, role: str, name: str, schedule: Schedule, entry: ReportEntry) -> TimedRun:
         """``schedule`` held against the teacher of ``entry``."""
-        if self.denoiser.integer_time:  # an untuned grid between whole times is told the whole ones next to them, as in tuning
-            told = np.round(schedule.network_times)
-            schedule = schedule if schedule.tuned or (told == schedule.network_times).all() else schedule.replace(network_times=told)
+        if self.denoiser.integer_time:  # an untuned grid between whole times gets the whole network times next to them, as in tuning
+            whole = np.round(schedule.network_times)
+            schedule = schedule if schedule.tuned or (whole == schedule.network_times).all() else schedule.replace(network_times=whole)
         target, best = self._target(entry)
         key = (schedule, best.schedule)
         if key not in self.done:

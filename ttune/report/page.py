@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; ``details`` are tables that open on request."""
+    """A heading and what is under it; ``details`` are tables that open on request."""
 
     title: str
     words: Sequence[str] = ()
@@ -107,8 +107,8 @@ def write_page(
 ) -> list[Path]:
     """Write what ``sources`` (:func:`ttune.report.read_sources`) hold to ``out``, an .html file, and its figures as PNGs beside it.
 
-    With ``denoiser``, the model of the schedules, they are also run: ``n`` x_T from ``seed`` on, ``batch_size`` in a call, of which
-    ``shown`` become pictures (all of fewer); ``conditions`` is a function of the seeds, by default the denoiser's own. What is
+    With ``denoiser``, the model of the schedules, they are also run: ``n`` x_T from ``seed`` on, ``batch_size`` in a call;
+    ``shown`` of them become pictures (all of fewer); ``conditions`` is a function of the seeds, by default the denoiser's own. What is
     missing is said in the page. Returns the files, the page first.
 
     Raises ValueError for another ending, a schedule of another model, or n < 2; ModuleNotFoundError without matplotlib, Pillow or
@@ -176,20 +176,20 @@ def _samples(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_n
 
 
 def _quality(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_not: str, files: _Files) -> Section:
-    found, tabled, missing = [], [tables.held_out(entries)], []
-    decided = figures.held_out_by_steps(entries)
+    found, tabled, missing = [], [tables.validation(entries)], []
+    decided = figures.validation_by_steps(entries)
     order = [*decided, *(() if measured is None else figures.runs_by(entries, measured, "steps"))]
     held = [entry.record.validation for entry in entries if entry.record.validation is not None]
     if held:
         sizes = ", ".join(f"{n:,}" for n in sorted({h.n for h in held}))
         caption = (
-            f"On the {sizes} held-out x_T of each tuning, in the samples' own units: the figures that decided what each tuning returned."
+            f"On the {sizes} validation x_T of each tuning, in the samples' own units: the figures that decided what each tuning returned."
         )
         if len({entry.record.seed for entry in entries if entry.record.validation is not None}) > 1:
             caption += " The tunings had different seeds, so their x_T differ."
-        found += files.take(figures.quality("held-out", "Quality against steps", decided, "steps", caption, order=order))
+        found += files.take(figures.quality("validation", "Quality against steps", decided, "steps", caption, order=order))
     else:
-        missing.append("No held-out figures: no file holds the record of a finished tuning.")
+        missing.append("No figures of validation: no file holds the record of a finished tuning.")
     if measured is not None:
         caption = f"On {measured.n:,} x_T of this page's own, the same for every point. {measured.setting}."
         for key, title, x, label in (
@@ -205,8 +205,8 @@ def _quality(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_n
 
 
 def _steps(entries: Sequence[ReportEntry], files: _Files) -> Section:
-    found = [*files.take(figures.told(entries)), *files.take(figures.places(entries))]
-    return Section("Where the steps stand, and what the network is told", figures=found, details=[tables.steps_of(e) for e in entries])
+    found = [*files.take(figures.network_times(entries)), *files.take(figures.times(entries))]
+    return Section("Times of the steps, and network times", figures=found, details=[tables.steps_of(e) for e in entries])
 
 
 def _tuning(entries: Sequence[ReportEntry], files: _Files) -> Section | None:
@@ -239,7 +239,7 @@ def _comparison(i: int, file: str, found: Compared, files: _Files) -> Section:
     features = tables.features_in_words({found.features})
     for sampler in dict.fromkeys(row["sampler"] for row in found.rows):
         key = f"compared-{i}-{''.join(c if c.isalnum() else '-' for c in sampler)}"
-        rmse, on = "RMSE to the teacher", f"On {found.test_samples:,} held-out x_T that no tuning saw."
+        rmse, on = "RMSE to the teacher", f"On {found.test_samples:,} test x_T that no tuning saw."
         drawn += files.take(figures.compared(found.rows, sampler, "rmse", f"{key}-rmse", rmse, on))
         distance, of = "Fréchet distance to the teacher's", f"{features}; n = {found.test_samples:,}."
         drawn += files.take(figures.compared(found.rows, sampler, "frechet", f"{key}-frechet", distance, of))
@@ -263,14 +263,14 @@ def _in_short(sources: Sources) -> list[str]:
             lines.append(f"{entry.name}: untuned, or a tuning that returned its start: the file has no record.")
         elif held is None:
             found = OUTCOMES[entry.schedule.outcome] if not entry.record.unfinished else "the best so far"
-            lines.append(f"{entry.name}: {found}, {entry.record.unfinished or 'without a record of held-out figures'}.")
+            lines.append(f"{entry.name}: {found}, {entry.record.unfinished or 'without a record of its validation'}.")
         else:
             best = held.best_untuned
             before = [
                 f"start {number(held.rmse_start)}",
                 *([] if best is None else [f"best untuned grid {number(best.rmse)}"]),
             ]
-            numbers = f"RMSE to the teacher {number(held.rmse)} ({', '.join(before)}) on {held.n:,} held-out x_T"
+            numbers = f"RMSE to the teacher {number(held.rmse)} ({', '.join(before)}) on {held.n:,} validation x_T"
             lines.append(f"{entry.name}: {_outcome_of(entry)}; {numbers}.")
     return [*lines, *(line for _, found in sources.comparisons for line in _best_of(found))]
 

@@ -71,7 +71,7 @@ class Sources:
 def read_sources(paths: Sequence[str | PathLike[str]]) -> Sources:
     """Read schedule files, JSON of ``ttune evaluate``, and folders of ``ttune compare`` or ``ttune demo``.
 
-    Of a folder ``report.json`` is read, and the schedule files that stand beside it. ValueError names a file that is none of these,
+    Of a folder ``report.json`` is read, and the schedule files beside it. ValueError names a file that is none of these,
     FileNotFoundError one that is not there.
     """
     if not paths:

@@ -1,4 +1,4 @@
-"""What a report tabulates: words and numbers, as they stand in the files or were measured."""
+"""What a report tabulates: words and numbers, as they are in the files or were measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ttune.schedule.file import describe
 from ttune.schedule.schedule import OUTCOMES
 
 
-def held_out(entries: Sequence[ReportEntry]) -> Table | None:
+def validation(entries: Sequence[ReportEntry]) -> Table | None:
     """The figures on which each tuning decided."""
     rows, names, counts = [], set(), set()
     for entry in entries:
@@ -54,7 +54,7 @@ def held_out(entries: Sequence[ReportEntry]) -> Table | None:
         f"Fréchet distance to the teacher's samples; {features_in_words(names)}. It is biased at small n: compare equal n only.",
         f"{NONE} for the best untuned grid: none was searched for, or the start is it.",
     ]
-    return Table(heads, rows, (0, 9, 10), "Held out: the figures that each tuning was judged on", notes)
+    return Table(heads, rows, (0, 9, 10), "Validation: the figures that each tuning was judged on", notes)
 
 
 def decision(entry: ReportEntry) -> str:
@@ -104,7 +104,7 @@ def measured_rows(entries: Sequence[ReportEntry], measured: MeasuredRun) -> Tabl
 
 
 def _over_untuned(runs: Sequence[TimedRun], run: TimedRun) -> RatioInterval | None:
-    """Of a tuned schedule over the best untuned one that is known; the teacher stands before, the tuned one after them."""
+    """Of a tuned schedule over the best untuned one that is known; the teacher comes before, the tuned one after them."""
     if run.role != TUNED:
         return None
     untuned = [other for other in runs[1:-1] if other.role == GRID] or list(runs[1:-1])
@@ -127,24 +127,24 @@ def costs(entries: Sequence[ReportEntry]) -> Table | None:
 
 
 def steps_of(entry: ReportEntry) -> Table:
-    """Every evaluation of a schedule: where it stands, what the network is told, and what was added to the coefficients."""
+    """Every evaluation of a schedule: its solver time, its network time, and what was added to the coefficients."""
     schedule = entry.schedule
     times, extra = schedule.tableau().times, schedule.coefficients
     with np.errstate(divide="ignore"):
-        stands, told = schedule.noise.half_log_snr(times), schedule.noise.half_log_snr(schedule.network_times)
-    heads = ["evaluation", "stands at t", "told τ", "τ − t", "λ(t)", "λ(τ)"]
+        solver, network = schedule.noise.half_log_snr(times), schedule.noise.half_log_snr(schedule.network_times)
+    heads = ["evaluation", "time t", "network time τ", "τ − t", "λ(t)", "λ(τ)"]
     if extra is not None:
         heads += ["added to x", "to D", *(f"to D {i} before" for i in range(1, extra.shape[1] - 1))]
     if schedule.variants:
         heads.append("network")
     rows = []
     for i, (t, tau) in enumerate(zip(times, schedule.network_times, strict=True)):
-        row = [str(i), f"{t:.5g}", f"{tau:.5g}", f"{tau - t:+.4g}", f"{stands[i]:.4g}", f"{told[i]:.4g}"]
+        row = [str(i), f"{t:.5g}", f"{tau:.5g}", f"{tau - t:+.4g}", f"{solver[i]:.4g}", f"{network[i]:.4g}"]
         row += [] if extra is None else [f"{v:+.4f}" for v in extra[i]]
         rows.append([*row, str(schedule.variants[i])] if schedule.variants else row)
     notes = [f"The last time is {schedule.times[-1]:.5g}. λ is the half log-SNR, log(α / σ)."]
     if schedule.shift is not None:
-        notes.append(f"Every sample is told the time of its own variance: {schedule.shift}.")
+        notes.append(f"The network is passed the time of each sample's own variance: {schedule.shift}.")
     if len(times) != schedule.steps:
         notes.append(f"{schedule.sampler} asks the network {len(times)} times in {schedule.steps} steps.")
     drifted = schedule.drifted()
@@ -192,10 +192,10 @@ def evaluated(file: str, evaluation: EvaluationRows) -> list[Table]:
 def comparison(file: str, found: Compared) -> Table:
     """What ``ttune compare`` prints."""
     notes = [
-        f"{found.test_samples:,} held-out x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
+        f"{found.test_samples:,} test x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
         f"F, Fréchet distances: {features_in_words({found.features})}.",
         "Figures are of what a method proposes. Returned: what ttune tune returns, an untuned schedule where the proposal is not better on "
-        "its own held-out x_T. = untuned: steps of the best untuned grid with the same error. "
+        "its own validation x_T. = untuned: steps of the best untuned grid with the same error. "
         "Evaluations and seconds are those of the tuning. * is the lowest of its K and sampler.",
         *(f"Not tuned: {m.cell}: {m.reason}" for m in found.refused),
         *(f"Failed: {m.cell}: {m.reason}" for m in found.failed),

@@ -25,7 +25,7 @@ from ttune.tuning.validation import decide
 class TuneResult:
     """What tuning found and what it cost.
 
-    ``outcome`` says what ``schedule`` is: "tuned", if it does better on held-out x_T than the start and than the best untuned grid that
+    ``outcome`` says what ``schedule`` is: "tuned", if it does better on validation x_T than the start and than the best untuned grid that
     was met; else "untuned", that grid, or "start", the schedule that was given. ``improved``: whether it is "tuned".
     ``history``: RMSE to the teacher on the tuning x_T per accepted iteration, per start. ``cost``: network evaluations of one
     sample (a backward counts 2) by purpose, and seconds. ``validation_samples``: the figures of the decision.
@@ -60,7 +60,7 @@ class TuneResult:
         lines = [
             *outcome_in_words(self.outcome, self.record, self.schedule.steps),
             str(self.schedule),
-            f"on {h['n']} held-out x_T: RMSE to the teacher {h['rmse_start']:.4g} -> {h['rmse']:.4g}, ratio {h['ratio']:.3f} "
+            f"on {h['n']} validation x_T: RMSE to the teacher {h['rmse_start']:.4g} -> {h['rmse']:.4g}, ratio {h['ratio']:.3f} "
             f"[{h['low']:.3f}, {h['high']:.3f}]; Fréchet distance to its samples ({h['features']}) "
             f"{h['frechet_start']:.4g} -> {h['frechet']:.4g}",
             *([f"best untuned schedule on the same x_T: RMSE {best['rmse']:.4g}, Fréchet distance {best['frechet']:.4g}"] if best else []),

@@ -94,7 +94,7 @@ def test_a_red_gate_gives_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "RED" in capsys.readouterr().out
 
 
-def test_an_output_that_nobody_wrote_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_was_not_written_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "linear_update_", lambda outs, *arguments, **options: None)
     with pytest.raises(SystemExit):
         measure.main(["--check", "--quick", "--case", "noise", "--backend", "reference"])

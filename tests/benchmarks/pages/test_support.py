@@ -75,11 +75,11 @@ def test_a_run_that_begins_at_one_half(name: str, left: bool) -> None:
     """There t and 1 - t are the same, and only one of them is what the network is passed from then on."""
     watched = support.Watched(PIPELINES[name])
     schedule = ttune.Schedule.build(ttune.NoiseSchedule.flow(), "euler", 4, [1.0, 0.75, 0.5, 0.25, 0.0])
-    told = 0.9 * schedule.network_times
-    ttune.diffusers.apply(watched.pipeline, schedule.replace(network_times=told))
+    passed = 0.9 * schedule.network_times
+    ttune.diffusers.apply(watched.pipeline, schedule.replace(network_times=passed))
     watched.watch()
     watched.run()
-    assert list(dict.fromkeys(watched.times)) == pytest.approx((1 - told if left else told)[2:], rel=1e-6)
+    assert list(dict.fromkeys(watched.times)) == pytest.approx((1 - passed if left else passed)[2:], rel=1e-6)
 
 
 def test_the_page_is_of_the_result() -> None:

@@ -55,7 +55,7 @@ def checking(text: str, checks: set[str]) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.parametrize("marker", CHECKS)
-def test_who_is_marked_does_check_and_nobody_else(marker: str) -> None:
+def test_who_is_marked_does_check_and_no_other(marker: str) -> None:
     found = {path.name: checking(path.read_text(), CHECKS[marker]) for path in sorted(KERNELS.glob("test_*.py"))}
     assert {name: calling for name, (calling, _) in found.items()} == {name: marked for name, (_, marked) in found.items()}
     assert sum(len(calling) for calling, _ in found.values()) >= 5
@@ -81,7 +81,7 @@ def test_the_sizes_of_the_largest_tensors_are_those_of_the_tests() -> None:
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
-def test_what_pytest_finds_is_told_with_reasons_and_figures(tmp_path: Path) -> None:
+def test_what_pytest_finds_is_reported_with_reasons_and_figures(tmp_path: Path) -> None:
     file = tmp_path / "test_it.py"
     file.write_text(
         "import pytest\n"
@@ -97,7 +97,7 @@ def test_what_pytest_finds_is_told_with_reasons_and_figures(tmp_path: Path) -> N
     assert "no tests" in str(run_tests([str(file)]))
 
 
-def test_the_page_has_what_was_measured_and_a_failed_test_is_told_after_it(
+def test_the_page_has_what_was_measured_and_a_failed_test_is_reported_after_it(
     tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in ((rounding, "rounding"), (repeats, "compilation"), (repeats, "repeats")):
@@ -135,7 +135,7 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
     assert page.PAGE.read_text() == page.page(json.loads((RESULTS / "reliability.json").read_text()))
 
 
-def test_the_largest_tensors_are_told_with_their_outcome() -> None:
+def test_the_largest_tensors_are_reported_with_their_outcome() -> None:
     run = PytestRun(0, (("test_more_elements_than_32_bits_count", "skipped", "needs 12 GiB of free memory"),), {})
     assert page.largest(run) == [("largest tensor, CPU: 2,147,487,747 elements, bfloat16", "skipped (needs 12 GiB of free memory)")]
 
@@ -232,9 +232,7 @@ def test_a_soak_looks_after_one_a_tenth_and_all(tmp_path: Path, monkeypatch: pyt
     assert soak.Soaked(30, 1.0, soak.State(0, 0, 0), soak.State(0, 0, 0), soak.State(0, 1, 0)).grew == ["tensors by 1"]
 
 
-def test_a_soak_that_nobody_could_place_is_not_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_soak_that_fits_nowhere_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     about = soak.machine() | {"commit": "unknown"}
     monkeypatch.setattr(soak, "machine", lambda: dict(about))
     out = tmp_path / "soak.json"

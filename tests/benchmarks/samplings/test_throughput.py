@@ -38,7 +38,7 @@ def measured(tmp_path: Path, *options: str) -> dict[str, Any]:
     return json.loads(output.read_text())
 
 
-def test_a_run_measures_every_cell_and_what_budgets_buy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_measures_every_cell_and_what_budgets_gain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = measured(tmp_path, "--steps", "1", "3", "--no-compile", "--sampler", "ddim", "--quality-samples", "8")
     assert report["red"] == []
     cells = {(c["network"], c["guided"], c["steps"]) for c in report["cells"]}
@@ -193,7 +193,7 @@ def test_gates_are_red_for_what_a_timed_network_would_not_show() -> None:
             check("scaled", scaled, probe, x_T, eager)
 
 
-def test_a_rival_that_is_wrong_gets_no_number_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rival_that_is_wrong_gets_no_number_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = throughput.contestants
 
     def with_two_more(*args: Any, **options: Any) -> Any:
