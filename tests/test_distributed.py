@@ -143,7 +143,7 @@ def test_evaluate_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TTUNE_CACHE", str(tmp_path / "cache"))
     file, out, together = (tmp_path / name for name in ("ddim.json", "alone.json", "together.json"))
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
-    arguments = ["evaluate", str(file), "--samples", "11", "--batch-size", "2", "--quiet", "--reference-n", "100", "--splits", "2"]
+    arguments = ["evaluate", str(file), "--samples", "11", "--batch-size", "2", "--quiet", "--reference-samples", "100", "--splits", "2"]
     arguments += ["--metrics", "fid", "precision_recall", "rmse", "psnr"]
     main([*arguments, "--out", str(out)])
     status, said, error = torchrun(2, [*arguments, "--out", str(together), "--work", str(tmp_path / "work")])

@@ -405,7 +405,7 @@ def test_the_command_line_samples_what_the_pipeline_samples(scale: float, tmp_pa
     (tmp_path / "prompts.txt").write_bytes("\ufeffa cat\r\n\r\nsea\r\n".encode())
     flags = ["--prompts", tmp_path / "prompts.txt", "--guidance-scale", scale, "--negative-prompt", "dog", "--height", 8, "--width", 24]
     flags += ["--dtype", "float32", "--device", "cpu", *(["--variant", "fp16"] if scale else [])]
-    run = ["sample", "--model", tmp_path / "sd", "--sampler", "ddim", "--steps", 4, "--spacing", "trailing", "--n", 2]
+    run = ["sample", "--model", tmp_path / "sd", "--sampler", "ddim", "--steps", 4, "--spacing", "trailing", "--samples", 2]
     main([str(word) for word in [*run, *flags, "--out", tmp_path / "x.npz"]])
     shape = ttune.diffusers.load(tmp_path / "sd", height=8, width=24)
     x_T, _ = drawn_points(shape, torch.arange(2))

@@ -107,7 +107,7 @@ def test_from_python(folder: Path) -> None:
 
 
 def test_pictures_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["sample", "--model", str(folder), "--steps", "3", "--n", "4", "--columns", "2", "--out", str(tmp_path / "x.png")])
+    main(["sample", "--model", str(folder), "--steps", "3", "--samples", "4", "--columns", "2", "--out", str(tmp_path / "x.png")])
     assert "Wrote 4 samples of 3 steps" in capsys.readouterr().out
     assert Image.open(tmp_path / "x.png").size[0] >= 16
 
@@ -124,8 +124,8 @@ def test_a_text_model_with_prompts(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\n\ndog\n")
     named = ["--model", str(folder), "--prompts", str(tmp_path / "prompts.txt"), "--guidance-scale", "3"]
     main(["tune", *named, "--sampler", "dpmpp_2m", "--spacing", "log_snr", "--steps", "3", "--out", str(out), *QUICK])
-    main(["sample", *named, "--schedule", str(out), "--n", "4", "--columns", "2", "--out", str(tmp_path / "x.png")])
-    main(["sample", *named, "--schedule", str(out), "--n", "4", "--out", str(tmp_path / "x.npz")])
+    main(["sample", *named, "--schedule", str(out), "--samples", "4", "--columns", "2", "--out", str(tmp_path / "x.png")])
+    main(["sample", *named, "--schedule", str(out), "--samples", "4", "--out", str(tmp_path / "x.npz")])
     picture = np.asarray(Image.open(tmp_path / "x.png"))
     assert picture.shape[2] == 3  # decoded: the latents have four channels of 8 x 8
     latents = torch.from_numpy(np.load(tmp_path / "x.npz")["images"])

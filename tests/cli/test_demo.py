@@ -10,7 +10,7 @@ from ttune.cli.demo import run_demo
 
 
 def test_demo_writes_table_picture_and_schedules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_demo(tmp_path, samples=16, tuning=8, validation_samples=8, iterations=1, progress=False)
+    run_demo(tmp_path, samples=8, test_samples=16, validation_samples=8, iterations=1, progress=False)
     assert "best untuned grid" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["model"] == "fashion"

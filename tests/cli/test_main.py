@@ -1,5 +1,6 @@
 """The command line, end to end on a tiny model: what it writes, what it says, and how it fails."""
 
+import dataclasses
 import json
 import re
 import signal
@@ -14,6 +15,7 @@ import ttune
 from tests import tiny_model
 from ttune.cli.main import COMMANDS, main
 from ttune.report import read_sources
+from ttune.tuning import TuneOptions
 
 TINY = ["--model", "tests.tiny_model:factory"]
 QUICK = [*TINY, "--steps", "3", "--samples", "8", "--validation-samples", "8", "--iterations", "3", "--quiet"]
@@ -42,6 +44,20 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys: pyt
     assert f"Example: ttune {command}" in capsys.readouterr().out
 
 
+def test_the_flags_of_tune_are_the_options_of_tune_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    first, group = (set(re.findall(r"^\W*(--[a-z-]+)", part, re.M)) for part in capsys.readouterr().out.split(" tuning options "))
+    flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TuneOptions)}
+    assert flags <= group
+    assert not flags & first
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"ttune {ttune.__version__}\n"
+
+
 def test_info_names_versions_backends_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     main(["info"])
     out = capsys.readouterr().out
@@ -59,17 +75,17 @@ def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert schedule.steps == 3
     assert schedule.tuned["validation"]["rmse"] < schedule.tuned["validation"]["rmse_start"]
     assert list(tmp_path.iterdir()) == [file]  # the checkpoint is gone
-    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *TINY, "--n", "5"])
-    main(["sample", "--out", str(tmp_path / "b.npz"), "--schedule", str(file), *TINY, "--n", "3"])
+    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *TINY, "--samples", "5"])
+    main(["sample", "--out", str(tmp_path / "b.npz"), "--schedule", str(file), *TINY, "--samples", "3"])
     a, b = (np.load(tmp_path / f"{name}.npz")["images"] for name in "ab")
     assert a.shape == (5, 1, 8, 8)
     np.testing.assert_allclose(a[:3], b, atol=1e-6)
-    main(["sample", "--out", str(tmp_path / "c.png"), *TINY, "--n", "4", "--steps", "4", "--sampler", "ddpm"])
+    main(["sample", "--out", str(tmp_path / "c.png"), *TINY, "--samples", "4", "--steps", "4", "--sampler", "ddpm"])
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_samples_are_the_same_in_any_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["sample", *TINY, "--n", "5", "--steps", "3", "--sampler", "ddpm", "--seed", str(2**63 - 5)]
+    command = ["sample", *TINY, "--samples", "5", "--steps", "3", "--sampler", "ddpm", "--seed", str(2**63 - 5)]
     made = []
     for size in ("64", "2", "1"):
         main([*command, "--out", str(tmp_path / "a.npz"), "--batch-size", size])
@@ -170,7 +186,7 @@ def test_a_signal_leaves_the_best_so_far_and_says_where(
     assert best.network_times[0] == whole.network_times[0]
     assert best.tuned["method"] == "trajectory"
     assert "never compared with its start on validation x_T" in best.tuned["unfinished"]
-    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(partial), *TINY, "--n", "2"])
+    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(partial), *TINY, "--samples", "2"])
     main([*command, "--resume"])
     assert ttune.Schedule.load(out) == whole
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.npz", "ttune.json"]
@@ -188,13 +204,13 @@ def test_evolution_of_variants(tmp_path: Path) -> None:
     main(["tune", "--out", str(file), *QUICK, *model, "--method", "evolution:budget=2,fitness=rmse,rounds=3"])
     schedule = ttune.Schedule.load(file)
     assert sum(schedule.variants) >= 2  # of three evaluations, at half the cost
-    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *model, "--n", "2"])
+    main(["sample", "--out", str(tmp_path / "a.npz"), "--schedule", str(file), *model, "--samples", "2"])
 
 
 def test_evaluate_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "ddim.json", tmp_path / "evaluation.json"
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddim", 2).save(file)
-    main(["evaluate", str(file), "--n", "4", "--out", str(out), "--no-teacher", "--quiet"])
+    main(["evaluate", str(file), "--samples", "4", "--out", str(out), "--no-teacher", "--quiet"])
     assert "Fréchet distance (LeNet-64)" in capsys.readouterr().out
     (row,) = json.loads(out.read_text())["rows"]
     assert row["network_evaluations"] == 2
@@ -206,7 +222,7 @@ def test_several_budgets_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     main(["tune", "--out", str(file), *QUICK, "--method", "trajectory", "--steps", "3", "4"])
     assert list(ttune.load_schedules(file)) == [3, 4]
     assert list(tmp_path.iterdir()) == [file]  # the checkpoints are gone
-    sample = ["sample", "--schedule", str(file), *TINY, "--n", "2", "--out", str(tmp_path / "a.npz")]
+    sample = ["sample", "--schedule", str(file), *TINY, "--samples", "2", "--out", str(tmp_path / "a.npz")]
     capsys.readouterr()
     assert "name one with steps (--steps)" in failure(sample, capsys)
     main([*sample, "--steps", "4"])
@@ -228,6 +244,10 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (
+            ["sample", "--out", "a.png", "--schedule", "a.json", "--spacing", "karras"],
+            "spacing: for an untuned schedule only, and --schedule",
+        ),
         (["sample", "--out", "a.txt"], "out must end in .png or .npz, got 'a.txt'"),
         (["sample", "--out", "a.png", "--model", "nothing"], "model must be a bundled name (fashion)"),
         (["sample", "--out", "a.png", "--model", "nowhere.at_all:factory"], "'nowhere.at_all:factory' cannot be loaded"),
@@ -269,7 +289,7 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["tune", "--out", "a.json", *QUICK, "--method", "evolution:budget=2"], "needs a network that is a ttune.Variants"),
         (["evaluate", "missing.json"], "missing.json"),
         (
-            ["sample", "--out", "a.png", "--n", "2", "--steps", "2", "--condition", "class_label", "11"],
+            ["sample", "--out", "a.png", "--samples", "2", "--steps", "2", "--condition", "class_label", "11"],
             "got {'class_label': 11}: index out",
         ),
         (
@@ -278,11 +298,11 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         ),
         (["compare", "--out", "a.folder", *TINY, "--samples", "1"], "samples must be at least 2, got 1"),
         (
-            ["sample", "--out", "a.png", "--n", "9" * 30],
-            "seed and n must satisfy -2^63 <= seed <= 2^63 - n, so that the samples' seeds are 64-bit integers, got seed=0 and n=9999",
+            ["sample", "--out", "a.png", "--samples", "9" * 30],
+            "seed and samples must satisfy -2^63 <= seed <= 2^63 - samples, so that the samples' seeds are 64-bit integers, got seed=0 and",
         ),
         (["analytic", "--out", "a.json", "--samples", "9" * 30], "seed and samples must satisfy -2^63 <= seed <= 2^63 - samples"),
-        (["report", "a.json", "--out", "a.html", "--seed", str(2**63)], f"got seed={2**63} and n=128"),
+        (["report", "a.json", "--out", "a.html", "--seed", str(2**63)], f"got seed={2**63} and samples=128"),
         (["sample", "--out", "\0.png"], r"out must be a path without a zero byte or half a surrogate pair, got '\x00.png'"),
         (
             ["sample", "--out", "a.png", "--schedule", "\ud800"],
@@ -318,7 +338,7 @@ def test_a_number_of_processes_that_is_none_is_one_line(
     ("command", "says"),
     [
         (["sample", "--out", "a.npz"], "the same command begins again"),
-        (["evaluate", "t.json", "--features", "pixels", "--n", "4"], "With --work, what was finished is kept there"),
+        (["evaluate", "t.json", "--features", "pixels", "--samples", "4"], "With --work, what was finished is kept there"),
         (
             ["compare", "--out", "c", "--methods", "trajectory", "--samples", "4", "--validation-samples", "4", "--test-samples", "4"],
             "finished are kept in",
@@ -362,7 +382,7 @@ def test_a_stochastic_schedule_is_judged_by_the_seed(tmp_path: Path) -> None:
     ttune.Schedule.build(ttune.NoiseSchedule.linear(), "ddpm", 2).save(file)
     tables = []
     for name in ("a.json", "b.json"):
-        main(["evaluate", str(file), "--n", "4", "--batch-size", "2", "--no-teacher", "--quiet", "--out", str(tmp_path / name)])
+        main(["evaluate", str(file), "--samples", "4", "--batch-size", "2", "--no-teacher", "--quiet", "--out", str(tmp_path / name)])
         tables.append([row | {"seconds": 0} for row in json.loads((tmp_path / name).read_text())["rows"]])
     assert tables[0] == tables[1]
 
@@ -386,8 +406,8 @@ def test_sampler_options_and_analytic_variance(tmp_path: Path, capsys: pytest.Ca
     gammas = schedule.options["gammas"]
     assert isinstance(gammas, tuple)
     assert all(0.3 < gamma < 1.1 for gamma in gammas)  # a trained network predicts noise of nearly unit variance
-    main(["sample", "--schedule", str(tmp_path / "a.json"), "--n", "2", "--out", str(tmp_path / "a.png")])
-    untuned = ["sample", "--sampler", "unipc", "--steps", "3", "--n", "2", "--out", str(tmp_path / "b.png"), "--option"]
+    main(["sample", "--schedule", str(tmp_path / "a.json"), "--samples", "2", "--out", str(tmp_path / "a.png")])
+    untuned = ["sample", "--sampler", "unipc", "--steps", "3", "--samples", "2", "--out", str(tmp_path / "b.png"), "--option"]
     main([*untuned, "order", "3", "variant", "bh1", "corrector", "false"])
     for words, message in (
         (["order", "7"], "order must be 1, 2 or 3, got 7"),

@@ -294,7 +294,18 @@ def test_only_inception_makes_an_fid(tmp_path: Path, capsys: pytest.CaptureFixtu
     file, out = tmp_path / "ttune.json", tmp_path / "out.json"
     ttune.Schedule.build(NOISE, "ddim", 2).save(file)
     np.save(tmp_path / "real.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8))
-    command = ["evaluate", str(file), "--model", "tests.tiny_model:factory", "--n", "12", "--no-teacher", "--quiet", "--out", str(out)]
+    command = [
+        "evaluate",
+        str(file),
+        "--model",
+        "tests.tiny_model:factory",
+        "--samples",
+        "12",
+        "--no-teacher",
+        "--quiet",
+        "--out",
+        str(out),
+    ]
     command += ["--reference", str(tmp_path / "real.npy"), "--splits", "2", "--metrics", "fid", "kid", "precision_recall"]
     main([*command, "--features", "tests.evaluation.test_evaluate:user_features"])
     said = capsys.readouterr().out
@@ -384,7 +395,7 @@ def test_a_schedule_is_not_overwritten_by_the_table(tmp_path: Path) -> None:
     before = file.read_bytes()
     for out in (file, link):
         with pytest.raises(SystemExit, match=r"out: must not be one of the files that are read, got .*, which is given as schedules"):
-            main(["evaluate", str(file), "--model", "tests.tiny_model:factory", "--n", "4", "--quiet", "--out", str(out)])
+            main(["evaluate", str(file), "--model", "tests.tiny_model:factory", "--samples", "4", "--quiet", "--out", str(out)])
     assert file.read_bytes() == before
 
 

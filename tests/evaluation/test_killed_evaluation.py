@@ -20,7 +20,19 @@ from ttune.cli.main import main
 from ttune.storage.chunk_folder import ChunkFolder
 
 NOISE = ttune.NoiseSchedule.linear()
-EVALUATE = ["evaluate", "ttune.json", "--model", "tests.tiny_model:factory", "--n", "6", "--batch-size", "2", "--work", "work", "--quiet"]
+EVALUATE = [
+    "evaluate",
+    "ttune.json",
+    "--model",
+    "tests.tiny_model:factory",
+    "--samples",
+    "6",
+    "--batch-size",
+    "2",
+    "--work",
+    "work",
+    "--quiet",
+]
 EVALUATE += ["--out", "out.json"]
 CHUNKS, CALLS = 3, {"dpmpp_2m": 128, "ddim": 2}  # the teacher's calls of the network and the schedule's, a chunk
 

@@ -83,7 +83,8 @@ spacings = st.sampled_from(("leading", "trailing", "linspace", "quadratic", "log
 FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
     "sample": {
         "--out": places, "--schedule": places, "--model": models, "--sampler": samplers, "--steps": numbers,
-        "--spacing": spacings, "--n": numbers, "--seed": seeds, "--guidance-scale": numbers, "--backend": words, "--columns": numbers,
+        "--spacing": spacings, "--t-start": numbers, "--samples": numbers, "--seed": seeds, "--guidance-scale": numbers,
+        "--backend": words, "--columns": numbers,
         "--option": words, "--condition": words,
     },
     "tune": {
@@ -95,10 +96,10 @@ FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
         "--checkpoint": places, "--residual": words, "--tune": words,
     },
     "evaluate": {
-        "--model": models, "--steps": numbers, "--n": numbers, "--batch-size": numbers, "--seed": seeds,
+        "--model": models, "--steps": numbers, "--samples": numbers, "--batch-size": numbers, "--seed": seeds,
         "--features": st.sampled_from(FEATURES),
         "--inception": places, "--guidance-scale": numbers, "--out": places, "--reference": st.sampled_from(REFERENCES),
-        "--reference-n": numbers, "--work": folders, "--save-images": folders, "--cache": folders, "--prompts": places,
+        "--reference-samples": numbers, "--work": folders, "--save-images": folders, "--cache": folders, "--prompts": places,
         "--metrics": st.sampled_from(("fid", ("fid", "kid"), ("kid", "precision_recall"), ("rmse", "psnr"), (), "magic", ("fid", "fid"))),
         "--splits": numbers, "--bootstrap": numbers,
     },
@@ -106,13 +107,13 @@ FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
         "--out": folders, "--model": models, "--samplers": st.one_of(samplers, st.just(("ddim", "ddim")), nothing), "--steps": few,
         "--methods": st.sampled_from(("magic", "endpoint:iterations=x", "a=b=endpoint", "endpoint:", "@best", "", "../x=endpoint", (),
                                       "a=endpoint@best:iterations=1", ("endpoint:iterations=0", "endpoint:iterations=1"))),
-        "--curve": st.sampled_from(("0", "2", "3", "4", "-1", "x")), "--references": samplers, "--samples": few,
+        "--curve": st.sampled_from(("0", "2", "3", "4", "-1", "x")), "--untuned-samplers": samplers, "--samples": few,
         "--validation-samples": few, "--test-samples": few, "--batch-size": numbers, "--seed": seeds,
         "--data": st.sampled_from(MODELS), "--guidance-scale": numbers,
     },
     "report": {
         "--out": st.sampled_from((*PLACES, "x.html", "a/b.html")),
-        "--model": models, "--n": few, "--shown": few, "--batch-size": numbers, "--seed": seeds, "--guidance-scale": numbers,
+        "--model": models, "--samples": few, "--shown": few, "--batch-size": numbers, "--seed": seeds, "--guidance-scale": numbers,
         "--conditions": st.sampled_from(("tests.tiny_model:no_conditions", *MODELS)),
     },
     "analytic": {"--out": places, "--model": models, "--steps": st.sampled_from(("0", "1", "-1")), "--samples": numbers},
@@ -132,13 +133,13 @@ FLAGS: dict[str, dict[str, st.SearchStrategy[str | tuple[str, ...]]]] = {
 }  # fmt: skip
 TINY = ["--model", "tests.tiny_model:factory"]
 REQUIRED = {
-    "sample": [*TINY, "--out", "out.npz", "--n", "2", "--steps", "2"],
+    "sample": [*TINY, "--out", "out.npz", "--samples", "2", "--steps", "2"],
     "tune": [*TINY, "--out", "tuned.json", "--steps", "1", "--samples", "2", "--validation-samples", "2", "--iterations", "1",
              "--no-search-starts", "--quiet"],
-    "evaluate": ["good.json", *TINY, "--n", "2", "--no-teacher", "--cache", "cache", "--quiet"],
+    "evaluate": ["good.json", *TINY, "--samples", "2", "--no-teacher", "--cache", "cache", "--quiet"],
     "compare": [*TINY, "--out", "compared", "--methods", "endpoint:iterations=1", "--samplers", "ddim", "--steps", "1", "--curve", "3",
                 "--samples", "2", "--validation-samples", "2", "--test-samples", "2", "--quiet"],
-    "report": ["good.json", "--out", "page.html", "--n", "2", "--shown", "1", "--quiet"],
+    "report": ["good.json", "--out", "page.html", "--samples", "2", "--shown", "1", "--quiet"],
     "analytic": [*TINY, "--out", "analytic.json", "--steps", "1", "--samples", "2", "--quiet"],
     "export": ["--schedule", "good.json"],
     "import": ["--values", "values.json", "--noise", "linear", "--sampler", "euler", "--out", "imported.json"],

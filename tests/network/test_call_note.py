@@ -225,9 +225,9 @@ def test_no_check_model_on_the_command_line(tmp_path: Path) -> None:
     fashion = zoo.load("fashion")
     dataclasses.replace(Schedule.build(fashion.noise, "ddim", 1, "trailing"), model=fashion.identity()).save(file)
     model = f"{__name__}:of_another_name"
-    for command in (["sample", "--schedule", str(file), "--out", str(out), "--n", "1"], ["evaluate", str(file), "--n", "2"]):
+    for command in (["sample", "--schedule", str(file), "--out", str(out), "--samples", "1"], ["evaluate", str(file), "--samples", "2"]):
         message = ttune_fails(*command, "--model", model)
         assert "name is 'other', the schedule was tuned for 'fashion'. Pass --model" in message
         assert "--no-check-model" in message
-    main(["sample", "--schedule", str(file), "--out", str(out), "--n", "1", "--model", model, "--no-check-model"])
+    main(["sample", "--schedule", str(file), "--out", str(out), "--samples", "1", "--model", model, "--no-check-model"])
     assert out.exists()

@@ -235,7 +235,7 @@ def test_the_source_archive_makes_a_native_wheel_that_runs_where_only_its_depend
     assert said["finite"]
     assert said["numpy"] == [1.5, 1.5]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [python.parent / "ttune", "sample", "--steps", "2", "--n", "2", "--backend", "cpu", "--out", "a.npz"]
+    command = [python.parent / "ttune", "sample", "--steps", "2", "--samples", "2", "--backend", "cpu", "--out", "a.npz"]
     run = subprocess.run(command, cwd=fresh, env=clean, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert (fresh / "a.npz").exists()

@@ -199,7 +199,7 @@ def test_lines_go_by_steps_and_files_of_one_sampler_have_their_own(folder: Path)
 def test_the_bundled_model_and_a_schedule_from_before_there_was_a_history(tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     file = Path(ttune.__file__).parent / "zoo" / "data" / "ddim_5.json"
-    main(["report", str(file), "--model", "fashion", "--n", "2", "--shown", "1", "--quiet", "--out", str(out)])
+    main(["report", str(file), "--model", "fashion", "--samples", "2", "--shown", "1", "--quiet", "--out", str(out)])
     page = checked(out)
     held = ttune.Schedule.load(file).tuned["validation"]
     row = page.table("schedule", "RMSE: start")[1]
@@ -299,7 +299,7 @@ def test_the_folder_of_a_comparison(tmp_path: Path) -> None:
 
 def test_command_line_reports_on_what_evaluate_writes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "real.npy", torch.rand(24, 1, 8, 8).mul(255).byte().movedim(1, 3).numpy())
-    files, model = [str(folder / "several.json")], ["--model", "tests.tiny_model:factory", "--n", "24", "--quiet"]
+    files, model = [str(folder / "several.json")], ["--model", "tests.tiny_model:factory", "--samples", "24", "--quiet"]
     metrics = ["fid", "kid", "precision_recall", "rmse", "psnr"]
     measured = ["--features", "pixels", "--reference", str(tmp_path / "real.npy"), "--metrics", *metrics, "--splits", "2"]
     main(["evaluate", *files, *model, *measured, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "e.json")])

@@ -35,7 +35,7 @@ def test_report_decodes_what_it_shows(model: list[str], tmp_path: Path) -> None:
     denoiser = ttune.diffusers.load(model[1], prompts=["a cat", "dog"], guidance_scale=4.0)
     schedule = ttune.Schedule.build(denoiser.noise, "ddim", 3).replace(model=denoiser.identity())
     schedule.save(tmp_path / "s.json")
-    main(["report", str(tmp_path / "s.json"), *model, "--n", "2", "--shown", "2", "--quiet", "--out", str(tmp_path / "r.html")])
+    main(["report", str(tmp_path / "s.json"), *model, "--samples", "2", "--shown", "2", "--quiet", "--out", str(tmp_path / "r.html")])
     page = checked(tmp_path / "r.html")
     assert "No pictures" not in page.text
     assert "The RMSE is that of the latents" in page.text

@@ -36,8 +36,8 @@ from ttune.tuning.problem import Problem
 NOISE = ttune.NoiseSchedule.linear()
 TINY = ["--model", "tests.tiny_model:factory"]
 QUICK = [*TINY, "--steps", "2", "--samples", "4", "--validation-samples", "4", "--iterations", "1", "--no-search-starts", "--quiet"]
-SAMPLE = ["sample", *TINY, "--steps", "2", "--n", "4", "--out"]
-EVALUATE = ["evaluate", "b.json", *TINY, "--n", "4", "--batch-size", "2", "--quiet"]
+SAMPLE = ["sample", *TINY, "--steps", "2", "--samples", "4", "--out"]
+EVALUATE = ["evaluate", "b.json", *TINY, "--samples", "4", "--batch-size", "2", "--quiet"]
 
 
 @pytest.fixture(autouse=True)

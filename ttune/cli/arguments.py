@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -62,7 +62,7 @@ class UntunedFlags:
 
 @dataclass(frozen=True)
 class ModelFlags:
-    """How a model is loaded, for every command that loads one."""
+    """How the model is loaded."""
 
     guidance_scale: float | None = None
     """Guidance, as the model's pipeline means it: classifier-free above 1, none at 1 and below; of Flux and LCM the input."""
@@ -85,12 +85,16 @@ class ModelFlags:
 
     def load(self, model: str, ranks: Ranks | None = None) -> Denoiser:
         """The denoiser; where several ``ranks`` share the work, on its own device."""
-        from ttune.cli.device import on_own_device
+        import torch
+
         from ttune.cli.models import load_model
 
         check_paths(prompts=self.prompts)
-        denoiser = load_model(model, **{one.name: getattr(self, one.name) for one in fields(self)})
-        return denoiser if ranks is None or self.device is not None else on_own_device(denoiser, ranks)
+        denoiser = load_model(model, **vars(self))
+        if ranks is not None and ranks.world > 1 and self.device is None and torch.cuda.is_available():
+            for module in denoiser.modules():  # networks that are no modules must see to it
+                module.to("cuda")
+        return denoiser
 
 
 def model_of(model: str | None, schedules: Iterable[Path]) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ttune import zoo
+from ttune.cli.arguments import check_paths
 from ttune.evaluation import lenet64, lenet64_train_statistics
 from ttune.evaluation.judge import CandidateMetrics
 from ttune.evaluation.pictures import write_picture
@@ -40,17 +41,15 @@ def run_demo(
     out: Path,
     *,
     steps: int = 5,
-    samples: int = 512,
-    tuning: int = 96,
+    samples: int = 96,
+    test_samples: int = 512,
     validation_samples: int = 128,
     iterations: int = 30,
     progress: bool = True,
 ) -> list[ReportRow]:
     """Tune DDIM and DPM-Solver++(2M) on the bundled model, and write everything that was found to ``out``.
 
-    ``samples`` x_T are what every line of the table is judged on; ``tuning``, ``validation_samples`` and ``iterations`` go to
-    :func:`ttune.tune`.
-
+    ``test_samples`` starting noises are what every line of the table is measured on; the other counts go to :func:`ttune.tune`.
     ``ddim.json``, ``dpmpp_2m.json`` and ``dpmpp_2m_coefficients.json`` (tuned schedules), ``report.json`` (the table) and ``report.png``.
     """
     begin = time.monotonic()
@@ -58,7 +57,7 @@ def run_demo(
     base = {name: Schedule.build(denoiser.noise, name, steps, "leading") for name in ("ddim", "dpmpp_2m")}
     teacher = Teacher.default(base["ddim"], remember=True)
     assert isinstance(teacher.source, Schedule)
-    x_T, conditions = drawn_points(denoiser, torch.arange(samples) + DEMO_SEEDS)
+    x_T, conditions = drawn_points(denoiser, torch.arange(test_samples) + DEMO_SEEDS)
     judge = CandidateMetrics(denoiser, x_T, conditions, lenet64(), lenet64_train_statistics(), progress=progress)
 
     best = _entry(judge, f"teacher: 2M, {teacher.source.steps} steps", "teacher", teacher.source)
@@ -66,7 +65,7 @@ def run_demo(
     best.row["rmse_to_teacher"], best.row["frechet_to_teacher"] = 0.0, 0.0
 
     def tuned(schedule: Schedule, **more: Any) -> TuneResult:
-        settings: dict[str, Any] = {"teacher": teacher, "features": lenet64(), "samples": tuning, "validation_samples": validation_samples}
+        settings: dict[str, Any] = {"teacher": teacher, "features": lenet64(), "samples": samples, "validation_samples": validation_samples}
         return tune(denoiser, schedule, **settings, iterations=iterations, progress=progress, **more)
 
     results = {name: tuned(schedule) for name, schedule in base.items()}
@@ -93,7 +92,7 @@ def run_demo(
         e.row["name"]: (e.schedule.times, e.schedule.network_times) for e in entries if e.row.get("method") in ("timetuner", "endpoint")
     }
     write_picture(out / "report.png", [(entry.row["name"], entry.images[:SHOWN]) for entry in entries], offsets)
-    print(f"The bundled Fashion-MNIST model, {steps} steps, the same {samples} held-out x_T in every line:\n")
+    print(f"The bundled Fashion-MNIST model, {steps} steps, the same {test_samples} starting noises in every line:\n")
     print(print_table(rows))
     for name, result in results.items():
         print(f"\nTuning {name}:\n{result.summary()}")
@@ -119,3 +118,24 @@ def _grid_name(name: str) -> str:
 
 def _versions() -> dict[str, Any]:
     return {"ttune": __version__, "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Tune the bundled model and show what that gives: a table, a picture, three schedules.
+
+    Example: ttune demo
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder for ddim.json, dpmpp_2m.json, dpmpp_2m_coefficients.json, report.json and report.png."""
+    steps: int = 5
+    """Number of steps."""
+    test_samples: int = 512
+    """Starting noises that every line of the table is measured on."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def run(self) -> None:
+        check_paths(out=self.out)
+        run_demo(self.out, steps=self.steps, test_samples=self.test_samples, progress=not self.quiet)

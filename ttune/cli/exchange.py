@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,123 +21,133 @@ MAX_CONFIG_BYTES = 2**24  # with trained betas: some 20 bytes a training step
 Kind = Literal["timesteps", "sigmas", "t_ratios"]
 
 
-def export(
-    schedule: Path,
-    to: Kind = "sigmas",
-    steps: int | None = None,
-    scheduler: str | None = None,
-    model: Path | None = None,
-    mu: float | None = None,
-    times_only: bool = False,
-    out: Path | None = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Export:
     """Write a schedule as the list of numbers that another tool takes: a JSON list.
 
     Example: ttune export --schedule ttune.json --to timesteps --model path/to/pipeline --times-only
 
     A list holds times and no network times: --times-only gives these up; ttune.diffusers.apply and its like keep them.
-
-    Args:
-        schedule: A ttune.json.
-        to: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or TimeTuner's t_ratios (network time / time).
-        steps: Of a file of several schedules, which.
-        scheduler: With --to timesteps: a scheduler class of diffusers, in its default settings and with the model's betas or shift, which
-            is asked whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error.
-        model: A folder of a diffusers pipeline, or of its scheduler: the scheduler as it is configured there is asked.
-        mu: The shift of a scheduler with use_dynamic_shifting, as its pipeline computes it.
-        times_only: Give up the network times.
-        out: The file to write; by default the list is printed.
     """
-    import ttune
-    from ttune.adapters import exchange
-    from ttune.storage.atomic_write import check_writable, write_atomically
 
-    check_paths(schedule=schedule, model=model, out=out)
-    if out is not None:
-        check_writable(out)
-    loaded = ttune.Schedule.load(schedule, steps=steps)
-    if scheduler is not None and to != "timesteps":
-        raise ValueError(f"scheduler goes with --to timesteps, got --to {to}")
-    if model is not None and scheduler is not None:
-        raise ValueError(f"scheduler: --model {model} names a scheduler already; give one of the two")
-    if model is not None and to == "t_ratios":
-        raise ValueError("model goes with --to timesteps or sigmas, got --to t_ratios")
-    if mu is not None and model is None and scheduler is None:
-        raise ValueError(f"mu is for the scheduler of --model or --scheduler, got {mu:g} without one")
-    host = _configured(model) if model is not None else _default(scheduler, loaded) if scheduler is not None else None
-    if to == "t_ratios":
-        values = ttune.timetuner_ratios(loaded).tolist()
-    elif to == "sigmas":
-        if host is None:
-            values = exchange.sigmas(loaded, times_only=times_only)
+    schedule: Path
+    """A ttune.json."""
+    to: Kind = "sigmas"
+    """timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or TimeTuner's t_ratios (network time / time)."""
+    steps: int | None = None
+    """Of a file of several schedules, which."""
+    scheduler: str | None = None
+    """With --to timesteps: a scheduler class of diffusers, in its default settings and with the model's betas or shift, which is asked
+    whether it steps where the schedule does; one that truncates times, or steps elsewhere, is an error."""
+    model: Path | None = None
+    """A folder of a diffusers pipeline, or of its scheduler: the scheduler as it is configured there is asked."""
+    mu: float | None = None
+    """The shift of a scheduler with use_dynamic_shifting, as its pipeline computes it."""
+    times_only: bool = False
+    """Give up the network times."""
+    out: Path | None = None
+    """The file to write; by default the list is printed."""
+
+    def run(self) -> None:
+        import ttune
+        from ttune.storage.atomic_write import check_writable, write_atomically
+
+        check_paths(schedule=self.schedule, model=self.model, out=self.out)
+        if self.out is not None:
+            check_writable(self.out)
+        values = self._values(ttune.Schedule.load(self.schedule, steps=self.steps))
+        if self.out is None:
+            print(json.dumps(values))
         else:
-            values = exchange.set_sigmas(host, loaded, times_only=times_only, **({} if mu is None else {"mu": mu}))["sigmas"]
-    elif host is None:
-        values = exchange.timesteps(loaded, times_only=times_only)
-    else:
-        made = exchange.set_timesteps(host, loaded, times_only=times_only, mu=mu)
+            write_atomically(self.out, json.dumps(values).encode() + b"\n")
+            print(f"Wrote {len(values)} {self.to} to {self.out}")
+
+    def _values(self, schedule: Schedule) -> list[float]:
+        import ttune
+        from ttune.adapters import exchange
+
+        host, more = self._host(schedule), {"times_only": self.times_only}
+        if self.to == "t_ratios":
+            return ttune.timetuner_ratios(schedule).tolist()
+        if host is None:
+            return (exchange.sigmas if self.to == "sigmas" else exchange.timesteps)(schedule, **more)
+        if self.to == "sigmas":
+            return exchange.set_sigmas(host, schedule, times_only=self.times_only, **({} if self.mu is None else {"mu": self.mu}))["sigmas"]
+        made = exchange.set_timesteps(host, schedule, **more, mu=self.mu)
         if "timesteps" not in made:
             raise ValueError(f"scheduler: {type(host).__name__} shifts what it is given, timesteps too; use --to sigmas with --model")
-        values = made["timesteps"]
-    text = json.dumps(values)
-    if out is None:
-        print(text)
-    else:
-        write_atomically(out, text.encode() + b"\n")
-        print(f"Wrote {len(values)} {to} to {out}")
+        return made["timesteps"]
+
+    def _host(self, schedule: Schedule) -> Any:
+        """The scheduler of diffusers that is asked, if one is named."""
+        if self.scheduler is not None and self.to != "timesteps":
+            raise ValueError(f"scheduler goes with --to timesteps, got --to {self.to}")
+        if self.model is not None and self.scheduler is not None:
+            raise ValueError(f"scheduler: --model {self.model} names a scheduler already; give one of the two")
+        if self.model is not None and self.to == "t_ratios":
+            raise ValueError("model goes with --to timesteps or sigmas, got --to t_ratios")
+        if self.mu is not None and self.model is None and self.scheduler is None:
+            raise ValueError(f"mu is for the scheduler of --model or --scheduler, got {self.mu:g} without one")
+        if self.model is not None:
+            return _configured(self.model)
+        return None if self.scheduler is None else _default(self.scheduler, schedule)
 
 
-def import_(
-    values: Path,
-    out: Path,
-    kind: Kind = "sigmas",
-    sampler: Sampler | None = None,
-    like: Path | None = None,
-    steps: int | None = None,
-    noise: Literal["linear", "scaled_linear", "cosine", "sigmoid", "continuous_vp", "edm", "ve", "flow"] | None = None,
-    noise_option: dict[str, str] | None = None,
-    option: dict[str, str] | None = None,
-    final: Literal["zero", "min"] = "zero",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Import:
     """Make a ttune.json of another tool's list of numbers.
 
     Example: ttune import --values sigmas.json --kind sigmas --noise scaled_linear --sampler dpmpp_2m --out ttune.json
-
-    Args:
-        values: A JSON list: timesteps or sigmas, noisiest first, or t_ratios.
-        out: The ttune.json to write.
-        kind: timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or t_ratios (TimeTuner), which need --like.
-        sampler: Whose schedule it is to be; with t_ratios that of --like.
-        like: A ttune.json with the noise schedule; for t_ratios also with the times.
-        steps: Of a file of several schedules, which one --like means.
-        noise: The noise schedule by name, instead of --like.
-        noise_option: Its numbers, for example --noise-option beta_start 0.00085 beta_end 0.012.
-        option: The sampler's own options.
-        final: Whether a clean time is added at the end ("zero") or the last value is the end ("min").
     """
-    import ttune
-    from ttune.adapters import exchange
-    from ttune.storage.atomic_write import check_writable
 
-    check_paths(values=values, out=out, like=like)
-    check_writable(out)
-    if (like is None) == (noise is None):
-        raise ValueError(f"like or noise must be given, one of them, got like={like} and noise={noise}")
-    numbers = _list(values)
-    model = None if like is None else ttune.Schedule.load(like, steps=steps)
-    if kind == "t_ratios":
-        if model is None or sampler is not None or option:
-            raise ValueError("like must be given for t_ratios, and neither sampler nor option: its times and sampler are taken")
-        made = ttune.apply_timetuner_ratios(model, numbers)
-    else:
-        known = getattr(ttune.NoiseSchedule, str(noise))(**options_of(noise_option)) if model is None else model.noise
-        if sampler is None:
+    values: Path
+    """A JSON list: timesteps or sigmas, noisiest first, or t_ratios."""
+    out: Path
+    """The ttune.json to write."""
+    kind: Kind = "sigmas"
+    """timesteps (diffusers), sigmas (k-diffusion; of flow models diffusers' too), or t_ratios (TimeTuner), which need --like."""
+    sampler: Sampler | None = None
+    """Whose schedule it is to be; with t_ratios that of --like."""
+    like: Path | None = None
+    """A ttune.json with the noise schedule; for t_ratios also with the times."""
+    steps: int | None = None
+    """Of a file of several schedules, which one --like means."""
+    noise: Literal["linear", "scaled_linear", "cosine", "sigmoid", "continuous_vp", "edm", "ve", "flow"] | None = None
+    """The noise schedule by name, instead of --like."""
+    noise_option: dict[str, str] | None = None
+    """Its numbers, for example --noise-option beta_start 0.00085 beta_end 0.012."""
+    option: dict[str, str] | None = None
+    """The sampler's own options."""
+    final: Literal["zero", "min"] = "zero"
+    """Whether a clean time is added at the end (zero) or the last value is the end (min)."""
+
+    def run(self) -> None:
+        import ttune
+        from ttune.storage.atomic_write import check_writable
+
+        check_paths(values=self.values, out=self.out, like=self.like)
+        check_writable(self.out)
+        if (self.like is None) == (self.noise is None):
+            raise ValueError(f"like or noise must be given, one of them, got like={self.like} and noise={self.noise}")
+        numbers = _list(self.values)
+        made = self._made(numbers, None if self.like is None else ttune.Schedule.load(self.like, steps=self.steps))
+        made.save(self.out)
+        print(made)
+        print(f"Wrote {self.out}")
+
+    def _made(self, numbers: list[float], like: Schedule | None) -> Schedule:
+        import ttune
+        from ttune.adapters import exchange
+
+        if self.kind == "t_ratios":
+            if like is None or self.sampler is not None or self.option:
+                raise ValueError("like must be given for t_ratios, and neither sampler nor option: its times and sampler are taken")
+            return ttune.apply_timetuner_ratios(like, numbers)
+        noise = getattr(ttune.NoiseSchedule, str(self.noise))(**options_of(self.noise_option)) if like is None else like.noise
+        if self.sampler is None:
             raise ValueError("sampler must be given: a list of times does not say whose they are")
-        build = exchange.from_sigmas if kind == "sigmas" else exchange.from_timesteps
-        made = build(known, sampler, numbers, final=final, options=options_of(option, sampler))
-    made.save(out)
-    print(made)
-    print(f"Wrote {out}")
+        build = exchange.from_sigmas if self.kind == "sigmas" else exchange.from_timesteps
+        return build(noise, self.sampler, numbers, final=self.final, options=options_of(self.option, self.sampler))
 
 
 def _list(path: Path) -> list[float]:

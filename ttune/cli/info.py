@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +19,31 @@ if TYPE_CHECKING:
     from ttune.schedule.schedule import Schedule
 
 
-def info(
-    schedules: tyro.conf.Positional[tuple[Path, ...]] = (),
-    model: str | None = None,
-    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Info:
     """Versions, backends and why one is not available, samplers, methods, grids, models. Or what schedule files hold, or a model is.
 
     Example: ttune info
 
     Example: ttune info ttune.json
-
-    Args:
-        schedules: Schedule files: their steps, whether tuning helped, and the figures that decided it.
-        model: As in ttune tune: its noise schedule, shape, guidance and conditions.
-        loading: How the model is loaded.
     """
+
+    schedules: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Schedule files: their steps, whether tuning helped, and the figures that decided it."""
+    model: str | None = None
+    """As in ttune tune: its noise schedule, shape, guidance and conditions."""
+    loading: ModelFlags = ModelFlags()
+
+    def run(self) -> None:
+        import ttune
+
+        check_paths(schedules=self.schedules)
+        found = [_about(schedule) for path in self.schedules for schedule in ttune.load_schedules(path).values()]
+        found += [] if self.model is None else ["\n".join(_described(self.loading.load(self.model)))]
+        print("\n\n".join(found) if self.schedules or self.model is not None else "\n".join(_installation()))
+
+
+def _installation() -> Iterator[str]:
     import platform
 
     import numpy as np
@@ -42,26 +52,18 @@ def info(
     from ttune import zoo
     from ttune.noise.grids import GRIDS
 
-    check_paths(schedules=schedules)
-    if schedules or model is not None:
-        found = [_about(schedule) for path in schedules for schedule in ttune.load_schedules(path).values()]
-        print("\n\n".join([*found, *([] if model is None else ["\n".join(_described(loading.load(model)))])]))
-        return
-    print(f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
-    print(
-        f"threads {torch.get_num_threads()}, CPU capability {torch.backends.cpu.get_cpu_capability()}, CUDA {torch.version.cuda or 'none'}"
-    )
+    yield f"ttune {ttune.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
+    capability, cuda = torch.backends.cpu.get_cpu_capability(), torch.version.cuda or "none"
+    yield f"threads {torch.get_num_threads()}, CPU capability {capability}, CUDA {cuda}"
     for name, state in ttune.backends().items():
         served = f"{state['detail']}; serves {', '.join(state['operators'])}"
-        print(f"backend {name:10s} {served if state['available'] else 'not available: ' + state['reason']}")
-    print("samplers")
-    for name in SAMPLERS:
-        print(_with_settings(name, sampler_options(name)))
-    print("methods of tuning")
-    for name in METHODS:
-        print(_with_settings(name, fields_of(name)))
-    print(f"grids {', '.join(GRIDS)}")
-    print(f"bundled models {', '.join(zoo.MODELS)}")
+        yield f"backend {name:10s} {served if state['available'] else 'not available: ' + state['reason']}"
+    yield "samplers"
+    yield from (_with_settings(name, sampler_options(name)) for name in SAMPLERS)
+    yield "methods of tuning"
+    yield from (_with_settings(name, fields_of(name)) for name in METHODS)
+    yield f"grids {', '.join(GRIDS)}"
+    yield f"bundled models {', '.join(zoo.MODELS)}"
 
 
 def _with_settings(name: str, settings: Mapping[str, Any]) -> str:

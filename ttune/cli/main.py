@@ -13,33 +13,34 @@ from typing import NoReturn
 
 import tyro
 
-from ttune.cli.analytic import analytic
-from ttune.cli.compare import compare
-from ttune.cli.demo_command import demo
-from ttune.cli.evaluate import evaluate
-from ttune.cli.exchange import export, import_
-from ttune.cli.info import info
-from ttune.cli.report import report
-from ttune.cli.sample import sample
-from ttune.cli.tune import tune
+from ttune.cli.analytic import Analytic
+from ttune.cli.compare import Compare
+from ttune.cli.demo import Demo
+from ttune.cli.evaluate import Evaluate
+from ttune.cli.exchange import Export, Import
+from ttune.cli.info import Info
+from ttune.cli.report import Report
+from ttune.cli.sample import Sample
+from ttune.cli.tune import Tune
 from ttune.distributed import RankLost, joined, world_size
 from ttune.messages.names import meant
 from ttune.network.call_note import notes_of
 from ttune.noise.grids import GRIDS
 from ttune.samplers import SAMPLERS
+from ttune.version import __version__
 
 SHARED = ("tune", "evaluate")  # what several processes can do together
 COMMANDS = {
-    "demo": demo,
-    "tune": tune,
-    "sample": sample,
-    "evaluate": evaluate,
-    "compare": compare,
-    "report": report,
-    "analytic": analytic,
-    "export": export,
-    "import": import_,
-    "info": info,
+    "demo": Demo,
+    "tune": Tune,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "report": Report,
+    "analytic": Analytic,
+    "export": Export,
+    "import": Import,
+    "info": Info,
 }
 
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)  # a group of flags is a dataclass, its name a title and no prefix
@@ -86,20 +87,22 @@ def _suggest(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake in the arguments or the files is one line on stderr and exit status 1."""
-
-    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    words = sys.argv[1:] if arguments is None else arguments
+    if words == ["--version"]:
+        print(f"ttune {__version__}")
+        return
+    command = next(iter(words), "")
     try:
         if world_size() > 1 and command in COMMANDS and command not in SHARED:
             raise ValueError(f"ttune {command} runs in one process; start it without torchrun")
         with _terminable(), joined():
             try:
-                tyro.extras.subcommand_cli_from_dict(
-                    COMMANDS, args=arguments, prog="ttune", description=__doc__, config=(tyro.conf.OmitArgPrefixes,)
-                )
+                given = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=words, prog="ttune", description=__doc__, config=CONFIG)
             except SystemExit as end:
                 if end.code == 2:
-                    _suggest(list(sys.argv[1:] if arguments is None else arguments))
+                    _suggest(words)
                 raise
+            given.run()
             sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, say) has seen enough; Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -153,3 +153,20 @@ def imported(argument: str, name: str) -> Callable[..., Any]:
     if not callable(target):
         raise TypeError(f"{argument}: {name!r} must be a function, got {type(target).__name__}")
     return target
+
+
+def bundled_data(model: str) -> Any:
+    """Clean images and their conditions, for the methods that need them."""
+    if model != "fashion":
+        raise ValueError(f"clean images are needed, which the command line has for the bundled model (fashion) only, got {model!r}")
+    from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
+
+    images, labels = load_test_images()
+    return to_unit_range(images), {"class_label": labels}
+
+
+def bundled_features(model: str) -> Any:
+    """What Fréchet distances are measured in, instead of pooled pixels."""
+    from ttune.evaluation import lenet64
+
+    return lenet64() if model == "fashion" else None

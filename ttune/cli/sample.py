@@ -2,107 +2,114 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ttune.cli.arguments import (
-    ModelFlags,
-    Sampler,
-    UntunedFlags,
-    check_counts,
-    check_paths,
-    check_seed,
-    model_of,
-    usable,
-)
+from ttune.cli.arguments import ModelFlags, Sampler, UntunedFlags, check_counts, check_paths, check_seed, model_of, usable
 
 if TYPE_CHECKING:
     from ttune import Denoiser, Schedule
 
 
-def sample(
-    out: Path,
-    schedule: Path | None = None,
-    model: str | None = None,
-    sampler: Sampler | None = None,
-    steps: int | None = None,
-    n: int = 64,
-    seed: int = 0,
-    condition: dict[str, int] | None = None,
-    check_model: bool = True,
-    untuned: UntunedFlags = UntunedFlags(),  # noqa: B008 (frozen)
-    loading: ModelFlags = ModelFlags(),  # noqa: B008 (frozen)
-    backend: str | None = None,
-    columns: int = 8,
-    batch_size: int = 64,
-) -> None:
-    """Sample images, with a tuned schedule or an untuned grid.
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Sample images, with a tuned schedule or an untuned one.
 
-    Example: ttune sample --schedule ttune.json --n 64 --out samples.png
+    Example: ttune sample --schedule ttune.json --samples 64 --out samples.png
 
-    Args:
-        out: A .png (one picture of all samples) or .npz (array "images", float32, as the
-            model makes them: of a latent model its latents).
-        schedule: A ttune.json. Without one, --sampler, --steps and --spacing make an untuned schedule.
-        model: As in ttune tune; by default the bundled one, if the schedules are not another model's.
-        sampler: Default ddim; with --schedule it must be the schedule's own.
-        steps: Default 50; with --schedule, which of several schedules in the file.
-        n: Samples.
-        seed: Sample i has seed SEED + i, whatever n is.
-        condition: One value for all samples, for example --condition class_label 7.
-        check_model: Refuse a schedule that was tuned for another model.
-        untuned: The schedule, where none is given.
-        loading: How the model is loaded.
-        backend: Kernels to use (see ttune info).
-        columns: Images in a row of the picture.
-        batch_size: Samples in one call of the network. They are the same for any, up to rounding.
+    Example: ttune sample --sampler dpmpp_2m --steps 20 --spacing log_snr --samples 64 --out samples.npz
     """
-    import numpy as np
-    from tqdm import tqdm
 
-    import ttune
-    from ttune.evaluation import save_grid
-    from ttune.evaluation.images.decoded import pictures_of
-    from ttune.storage.atomic_write import check_writable, write_atomically
+    out: Path
+    """A .png (one picture of all samples) or .npz (array "images", float32, as the model makes them: of a latent model its latents)."""
+    schedule: Path | None = None
+    """A ttune.json; without one, --sampler, --steps and --spacing make an untuned schedule."""
+    model: str | None = None
+    """As in ttune tune; by default the bundled one, if the schedule is not another model's."""
+    sampler: Sampler | None = None
+    """Default ddim; with --schedule it must be the schedule's own."""
+    steps: int | None = None
+    """Default 50; with --schedule, which of several schedules in the file."""
+    samples: int = 64
+    """Samples to make."""
+    seed: int = 0
+    """Sample i has seed SEED + i, however many there are."""
+    condition: dict[str, int] | None = None
+    """One value for all samples, for example --condition class_label 7."""
+    columns: int = 8
+    """Images in a row of the picture."""
+    batch_size: int = 64
+    """Samples in one network call. They are the same for any, up to rounding."""
+    backend: str | None = None
+    """Kernels to use (see ttune info)."""
+    check_model: bool = True
+    """Refuse a schedule that was tuned for another model."""
+    untuned: UntunedFlags = UntunedFlags()
+    loading: ModelFlags = ModelFlags()
 
-    check_paths(out=out, schedule=schedule, prompts=loading.prompts)
-    if out.suffix not in (".png", ".npz"):
-        raise ValueError(f"out must end in .png or .npz, got {str(out)!r}")
-    check_counts(n=n, columns=columns, batch_size=batch_size)
-    check_seed(seed, n=n)
-    check_writable(out)
-    model = model_of(model, () if schedule is None else (schedule,))
-    denoiser = loading.load(model)
-    if schedule is not None:
-        if changed := untuned.changed():
-            raise ValueError(f"{' and '.join(changed)}: for an untuned schedule, and --schedule {schedule} is one already")
-        chosen = ttune.Schedule.load(schedule, noise=denoiser.noise, sampler=sampler, steps=steps)
-        chosen = usable(chosen, denoiser, check_model=check_model)
-    else:
-        chosen = untuned.build(denoiser.noise, sampler or "ddim", 50 if steps is None else steps)
-    _check_picture(out, denoiser)
-    made = []
-    with tqdm(total=n, desc="sampling", unit="image", disable=n <= batch_size) as bar:
-        for first in range(0, n, batch_size):
-            seeds = torch.arange(first, min(first + batch_size, n)) + seed
-            images = _samples(denoiser, chosen, seeds, condition or {}, backend)
-            images = pictures_of(denoiser, images) if out.suffix == ".png" else images
-            made.append(images.to("cpu", torch.float32, copy=True))
-            bar.update(len(seeds))
-    images = torch.cat(made)
-    if out.suffix == ".png":
-        save_grid(out, images, columns)
-    else:
-        import io
+    def run(self) -> None:
+        self._check()
+        denoiser = self.loading.load(model_of(self.model, () if self.schedule is None else (self.schedule,)))
+        schedule = self._chosen(denoiser)
+        _check_picture(self.out, denoiser)
+        self._write(self._images(denoiser, schedule))
+        print(f"Wrote {self.samples} samples of {schedule.steps} steps to {self.out}")
 
+    def _check(self) -> None:
+        """Everything that can be refused before the model is loaded."""
+        from ttune.storage.atomic_write import check_writable
+
+        check_paths(out=self.out, schedule=self.schedule, prompts=self.loading.prompts)
+        if self.out.suffix not in (".png", ".npz"):
+            raise ValueError(f"out must end in .png or .npz, got {str(self.out)!r}")
+        check_counts(samples=self.samples, columns=self.columns, batch_size=self.batch_size)
+        check_seed(self.seed, samples=self.samples)
+        if self.schedule is not None and (changed := self.untuned.changed()):
+            raise ValueError(f"{' and '.join(changed)}: for an untuned schedule only, and --schedule names {self.schedule}")
+        check_writable(self.out)
+
+    def _chosen(self, denoiser: Denoiser) -> Schedule:
+        import ttune
+
+        if self.schedule is None:
+            return self.untuned.build(denoiser.noise, self.sampler or "ddim", 50 if self.steps is None else self.steps)
+        loaded = ttune.Schedule.load(self.schedule, noise=denoiser.noise, sampler=self.sampler, steps=self.steps)
+        return usable(loaded, denoiser, check_model=self.check_model)
+
+    def _images(self, denoiser: Denoiser, schedule: Schedule) -> Tensor:
+        """All samples on the CPU, float32: of a latent model decoded, for a picture."""
+        from tqdm import tqdm
+
+        from ttune.evaluation.images.decoded import pictures_of
+
+        made, n = [], self.samples
+        with tqdm(total=n, desc="sampling", unit="image", disable=n <= self.batch_size) as bar:
+            for first in range(0, n, self.batch_size):
+                seeds = torch.arange(first, min(first + self.batch_size, n)) + self.seed
+                images = _samples(denoiser, schedule, seeds, self.condition or {}, self.backend)
+                images = pictures_of(denoiser, images) if self.out.suffix == ".png" else images
+                made.append(images.to("cpu", torch.float32, copy=True))
+                bar.update(len(seeds))
+        return torch.cat(made)
+
+    def _write(self, images: Tensor) -> None:
+        import numpy as np
+
+        from ttune.evaluation import save_grid
+        from ttune.storage.atomic_write import write_atomically
+
+        if self.out.suffix == ".png":
+            save_grid(self.out, images, self.columns)
+            return
         buffer = io.BytesIO()
         np.savez_compressed(buffer, images=images.numpy())
-        write_atomically(out, buffer.getvalue())
-    print(f"Wrote {n} samples of {chosen.steps} steps to {out}")
+        write_atomically(self.out, buffer.getvalue())
 
 
 def _samples(denoiser: Denoiser, schedule: Schedule, seeds: Tensor, condition: Mapping[str, int], backend: str | None) -> Tensor:

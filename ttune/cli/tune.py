@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ttune.cli.arguments import ModelFlags, SamplerOrAuto, UntunedFlags, as_words, check_paths
-from ttune.cli.bundled import bundled_data, bundled_features
+from ttune.cli.models import bundled_data, bundled_features, imported
 from ttune.distributed import RankLost, Ranks, current
 from ttune.tuning.options import TuneOptions
 
 if TYPE_CHECKING:
     from ttune.network.denoiser import Denoiser
     from ttune.schedule.schedule import Schedule
-    from ttune.tuning import Accepted, SamplerChoice, TuneResult
+    from ttune.tuning import Accepted, SamplerChoice, Teacher, TuneResult
 
     TuneFlags = TuneOptions
 else:
@@ -33,18 +33,8 @@ else:
     )
 
 
-def tune(
-    out: Path,
-    model: str = "fashion",
-    sampler: SamplerOrAuto = "ddim",
-    steps: tuple[int, ...] = (5,),
-    tuning: TuneFlags = TuneFlags(),  # noqa: B008 (frozen)
-    untuned: UntunedFlags = UntunedFlags(),  # noqa: B008
-    loading: ModelFlags = ModelFlags(),  # noqa: B008
-    conditions: str | None = None,
-    checkpoint: Path | None = None,
-    quiet: bool = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Tune:
     """Tune a schedule for one model, one sampler and one or several step budgets, and write it to a file.
 
     Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
@@ -60,90 +50,98 @@ def tune(
 
     By several processes or GPUs: torchrun --nproc-per-node 4 -m ttune tune … gives the same result. They share the starting noises in
     whole batches, so SAMPLES / BATCH_SIZE is best a multiple of the processes; --resume goes on with any number of them.
-
-    Args:
-        out: The ttune.json to write.
-        model: A bundled name (fashion), a diffusers folder or hub id, or package.module:factory that returns a ttune.Denoiser.
-        sampler: The sampler to tune for; auto takes the sampler, spacing and first time that do best untuned.
-        steps: Numbers of steps; a step is one network evaluation for most samplers.
-        tuning: What is tuned, and how.
-        untuned: The schedule that tuning begins with, and has to beat.
-        loading: How the model is loaded.
-        conditions: package.module:factory that returns a function of seeds; by default the model's own draw.
-        checkpoint: Where progress is remembered; by default OUT.checkpoint, removed at the end.
-        quiet: No progress bars.
     """
-    import ttune
-    from ttune.cli.models import imported
-    from ttune.tuning.starting_points import check_draws
 
-    method = tuning.chosen_method()
-    check_paths(out=out, prompts=loading.prompts, checkpoint=checkpoint)
-    check_draws(
-        tuning.seed,
-        tuning.batch_size,
-        samples=2 if tuning.samples is None else tuning.samples,
-        validation_samples=tuning.validation_samples,
-    )
-    files = TuningFiles.beside(out, checkpoint, steps, choice=sampler == "auto")
-    files.check(loading.prompts)
-    ranks = current()
-    denoiser = loading.load(model, ranks)
-    settings: dict[str, Any] = {
-        "conditions": None if conditions is None else imported("conditions", conditions)(),
-        "features": bundled_features(model),
-        "progress": not quiet,
-    }
-    choice = None
-    if sampler == "auto":
-        settings["teacher"], choice = _choice(denoiser, steps, tuning, untuned, settings, files, ranks)
-        schedules = list(choice.schedules.values())
-    else:
-        schedules = [untuned.build(denoiser.noise, sampler, k) for k in steps]
-        files.check_holds(schedules)
-    if (budget := getattr(method, "budget", None)) is not None and isinstance(denoiser.network, ttune.Variants):
-        schedules = [s.replace(variants=denoiser.network.fitting(len(s.network_times), budget)) for s in schedules]
-    given = vars(tuning) | settings | {"checkpoint": files.journal, "accepted": files.keep_best(), "ranks": ranks}
-    if ":" in str(tuning.residual):
-        given["residual"] = imported("residual", str(tuning.residual))(denoiser)
-    if method.name == "timetuner":
-        given["data"] = bundled_data(model)
-    with files.named_on_interrupt(ranks):
-        results = ttune.tune_budgets(denoiser, schedules, **given)
-    if not ranks.first:
-        return
-    # With what it cost to choose the sampler, if that was chosen; a start that is returned has its record too.
-    more = {} if choice is None else {"choice": choice.cost}
-    files.finish({k: result.schedule.replace(tuned={**result.record, **more}) for k, result in results.items()})
-    print("\n\n".join(result.summary() for result in results.values()))
-    print(f"Wrote {out}: {_written(results)}")
+    out: Path
+    """The ttune.json to write."""
+    model: str = "fashion"
+    """A bundled name (fashion), a diffusers folder or hub id, or package.module:factory that returns a ttune.Denoiser."""
+    sampler: SamplerOrAuto = "ddim"
+    """The sampler to tune for; auto takes the sampler, spacing and first time that do best untuned."""
+    steps: tuple[int, ...] = (5,)
+    """Numbers of steps; a step is one network evaluation for most samplers."""
+    conditions: str | None = None
+    """package.module:factory that returns a function of seeds; by default the model's own draw."""
+    checkpoint: Path | None = None
+    """Where progress is remembered; by default OUT.checkpoint, removed at the end."""
+    quiet: bool = False
+    """No progress bars."""
+    tuning: TuneFlags = TuneFlags()  # noqa: RUF009 (frozen)
+    """What is tuned, and how."""
+    untuned: UntunedFlags = UntunedFlags()
+    """The schedule that tuning begins with, and has to beat."""
+    loading: ModelFlags = ModelFlags()
 
+    def run(self) -> None:
+        import ttune
 
-def _choice(
-    denoiser: Denoiser,
-    steps: Sequence[int],
-    tuning: TuneOptions,
-    untuned: UntunedFlags,
-    settings: Mapping[str, Any],
-    files: TuningFiles,
-    ranks: Ranks,
-) -> tuple[Any, SamplerChoice]:
-    """The teacher, and the sampler with its schedules; the first rank chooses for all: on 64 x_T there is little to share."""
-    import ttune
-    from ttune.tuning import Teacher, choose_sampler
+        files = self._checked()
+        ranks, tuning = current(), self.tuning
+        denoiser = self.loading.load(self.model, ranks)
+        given = vars(tuning) | self._settings(denoiser)
+        choice = None
+        if self.sampler == "auto":
+            given["teacher"], choice = self._choice(denoiser, given, files, ranks)
+            schedules = list(choice.schedules.values())
+        else:
+            schedules = [self.untuned.build(denoiser.noise, self.sampler, k) for k in self.steps]
+            files.check_holds(schedules)
+        if (budget := getattr(tuning.chosen_method(), "budget", None)) is not None and isinstance(denoiser.network, ttune.Variants):
+            schedules = [s.replace(variants=denoiser.network.fitting(len(s.network_times), budget)) for s in schedules]
+        given |= {"checkpoint": files.journal, "accepted": files.keep_best(), "ranks": ranks}
+        with files.named_on_interrupt(ranks):
+            results = ttune.tune_budgets(denoiser, schedules, **given)
+        if ranks.first:
+            # With what it cost to choose the sampler, if that was chosen; a start that is returned has its record too.
+            more = {} if choice is None else {"choice": choice.cost}
+            files.finish({k: result.schedule.replace(tuned={**result.record, **more}) for k, result in results.items()})
+            print("\n\n".join(result.summary() for result in results.values()))
+            print(f"Wrote {self.out}: {_written(results)}")
 
-    if changed := untuned.changed(but="final"):
-        raise ValueError(f"sampler: auto chooses the spacing too, so {changed} cannot be given")
-    grids = [ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=untuned.final) for k in sorted(set(steps))]
-    files.check_holds(grids)
-    teacher, journal = Teacher.default(grids[-1], remember=True), files.journals[-1]
-    given = {**settings, "teacher": teacher, "final": untuned.final, "seed": tuning.seed, "batch_size": tuning.batch_size}
-    given |= {"checkpoint": journal} | ({} if tuning.samples is None else {"samples": tuning.samples})
-    with files.named_on_interrupt(ranks):
-        choice = ranks.from_first(lambda: choose_sampler(denoiser, steps, **given, resume=tuning.resume and journal.exists()))
-    if ranks.first:
-        print(choice.summary())
-    return teacher, choice
+    def _checked(self) -> TuningFiles:
+        """The files to write; everything that can be refused before the model is loaded is refused."""
+        from ttune.tuning.starting_points import check_draws
+
+        tuning, prompts = self.tuning, self.loading.prompts
+        tuning.chosen_method()
+        check_paths(out=self.out, prompts=prompts, checkpoint=self.checkpoint)
+        counts = {"samples": 2 if tuning.samples is None else tuning.samples, "validation_samples": tuning.validation_samples}
+        check_draws(tuning.seed, tuning.batch_size, **counts)
+        files = TuningFiles.beside(self.out, self.checkpoint, self.steps, choice=self.sampler == "auto")
+        files.check(prompts)
+        return files
+
+    def _settings(self, denoiser: Denoiser) -> dict[str, Any]:
+        """What words stand for, and what the bundled model has at hand."""
+        residual = str(self.tuning.residual)
+        return {
+            "conditions": None if self.conditions is None else imported("conditions", self.conditions)(),
+            "residual": imported("residual", residual)(denoiser) if ":" in residual else residual,
+            "features": bundled_features(self.model),
+            "data": bundled_data(self.model) if self.tuning.chosen_method().name == "timetuner" else None,
+            "progress": not self.quiet,
+        }
+
+    def _choice(self, denoiser: Denoiser, given: Mapping[str, Any], files: TuningFiles, ranks: Ranks) -> tuple[Teacher, SamplerChoice]:
+        """The teacher, and the sampler with its schedules; the first rank chooses for all: on 64 x_T there is little to share."""
+        import ttune
+        from ttune.tuning import Teacher, choose_sampler
+
+        if changed := self.untuned.changed(but="final"):
+            raise ValueError(f"sampler: auto chooses the spacing too, so {changed} cannot be given")
+        final, journal = self.untuned.final, files.journals[-1]
+        grids = [ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=final) for k in sorted(set(self.steps))]
+        files.check_holds(grids)
+        teacher = Teacher.default(grids[-1], remember=True)
+        shared = ("conditions", "features", "progress", "seed", "batch_size")
+        settings = {name: given[name] for name in shared} | {"teacher": teacher, "final": final, "checkpoint": journal}
+        settings |= {} if self.tuning.samples is None else {"samples": self.tuning.samples}
+        with files.named_on_interrupt(ranks):
+            resume = self.tuning.resume and journal.exists()
+            choice = ranks.from_first(lambda: choose_sampler(denoiser, self.steps, **settings, resume=resume))
+        if ranks.first:
+            print(choice.summary())
+        return teacher, choice
 
 
 @dataclass(frozen=True)
