@@ -70,7 +70,7 @@ def device_seconds(call: Call, count: int) -> float:
 
 
 def synchronised_seconds(call: Call, count: int) -> float:
-    """On a GPU, by the host's clock, until all of its work is done: what a user waits for."""
+    """On a GPU, timed on the host, until all of its work is done: what a user waits for."""
     torch.cuda.synchronize()
 
     def until_done() -> None:
@@ -82,7 +82,7 @@ def synchronised_seconds(call: Call, count: int) -> float:
 
 
 def queue_seconds(call: Call, count: int) -> float:
-    """On a GPU, by the host's clock, until all of its work is queued: the host's share of it."""
+    """On a GPU, timed on the host, until all of its work is queued: the host's share of it."""
     torch.cuda.synchronize()
     seconds = host_seconds(call, count)
     torch.cuda.synchronize()

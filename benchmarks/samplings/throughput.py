@@ -201,14 +201,14 @@ def _groups(arguments: argparse.Namespace, device: torch.device) -> Iterator[lis
     for name in arguments.network:
         budgets = list(dict.fromkeys(arguments.steps or ((1, 4) if quick else STEPS.get(name, OTHER_STEPS))))
         for shape in (ON_GPU if on_gpu else SHAPES)[name][: 1 if quick else None]:
-            # A CPU without instructions for it takes many times as long for a network in bfloat16; nobody samples there like that.
+            # A CPU without instructions for it takes many times as long for a network in bfloat16; no user samples there like that.
             half = not quick and (name == "none" or on_gpu)
             for dtype_name in arguments.dtype or (("float32", "bfloat16") if half else ("float32",)):
                 dtype = getattr(torch, dtype_name)
                 workload = _workload(name, shape, dtype, device)
                 for guided in (False, True):
                     for sampler in arguments.sampler:
-                        # A CPU takes an hour for these; the small U-Net stands for it.
+                        # A CPU takes an hour for these; the small U-Net is there instead.
                         if name != "unet-35m" or on_gpu or (sampler == "ddim" and not guided):
                             yield [Setting(workload, sampler, steps, shape, dtype, guided, device) for steps in budgets]
 

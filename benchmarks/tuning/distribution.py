@@ -1,4 +1,4 @@
-"""Tuning for a distribution on the bundled model: distances to real images by two networks, of which one was tuned on.
+"""Tuning for a distribution on the bundled model: distances to real images by two networks, one of them the one that was tuned on.
 
     python -m benchmarks distribution               # every number of steps; a finished one is not measured again
     python -m benchmarks distribution --steps 5     # one of them

@@ -489,7 +489,7 @@ def test_batches_join_in_order() -> None:
 
 
 def broken_below(t: float) -> ttune.Denoiser:
-    """A network that returns NaN for the second sample, told a time below ``t``."""
+    """A network that returns NaN for the second sample, passed a time below ``t``."""
 
     def network(x: Tensor, tau: Tensor) -> Tensor:
         bad = (tau < t) & (torch.arange(len(x)) == 1)
@@ -502,10 +502,11 @@ def test_nan_names_the_evaluation_and_the_sample() -> None:
     schedule, x_T = ttune.Schedule.build(NOISE, "ddim", 4, "trailing"), standard_normal((6, 2))
     with pytest.raises(FloatingPointError) as met:
         Problem(broken_below(600), x_T, {}, x_T).run(schedule)
-    told = (
-        "NaN or infinity on the way through ddim, 4 steps: at evaluation 2 of 0 to 3 (t = 499, told 499) the network's output is not finite"
+    message = (
+        "NaN or infinity on the way through ddim, 4 steps: at evaluation 2 of 0 to 3 (t = 499, network time 499) "
+        "the network's output is not finite"
     )
-    assert told in str(met.value)
+    assert message in str(met.value)
     assert "of 1 of 6 samples (first: 1)" in str(met.value)
 
 
@@ -515,7 +516,7 @@ def test_nan_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(tiny_model, "network", network)
     said = failure([*SAMPLE, str(tmp_path / "a.png")])
-    assert "NaN or infinity on the way through ddim, 2 steps: at evaluation 0 of 0 to 1 (t = 500, told 500)" in said
+    assert "NaN or infinity on the way through ddim, 2 steps: at evaluation 0 of 0 to 1 (t = 500, network time 500)" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -81,7 +81,7 @@ def _about(schedule: Schedule) -> str:
     lines += [f"method {record.method}, tuned on {record.samples or 'an unknown number of'} x_T"] if record.method else []
     if (held := record.validation) is not None:
         best = "" if held.best_untuned is None else f", best untuned schedule {number(held.best_untuned.rmse)}"
-        lines.append(f"on {held.n:,} held-out x_T: RMSE to the teacher {number(held.rmse)} (start {number(held.rmse_start)}{best})")
+        lines.append(f"on {held.n:,} validation x_T: RMSE to the teacher {number(held.rmse)} (start {number(held.rmse_start)}{best})")
         lines += [f"  not better: {reason}" for reason in dict.fromkeys(held.refused) if schedule.outcome != "tuned"]
     return "\n".join([*lines, *([f"{record.unfinished}"] if record.unfinished else []), *record.faults])
 

@@ -46,7 +46,7 @@ COMMANDS = {
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)  # a group of flags is a dataclass, its name a title and no prefix
 
 # What an interrupted command leaves, and how to go on; tune knows its files and says so itself.
-KEPT = {
+AFTERWARDS = {
     "evaluate": "With --work, what was finished is kept there and the same command goes on from it; without, it begins again.",
     "compare": "The cells that were finished are kept in the folder of --out; the same command goes on from them.",
     "report": "The page may not have been written, or only some of the PNGs beside it; the same command begins again.",
@@ -113,11 +113,11 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         # Not world_size(), which may be what failed.
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1" else ""
-        kept = f". {KEPT[command]}" if isinstance(error, RankLost) and command in KEPT else ""
-        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}{notes_of(error)}{kept}")
+        afterwards = f". {AFTERWARDS[command]}" if isinstance(error, RankLost) and command in AFTERWARDS else ""
+        sys.exit(f"ttune: {rank}{str(error) or type(error).__name__}{notes_of(error)}{afterwards}")
     except KeyboardInterrupt as interrupt:
-        if command in KEPT and os.environ.get("RANK", "0") == "0":
-            print(f"\n{str(interrupt) or 'Interrupted'}. {KEPT[command]}", file=sys.stderr)
+        if command in AFTERWARDS and os.environ.get("RANK", "0") == "0":
+            print(f"\n{str(interrupt) or 'Interrupted'}. {AFTERWARDS[command]}", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
 
 

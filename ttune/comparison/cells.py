@@ -98,12 +98,12 @@ def method_cell(
 
     with _spent(bench) as spent:
         proposed = tuned(fallback=False, resume=checkpoint.exists())
-    # Every piece is remembered: only the held-out samples are made again.
-    kept = tuned(fallback=True, resume=checkpoint.exists())
+    # Every piece is remembered: only the validation samples are made again.
+    returned = tuned(fallback=True, resume=checkpoint.exists())
     proposed_figures, proposed_errors = bench.figures(proposed.schedule)
-    same = kept.schedule.settings() == proposed.schedule.settings()
-    kept_figures, kept_errors = (proposed_figures, proposed_errors) if same else bench.figures(kept.schedule)
-    cost = {k: int(v) for k, v in kept.cost.items() if k != "seconds"}  # with all that validation sampled
+    same = returned.schedule.settings() == proposed.schedule.settings()
+    returned_figures, returned_errors = (proposed_figures, proposed_errors) if same else bench.figures(returned.schedule)
+    cost = {k: int(v) for k, v in returned.cost.items() if k != "seconds"}  # with all that validation sampled
     cost["teacher"] = cost.get("teacher", 0) + bench.teacher_cost
     if searched:
         cost["grids"] = cost.get("grids", 0) + searched
@@ -114,18 +114,22 @@ def method_cell(
         "steps": start.steps,
         "evaluations_per_sample": len(proposed.schedule.network_times),
         "proposed": proposed_figures,
-        "kept": kept_figures,
-        "chosen": kept.validation["chosen"],
-        "outcome": kept.outcome,
+        "kept": returned_figures,
+        "chosen": returned.validation["chosen"],
+        "outcome": returned.outcome,
         "proposed_outcome": proposed.outcome,
-        "refused": list(kept.validation["refused"]),
+        "refused": list(returned.validation["refused"]),
         "schedule": proposed.schedule.settings(),
         "cost": cost,
         "seconds": proposed.cost["seconds"],
         "peak_memory": spent["peak_memory"],
         "history": {name: list(values) for name, values in proposed.history.items()},
     }
-    return record, {"proposed": proposed_errors, "kept": kept_errors}, {"proposed": proposed.schedule, "kept": kept.schedule}
+    return (
+        record,
+        {"proposed": proposed_errors, "kept": returned_errors},
+        {"proposed": proposed.schedule, "kept": returned.schedule},
+    )
 
 
 @contextmanager

@@ -58,14 +58,14 @@ def compare(
     ``methods``: {label: method}, or specifications such as ``"endpoint:tune=network_times"`` (:func:`parse_methods`).
     Every tuning starts from the leading grid (an :class:`Entrant` may start from the best untuned one instead), on the same
     ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``validation_samples`` more x_T are for each
-    validation. Beside the methods stand the start and the best untuned grid and t_0 of the same sampler; of the latter
+    validation. Beside the methods are the start and the best untuned grid and t_0 of the same sampler; of the latter
     there are figures for every number of steps in ``curve`` too, to say how many untuned steps a tuned schedule is worth;
     ``references`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that.
     ``data``: clean images for the methods that need them. ``features``: images (n, ...) -> (n, f) for Fréchet distances, by
     default pooled pixels; ``real``: statistics of real images in them. ``work``: a folder that keeps every finished cell; the same
     call goes on from there, and several processes with the same folder share the work.
 
-    Raises ValueError or TypeError naming the argument. A cell that its method says it cannot tune is told of in
+    Raises ValueError or TypeError naming the argument. A cell that its method says it cannot tune is in
     ``refused``, one that fails in ``failed``; the next call tries it again.
     """
     chosen = _entrants(methods)
@@ -130,7 +130,7 @@ def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[s
 
 
 def _check(samplers: Sequence[str], steps: Sequence[int], seed: int) -> None:
-    if not abs(seed) < LARGEST_SEED:  # the x_T of others would meet those that are held out
+    if not abs(seed) < LARGEST_SEED:  # the x_T of others would meet those of validation and test
         raise ValueError(f"seed must lie between -{LARGEST_SEED - 1} and {LARGEST_SEED - 1}, got {seed}")
     for name, values in (("samplers", samplers), ("steps", steps)):
         if not values or len(set(values)) != len(values):
@@ -138,7 +138,7 @@ def _check(samplers: Sequence[str], steps: Sequence[int], seed: int) -> None:
 
 
 def _refused(bench: Bench, methods: Mapping[str, Entrant], cells: Sequence[Cell]) -> dict[Cell, str]:
-    """The cells that a method says it cannot tune, and why: a sampler of several stages, say, or data that nobody gave."""
+    """The cells that a method says it cannot tune, and why: a sampler of several stages, say, or data that were not given."""
     refused: dict[Cell, str] = {}
     for cell in cells:
         if cell.label == UNTUNED:

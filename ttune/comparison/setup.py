@@ -20,13 +20,13 @@ from ttune.tuning.problem import Problem
 from ttune.tuning.scoring import Scorer
 from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, drawn_points
 
-# Held-out x_T of a comparison: beyond those that tuning itself holds out (2^32 on) and those of ``ttune evaluate`` (2^40 on).
+# Test x_T of a comparison: beyond those that tuning itself validates on (2^32 on) and those of ``ttune evaluate`` (2^40 on).
 TEST_SEEDS = 2**41
 
 
 @dataclass(frozen=True)
 class Bench:
-    """``problem``: the held-out x_T and where the teacher arrives. ``teacher`` remembers its x_0 of all tuning x_T.
+    """``problem``: the test x_T and where the teacher arrives. ``teacher`` remembers its x_0 of all tuning x_T.
 
     ``features``: images (n, ...) -> (n, f), named ``features_name``; ``real``: statistics of real images in them, or None.
     ``teacher_cost``: network evaluations of one sample that the teacher takes for the x_T of one tuning.
@@ -60,7 +60,7 @@ class Bench:
         return Scorer(self.problem, [FeatureSpace(self.features, self.features_name, reference=self.real)])
 
     def figures(self, schedule: Schedule) -> tuple[dict[str, Any], Tensor]:
-        """The figures of a schedule on the held-out x_T, and its squared error per sample (n,).
+        """The figures of a schedule on the test x_T, and its squared error per sample (n,).
 
         "frechet_draws": the distance to the teacher's samples under bootstrap draws, the same draws for every
         schedule, so that differences between two schedules have a paired standard error.

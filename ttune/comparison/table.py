@@ -149,9 +149,9 @@ def write_text(comparison: ComparisonResult, path: Path) -> list[Path]:
 def _heading(comparison: ComparisonResult) -> str:
     teacher = ", ".join(f"{k} {v}" for k, v in comparison.teacher.items())
     return (
-        f"{comparison.model}: {comparison.n:,} held-out x_T, teacher {teacher}; F = Fréchet distance ({comparison.features}). "
+        f"{comparison.model}: {comparison.n:,} test x_T, teacher {teacher}; F = Fréchet distance ({comparison.features}). "
         f"Figures are of what a method proposes; 'returned' is what ttune tune returns: an untuned schedule, and its RMSE, where the "
-        f"proposal is not better on its own held-out x_T. '= untuned': steps of the best untuned grid for the same error; "
+        f"proposal is not better on its own validation x_T. '= untuned': steps of the best untuned grid for the same error; "
         f"any sampler: of {', '.join((*comparison.samplers, *comparison.references))}."
     )
 
@@ -173,17 +173,17 @@ def _line(row: Mapping[str, Any], lowest: Mapping[tuple[Any, ...], float]) -> tu
         _equivalent(row.get("equivalent_rmse_best_sampler")),
         _equivalent(row.get("equivalent_frechet_same_sampler")),
         _equivalent(row.get("equivalent_frechet_best_sampler")),
-        _kept(row),
+        _returned(row),
         f"{row['evaluations']:,}" if "evaluations" in row else "",
         f"{row['seconds']:.0f}" if "seconds" in row else "",
         "" if peak is None else f"{peak / 1e6:.0f}",
     )
 
 
-def _kept(row: Mapping[str, Any]) -> str:
+def _returned(row: Mapping[str, Any]) -> str:
     """What a tuning returns; with its RMSE where that is not what was proposed first."""
-    kept, chosen = row.get("kept"), row.get("chosen", "")
-    return chosen if kept is None or kept["rmse"] == row["rmse"] else f"{chosen}, {number(kept['rmse'], digits=3)}"
+    returned, chosen = row.get("kept"), row.get("chosen", "")
+    return chosen if returned is None or returned["rmse"] == row["rmse"] else f"{chosen}, {number(returned['rmse'], digits=3)}"
 
 
 def _equivalent(found: EquivalentEntry | None) -> str:

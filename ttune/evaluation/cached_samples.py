@@ -1,4 +1,4 @@
-"""Samples of several schedules from the same starting points, of which only features and errors are kept, a chunk at a time."""
+"""Samples of several schedules from the same starting points, a chunk at a time; only their features and errors stay."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ class CachedSamples:
         self.ranks.everyones(None)
 
     def _prepared(self, work: Sequence[Candidate], folders: Sequence[ChunkFolder]) -> list[int]:
-        """The chunks that some schedule lacks; and what each folder is about, for whoever finds it later."""
+        """The chunks that some schedule lacks; and what each folder is about, for a later reader."""
         if self.images is not None:
             for folder in folders:
                 check_writable(self._image(folder, 0))  # which makes the folder
-        points = [self._points_of_kept(k, folders) for k in range(len(folders[0]))]
+        points = [self._points_of_stored(k, folders) for k in range(len(folders[0]))]
         for candidate, folder in zip(work, folders, strict=True):
             self._check_same(candidate, folder, points)
             identity = folder.path / "identity.json"
@@ -131,7 +131,7 @@ class CachedSamples:
                 write_atomically(identity, msgspec.json.format(msgspec.json.encode(self.identity(candidate)), indent=1))
         return [k for k, made_of in enumerate(points) if not all(self._done(k, folder, made_of) for folder in folders)]
 
-    def _points_of_kept(self, k: int, folders: Sequence[ChunkFolder]) -> str:
+    def _points_of_stored(self, k: int, folders: Sequence[ChunkFolder]) -> str:
         """The digest of chunk ``k``'s starting points as they are now; empty, and not computed, where nothing of it is kept."""
         if not any(folder.has(k) for folder in folders):
             return ""
@@ -148,8 +148,8 @@ class CachedSamples:
         x_T, conditions = self.points(seeds)
         x = sample(self.denoiser, candidate.schedule, x_T, conditions=conditions, seeds=seeds)
         now = self.features(pictures_of(self.denoiser, x)).numpy()
-        kept = folder.read(k, "features")[:1]
-        if kept.shape != now.shape or not np.abs(kept - now).max() <= _tolerance(self.denoiser, x_T) * np.abs(kept).max():
+        stored = folder.read(k, "features")[:1]
+        if stored.shape != now.shape or not np.abs(stored - now).max() <= _tolerance(self.denoiser, x_T) * np.abs(stored).max():
             raise ValueError(
                 f"work: {folder.path} was made by another network or other features of the same name: sample {i} is not what it was; "
                 f"name another folder, or remove this one"
@@ -182,8 +182,8 @@ class CachedSamples:
             target = made if is_teacher else target
             if not self._done(k, folder, made_of):
                 self._write_images(folder, rows, made[1])
-                kept = {"features": self.features(made[1]).numpy().astype(np.float32), "cost": cost, **_errors(made, target)}
-                folder.write(k, kept, made_of)
+                record = {"features": self.features(made[1]).numpy().astype(np.float32), "cost": cost, **_errors(made, target)}
+                folder.write(k, record, made_of)
 
     def _images_folder(self, folder: ChunkFolder) -> Path:
         assert self.images is not None

@@ -133,7 +133,7 @@ def png_of(figure: Figure, dpi: float = 160) -> bytes:
 
 
 def svg_of(figure: Figure, prefix: str, title: str) -> str:
-    """The ``<svg>`` element: its ids begin with ``prefix``, so that several stand in one page; named ``title`` for those who hear it."""
+    """The ``<svg>`` element: its ids begin with ``prefix``, so that several fit in one page; named ``title`` for screen readers."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
     root = ElementTree.fromstring(buffer.getvalue())

@@ -73,14 +73,14 @@ def evaluate(
     if not samples.ranks.first:
         return []
     ((statistics, features),) = found
-    kept = None if samples.teacher is None else samples.folder(samples.teacher)
-    teacher = None if kept is None else kept.table("features")
+    stored = None if samples.teacher is None else samples.folder(samples.teacher)
+    teacher = None if stored is None else stored.table("features")
     space = LATENTS if samples.denoiser.decode is not None else ""
     figures = Figures(samples.features, plain.metrics, statistics, features, teacher, splits, resamples, space)
     bar = tqdm(candidates, desc="figures", disable=not samples.progress, leave=False)
     rows = [figures.row(candidate, samples.folder(candidate)) for candidate in bar]
-    if samples.teacher is not None and kept is not None:
-        rows.append(figures.row(samples.teacher, kept, is_teacher=True))
+    if samples.teacher is not None and stored is not None:
+        rows.append(figures.row(samples.teacher, stored, is_teacher=True))
     return rows
 
 

@@ -65,10 +65,10 @@ class Figures:
         if self.resamples < 0 or self.resamples == 1:
             raise ValueError(f"bootstrap must be 0 or at least 2, got {self.resamples}")
 
-    def row(self, candidate: Candidate, kept: ChunkFolder, *, is_teacher: bool = False) -> ReportRow:
-        """The figures of ``candidate``, whose chunks are ``kept``."""
-        seconds, evaluations = kept.column("cost").sum(0)
-        x = kept.table("features")
+    def row(self, candidate: Candidate, stored: ChunkFolder, *, is_teacher: bool = False) -> ReportRow:
+        """The figures of ``candidate``, whose chunks are ``stored``."""
+        seconds, evaluations = stored.column("cost").sum(0)
+        x = stored.table("features")
         row: ReportRow = {
             "name": candidate.name,
             "sampler": candidate.schedule.sampler,
@@ -77,7 +77,7 @@ class Figures:
             "rmse_to_teacher": None,
             "frechet": None,
             "frechet_to_teacher": None,
-            "network_evaluations": int(evaluations) // kept.count,
+            "network_evaluations": int(evaluations) // stored.count,
             "seconds": round(float(seconds), 2),
         }
         if "fid" in self.metrics and self.statistics is not None:
@@ -90,13 +90,13 @@ class Figures:
             if "fid" in self.metrics:
                 row["frechet_to_teacher"] = frechet_distance(x, self._teacher_statistics)
             if "rmse" in self.metrics:
-                squared = kept.column("squared_error")
+                squared = stored.column("squared_error")
                 row["rmse_to_teacher"] = _root(squared)
                 if self.space:
                     row["rmse_space"] = self.space
                 row["rmse_interval"] = self._interval(lambda rows: _root(squared[rows]), _root(squared), len(squared))
             if "psnr" in self.metrics:
-                row["psnr_to_teacher"] = self._psnr(kept.column("clamped_squared_error"))
+                row["psnr_to_teacher"] = self._psnr(stored.column("clamped_squared_error"))
         return row
 
     def _frechet(self, x: NDArray[Any], reference: Reference) -> FrechetEntry:

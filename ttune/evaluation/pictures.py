@@ -1,4 +1,4 @@
-"""Samples as pictures: grids and rows of them, and rows of several methods above one another with what each told the network."""
+"""Samples as pictures: grids and rows of them, and rows of several methods above one another with their network times."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_picture(
     rows: Sequence[tuple[str, Tensor]],
     offsets: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
 ) -> None:
-    """Write a PNG that sets the methods' images above one another, and how far each told the network another time.
+    """Write a PNG that sets the methods' images above one another, and how far their network times are from the solver times.
 
     Args:
         path: the PNG to write, in one piece.
@@ -132,7 +132,7 @@ def _lay_out(figure: Figure, strips: Sequence[tuple[str, NDArray[np.uint8]]], of
     texts = [figure.text(0, 0, label, fontsize=10, ha="right", va="center", linespacing=1.25) for label, _ in strips]
     extents = [text.get_window_extent(renderer) for text in texts]
     strip_height, strip_width = strips[0][1].shape[:2]
-    # The axis label and tick labels of the panel stand in the same column as the methods' labels.
+    # The axis label and tick labels of the panel are in the same column as the methods' labels.
     left = _MARGIN + max(70, *(int(np.ceil(extent.width)) for extent in extents)) + _LABEL_GAP
     width = left + max(strip_width, 360) + _MARGIN
     row_heights = [max(strip_height, int(np.ceil(extent.height))) for extent in extents]

@@ -1,6 +1,6 @@
 """How samples do: the RMSE to the teacher's from the same x_T, and distances in any number of feature maps, each with its standard error.
 
-Whoever runs a schedule on seeds makes one :class:`ScheduleScore` of it; what is not asked for is not computed.
+A run of a schedule on seeds makes one :class:`ScheduleScore`; what is not asked for is not computed.
 """
 
 from __future__ import annotations

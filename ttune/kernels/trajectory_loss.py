@@ -225,8 +225,8 @@ def _scaled(gradient: Tensor, grad: Tensor, coefficient: Tensor | None = None) -
     concrete = type(grad) is Tensor and grad.is_cpu and not torch.is_grad_enabled() and not autograd_bypass.wrapped(grad)
     if concrete and (coefficient is None or coefficient.item() == 1) and _all_ones(grad):
         # With retain_graph the buffer is kept for another backward, and what is handed out may be changed in place.
-        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
-        return gradient.clone() if kept else gradient
+        keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
+        return gradient.clone() if keeps_graph else gradient
     factor = grad if coefficient is None else grad * coefficient.reshape(())
     return _weighted(gradient, factor).to(gradient.dtype)
 

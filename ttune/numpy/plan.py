@@ -50,8 +50,8 @@ class Step:
         terms = [known[name] for name in self.block.terms]
         noise = {"seeds": seeds, "draw": self.draw} if self.block.stochastic else {}
         linear_update_(list(made.values()), terms, self.block.coeffs, clip=self.clip, **noise)
-        kept = {new: (made | known)[old] for new, old in self.block.renames}
-        return {name: array for name, array in made.items() if name != "D"} | kept
+        renamed = {new: (made | known)[old] for new, old in self.block.renames}
+        return {name: array for name, array in made.items() if name != "D"} | renamed
 
     def _check(self, outputs: Sequence[Array]) -> None:
         used = [int(name[1:]) for name in self.block.terms if name[:1] == "o" and name[1:].isdigit()]

@@ -105,7 +105,7 @@ def _singlestep(name: str, schedule: Steps, orders: list[int], r: float = 0.5, r
     return Tableau(name, tuple(stages), at[-1].t, at[-1].alpha, at[-1].sigma)
 
 
-_KEPT = {"x_t": {"x": 1.0}, "eps_t": {"eps": 1.0}}
+_RETAINED = {"x_t": {"x": 1.0}, "eps_t": {"eps": 1.0}}
 
 
 def _second(noise: NoiseSchedule, t: Point, u: Point, r: float) -> list[Stage]:
@@ -114,7 +114,7 @@ def _second(noise: NoiseSchedule, t: Point, u: Point, r: float) -> list[Stage]:
     r = (s.lam - t.lam) / h  # as it is, after the trip through the model's own time
     slope = -u.sigma * math.expm1(h) / (2 * r)
     update = {"x_t": u.alpha / t.alpha, "eps_t": -u.sigma * math.expm1(h) - slope, "eps": slope}
-    return [Stage(t.t, t.alpha, t.sigma, first_order(t, s), _KEPT), Stage(s.t, s.alpha, s.sigma, update)]
+    return [Stage(t.t, t.alpha, t.sigma, first_order(t, s), _RETAINED), Stage(s.t, s.alpha, s.sigma, update)]
 
 
 def _third(noise: NoiseSchedule, t: Point, u: Point, r1: float, r2: float) -> list[Stage]:
@@ -126,7 +126,7 @@ def _third(noise: NoiseSchedule, t: Point, u: Point, r1: float, r2: float) -> li
     slope = -u.sigma * (math.expm1(h) / h - 1) / r2
     to_u = {"x_t": u.alpha / t.alpha, "eps_t": -u.sigma * math.expm1(h) - slope, "eps": slope}
     return [
-        Stage(t.t, t.alpha, t.sigma, first_order(t, s1), _KEPT),
+        Stage(t.t, t.alpha, t.sigma, first_order(t, s1), _RETAINED),
         Stage(s1.t, s1.alpha, s1.sigma, to_s2, {"x_t": {"x_t": 1.0}, "eps_t": {"eps_t": 1.0}}),
         Stage(s2.t, s2.alpha, s2.sigma, to_u),
     ]

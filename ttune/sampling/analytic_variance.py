@@ -30,7 +30,7 @@ def estimate_gammas(
     """Gamma_t = E ||eps(x_t, t)||^2 / d at each evaluation of ``schedule`` (Bao et al. 2022, arXiv 2201.06503, eq. 8).
 
     x_t = alpha x_0 + sigma noise from clean data ``x_0`` (B, ...), one noise per sample and evaluation from its seed; a few
-    hundred samples do (the paper used 1,000 to 50,000). The network is told where the evaluation stands, and its prediction
+    hundred samples do (the paper used 1,000 to 50,000). The network is passed the solver time, and its prediction
     is not clipped. Returns what ``options={"variance": "analytic", "gammas": ...}`` of the sampler ``ddpm`` takes.
     ValueError: no samples. FloatingPointError: a network that returns NaN or infinity.
     """
@@ -43,13 +43,13 @@ def estimate_gammas(
     stages = schedule.tableau().stages
     bar = tqdm(total=len(stages) * x_0.shape[0], desc="gammas", unit="image", disable=None if progress else True)
     for i, (stage, evaluation) in enumerate(zip(stages, evaluations_of(denoiser, schedule), strict=True)):
-        told = min(max(stage.time, noise.t_min), noise.t_max)
+        tau = min(max(stage.time, noise.t_min), noise.t_max)
         total = 0.0
         for begin in range(0, x_0.shape[0], batch_size):
             rows = slice(begin, begin + batch_size)
             part = x_0[rows]
             x = stage.alpha * part + stage.sigma * ops.philox_normal(tuple(part.shape[1:]), seeds[rows], draw=i, dtype=part.dtype)
-            D = denoiser.unclipped(x, told, select(conditions or {}, rows, x_0.shape[0], denoiser.shared), evaluation)
+            D = denoiser.unclipped(x, tau, select(conditions or {}, rows, x_0.shape[0], denoiser.shared), evaluation)
             total += float(((x - stage.alpha * D) / stage.sigma).double().square().sum())
             bar.update(len(part))
         if not total < float("inf"):

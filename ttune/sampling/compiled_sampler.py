@@ -35,21 +35,21 @@ class Recent(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._values)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key not in self._kept:
-            while len(self._kept) >= self.most:  # first, for its memory may be needed
-                self._kept.popitem(last=False)
-            self._kept[key] = make()
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        if key not in self._values:
+            while len(self._values) >= self.most:  # first, for its memory may be needed
+                self._values.popitem(last=False)
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        return self._values[key]
 
     def latest(self) -> T | None:
-        return next(reversed(self._kept.values()), None)
+        return next(reversed(self._values.values()), None)
 
 
 @dataclass(frozen=True)

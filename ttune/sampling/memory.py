@@ -1,9 +1,9 @@
-"""Memory for the registers of a run: that of the register before, where it is known that nobody else looks at it.
+"""Memory for the registers of a run: that of the register before, where it is known that nothing else refers to it.
 
 Fresh memory costs more than the arithmetic of a large update, in page faults, and a third of a small one. A network, a callback or the
 caller may hold a state and find it again later, so the state's memory is used again only where its reference counts say that there is no
 other reference to the tensor, from Python or from C++, no weak one, and no view of it. Only on the CPU: a GPU's allocator gives memory
-back at once, and other streams may still read what nobody refers to.
+back at once, and other streams may still read what has no reference.
 """
 
 from __future__ import annotations

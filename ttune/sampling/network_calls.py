@@ -45,8 +45,8 @@ class NetworkCalls:
     made once, and what errors and want of memory ask for is in the ``except`` branch. All other evaluations are left to the denoiser.
     """
 
-    def __init__(self, plan: Plan, denoiser: Denoiser, conditions: Conditions, x: Tensor, told: Tensor | None) -> None:
-        self.plan, self.denoiser, self.conditions, self.told = plan, denoiser, conditions, told
+    def __init__(self, plan: Plan, denoiser: Denoiser, conditions: Conditions, x: Tensor, network_times: Tensor | None) -> None:
+        self.plan, self.denoiser, self.conditions, self.network_times = plan, denoiser, conditions, network_times
         self.both: Conditions = conditions.both if isinstance(conditions, Halves) else {}
         self.batch, self.dtype, self.hands = x.shape[0], x.dtype, denoiser.hands
         self.shape, self.doubled = x.shape, torch.Size((2 * self.batch, *x.shape[1:]))
@@ -57,7 +57,7 @@ class NetworkCalls:
     def __call__(self, call: Call, r: list[Any]) -> None:
         """Put the outputs for the state r[0] into r[1] and, where there are more, the next places."""
         _, _, network, tau, halves, plain, count = call
-        if self.told is not None or tau is None:
+        if self.network_times is not None or tau is None:
             tau = self._per_sample(call, r[0])
         if plain and self.direct and network is self.hands.trusted:
             if halves:
@@ -110,8 +110,8 @@ class NetworkCalls:
 
     def _per_sample(self, call: Call, x: Tensor) -> Tensor:
         """(B,) or (B, frames), or as much for both halves."""
-        if self.told is not None:
-            tau = self.told[call.number]
+        if self.network_times is not None:
+            tau = self.network_times[call.number]
         elif self.plan.shifting is not None:
             tau = self.plan.shifting(call.number, x)
         else:

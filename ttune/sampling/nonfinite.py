@@ -46,10 +46,10 @@ def first_not_finite(
         bad = [x for x in (registers["x"], *outputs) if not torch.isfinite(x).all()]
         if bad:
             rows = (~torch.isfinite(bad[0])).reshape(len(bad[0]), -1).any(1).nonzero().flatten().tolist()
-            told = f"t = {plan.steps[i].time:g}, told {plan.network_times[i]:g}"
+            times = f"t = {plan.steps[i].time:g}, network time {plan.network_times[i]:g}"
             what = "the state before it is" if bad[0] is registers["x"] else "the network's output is"
             whose = f"of {len(rows)} of {len(start)} samples (first: {rows[0]})"
-            raise _Met(f"at evaluation {i} of 0 to {last} ({told}) {what} not finite, {whose}")
+            raise _Met(f"at evaluation {i} of 0 to {last} ({times}) {what} not finite, {whose}")
 
     try:
         program.run(denoiser, registers, conditions, seeds=seeds, visit=visit)

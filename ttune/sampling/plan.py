@@ -101,21 +101,21 @@ class Step:
             results = ops.linear_update(terms, self.coeffs, None, self.clip)
         made = dict(zip(self.outputs, results, strict=True))
         # What bounds a prediction may write the next one into the same memory, as a network may.
-        kept = {new: known[old].clone() if old == PREDICTION else known[old] if old in known else made[old] for new, old in self.renames}
+        renamed = {new: known[old].clone() if old == PREDICTION else known[old] if old in known else made[old] for new, old in self.renames}
         made.pop("D", None)
-        return made | kept
+        return made | renamed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a schedule for one denoiser, what each evaluation is, and what the network is told there."""
+    """The steps of a schedule for one denoiser, what each evaluation is, and the network times."""
 
     steps: tuple[Step, ...]
     network_times: tuple[float, ...]
     evaluations: tuple[Evaluation, ...]
     start: Step | None = None  # before the first evaluation
     first_draw: int = 0
-    shifting: Shifting | None = None  # what is told per sample instead
+    shifting: Shifting | None = None  # of the network times, per sample
     start_scale: float = 1.0  # of x_T, for the state at the first time
 
     @staticmethod
@@ -129,9 +129,9 @@ class Plan:
             bound = None if denoiser.threshold is None else Bound.make(evaluation.row, denoiser.threshold, device)
             steps.append(Step.make(block(row), stage.time, denoiser.clip_sample, device, bound, stage.log_variance))
         shifting = Shifting.make(schedule, device, whole=denoiser.integer_time)
-        told = tuple(schedule.network_times.tolist())
+        network_times = tuple(schedule.network_times.tolist())
         scale = schedule.noise.start_scale(schedule.times[0])
-        return Plan(tuple(steps), told, tuple(evaluations), start_step(tableau, device), schedule.first, shifting, scale)
+        return Plan(tuple(steps), network_times, tuple(evaluations), start_step(tableau, device), schedule.first, shifting, scale)
 
     @property
     def stochastic(self) -> bool:
@@ -145,7 +145,7 @@ class Plan:
     def outputs(
         self, denoiser: Denoiser, i: int, x: Tensor, conditions: Conditions | None, tau: float | Tensor | None = None
     ) -> list[Tensor]:
-        """What the network says at evaluation ``i``, told what the schedule says, or ``tau``."""
+        """The network's outputs at evaluation ``i``, at the schedule's network time or at ``tau``."""
         if tau is None:
             tau = self.network_times[i] if self.shifting is None else self.shifting(i, x)
         return denoiser.outputs(x, tau, conditions, self.evaluations[i])

@@ -106,14 +106,14 @@ class Program:
         first: int = 0,
         outputs: Sequence[Tensor] | None = None,
         seeds: Tensor | None = None,
-        told: Tensor | None = None,
+        network_times: Tensor | None = None,
         visit: Visit | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """The final state, from stage ``first`` on (0: with what the sampler does before it). To be called under ``torch.no_grad``.
 
-        ``outputs``, if given, spares the network call of that stage. ``told`` (n_evaluations, ...): what the network is told
-        instead of the schedule's network_times, e.g. per sample.
+        ``outputs``, if given, spares the network call of that stage. ``network_times`` (n_evaluations, ...): instead
+        of the schedule's, e.g. per sample.
 
         ``visit(i, registers, outputs)`` sees everything that stage i starts from, and may keep it; ``callback(i, time, x)`` sees
         the state after stage i and may return another, of its shape, dtype and device.
@@ -124,7 +124,7 @@ class Program:
         if first == 0 and self.plan.start is not None:
             registers = self.plan.start(registers, (), seeds, START_DRAW)
         r: Slots = [registers.get(name) for name in self.names]
-        calls = NetworkCalls(self.plan, denoiser, conditions, r[0], told)
+        calls = NetworkCalls(self.plan, denoiser, conditions, r[0], network_times)
         memory = memory_for(r[0])
         operator = _UPDATE if memory is fresh else _BARE_UPDATE
         called = first
@@ -163,7 +163,7 @@ def _advance(update: Update, r: Slots, seeds: Tensor | None, memory: Callable[[S
     _, terms, results, renames, unused, coeffs, clip, draw, special = update
     if special is not None:
         special(r, seeds)
-    kept = [r[old] for _, old in renames] if renames else None
+    held = [r[old] for _, old in renames] if renames else None
     if results:
         made = []
         for slot in results:
@@ -171,8 +171,8 @@ def _advance(update: Update, r: Slots, seeds: Tensor | None, memory: Callable[[S
         operator(made, terms(r), coeffs, None, clip, None if draw is None else seeds, draw)
         for slot in results:
             r[slot] = made.pop(0)
-    if kept is not None:
-        for (slot, old), tensor in zip(renames, kept, strict=True):
+    if held is not None:
+        for (slot, old), tensor in zip(renames, held, strict=True):
             r[slot] = r[old] if tensor is None else tensor
     for slot in unused:
         r[slot] = None

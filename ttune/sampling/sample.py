@@ -45,9 +45,9 @@ def sample(
     all, but for those that the denoiser names as ``shared``. ``seeds`` (B,) int64 make the noise of stochastic
     samplers, the same for any batch size and device; without them they are drawn from torch's generator.
     ``backend`` chooses the kernels (see :func:`ttune.backends`). ``callback(i, time, x)`` runs after the update that
-    follows evaluation i, which stood at ``time``, and may return a state to go on with. Runs without gradients.
+    follows evaluation i, which was at ``time``, and may return a state to go on with. Runs without gradients.
 
-    ``network_times``: what the network is told instead of the schedule's and its shift: (n_evaluations,), or per sample (n_evaluations, B),
+    ``network_times``: the times for the network instead of the schedule's and its shift: (n_evaluations,), per sample (n_evaluations, B),
     or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first time already
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
@@ -62,12 +62,14 @@ def sample(
         program = fitting_program(denoiser, schedule, x_T, from_state=from_state, check_model=check_model)
         registers = {"x": x_T if from_state else _started(x_T, program.plan.start_scale)}
         drawn = seed_tensor(seeds, x_T) if program.stochastic else None
-        told = None if network_times is None else _told(network_times, schedule, x_T, denoiser.integer_time)
-        x_0 = program.run(denoiser, registers, conditions, seeds=drawn, told=told, callback=callback)
+        passed = None if network_times is None else _passed(network_times, schedule, x_T, denoiser.integer_time)
+        x_0 = program.run(denoiser, registers, conditions, seeds=drawn, network_times=passed, callback=callback)
         if _can_look(x_0) and not _finite(x_0):
             # Once, at the end: looking at every step would make the host wait at each.
             found = (
-                "" if callback is not None or told is not None else f": {first_not_finite(program, denoiser, registers, conditions, drawn)}"
+                ""
+                if callback is not None or passed is not None
+                else f": {first_not_finite(program, denoiser, registers, conditions, drawn)}"
             )
             warn(f"x_0 is not finite{found}")
         return x_0
@@ -144,22 +146,23 @@ def noised(schedule: Schedule, x_0: Tensor, seeds: Tensor | Sequence[int]) -> Te
     return float(schedule.alphas[0]) * x_0 + float(schedule.sigmas[0]) * unit
 
 
-def _told(network_times: Tensor | None, schedule: Schedule, x: Tensor, integer_time: bool) -> Tensor | None:
+def _passed(network_times: Tensor | None, schedule: Schedule, x: Tensor, integer_time: bool) -> Tensor | None:
     if network_times is None:
         return None
     noise, count = schedule.noise, len(schedule.network_times)
-    told = torch.as_tensor(network_times, dtype=torch.float64, device=x.device)
-    if told.ndim not in (1, 2, 3) or told.shape[0] != count or (told.ndim > 1 and told.shape[1] != x.shape[0]):
+    times = torch.as_tensor(network_times, dtype=torch.float64, device=x.device)
+    if times.ndim not in (1, 2, 3) or times.shape[0] != count or (times.ndim > 1 and times.shape[1] != x.shape[0]):
         raise ValueError(
-            f"network_times must have shape ({count},), ({count}, {x.shape[0]}) or ({count}, {x.shape[0]}, frames), got {tuple(told.shape)}"
+            f"network_times must have shape ({count},), ({count}, {x.shape[0]}) or ({count}, {x.shape[0]}, frames), "
+            f"got {tuple(times.shape)}"
         )
-    if not ((told >= noise.t_min) & (told <= noise.t_max)).all():
+    if not ((times >= noise.t_min) & (times <= noise.t_max)).all():
         raise ValueError(
-            f"network_times must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {told.min():g} to {told.max():g}"
+            f"network_times must lie in the trained range [{noise.t_min:g}, {noise.t_max:g}], got {times.min():g} to {times.max():g}"
         )
-    if integer_time and (told % 1 != 0).any():
-        raise ValueError(f"network_times must be whole times where integer_time=True, got {told[told % 1 != 0][0]:g} among them")
-    return told
+    if integer_time and (times % 1 != 0).any():
+        raise ValueError(f"network_times must be whole times where integer_time=True, got {times[times % 1 != 0][0]:g} among them")
+    return times
 
 
 def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ class Trace:
                     own.append(ops.philox_normal(tuple(x.shape[1:]), seeds, plan.first_draw + i, dtype))
                 known = [registers[name] for name in _given(step)]
                 made = dict(zip(_returned(step), steps[i](x, numbers[i], *own, *known, *tensors), strict=True))
-                kept = {new: registers[old] if old in registers else made[old] for new, old in step.renames}
-                registers = {name: made[name] for name in step.outputs if name != "D"} | kept
+                renamed = {new: registers[old] if old in registers else made[old] for new, old in step.renames}
+                registers = {name: made[name] for name in step.outputs if name != "D"} | renamed
             return registers["x"]
 
         return run

@@ -31,7 +31,7 @@ SAMPLERS_TRIED = ("ddim", "dpmpp_2m", "dpmpp_3m", "dpm_solver_multistep", "ipndm
 GRIDS_TRIED = (*SEARCHED, "ays")  # ays was the best grid of the best sampler four times in these eight
 FRACTIONS_TRIED = (1.0, 0.9, 0.8, 0.7)  # t_0, of the largest time
 FIRST_ROUND = 8  # x_T that all candidates are run on; the best quarter goes on to twice as many, and so on
-KEPT = 0.25
+GOING_ON = 0.25  # of the candidates, after a round
 LAST_ROUND = 4  # as many candidates as this, at least, are judged on all x_T
 
 
@@ -175,7 +175,7 @@ def _halved(problem: Problem, candidates: Mapping[str, Schedule], features: Feat
         if n == len(problem):
             return ranked
         n = min(2 * n, len(problem))
-        keep = max(LAST_ROUND, int(KEPT * len(ranked)))
+        keep = max(LAST_ROUND, int(GOING_ON * len(ranked)))
         first: dict[str, Ranked] = {}
         for entry in ranked:
             first.setdefault(entry.schedule.sampler, entry)

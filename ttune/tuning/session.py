@@ -137,7 +137,7 @@ class Session:
             "residual": name_of(problem.residual),
             "time_table": None if self.table is None else self.table.to_dict(),
         }
-        best = BestSoFar(schedule, journal, self.model, self.record, (self.arguments.accepted if first else None) or _nobody)
+        best = BestSoFar(schedule, journal, self.model, self.record, (self.arguments.accepted if first else None) or _ignored)
         data, features, seed = self.arguments.data, self.arguments.features, self.arguments.seed
         return Task(problem, schedule, teacher, journal, ledger, best, data, features, seed, progress), validation
 
@@ -179,7 +179,7 @@ def _starting_points(denoiser: Denoiser, arguments: TuneArguments, samples: int)
     return shares, [drawn_points(denoiser, own, arguments.sample_shape, arguments.conditions) for own in seeds]
 
 
-def _nobody(accepted: Accepted) -> None:
+def _ignored(accepted: Accepted) -> None:
     pass
 
 

@@ -59,7 +59,7 @@ def _weights(path: str | Path | None) -> Path:
     """The file of the weights: ``path``, or within the folder ``path``, or where clean-fid keeps it."""
     if path is None:
         file = DEFAULT_FOLDER / INCEPTION_FILE
-        _check_nobody_elses(file)
+        _check_owner(file)
     else:
         file = Path(path) if Path(path).is_file() or Path(path).suffix == ".pt" else Path(path) / INCEPTION_FILE
     if not file.is_file():
@@ -71,8 +71,8 @@ def _weights(path: str | Path | None) -> Path:
     return file
 
 
-def _check_nobody_elses(file: Path) -> None:
-    """In a folder that all users share, a program that nobody named must be this user's or root's: loading it runs it."""
+def _check_owner(file: Path) -> None:
+    """In a folder that all users share, a program that was not named must be this user's or root's: loading it runs it."""
     if not hasattr(os, "getuid") or not os.path.lexists(file):
         return
     for found in (file.lstat(), file.stat() if file.exists() else file.lstat()):  # of a link, and of what it leads to

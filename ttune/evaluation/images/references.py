@@ -142,8 +142,8 @@ def _check_same(source: Pictures, extractor: FeatureExtractor, folder: ChunkFold
         return
     rows = folder.rows(k)
     images = next(source.read(range(rows.start, min(rows.start + 2, rows.stop))))
-    kept, now = folder.read(k, "features")[: len(images)], extractor(images).numpy()
-    if kept.shape != now.shape or not np.abs(kept - now).max() <= SAME * np.abs(kept).max():  # so that NaN is not the same
+    stored, now = folder.read(k, "features")[: len(images)], extractor(images).numpy()
+    if stored.shape != now.shape or not np.abs(stored - now).max() <= SAME * np.abs(stored).max():  # so that NaN is not the same
         raise ValueError(
             f"cache: what {folder.path} holds of the features {extractor.name!r} is not what they are now; "
             f"give the extractor another name or digest, or remove the folder"
