@@ -112,7 +112,7 @@ class Tune:
         return files
 
     def _settings(self, denoiser: Denoiser) -> dict[str, Any]:
-        """What words stand for, and what the bundled model has at hand."""
+        """What words mean, and what the bundled model has at hand."""
         residual = str(self.tuning.residual)
         return {
             "conditions": None if self.conditions is None else imported("conditions", self.conditions)(),
