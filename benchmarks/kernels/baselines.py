@@ -58,7 +58,7 @@ def ddim(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
 
 
 def multistep(outs: list[Tensor], terms: list[Tensor], c: Tensor) -> None:
-    """DPM-Solver++(2M): the next state, and the x_0 prediction kept for the next step: four reads, two writes."""
+    """DPM-Solver++(2M): the next state, and the x_0 prediction for the next step: four reads, two writes."""
     for out, value in zip(outs, multistep_step(terms[0], terms[1:3], c, terms[3], GUIDANCE), strict=True):
         out.copy_(value)
 

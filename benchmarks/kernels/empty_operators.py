@@ -25,7 +25,7 @@ class NoCompiler(Exception):
 @cache
 def empty_operators() -> Any:
     """``torch.ops.ttune_empty``: linear_update_, timestep_embedding, embedding_lookup. Built by the machine's C++ compiler
-    (some seconds) on first use, kept under build/benchmarks. Raises :class:`NoCompiler`."""
+    (some seconds) on first use, into build/benchmarks. Raises :class:`NoCompiler`."""
     folder = Path(torch.__file__).resolve().parent
     key = hashlib.sha256(_SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     library = _BUILDS / f"empty_{key}.so"

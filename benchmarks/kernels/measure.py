@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for case, place in _selected(arguments, device):
                     _run(report, case, place, name, effort, arguments.check)
                     if not arguments.check:
-                        report.write(output)  # what is measured is kept, also where the rest runs out of time
+                        report.write(output)  # also where the rest runs out of time
     finally:
         torch.set_num_threads(threads)
     print(report.summary())

@@ -91,7 +91,7 @@ def folded_multistep_step(x: Tensor, outputs: list[Tensor], c: Scalars, before: 
 
 
 def _in_few_passes(setting: Setting, rows: Sequence[tuple[float, ...]]) -> Call:
-    """Eager code by somebody who folded the scalars by hand: as few passes as PyTorch's operators allow, two for DDIM and four for
+    """Eager code with scalars that were folded by hand: as few passes as PyTorch's operators allow, two for DDIM and four for
     2M, one more with guidance."""
     predict = setting.predict()
     times = torch.tensor(setting.schedule().times[:-1], dtype=torch.float32, device=setting.device).unbind()

@@ -48,7 +48,7 @@ class Gates:
 
 
 def check(name: str, sampling: Sampling, setting: Setting, x_T: torch.Tensor, eager: torch.Tensor) -> None:
-    """ttune's own to float64, no worse than plain PyTorch code in the dtype; everybody else to a rounding. So are all around a timed
+    """ttune's own to float64, no worse than plain PyTorch code in the dtype; others to a rounding. So are all around a timed
     network, which has no float64 and makes more of a rounding: by then the same code has passed around the probing one. ``eager``: what
     eager code makes of ``x_T``, which is what ttune's reference is held against; ttune's faster ones are held against the reference."""
     denoiser, conditions = setting.denoiser(), setting.conditions

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.compare:
         sys.exit(compare_results(*arguments.compare, name=f"throughput-{arguments.device}.json"))
     device, effort, settings = _checked(arguments)
-    # What is called float32 is computed in float32, by everybody: cuDNN's default on recent GPUs is not.
+    # What is called float32 is computed in float32, by all: cuDNN's default on recent GPUs is not.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)

@@ -149,7 +149,7 @@ class ThroughputReport(Report):
         parts = [
             f"# Throughput per step budget ({self.device})",
             f"Written by `{self.command}`: {m.get('gpu') or m['cpu']}, {m['threads']} thread(s), commit {m['commit']}, torch {m['torch']}. "
-            f"{m.get('cores')} cores, load at the start {m.get('load')}. Everybody is warm; the first call, with all that is made and "
+            f"{m.get('cores')} cores, load at the start {m.get('load')}. All are warm; the first call, with all that is made and "
             "folded once (torch and the network being warm; where compilers began with empty caches, their work too), is a column of its "
             "own. All contestants at all budgets of a network, sampler and shape took turns in the same rounds, in another order each. "
             "Times are until the work is done, and belong to that machine; 'of eager' (code as one writes it) and 'of folded' (scalars "
