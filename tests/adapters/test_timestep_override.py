@@ -143,7 +143,7 @@ def test_what_a_host_cannot_know_is_refused() -> None:
     [
         (([1, 2], [1]), "times and network_times must be of one length, at least 1, got 2 and 1"),
         (([], []), "at least 1, got 0 and 0"),
-        (([1, float("inf")], [1, 2]), "times must be a list of finite numbers"),
+        (([1, float("inf")], [1, 2]), "times must be finite, got"),
     ],
 )
 def test_lists_that_do_not_fit(arguments: tuple[list[float], list[float]], message: str) -> None:

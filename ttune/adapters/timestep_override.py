@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ttune.noise.schedules import Float64
+from ttune.schedule.fields import frozen
 from ttune.schedule.schedule import Schedule
 
 Unit = Callable[[Float64], ArrayLike]
@@ -31,7 +32,7 @@ class HostTimes:
     ``rule``, and the times."""
 
     def __init__(self, times: ArrayLike, network_times: ArrayLike, unit: str, rule: str) -> None:
-        self.times, self.network_times = _finite("times", times), _finite("network_times", network_times)
+        self.times, self.network_times = frozen("times", times), frozen("network_times", network_times)
         if len(self.times) != len(self.network_times) or len(self.times) == 0:
             raise ValueError(
                 f"times and network_times must be of one length, at least 1, got {len(self.times)} and {len(self.network_times)}"
@@ -161,10 +162,3 @@ class TimestepOverride(HostTimes):
         if i + 1 < count:
             return f"{self.times[i + 1]:.9g} at evaluation {i + 1} of {count}"
         return f"{self.times[0]:.9g}, the first, after all {count} evaluations"
-
-
-def _finite(name: str, values: ArrayLike) -> Float64:
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be a list of finite numbers, got {array.tolist()}")
-    return array

@@ -56,6 +56,12 @@ def described(value: Any) -> str:
     return repr(value) if isinstance(value, (int, float, bool, type(None))) else type(value).__name__
 
 
+def picking(output: object) -> str:
+    """How the prediction is picked from what a network returned."""
+    pick = ".sample" if hasattr(output, "sample") else "[0]" if isinstance(output, (tuple, list)) else ""
+    return f", as lambda x, tau, **conditions: network(x, tau, **conditions){pick}" if pick else ""
+
+
 def _hints(error: BaseException, network: Any, x: Tensor, conditions: Mapping[str, Any]) -> Iterator[str]:
     """The most particular first."""
     text = str(error)

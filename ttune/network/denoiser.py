@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ttune.messages.warn import warn
-from ttune.network.call_note import add_note
+from ttune.network.call_note import add_note, picking
 from ttune.network.conditions import check_rows, of_rows, taken
 from ttune.network.guidance import Classifier, ClassifierFree, Guidance, Halves
 from ttune.network.identity import advice_for, architecture, differences, digest_of_weights, other_weights, signature
@@ -158,9 +158,9 @@ class Denoiser:
 
     def unclipped(self, x: Tensor, tau: float | Tensor, conditions: Conditions, evaluation: Evaluation) -> Tensor:
         """The x_0 prediction before clipping, when the network is passed ``tau`` at ``evaluation``."""
-        x_weight, *output_weights = evaluation.row
+        x_weight, *weights = evaluation.row
         outputs = self.outputs(x, tau, conditions, evaluation)
-        return x_weight * x + sum(weight * output for weight, output in zip(output_weights, outputs, strict=False))
+        return x_weight * x + sum(weight * output for weight, output in zip(weights, outputs, strict=False))
 
     def outputs(
         self, x: Tensor, tau: float | Tensor, conditions: Conditions | None = None, evaluation: Evaluation | None = None
@@ -321,7 +321,7 @@ class Denoiser:
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"network must return a tensor, got {type(output).__name__}; "
-                f"wrap it in a function that picks the prediction{_picking(output)}"
+                f"wrap it in a function that picks the prediction{picking(output)}"
             )
         if self.learned_variance:
             twice = (x.shape[0], 2 * x.shape[1], *x.shape[2:])
@@ -337,12 +337,6 @@ class Denoiser:
             raise ValueError(f"network must return a tensor on the device of x, {x.device}, got {output.device}")
         # Autocast, or a time in float32 beside a state in bfloat16, changes the dtype on the way; the state keeps its own.
         return output if output.dtype == x.dtype else output.to(x.dtype)
-
-
-def _picking(output: object) -> str:
-    """How the prediction is picked from what a network returned."""
-    pick = ".sample" if hasattr(output, "sample") else "[0]" if isinstance(output, (tuple, list)) else ""
-    return f", as lambda x, tau, **conditions: network(x, tau, **conditions){pick}" if pick else ""
 
 
 def select(conditions: Conditions, rows: slice | Tensor, n: int, shared: Sequence[str] = ()) -> Conditions:
