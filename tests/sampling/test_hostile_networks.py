@@ -224,7 +224,6 @@ def tune(network: Network, **more: Any) -> ttune.TuneResult:
 
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in ("differences", "broyden", "backpropagation")},
-    "adam": {"optimizer": "adam", "iterations": 1},
     "coefficients": {"tune": ("network_times", "coefficients"), "optimizer": "auto"},
     "own": {"optimizer": "differences", "residual": lambda x: x[:, :4].clone()},
     "trajectory": {"method": "trajectory"},

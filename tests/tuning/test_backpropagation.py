@@ -142,6 +142,5 @@ def test_who_has_gradients() -> None:
 def test_a_network_without_gradients_is_refused_where_they_are_asked_for() -> None:
     network = mixture(NOISE)
     black_box = ttune.Denoiser(lambda x, tau: torch.from_numpy(network(x.detach(), tau.detach()).numpy()), NOISE)
-    for optimizer in ("backpropagation", "adam"):
-        with pytest.raises(ValueError, match=f"optimizer '{optimizer}' needs a network that is differentiable"):
-            ttune.tune(black_box, Schedule.build(NOISE, "ddim", 3), x_T=standard_normal((16, 2)), optimizer=optimizer, progress=False)
+    with pytest.raises(ValueError, match="optimizer 'backpropagation' needs a network that is differentiable"):
+        ttune.tune(black_box, Schedule.build(NOISE, "ddim", 3), x_T=standard_normal((16, 2)), optimizer="backpropagation", progress=False)

@@ -71,11 +71,10 @@ def test_a_numpy_function_is_tuned_end_to_end(sampler: str, steps: int, search: 
 
 def test_methods_that_need_gradients_say_so() -> None:
     denoiser = ttune.Denoiser(ttune.from_numpy(numpy_mixture), NOISE)
-    for optimizer in ("backpropagation", "adam"):
-        with pytest.raises(
-            ValueError, match=f"optimizer '{optimizer}' needs a network that is differentiable.*use 'differences' or 'auto'"
-        ):
-            tune(denoiser, x_T=X_T.float(), method=Endpoint(optimizer=optimizer, search_starts=False))
+    with pytest.raises(
+        ValueError, match=r"optimizer 'backpropagation' needs a network that is differentiable.*use 'differences' or 'auto'"
+    ):
+        tune(denoiser, x_T=X_T.float(), method=Endpoint(optimizer="backpropagation", search_starts=False))
     with pytest.raises(ValueError, match="needs a network that is differentiable in its time; tune this one by 'endpoint'"):
         tune(denoiser, x_T=X_T.float(), method=TimeTuner(iterations=2), data=X_T.float())
 

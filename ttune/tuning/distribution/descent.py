@@ -21,7 +21,6 @@ from ttune.tuning.distribution.distance import Moments
 from ttune.tuning.distribution.gradient import FeatureMap, features_of_schedule, loss_gradient
 from ttune.tuning.distribution.loss import DistributionLoss
 from ttune.tuning.problem import Problem
-from ttune.tuning.solvers.adam import moved
 from ttune.tuning.solvers.backpropagation import Backpropagation, normal_equations
 from ttune.tuning.solvers.parameters import Parameters
 
@@ -111,7 +110,7 @@ def descend(
         value, g = objective.gradient(draw(i), parameters, theta)
         m, v = BETAS[0] * m + (1 - BETAS[0]) * g, BETAS[1] * v + (1 - BETAS[1]) * g**2
         move = (m / (1 - BETAS[0] ** (i + 1))) / (np.sqrt(v / (1 - BETAS[1] ** (i + 1))) + EPS)
-        theta = moved(parameters, theta, rates * (0.5 + 0.5 * np.cos(np.pi * i / iterations)) * move)
+        theta = parameters.moved(theta, rates * (0.5 + 0.5 * np.cos(np.pi * i / iterations)) * move)
         state = Descent(theta.tolist(), [*state.history, value], m.tolist(), v.tolist())
         accepted(state)
     return state

@@ -16,7 +16,6 @@ from ttune.schedule.schedule import Schedule
 from ttune.tuning.grid_search import Ranked, remembered_ranking, starts
 from ttune.tuning.methods.method import Found, Task, refuse_integer_time
 from ttune.tuning.problem import Problem
-from ttune.tuning.solvers.adam import descend
 from ttune.tuning.solvers.backpropagation import CHECK_SAMPLES, Backpropagation, why_no_gradients
 from ttune.tuning.solvers.difference_step import SAMPLES as STEP_SAMPLES
 from ttune.tuning.solvers.difference_step import difference_steps
@@ -32,16 +31,16 @@ TRIED, FINALISTS = 5, 2
 MIDDLE_ITERATIONS = 8  # of every finalist; then the best goes on alone
 # Backpropagation costs 7 K evaluations an iteration; forward differences about (parameters + 3) K / 2, with the exact J^T J.
 MANY_PARAMETERS = 12
-OPTIMIZERS = ("auto", "backpropagation", "differences", "broyden", "adam")
+OPTIMIZERS = ("auto", "backpropagation", "differences", "broyden")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Levenberg-Marquardt (or Adam) on the distance to the teacher's x_0, from several starts.
+    """Levenberg-Marquardt on the distance to the teacher's x_0, from several starts.
 
     ``tune``: any of "network_times", "times", "coefficients"; coefficients join when the others have converged.
     ``optimizer``: "backpropagation" (needs gradients of the network), "differences" (forward differences, black boxes), "broyden"
-    (the same with a Jacobian every fourth iteration), "adam" (for comparison), or "auto": backpropagation where the
+    (the same with a Jacobian every fourth iteration), or "auto": backpropagation where the
     network has gradients and there are more than a dozen parameters, else differences, by Broyden's method beyond that number.
     ``together``: of differences and Broyden, so many perturbed runs share a call of the network; None: as many as keep the device busy.
     ``also``: further schedules to start from, for example one tuned for a neighbouring budget.
@@ -186,13 +185,6 @@ class StartRun:
                 bar.update(len(state.history) - 1 - bar.n)
                 bar.set_postfix(rmse=f"{state.history[-1]:.4f}")
 
-            if optimizer == "adam":
-                if problem.share is not None and problem.share.ranks.world > 1:
-                    raise ValueError(
-                        "optimizer 'adam' goes through the chunks one after the other, in one process: start it without torchrun"
-                    )
-                self.search = descend(problem, self.parameters, self.search, iterations=limit, seed=task.seed, accepted=accepted)
-                return
             if self._linearise is None:
                 by_gradient = optimizer == "backpropagation"
                 self._linearise = Backpropagation(seed=task.seed) if by_gradient else self._differences(problem, optimizer)
@@ -214,7 +206,7 @@ class StartRun:
         if optimizer == "auto":
             many = len(self.parameters.free) > MANY_PARAMETERS
             return "differences" if not many else "broyden" if self._why_no_gradients(problem) else "backpropagation"
-        if optimizer in ("backpropagation", "adam") and (why := self._why_no_gradients(problem)):
+        if optimizer == "backpropagation" and (why := self._why_no_gradients(problem)):
             raise ValueError(
                 f"optimizer {optimizer!r} needs a network that is differentiable in its state and its time, and here {why}; "
                 f"use 'differences' or 'auto'"

@@ -94,6 +94,20 @@ class Parameters:
             theta[0] = max(theta[0], 0.0)
         return theta
 
+    def moved(self, theta: Float64, step: Float64) -> Float64:
+        """``theta`` minus ``step``, or half of it, and so on, where the last gap leaves no room for the last time."""
+        for _ in range(20):
+            trial = theta.copy()
+            trial[self.free] -= step
+            trial = self.project(trial)
+            try:
+                self.schedule(trial)
+            except ValueError:
+                step = step / 2
+                continue
+            return trial
+        return theta
+
     def schedule(self, theta: Float64) -> Schedule:
         """The schedule of a projected vector; ValueError where the last gap leaves no room for the last time."""
         if np.array_equal(theta, self.start_vector):
