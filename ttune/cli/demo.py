@@ -25,6 +25,7 @@ from ttune.version import __version__
 
 DEMO_SEEDS = 2**40  # of the x_T that everything is judged on; no tuning with seed=0 ever sees them
 SHOWN = 8
+OFFSETS_SHOWN = ("timetuner", "endpoint")  # methods whose network times are drawn
 FREE = "dpmpp_2m_coefficients"
 
 
@@ -88,9 +89,7 @@ def run_demo(
 
     rows = [entry.row for entry in entries]
     write_report(out / "report.json", {"model": denoiser.name, "rows": rows, "versions": _versions(), "seconds": time.monotonic() - begin})
-    offsets = {
-        e.row["name"]: (e.schedule.times, e.schedule.network_times) for e in entries if e.row.get("method") in ("timetuner", "endpoint")
-    }
+    offsets = {e.row["name"]: (e.schedule.times, e.schedule.network_times) for e in entries if e.row.get("method") in OFFSETS_SHOWN}
     write_picture(out / "report.png", [(entry.row["name"], entry.images[:SHOWN]) for entry in entries], offsets)
     print(f"The bundled Fashion-MNIST model, {steps} steps, the same {test_samples} starting noises in every line:\n")
     print(print_table(rows))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ttune.evaluation.score import Features
 from ttune.network.denoiser import Conditions, Denoiser, select
+from ttune.noise.schedules import NoiseSchedule
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.checkpoint import Journal
 from ttune.tuning.grid_search import SEARCHED, Ranked
@@ -101,9 +102,6 @@ def choose_sampler(
         )
     check_draws(seed, batch_size, samples=samples)
     tried = {k: _candidates(denoiser, k, samplers, grids, final) for k in budgets}
-    for k, candidates in tried.items():
-        if not candidates:
-            raise ValueError(f"steps: none of {list(samplers)} has a schedule of {k} steps on any of {list(grids)}")
     source = teacher or Teacher.default(next(iter(tried[budgets[0]].values())))
     if denoiser.integer_time:
         source = source.on_whole_times()
@@ -123,8 +121,10 @@ def choose_sampler(
         ranked = {k: _halved(problem, candidates, features, progress) for k, candidates in tried.items()}
         return _choice(ranked, denoiser.evaluations - before, before - begin).to_dict()
 
-    found = journal.piece("choice", chosen)
-    noise = denoiser.noise
+    return _from_dict(denoiser.noise, journal.piece("choice", chosen))
+
+
+def _from_dict(noise: NoiseSchedule, found: Mapping[str, Any]) -> SamplerChoice:
     ranked = {
         int(k): [Ranked(e["name"], Schedule(noise, e["sampler"], e["times"]), e["rmse"], e["frechet"]) for e in entries]
         for k, entries in found["ranked"].items()
@@ -147,7 +147,7 @@ def _choice(ranked: Mapping[int, Sequence[Ranked]], evaluations: int, teacher_ev
 
 
 def _candidates(denoiser: Denoiser, steps: int, samplers: Sequence[str], grids: Sequence[str], final: str) -> dict[str, Schedule]:
-    """All schedules of that many evaluations by name; where a grid does not exist for so many steps, it is left out."""
+    """All schedules of that many evaluations by name; a grid that does not exist for so many steps is left out, ValueError if all are."""
     noise = denoiser.noise
     found: dict[str, Schedule] = {}
     for spacing in grids:
@@ -162,6 +162,8 @@ def _candidates(denoiser: Denoiser, steps: int, samplers: Sequence[str], grids: 
                     raise ValueError(f"samplers must be deterministic, got {sampler!r}")
                 if len(schedule.network_times) == steps and schedule not in found.values():
                     found[f"{sampler}, {spacing} from {times[0]:.4g}"] = schedule
+    if not found:
+        raise ValueError(f"steps: none of {list(samplers)} has a schedule of {steps} steps on any of {list(grids)}")
     return found
 
 
