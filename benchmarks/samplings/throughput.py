@@ -75,6 +75,7 @@ COMPILED_AT = {"bundled": 8, "unet-4m": 4, "unet-35m": 4}
 # Rounds of at least so many seconds; a sampling that takes longer than a round is run once in each. Where all budgets of eager code
 # together take longer than SLOW_SECONDS, in fewer.
 FULL, QUICK = Effort(rounds=15, seconds=0.03), Effort(rounds=3, seconds=0.002)
+GPU_SECONDS, QUEUE_ROUNDS = 0.01, 3  # in place of FULL's on a GPU, whose times are steadier; and rounds for the time to queue
 SLOW_SECONDS, SLOW_ROUNDS = 1.0, 5
 MOST_SECONDS = 3.0  # of one sampling: a cell beyond it would take minutes
 
@@ -121,7 +122,8 @@ def _checked(arguments: argparse.Namespace) -> tuple[torch.device, Effort, dict[
         peers = [] if arguments.peer is None else peer_files(arguments.peer)
     except ValueError as error:
         sys.exit(f"--{error}")
-    effort = QUICK if arguments.quick else replace(FULL, rounds=arguments.rounds)
+    seconds = GPU_SECONDS if arguments.device == "cuda" else FULL.seconds
+    effort = QUICK if arguments.quick else Effort(arguments.rounds, seconds)
     settings = asdict(effort) | {
         "slow_rounds": SLOW_ROUNDS,
         "slow_seconds": SLOW_SECONDS,
@@ -245,15 +247,15 @@ def _measure(report: ThroughputReport, group: Sequence[Setting], effort: Effort,
     if slow > SLOW_SECONDS:
         effort = replace(effort, rounds=min(effort.rounds, SLOW_ROUNDS))
 
-    def rounds(seconds_of: Timed) -> dict[tuple[int, str], list[float]]:
+    def rounds(effort: Effort, seconds_of: Timed) -> dict[tuple[int, str], list[float]]:
         def seconds(sampling: Sampling, calls: int) -> float:
             with sampling.context():
                 return seconds_of(lambda: sampling.call(x_T), calls)
 
         return alternate(taking_part, effort, seconds)
 
-    times = rounds(synchronised_seconds if x_T.is_cuda else host_seconds)
-    queued = rounds(queue_seconds) if x_T.is_cuda else {}
+    times = rounds(effort, synchronised_seconds if x_T.is_cuda else host_seconds)
+    queued = rounds(replace(effort, rounds=QUEUE_ROUNDS), queue_seconds) if x_T.is_cuda else {}
     for setting in group:
         if (cell := cells.get(setting.steps)) is not None:
             named = {name: sampling for (steps, name), sampling in taking_part.items() if steps == setting.steps}

@@ -462,3 +462,16 @@ def test_the_small_unet_takes_part() -> None:
     x = torch.randn(2, *small.shape)
     assert small.network(x, torch.tensor([5.0, 900.0]), **small.conditions(2)).shape == x.shape
     assert 4e6 < small.parameters < 5e6
+
+
+def test_a_cell_has_both_times_and_ratios_of_the_same_rounds() -> None:
+    shape = (1, 3, 8, 8)
+    setting = Setting(workloads.nothing(shape, torch.float32, CPU), "ddim", 2, shape, torch.float32, False, CPU)
+    found, cell = by_hand.by_hand(setting, compile=False), ThroughputCell.of(setting)
+    times = {(2, "eager"): [2000.0, 4000.0], (2, "eager, folded"): [1000.0, 2000.0]}  # microseconds
+    throughput._fill(cell, found, times, {key: [v / 4 for v in values] for key, values in times.items()}, setting.start(3), 2)
+    assert cell.milliseconds["eager"] == Spread(3.0, 2.0, 4.0)
+    assert cell.queue_milliseconds["eager"] == Spread(0.75, 0.5, 1.0)
+    assert cell.of_eager == {"eager, folded": Spread(0.5, 0.5, 0.5)}
+    assert cell.of_folded == {"eager": Spread(2.0, 2.0, 2.0)}
+    assert cell.counts["eager"].launches > cell.counts["eager, folded"].launches > 0
