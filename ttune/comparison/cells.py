@@ -50,7 +50,7 @@ class Cell:
 def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]:
     """The start, the best untuned grid and t_0 by RMSE, and that by Fréchet distance, chosen on the tuning x_T."""
     with _spent(bench) as cost:
-        ranked = rank_grids(bench.tuning_problem(RANKED_ON), start, progress=bench.progress)
+        ranked = rank_grids(bench.problem("tuning").head(RANKED_ON), start, progress=bench.progress)
         by_rmse, by_frechet = _best(bench, ranked)
     record: dict[str, Any] = {"steps": start.steps, "sampler": start.sampler, "label": UNTUNED, "cost": {"grids": cost["evaluations"]}}
     arrays: Arrays = {}
@@ -63,7 +63,7 @@ def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]
 
 def _best(bench: Bench, ranked: list[Ranked]) -> tuple[Ranked, Ranked]:
     """The best by RMSE and the best by Fréchet distance, in the bench's features, of those that did best on fewer x_T."""
-    scorer = Scorer(bench.tuning_problem(), bench.features)
+    scorer = Scorer(bench.problem("tuning"), [bench.space])
     listed = {id(entry): entry for entry in [*ranked[:SHORT_LIST], *sorted(ranked, key=lambda e: e.frechet)[:SHORT_LIST]]}
     judged = [Ranked.of(entry.name, entry.schedule, scorer(entry.schedule)) for entry in listed.values()]
     return min(judged, key=lambda e: e.rmse), min(judged, key=lambda e: e.frechet)
@@ -87,8 +87,8 @@ def method_cell(
             teacher=bench.teacher,
             samples=bench.samples,
             validation_samples=bench.validation_samples,
-            batch_size=bench.problem.batch_size,
-            features=bench.features,
+            batch_size=bench.batch_size,
+            features=bench.space.function,
             fallback=fallback,
             seed=bench.seed,
             progress=bench.progress,
@@ -137,7 +137,7 @@ def _spent(bench: Bench) -> Iterator[dict[str, Any]]:
     """Evaluations, seconds, and the most memory beyond what was held before (bytes; None where the system does not say)."""
     cost: dict[str, Any] = {}
     begin, before = time.monotonic(), bench.denoiser.evaluations
-    device = bench.problem.x_T.device
+    device = bench.points["figures"][0].device
     held = _memory(device, reset=True)
     yield cost
     peak = _memory(device, reset=False)

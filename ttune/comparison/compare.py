@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,18 +17,17 @@ from torch import Tensor
 from ttune.comparison.cells import UNTUNED, Cell, method_cell, untuned_cell
 from ttune.comparison.comparison import Comparison
 from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
-from ttune.comparison.setup import LARGEST_SEED, Bench, drawn_sets, make_bench
+from ttune.comparison.setup import Bench
 from ttune.comparison.specification import Entrant, parse_methods
 from ttune.evaluation import FeatureStatistics
-from ttune.evaluation.features.pooled_pixels import pooled_features
-from ttune.network.conditions import digest
 from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
 from ttune.storage.results import ResultFolder
 from ttune.tuning import Teacher
 from ttune.tuning.methods.method import Method, WholeTimesOnlyError
 from ttune.tuning.methods.registry import METHODS
-from ttune.tuning.starting_points import Data, check_draws
+from ttune.tuning.scoring import named_space
+from ttune.tuning.starting_points import Data
 
 CURVE = tuple(range(3, 21))  # untuned steps that tuned ones are compared with: twice ten at most
 POLL = 2.0  # seconds between looks at a cell that another process is at
@@ -69,55 +69,30 @@ def compare(
     ``refused``, one that fails in ``failed``; the next call tries it again.
     """
     chosen = _entrants(methods)
-    _check(samplers, steps, seed)
-    # Before the folder is made, which would belong to a comparison that cannot be.
-    check_draws(seed, batch_size, samples=samples, validation_samples=validation_samples, test_samples=test_samples)
+    _check_lists(samplers=samplers, steps=steps)
     # A sampler's last time decides where the teacher ends; that of the leading grid is clean for all of them.
-    like = Schedule.build(denoiser.noise, samplers[0], max(steps), "leading")
-    source = teacher or Teacher.default(like)
-    if denoiser.integer_time:
-        source = source.on_whole_times()
-    points = drawn_sets(denoiser, seed, samples, validation_samples, test_samples)
-    name = "pooled pixels" if features is None else getattr(features, "name", "user's features")
-    fingerprint = {
-        "model": denoiser.identity(),
-        "noise": denoiser.noise.to_dict(),
-        "weights": denoiser.weights_digest(),
-        "teacher": source.identity(),
-        "samples": samples,
-        "validation_samples": validation_samples,
-        "test_samples": test_samples,
-        "batch_size": batch_size,
-        "seed": seed,
-        "features": name,
-        "data": digest(data),
-        "points": digest(points),
-    }
+    source = teacher or Teacher.default(Schedule.build(denoiser.noise, samplers[0], max(steps), "leading"))
+    source = Teacher((source.on_whole_times() if denoiser.integer_time else source).source, remember=True)
+    space = replace(named_space(features), reference=real)
+    bench = Bench(denoiser, source, space, data, samples, validation_samples, test_samples, batch_size, seed, progress)
+    bench.check()
     with TemporaryDirectory() as temporary:
-        folder = ResultFolder(Path(work if work is not None else temporary), fingerprint, "comparison.json")
-        bench = make_bench(
-            denoiser,
-            source,
-            features=features or pooled_features,
-            features_name=name,
-            real=real,
-            data=data,
-            samples=samples,
-            validation_samples=validation_samples,
-            test_samples=test_samples,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-            shared=folder.shared,
-        )
-        budgets = [(sampler, k) for k in steps for sampler in samplers]
-        cells = [Cell(label, sampler, k) for sampler, k in budgets for label in (UNTUNED, *chosen)]
-        cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
-        others = [sampler for sampler in references if sampler not in samplers]
-        cells += [Cell(UNTUNED, sampler, k) for k in sorted({*steps, *(2 * k for k in steps)}) for sampler in others]
+        folder = ResultFolder(Path(work if work is not None else temporary), bench.fingerprint(), "comparison.json")
+        bench = bench.with_endpoints(folder.shared)
+        others = tuple(sampler for sampler in references if sampler not in samplers)
+        cells = _cells(chosen, samplers, others, steps, curve)
         refused = _refused(bench, chosen, cells)
         failed = _fill(folder, bench, chosen, [cell for cell in cells if cell not in refused], progress)
-        return _collected(folder, bench, chosen, cells, refused, failed, tuple(samplers), tuple(others), tuple(steps))
+        return _collected(folder, bench, chosen, cells, refused, failed, tuple(samplers), others, tuple(steps))
+
+
+def _cells(
+    methods: Iterable[str], samplers: Sequence[str], references: Sequence[str], steps: Sequence[int], curve: Sequence[int]
+) -> list[Cell]:
+    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``, and of the references at K and 2 K."""
+    cells = [Cell(label, sampler, k) for k in steps for sampler in samplers for label in (UNTUNED, *methods)]
+    cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
+    return cells + [Cell(UNTUNED, sampler, k) for k in sorted({*steps, *(2 * k for k in steps)}) for sampler in references]
 
 
 def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[str, Entrant]:
@@ -129,10 +104,8 @@ def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[s
     return {label: method if isinstance(method, Entrant) else Entrant(method) for label, method in methods.items()}
 
 
-def _check(samplers: Sequence[str], steps: Sequence[int], seed: int) -> None:
-    if not abs(seed) < LARGEST_SEED:  # the x_T of others would meet those of validation and test
-        raise ValueError(f"seed must lie between -{LARGEST_SEED - 1} and {LARGEST_SEED - 1}, got {seed}")
-    for name, values in (("samplers", samplers), ("steps", steps)):
+def _check_lists(**lists: Sequence[str] | Sequence[int]) -> None:
+    for name, values in lists.items():
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must name at least one, each once, got {list(values)}")
 
@@ -232,8 +205,8 @@ def _collected(
             errors[cell] = {name: array.numpy() for name, array in folder.tensors(cell.name).items()}
     return Comparison(
         model=bench.denoiser.name or "unnamed",
-        features=bench.features_name,
-        n=len(bench.problem),
+        features=bench.space.name,
+        n=bench.test_samples,
         teacher=bench.teacher.describe(),
         labels=tuple(methods),
         samplers=samplers,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,53 +11,103 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ttune.evaluation import FeatureStatistics
 from ttune.evaluation.score import FeatureSpace
-from ttune.network.denoiser import Denoiser, select
+from ttune.network.conditions import digest
+from ttune.network.denoiser import Conditions, Denoiser, select
 from ttune.schedule.schedule import Schedule
 from ttune.tuning import Teacher
 from ttune.tuning.problem import Problem
 from ttune.tuning.scoring import Scorer
-from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, drawn_points
+from ttune.tuning.starting_points import VALIDATION_SEEDS, Data, Points, check_draws, drawn_points
 
 # Test x_T of a comparison: beyond those that tuning itself validates on (2^32 on) and those of ``ttune evaluate`` (2^40 on).
 TEST_SEEDS = 2**41
+LARGEST_SEED = TEST_SEEDS // (2 * VALIDATION_SEEDS)
+Shared = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]  # (name, compute) -> tensors, once for all processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
-    """``problem``: the test x_T and where the teacher arrives. ``teacher`` remembers its x_0 of all tuning x_T.
+    """What every cell is measured with; complete after :meth:`with_endpoints`.
 
-    ``features``: images (n, ...) -> (n, f), named ``features_name``; ``real``: statistics of real images in them, or None.
-    ``teacher_cost``: network evaluations of one sample that the teacher takes for the x_T of one tuning.
+    ``samples``, ``validation_samples``, ``test_samples``: x_T that are tuned on, that each tuning validates on, and that the figures are
+    measured on. ``space``: the features of Fréchet distances, with real images' statistics, if there are any. ``teacher`` remembers its
+    x_0. ``endpoints``: by set of x_T, the teacher's "x_0" and the network "evaluations" that they took.
     """
 
-    problem: Problem
+    denoiser: Denoiser
     teacher: Teacher
-    features: Callable[[Tensor], Any]
-    features_name: str
-    real: FeatureStatistics | None
+    space: FeatureSpace
     data: Data | None
     samples: int
     validation_samples: int
+    test_samples: int
+    batch_size: int
     seed: int
-    teacher_cost: int
     progress: bool
+    endpoints: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """ValueError naming the argument, before a folder is made, which would belong to a comparison that cannot be."""
+        if not abs(self.seed) < LARGEST_SEED:  # the x_T of others would meet those of validation and test
+            raise ValueError(f"seed must lie between -{LARGEST_SEED - 1} and {LARGEST_SEED - 1}, got {self.seed}")
+        counts = {"samples": self.samples, "validation_samples": self.validation_samples, "test_samples": self.test_samples}
+        check_draws(self.seed, self.batch_size, **counts)
+
+    @cached_property
+    def points(self) -> dict[str, Points]:
+        """The x_T and conditions of each set: the first two are those that :func:`ttune.tune` draws for ``seed``."""
+        first = self.seed * 2 * VALIDATION_SEEDS
+        return {
+            "tuning": drawn_points(self.denoiser, torch.arange(self.samples) + first),
+            "validation": drawn_points(self.denoiser, torch.arange(self.validation_samples) + (first + VALIDATION_SEEDS)),
+            "figures": drawn_points(self.denoiser, torch.arange(self.test_samples) + TEST_SEEDS),
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that the cells depend on besides their methods."""
+        return {
+            "model": self.denoiser.identity(),
+            "noise": self.denoiser.noise.to_dict(),
+            "weights": self.denoiser.weights_digest(),
+            "teacher": self.teacher.identity(),
+            "samples": self.samples,
+            "validation_samples": self.validation_samples,
+            "test_samples": self.test_samples,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "features": self.space.name,
+            "data": digest(self.data),
+            "points": digest(self.points),
+        }
+
+    def with_endpoints(self, shared: Shared) -> Bench:
+        """The same with all that the teacher arrives at, computed through ``shared``."""
+
+        def arrive(name: str) -> dict[str, Tensor]:
+            before, teacher = self.denoiser.evaluations, Teacher(self.teacher.source)
+            bar = tqdm(self._batches(name), desc="teacher", disable=not self.progress, leave=False)
+            x_0 = torch.cat([teacher.endpoint(self.denoiser, *batch) for batch in bar])
+            return {"x_0": x_0, "evaluations": torch.tensor(self.denoiser.evaluations - before)}
+
+        endpoints = {name: shared(f"teacher-{name}", lambda name=name: arrive(name)) for name in self.points}
+        for name in ("tuning", "validation"):
+            self.teacher.learn(self._batches(name), endpoints[name]["x_0"].to(self.points[name][0].device))
+        return replace(self, endpoints=endpoints)
 
     @property
-    def denoiser(self) -> Denoiser:
-        return self.problem.denoiser
+    def teacher_cost(self) -> int:
+        """Network evaluations of one sample that the teacher takes for the x_T of one tuning."""
+        return sum(int(self.endpoints[name]["evaluations"]) for name in ("tuning", "validation"))
 
-    def tuning_problem(self, samples: int | None = None) -> Problem:
-        """The x_T that methods tune on, all or the first few; the teacher's x_0 are remembered."""
-        x_T, conditions = _tuning_points(self.denoiser, self.seed, self.samples)
-        target = _endpoints(self.teacher, self.denoiser, (x_T, conditions), self.problem.batch_size, False)
-        problem = Problem(self.denoiser, x_T, conditions, target, self.problem.batch_size)
-        return problem if samples is None else problem.head(samples)
+    def problem(self, name: str) -> Problem:
+        """The x_T of a set ("tuning", "validation", "figures") and where the teacher arrives from there."""
+        x_T, conditions = self.points[name]
+        return Problem(self.denoiser, x_T, conditions, self.endpoints[name]["x_0"].to(x_T.device), self.batch_size)
 
     @cached_property
     def scorer(self) -> Scorer:
-        return Scorer(self.problem, [FeatureSpace(self.features, self.features_name, reference=self.real)])
+        return Scorer(self.problem("figures"), [self.space])
 
     def figures(self, schedule: Schedule) -> tuple[dict[str, Any], Tensor]:
         """The figures of a schedule on the test x_T, and its squared error per sample (n,).
@@ -75,70 +125,11 @@ class Bench:
             "frechet_draws": space.to_teacher_draws,
             "real": None,
         }
-        if self.real is not None:
+        if self.space.reference is not None:
             record |= {"real": space.to_reference, "real_standard_error": space.to_reference_error}
         return record, torch.from_numpy(score.errors)
 
-
-LARGEST_SEED = TEST_SEEDS // (2 * VALIDATION_SEEDS)
-
-
-def drawn_sets(denoiser: Denoiser, seed: int, samples: int, validation_samples: int, test_samples: int) -> dict[str, Points]:
-    """The x_T and conditions that are tuned on, that tunings hold out, and that the figures are measured on."""
-    return {
-        "tuning": _tuning_points(denoiser, seed, samples),
-        "validation": drawn_points(denoiser, torch.arange(validation_samples) + (seed * 2 * VALIDATION_SEEDS + VALIDATION_SEEDS)),
-        "figures": drawn_points(denoiser, torch.arange(test_samples) + TEST_SEEDS),
-    }
-
-
-def make_bench(
-    denoiser: Denoiser,
-    source: Teacher,
-    *,
-    features: Callable[[Tensor], Any],
-    features_name: str,
-    real: FeatureStatistics | None,
-    data: Data | None,
-    samples: int,
-    validation_samples: int,
-    test_samples: int,
-    batch_size: int,
-    seed: int,
-    progress: bool,
-    shared: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]],
-) -> Bench:
-    """The bench of a comparison; what the teacher arrives at is computed through ``shared``, once for all processes."""
-    teacher = Teacher(source.source, remember=True)
-    sets = drawn_sets(denoiser, seed, samples, validation_samples, test_samples)
-
-    def arrive(points: Points) -> Callable[[], dict[str, Tensor]]:
-        def compute() -> dict[str, Tensor]:
-            before = denoiser.evaluations
-            x_0 = _endpoints(Teacher(teacher.source), denoiser, points, batch_size, progress)
-            return {"x_0": x_0, "evaluations": torch.tensor(denoiser.evaluations - before)}
-
-        return compute
-
-    arrived = {name: shared(f"teacher-{name}", arrive(points)) for name, points in sets.items()}
-    for name in ("tuning", "validation"):
-        x_T, conditions = sets[name]
-        rows = [slice(i, i + batch_size) for i in range(0, len(x_T), batch_size)]
-        chunks = [(x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in rows]
-        teacher.learn(chunks, arrived[name]["x_0"].to(x_T.device))
-    x_T, conditions = sets["figures"]
-    problem = Problem(denoiser, x_T, conditions, arrived["figures"]["x_0"].to(x_T.device), batch_size)
-    cost = sum(int(arrived[name]["evaluations"]) for name in ("tuning", "validation"))
-    return Bench(problem, teacher, features, features_name, real, data, samples, validation_samples, seed, cost, progress)
-
-
-def _tuning_points(denoiser: Denoiser, seed: int, samples: int) -> Points:
-    """The x_T that :func:`ttune.tune` draws for ``seed``."""
-    return drawn_points(denoiser, torch.arange(samples) + seed * 2 * VALIDATION_SEEDS)
-
-
-def _endpoints(teacher: Teacher, denoiser: Denoiser, points: Points, batch_size: int, progress: bool) -> Tensor:
-    x_T, conditions = points
-    rows = [slice(i, i + batch_size) for i in range(0, len(x_T), batch_size)]
-    bar = tqdm(rows, desc="teacher", disable=not progress, leave=False)
-    return torch.cat([teacher.endpoint(denoiser, x_T[r], select(conditions, r, len(x_T), denoiser.shared)) for r in bar])
+    def _batches(self, name: str) -> list[tuple[Tensor, Conditions]]:
+        x_T, conditions = self.points[name]
+        rows = [slice(i, i + self.batch_size) for i in range(0, len(x_T), self.batch_size)]
+        return [(x_T[r], select(conditions, r, len(x_T), self.denoiser.shared)) for r in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from tqdm import tqdm
 
 from ttune.evaluation.features.extractor import FeatureExtractor
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
-from ttune.evaluation.metrics.frechet import frechet_distance, frechet_standard_error, rmse_to
-from ttune.evaluation.report_rows import ReportRow
+from ttune.evaluation.report_rows import FrechetEntry, ReportRow
+from ttune.evaluation.score import FeatureScore, FeatureSpace, rmse_of, squared_errors
 from ttune.network.denoiser import Denoiser, select
 from ttune.sampling.sample import sample
 from ttune.schedule.schedule import Schedule
@@ -66,26 +67,26 @@ class CandidateMetrics:
 
     def row_of(self, name: str, method: str, schedule: Schedule, x: Tensor, *, seconds: float, evaluations: int) -> ReportRow:
         """The figures of samples ``x`` that ``schedule`` made."""
-        features = self.features(x)
+        score = FeatureScore(self.space, self.space.of(x))
         row: ReportRow = {
             "name": name,
             "sampler": schedule.sampler,
             "method": method,
             "steps": schedule.steps,
-            "rmse_to_teacher": None,
+            "rmse_to_teacher": None if self.target is None else rmse_of(squared_errors(x, self.target)),
             "frechet": None,
-            "frechet_to_teacher": None,
+            "frechet_to_teacher": None if self.target is None else score.to_teacher,
             "network_evaluations": evaluations,
             "seconds": round(seconds, 2),
         }
         if self.real is not None:
-            row["frechet"] = {
-                "value": frechet_distance(FeatureStatistics.of_features(features, self.features.name), self.real),
-                "features": self.features.name,
-                "n": len(features),
-                "standard_error": frechet_standard_error(features, self.real),
-            }
-        if self.target is not None:
-            row["rmse_to_teacher"] = rmse_to(x, self.target).square().mean().sqrt().item()
-            row["frechet_to_teacher"] = frechet_distance(features, self.features(self.target))
+            row["frechet"] = FrechetEntry(
+                value=score.to_reference, standard_error=score.to_reference_error, features=self.features.name, n=len(x)
+            )
         return row
+
+    @cached_property
+    def space(self) -> FeatureSpace:
+        """The features, with those of the teacher's samples and real images' statistics."""
+        teacher = None if self.target is None else self.features(self.target).numpy()
+        return FeatureSpace(self.features, self.features.name, teacher, self.real)
