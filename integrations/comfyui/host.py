@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 import ttune
-from ttune.noise.schedules import EDM, DiscreteVP, Float64, Flow, NoiseSchedule
+from ttune.noise.continuous import EDM, Flow
+from ttune.noise.numbers import Float64
+from ttune.noise.schedules import DiscreteVP, NoiseSchedule
 
 # Relative, of the model's noise levels and the schedule's: tables of float32 differ by 1e-6, other betas by percents.
 SAME_NOISE = 1e-3
