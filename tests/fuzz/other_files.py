@@ -46,16 +46,16 @@ def _lists(draw: st.DrawFn) -> List:
 
 
 def _import(given: List) -> bool:
-    from ttune.cli.exchange import import_
+    from ttune.cli.exchange import Import
 
     path, out, like = folder() / "fuzzed.list", folder() / "imported.json", folder() / "like.json"
     path.write_bytes(given.data)
     if not like.exists():
         Schedule.build(SHORT, "ddim", 3).save(like)
-    told: dict[str, Any] = {"kind": given.kind, "noise": given.noise, "sampler": given.sampler, "final": given.final}
+    flags: dict[str, Any] = {"kind": given.kind, "noise": given.noise, "sampler": given.sampler, "final": given.final}
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            import_(path, out, like=None if given.noise else like, **told)
+            Import(values=path, out=out, like=None if given.noise else like, **flags).run()
     except ValueError as error:
         assert not any(words in str(error) for words in OTHERS_WORDS), error
         return False
