@@ -343,3 +343,31 @@ def test_a_bounded_number_of_captures_is_kept(monkeypatch: pytest.MonkeyPatch) -
     assert len(made) == 12
     sampler._replay(torch.ones(2, 3), {}, None)  # long unused
     assert len(made) == 13
+
+
+def test_a_network_that_changes_is_compiled_again() -> None:
+    """Guards on the plan are left out, those on the user's modules are not."""
+
+    class Scaled(torch.nn.Module):
+        factor = 0.1
+
+        def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+            return self.factor * x
+
+    network = Scaled()
+    d, schedule, x_T = Denoiser(network, NOISE), Schedule.build(NOISE, "dpmpp_2m", 3), torch.randn(2, 5)
+    sampler = CompiledSampler(d, schedule, backend="eager")
+    for factor in (0.1, 0.2):
+        network.factor = factor
+        torch.testing.assert_close(sampler(x_T), ttune.sample(d, schedule, x_T))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde"])
+def test_sample_itself_can_be_compiled(sampler: str) -> None:
+    schedule, seeds = Schedule.build(NOISE, sampler, 4, "log_snr"), SEEDS
+    x_T, conditions = torch.randn(3, 2, 6, 6, dtype=torch.float64), {"label": torch.tensor([1, 2, 3])}
+    torch._dynamo.reset()
+    compiled = torch.compile(ttune.sample, fullgraph=True, backend="eager")
+    for d in (denoiser(clip=1.0), denoiser(guided=True)):
+        wanted = ttune.sample(d, schedule, x_T, conditions=conditions, seeds=seeds)
+        torch.testing.assert_close(compiled(d, schedule, x_T, conditions=conditions, seeds=seeds), wanted, rtol=1e-10, atol=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,8 +21,8 @@ from ttune.network.denoiser import Denoiser
 from ttune.network.guidance import Classifier
 from ttune.sampling.plan import Plan
 from ttune.sampling.program import Program
-from ttune.sampling.sample import as_schedule, check_fits, seed_tensor, start_state, warn_of_plain_noise
-from ttune.sampling.traced import Function, Held, Trace, own_code
+from ttune.sampling.sample import as_schedule, check_fits, seed_tensor, started, warn_of_plain_noise
+from ttune.sampling.traced import NOTHING, Function, Held, Trace, own_code
 from ttune.schedule.schedule import Schedule
 
 T = TypeVar("T")
@@ -117,8 +118,10 @@ class CompiledSampler:
         self._unroll = unroll
         self._by_layout = options["dynamic"] is False
         self._whole = options["fullgraph"] and (unroll or (self._by_layout and len(schedule.network_times) <= LONGEST))
-        self._plans = {torch.device("cpu"): Plan.make(denoiser, schedule, "cpu")}
-        self._devices: set[torch.device] = set()
+        plan = Plan.make(denoiser, schedule)
+        self._plans = {torch.device("cpu"): plan}
+        self._stochastic, self._guided, self._cost = plan.stochastic, plan.guided, plan.cost(denoiser)
+        self._looked: set[torch.device] = set()  # where an x_T was looked at
         self._functions: Recent[Callable[..., Tensor]] = Recent(LAYOUTS)
         self._captures: Recent[_Capture] = Recent(CAPTURES)
 
@@ -137,14 +140,15 @@ class CompiledSampler:
             )
         if self.cuda_graph and not x_T.is_cuda:
             raise RuntimeError(f"cuda_graph=True must be given CUDA tensors, got x_T on {x_T.device}")
-        denoiser, plan = self.denoiser, self._plan(x_T.device)
+        denoiser = self.denoiser
         denoiser.check_conditions(conditions, x_T.shape[0])
         with torch.no_grad():
-            if not from_state and x_T.device not in self._devices:
-                self._devices.add(x_T.device)
+            plan = self._plan(x_T.device)
+            if not from_state and x_T.device not in self._looked:
+                self._looked.add(x_T.device)
                 warn_of_plain_noise(self.schedule.noise, x_T)
-            x = x_T if from_state else start_state(self.schedule, x_T)
-            drawn = seed_tensor(seeds, x_T) if plan.stochastic else None
+            x = x_T if from_state else started(x_T, plan.start_scale)
+            drawn = seed_tensor(seeds, x_T) if self._stochastic else None
             run = self._replay if self.cuda_graph else self._run
             counted = denoiser.evaluations, denoiser.spent
             try:
@@ -153,8 +157,8 @@ class CompiledSampler:
                 add_note(error, plan.evaluations[0].network, x, None, conditions or {})
                 raise
             finally:  # a graph does not count, and what captures one counts several times
-                evaluations, spent = plan.cost(denoiser)
-                denoiser.evaluations, denoiser.spent = counted[0] + x.shape[0] * evaluations, counted[1] + x.shape[0] * spent
+                denoiser.evaluations = counted[0] + x.shape[0] * self._cost[0]
+                denoiser.spent = counted[1] + x.shape[0] * self._cost[1]
 
     def _plan(self, device: torch.device) -> Plan:
         if device not in self._plans:
@@ -167,11 +171,9 @@ class CompiledSampler:
             program = self._functions.get(key, lambda: Program.make(self._plan(x.device), self.denoiser, x).run)
             return program(self.denoiser, {"x": x}, conditions, seeds=seeds)
         x = x if x.is_contiguous() else torch.empty_like(x).copy_(x)  # other strides are another graph
-        guided = any(evaluation.scale is not None for evaluation in self._plan(x.device).evaluations)
-        held = Held.of(self.denoiser.prepared(conditions, x) if guided else conditions)
-        inputs = layout([x, *held.tensors]) if self._by_layout else (x.dtype, x.device)
-        key = (inputs, held.spec, layout(held.leaves)) if held.leaves else inputs
-        return self._functions.get(key, lambda: self._compiled(x, held))(x, held.tensors, seeds)
+        held = Held.of(self.denoiser.prepared(conditions, x) if self._guided else conditions) if conditions else NOTHING
+        inputs = tuple((each.shape, each.stride()) for each in (x, *held.tensors)) if self._by_layout else ()
+        return self._functions.get((x.dtype, x.device, inputs, held.key), lambda: self._compiled(x, held))(x, held.tensors, seeds)
 
     def _compiled(self, x: Tensor, held: Held) -> Function:
         """The sampling of states like ``x`` with conditions like those that are ``held``."""
@@ -183,7 +185,9 @@ class CompiledSampler:
     def _graph(self, function: Function) -> Function:
         assert self._compile is not None
         own = own_code(function)
-        fast = self._compile(own)
+        options = dict(self._compile.keywords.get("options") or {})  # torch.compile takes from it
+        filtered = {} if "mode" in self._compile.keywords else {"options": {"guard_filter_fn": _needed, **options}}
+        fast = self._compile(own, **filtered)
         # Its graphs belong to the code object, and torch.compile does not free them by itself.
         weakref.finalize(fast, reset_code, own.__code__).atexit = False
         return fast
@@ -198,6 +202,21 @@ class CompiledSampler:
         function = self._functions.latest()
         assert function is not None
         return _Capture(replay, inputs, x_0, function)
+
+
+# Names of guards: local variables of the traced function and of a step's, globals of their modules and of those that they use.
+_OURS = re.compile(
+    r"L\['(plan|steps|numbers|indices|dtype|evaluations|step|denoiser|held|evaluation|shifting|outputs|rows|columns)'\]"
+    r"|(list\(dict\.keys\()?G\['(?!__import_)|(list\(dict\.keys\()?G\['__import_(ttune_|torch_dot_utils_dot__pytree|torch_dot__)"
+)
+_USERS = re.compile(r"\.(network|function|threshold|guidance)\b")
+
+
+def _needed(guards: Sequence[Any]) -> list[bool]:
+    """Which guards of a graph are looked at, at every call: those on inputs and on the user's functions and modules. Those on the plan, its
+    steps and the denoiser's settings, which are those of the sampler's construction, took as long as two steps of a small image."""
+    names = [entry.orig_guard.name for entry in guards]
+    return [not _OURS.match(name) or _USERS.search(name) is not None for name in names]
 
 
 def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:

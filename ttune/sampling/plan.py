@@ -137,6 +137,10 @@ class Plan:
     def stochastic(self) -> bool:
         return any(step.stochastic for step in (*self.steps, *([] if self.start is None else [self.start])))
 
+    @property
+    def guided(self) -> bool:
+        return any(evaluation.scale is not None for evaluation in self.evaluations)
+
     def cost(self, denoiser: Denoiser) -> tuple[int, float]:
         """Evaluations of the network for one sample, and the same with each at the cost of its network."""
         costs = [denoiser.cost(evaluation) for evaluation in self.evaluations]

@@ -93,8 +93,8 @@ class Program:
             tuple(_update(plan, call, x, names) for call in calls),
             tuple(accumulate(costs, initial=0)),
             tuple(accumulate(shares, initial=0.0)),
-            any(evaluation.scale is not None for evaluation in plan.evaluations),
-            any(step.stochastic for step in (*plan.steps, *([] if plan.start is None else [plan.start]))),
+            plan.guided,
+            plan.stochastic,
         )
 
     def run(

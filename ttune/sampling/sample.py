@@ -21,6 +21,7 @@ from ttune.noise.schedules import NoiseSchedule
 from ttune.sampling.nonfinite import first_not_finite
 from ttune.sampling.plan import Plan
 from ttune.sampling.program import Callback, Program
+from ttune.sampling.traced import Passed, Trace
 from ttune.schedule.schedule import Schedule
 
 
@@ -51,6 +52,9 @@ def sample(
     or per frame (n_evaluations, B, frames). ``from_state`` says that ``x_T`` is a state at the schedule's first time already
     (image to image, or another sampler's hand-over: see :func:`noised` and :meth:`Schedule.part`) and is not to be scaled.
 
+    Under ``torch.compile`` a sampling is a part of the graph, its numbers constants: evaluations are not counted, and ``callback``,
+    ``network_times`` and ``backend`` must be None.
+
     Raises ValueError if the schedule was made for another noise schedule or tuned for another denoiser; the latter is not looked at with
     ``check_model=False``; and for conditions of another number of rows. Warns (UserWarning) of other weights than it was tuned for.
     """
@@ -58,9 +62,14 @@ def sample(
     if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
         raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
     denoiser.check_conditions(conditions, x_T.shape[0])
+    if torch.compiler.is_compiling():
+        if callback is not None or network_times is not None or backend is not None:
+            raise ValueError("callback, network_times and backend must be None under torch.compile")
+        with torch.no_grad():
+            return _traced(denoiser, schedule, x_T, conditions or {}, seeds, from_state, check_model)
     with torch.no_grad(), nullcontext() if backend is None else ops.use_backend(backend):
         program = fitting_program(denoiser, schedule, x_T, from_state=from_state, check_model=check_model)
-        registers = {"x": x_T if from_state else _started(x_T, program.plan.start_scale)}
+        registers = {"x": x_T if from_state else started(x_T, program.plan.start_scale)}
         drawn = seed_tensor(seeds, x_T) if program.stochastic else None
         passed = None if network_times is None else _passed(network_times, schedule, x_T, denoiser.integer_time)
         x_0 = program.run(denoiser, registers, conditions, seeds=drawn, network_times=passed, callback=callback)
@@ -73,6 +82,33 @@ def sample(
             )
             warn(f"x_0 is not finite{found}")
         return x_0
+
+
+def _traced(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x_T: Tensor,
+    conditions: Mapping[str, Any],
+    seeds: Tensor | Sequence[int] | None,
+    from_state: bool,
+    check_model: bool,
+) -> Tensor:
+    """The sampling as a part of the graph that a compiler is making, its numbers constants; nothing is counted."""
+    _prepare_trace(denoiser, schedule, x_T.dtype, x_T.device, check_model)
+    plan, function = denoiser.programs["traced", id(schedule)]
+    x = x_T if from_state else started(x_T, plan.start_scale)
+    drawn = seed_tensor(seeds, x_T) if plan.stochastic else None
+    return function(x, (denoiser.prepared(conditions, x) if plan.guided else conditions,), drawn)
+
+
+@torch.compiler.assume_constant_result
+def _prepare_trace(denoiser: Denoiser, schedule: Schedule, dtype: torch.dtype, device: torch.device, check_model: bool) -> bool:
+    """Leave the plan and its function where a compiler finds them; of what is done here it sees nothing."""
+    check_fits(denoiser, schedule, check_model=check_model)
+    plan = Plan.make(denoiser, schedule, device)
+    function = Trace(plan, denoiser, Passed(), torch.float64 if dtype == torch.float64 else torch.float32).function(None, device)
+    denoiser.__dict__["programs"] = denoiser.programs | {("traced", id(schedule)): (plan, function)}
+    return True
 
 
 def _can_look(x: Tensor) -> bool:
@@ -167,10 +203,11 @@ def _passed(network_times: Tensor | None, schedule: Schedule, x: Tensor, integer
 
 def start_state(schedule: Schedule, x_T: Tensor) -> Tensor:
     """x_T as the state at the schedule's first time (semantics: as it is for VP, scaled by sigma otherwise)."""
-    return _started(x_T, schedule.noise.start_scale(schedule.times[0]))
+    return started(x_T, schedule.noise.start_scale(schedule.times[0]))
 
 
-def _started(x_T: Tensor, scale: float) -> Tensor:
+def started(x_T: Tensor, scale: float) -> Tensor:
+    """``x_T`` as the state at a first time whose scale this is."""
     return x_T if scale == 1.0 else x_T * scale
 
 

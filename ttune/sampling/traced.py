@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ttune import ops
+from ttune.network.conditions import digest
 from ttune.network.denoiser import Conditions, Denoiser
 from ttune.network.guidance import ClassifierFree, Halves
 from ttune.samplers.folding import PREDICTION, START_DRAW
@@ -36,18 +37,30 @@ class Held:
     leaves: tuple[tuple[Any] | None, ...]  # None for a tensor
     spec: pytree.TreeSpec
     tensors: tuple[Tensor, ...]
+    key: Hashable  # all of it but the tensors' numbers and shapes
 
     @staticmethod
     def of(conditions: Conditions) -> Held:
         halves = (conditions.null, conditions.both) if isinstance(conditions, Halves) else None
         leaves, spec = pytree.tree_flatten((dict(conditions), halves))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-        return Held(tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves), spec, tensors)
+        others = tuple((each.dtype, each.device) if isinstance(each, Tensor) else digest(each) for each in leaves)
+        return Held(tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves), spec, tensors, (repr(spec), others))
 
     def restored(self, tensors: Iterator[Tensor]) -> Conditions:
         leaves = [next(tensors) if leaf is None else leaf[0] for leaf in self.leaves]
         conditions, halves = pytree.tree_unflatten(leaves, self.spec)
         return conditions if halves is None else Halves(conditions, *halves)
+
+
+NOTHING = Held.of({})
+
+
+class Passed:
+    """Conditions that are passed as they are, in place of their tensors, in a graph that others make."""
+
+    def restored(self, tensors: Iterator[Any]) -> Conditions:
+        return next(tensors)
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Trace:
 
     plan: Plan
     denoiser: Denoiser
-    held: Held
+    held: Held | Passed
     dtype: torch.dtype  # of the arithmetic
 
     def function(self, region: Callable[[Function], Function] | None, device: torch.device) -> Function:
