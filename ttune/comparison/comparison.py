@@ -12,7 +12,7 @@ from typing import Any
 
 from ttune.comparison.plot import write_plot
 from ttune.comparison.result import ComparisonResult
-from ttune.comparison.table import markdown_table, text_table, write_text
+from ttune.comparison.table import markdown_table, text_table
 from ttune.storage.atomic_write import write_atomically
 
 
@@ -30,8 +30,14 @@ class Comparison(ComparisonResult):
     def save(self, path: str | PathLike[str], extra: Mapping[str, Any] | None = None) -> list[Path]:
         """Write ``path`` (JSON, with ``extra``), and beside it the table (.md, .txt) and, with matplotlib, the plot (.png)."""
         path, report = Path(path), self.to_dict()
-        write_atomically(path, _by_lines(report | dict(extra or {})).encode())
-        files = [path, *write_text(self, path)]
+        texts = {
+            path: _by_lines(report | dict(extra or {})),
+            path.with_suffix(".txt"): self.table() + "\n",
+            path.with_suffix(".md"): self.markdown(),
+        }
+        for file, text in texts.items():
+            write_atomically(file, text.encode())
+        files = list(texts)
         return files if find_spec("matplotlib") is None else [*files, write_plot(report, path.with_suffix(".png"))]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import Required, TypedDict
@@ -12,7 +11,6 @@ from ttune.comparison.equivalent import Equivalent
 from ttune.comparison.result import ComparisonResult
 from ttune.evaluation.numbers import number, ratio
 from ttune.evaluation.table import Table
-from ttune.storage.atomic_write import write_atomically
 from ttune.tuning.methods.timetuner import TimeTuner
 
 HEADS = (
@@ -136,14 +134,6 @@ def _missing(comparison: ComparisonResult) -> list[str]:
         for cell, reason in cells.items():
             reasons.setdefault((kind, cell.label, " ".join(reason.split())), []).append(f"{cell.sampler} {cell.steps}")
     return [f"{kind}: {label} ({', '.join(where)}): {reason}" for (kind, label, reason), where in reasons.items()]
-
-
-def write_text(comparison: ComparisonResult, path: Path) -> list[Path]:
-    """``path`` with .txt and .md in place of its ending."""
-    files = {path.with_suffix(".txt"): text_table(comparison) + "\n", path.with_suffix(".md"): markdown_table(comparison)}
-    for file, text in files.items():
-        write_atomically(file, text.encode())
-    return list(files)
 
 
 def _heading(comparison: ComparisonResult) -> str:
