@@ -112,11 +112,12 @@ def tuning(name: str, sampler: str, steps: int) -> Callable[[bool], TuneResult]:
     denoiser = oracles.mixture()
     data = oracles.mixture_data() if name in NEEDS_DATA else None
     start = ttune.Schedule.build(denoiser.noise, sampler, steps, "leading")
-    few: dict[str, Any] = {"samples": 16, "validation_samples": 16, "iterations": 2, "timetuner": TimeTuner(iterations=2)}
+    few: dict[str, Any] = {"samples": 16, "validation_samples": 16, "iterations": 2}
 
     def run(short: bool) -> TuneResult:
         options: dict[str, Any] = few if short else {"samples": 128}
-        return ttune.tune(denoiser, start, method=name, teacher=Teacher.default(start), data=data, progress=False, **options)
+        method = TimeTuner(iterations=2) if short and name == "timetuner" else name
+        return ttune.tune(denoiser, start, method=method, teacher=Teacher.default(start), data=data, progress=False, **options)
 
     return run
 

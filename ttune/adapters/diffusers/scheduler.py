@@ -238,7 +238,7 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
 
     def _begin(self, schedule: Schedule, shift: float = 1.0) -> None:
         self.run = self._new_run(schedule, shift)
-        self.timesteps = torch.from_numpy(self.run.counter.times).float()
+        self.timesteps = torch.tensor(self.run.counter.times, dtype=torch.float32)  # a copy: the array is read-only
         if isinstance(schedule.noise, DiscreteVP):
             self.alphas_cumprod = torch.tensor(schedule.noise.alphas_cumprod, dtype=torch.float32)
 
