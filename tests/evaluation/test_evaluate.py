@@ -348,7 +348,7 @@ def test_what_cannot_come_out_is_refused_before_sampling(tmp_path: Path) -> None
     for metrics, named in ((METRICS, "psnr"), (("rmse",), "rmse")):
         with pytest.raises(ValueError, match=f"metrics: {named} needs the teacher's samples, got no teacher"):
             rows_of(samples(tmp_path, calls=calls, teacher=None), metrics=metrics)
-    with pytest.raises(ValueError, match="n must be at least 2"):
+    with pytest.raises(ValueError, match="samples must be at least 2"):
         samples(tmp_path, 1)
     assert calls == []
 
@@ -362,12 +362,12 @@ def test_real_images_that_cannot_be_used_are_refused_before_sampling(tmp_path: P
     statistics = FeatureStatistics(np.zeros(7), np.eye(7), None, "projections")
     few = {"metrics": ("fid",)}
     for real, options, error, message in (
-        (Real("r", REAL.source, count=41), {}, ValueError, r"reference_n must lie in \[2, 40\], the images in noise, got 41"),
+        (Real("r", REAL.source, count=41), {}, ValueError, r"reference_samples must lie in \[2, 40\], the images in noise, got 41"),
         (
             Real("r", FeatureStatistics(np.zeros(5), np.eye(5), None, "projections"), count=3),
             few,
             ValueError,
-            "reference_n: statistics cannot be cut down",
+            "reference_samples: statistics cannot be cut down",
         ),
         (Real("r", statistics), few, ValueError, "reference: must be statistics of 5 features, as many as 'projections' makes, got 7"),
         (Real("r", REAL.source, statistics), few, ValueError, "must be statistics of 5 features"),

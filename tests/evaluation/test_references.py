@@ -276,11 +276,11 @@ def test_statistics_are_taken_as_they_are_and_only_of_the_right_features(tmp_pat
         assert (found.name, found.statistics.count) == (name, count)
         with pytest.raises(ValueError, match="need real images, got statistics"):
             reference_of(source, counting.extractor, features=True)
-        with pytest.raises(ValueError, match="reference_n: statistics cannot be cut down to their first images, got 7"):
+        with pytest.raises(ValueError, match="reference_samples: statistics cannot be cut down to their first images, got 7"):
             reference_of(source, counting.extractor, count=7)
     with pytest.raises(ValueError, match="features: must be 'LeNet-64', got 'mean pixels'"):
         open_reference(tmp_path / "s.safetensors", "LeNet-64")
-    with pytest.raises(ValueError, match=r"reference_n must lie in \[2, 11\], the images in x, got 12"):
+    with pytest.raises(ValueError, match=r"reference_samples must lie in \[2, 11\], the images in x, got 12"):
         reference_of(ArrayPictures("x", uint8(11)), counting.extractor, count=12, cache=tmp_path)
 
 

@@ -81,7 +81,7 @@ class CachedSamples:
 
     def __post_init__(self) -> None:
         if self.n < 2 or self.batch_size < 1:
-            raise ValueError(f"n must be at least 2 and chunk at least 1, got {self.n} and {self.batch_size}")
+            raise ValueError(f"samples must be at least 2 and batch_size at least 1, got {self.n} and {self.batch_size}")
 
     def folder(self, candidate: Candidate) -> ChunkFolder:
         """Where the chunks of ``candidate`` are."""

@@ -80,7 +80,7 @@ def measure(
     Raises ValueError for fewer than two samples, a chunk without one, a schedule of another model, or a denoiser without a sample shape.
     """
     if n < 2:
-        raise ValueError(f"n must be at least 2, got {n}")
+        raise ValueError(f"samples must be at least 2, got {n}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     for entry in entries:

@@ -101,7 +101,7 @@ def reference_of(
     """
     if isinstance(source, FeatureStatistics):
         if count is not None:
-            raise ValueError(f"reference_n: statistics cannot be cut down to their first images, got {count}")
+            raise ValueError(f"reference_samples: statistics cannot be cut down to their first images, got {count}")
         if source.features != extractor.name:
             raise ValueError(f"reference: must be of the features {extractor.name!r}, got {source.features!r}")
         if features:
@@ -110,7 +110,7 @@ def reference_of(
             )
         return Reference(name or "statistics", source)
     if count is not None and not 2 <= count <= len(source):
-        raise ValueError(f"reference_n must lie in [2, {len(source)}], the images in {source.name}, got {count}")
+        raise ValueError(f"reference_samples must lie in [2, {len(source)}], the images in {source.name}, got {count}")
     count = len(source) if count is None else count
     folder = _folder(source, extractor, count, cache_folder() if cache is None else cache)
     if not folder.missing():
