@@ -87,11 +87,8 @@ def load(
     shape, host.grid = size_of(host, config, parts.pixels, sample_shape, height, width)
     if prompts is not None:
         guided = doubles(guidance_scale, config, parts.kind)
-        prompted, null_prompt = parts.encoded(prompts, negative_prompt, guided, shape)
-        conditions = prompted | dict(conditions or {})
-        null = null_prompt if null is None or null_prompt is None else {**null_prompt, **null}
-    given = conditions or {}
-    null = null_of_images(given, null)
+        conditions, null = parts.with_prompts(conditions, null, prompts, negative_prompt, guided, shape)
+    given, null = conditions or {}, null_of_images(conditions or {}, null)
     guidance = guidance_of(guidance_scale, given, null, host.names(), config, parts.kind, parts.default_scale)
     host.guidance = guidance.scale if isinstance(guidance, GuidanceInput) else None
     return Denoiser(
@@ -160,12 +157,20 @@ class _Parts:
         default = parameters["guidance_scale"].default if "guidance_scale" in parameters else None
         return float(default) if isinstance(default, (int, float)) else None
 
-    def encoded(
-        self, prompts: Sequence[str], negative_prompt: str | None, guided: bool, shape: tuple[int, ...] | None
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """(conditions of all ``prompts``, those of the null prompt where ``guided``) for samples of this ``shape``."""
+    def with_prompts(
+        self,
+        conditions: Mapping[str, Any] | None,
+        null: Mapping[str, Any] | None,
+        prompts: Sequence[str],
+        negative_prompt: str | None,
+        guided: bool,
+        shape: tuple[int, ...] | None,
+    ) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+        """(conditions, null) with those of the ``prompts`` and, where ``guided``, of the null prompt; what is given goes before.
+        ``shape``: of a sample."""
         size = None if shape is None or len(shape) < 3 else (shape[-2] * self.pixels, shape[-1] * self.pixels)
-        return encoded(self.with_text(), prompts, negative_prompt, guided, size)
+        prompted, null_prompt = encoded(self.with_text(), prompts, negative_prompt, guided, size)
+        return prompted | dict(conditions or {}), null_prompt if null is None or null_prompt is None else {**null_prompt, **null}
 
     def decoder(self, host: HostNetwork) -> Decoder | None:
         return None if self.vae_name is None else Decoder(self.vae, host.family.patches, host.grid, self.vae_name)
