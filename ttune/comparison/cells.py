@@ -16,7 +16,7 @@ from torch import Tensor
 from ttune.comparison.setup import Bench
 from ttune.schedule.schedule import Schedule
 from ttune.storage.results import sha256
-from ttune.tuning import rank_grids, tune
+from ttune.tuning import TuneResult, rank_grids, tune
 from ttune.tuning.grid_search import Ranked
 from ttune.tuning.methods.method import Method
 from ttune.tuning.scoring import Scorer
@@ -77,29 +77,10 @@ def method_cell(
     The cost is that of a tuning on its own, the teacher's x_0 and the samples of its decision included; ``searched`` are the evaluations
     that it took to find the start.
     """
-
-    def tuned(fallback: bool, resume: bool) -> Any:
-        return tune(
-            bench.denoiser,
-            start,
-            method=method,
-            data=bench.data,
-            teacher=bench.teacher,
-            samples=bench.samples,
-            validation_samples=bench.validation_samples,
-            batch_size=bench.batch_size,
-            features=bench.space.function,
-            fallback=fallback,
-            seed=bench.seed,
-            progress=bench.progress,
-            checkpoint=checkpoint,
-            resume=resume,
-        )
-
     with _spent(bench) as spent:
-        proposed = tuned(fallback=False, resume=checkpoint.exists())
+        proposed = _tuned(bench, start, method, checkpoint, fallback=False)
     # Every piece is remembered: only the validation samples are made again.
-    returned = tuned(fallback=True, resume=checkpoint.exists())
+    returned = _tuned(bench, start, method, checkpoint, fallback=True)
     proposed_figures, proposed_errors = bench.figures(proposed.schedule)
     same = returned.schedule.settings() == proposed.schedule.settings()
     returned_figures, returned_errors = (proposed_figures, proposed_errors) if same else bench.figures(returned.schedule)
@@ -129,6 +110,26 @@ def method_cell(
         record,
         {"proposed": proposed_errors, "kept": returned_errors},
         {"proposed": proposed.schedule, "kept": returned.schedule},
+    )
+
+
+def _tuned(bench: Bench, start: Schedule, method: Method, checkpoint: Path, *, fallback: bool) -> TuneResult:
+    """One tuning with the bench's settings, from where ``checkpoint`` is, if it is there."""
+    return tune(
+        bench.denoiser,
+        start,
+        method=method,
+        data=bench.data,
+        teacher=bench.teacher,
+        samples=bench.samples,
+        validation_samples=bench.validation_samples,
+        batch_size=bench.batch_size,
+        features=bench.space.function,
+        fallback=fallback,
+        seed=bench.seed,
+        progress=bench.progress,
+        checkpoint=checkpoint,
+        resume=checkpoint.exists(),
     )
 
 
