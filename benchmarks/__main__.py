@@ -20,6 +20,7 @@ BENCHMARKS = {
     "page": "pages.results_page",
     "scale": "pages.scale",
     "throughput": "samplings.throughput",
+    "wide_features": "tuning.wide_features",
     "torches": "reliability.pytest_runs:torches",
     "tuning": "tuning.cost",
 }

@@ -12,7 +12,8 @@ import ttune
 import ttune.tuning
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune.distributed import Ranks, joined
-from ttune.tuning import Endpoint
+from ttune.tuning import Distribution, Endpoint
+from ttune.tuning.distribution.feature_maps import parts_to_judge, parts_to_tune
 from ttune.tuning.problem import Problem
 from ttune.tuning.residuals import Sum
 
@@ -68,11 +69,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "broyden": {"method": Endpoint(("network_times", "times"), iterations=5, search_starts=False, optimizer="broyden")},
     "trajectory": {"method": "trajectory", "teacher": None},
 }
+DISTRIBUTIONS: dict[str, dict[str, Any]] = {
+    "distribution": {
+        "method": Endpoint(("network_times", "times"), iterations=1, search_starts=False),
+        "objective": Distribution(parts_to_tune(None, (2,)), parts_to_judge((), (2,)), fidelity=0.1, evaluations=800, samples=8, many=22),
+    },
+    "detail": {"method": Endpoint("network_times", iterations=1, search_starts=False), "detail": "auto"},
+}
 
 
 def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
-    """The outcome of a short tuning with one of METHODS, conditions and all."""
-    settings = {"teacher": ttune.Schedule.build(NOISE, "dpmpp_2m", 12, "log_snr")} | METHODS[name]
+    """The outcome of a short tuning with one of METHODS or DISTRIBUTIONS, conditions and all."""
+    settings = {"teacher": ttune.Schedule.build(NOISE, "dpmpp_2m", 12, "log_snr")} | (METHODS | DISTRIBUTIONS)[name]
     if settings.get("residual") == "mixed":
         settings = settings | {"residual": Sum((lambda x, c: x, lambda x, c: x.sin()))}
     network = mixture(NOISE)
@@ -96,6 +104,10 @@ def tuned(ranks: Ranks, name: str, **options: Any) -> dict[str, Any]:
 
 def everything(ranks: Ranks) -> dict[str, Any]:
     return {"figures": figures(ranks), "neighbours": neighbours(ranks)} | {name: tuned(ranks, name) for name in METHODS}
+
+
+def distributions(ranks: Ranks) -> dict[str, Any]:
+    return {name: tuned(ranks, name) for name in DISTRIBUTIONS}
 
 
 def main(name: str, out: Path) -> None:

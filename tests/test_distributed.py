@@ -101,6 +101,13 @@ def test_several_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> No
             assert found[name] == value, name
 
 
+@pytest.mark.slow
+def test_several_processes_tune_for_a_distribution_as_one_does(tmp_path: Path) -> None:
+    """By backpropagation with fidelity, and by the detail search; two batches of new x_T for two ranks."""
+    alone = json.loads(json.dumps(ranks_program.distributions(ALONE)))
+    assert run("distributions", 2, tmp_path) == [alone, alone]
+
+
 # ----------------------------------------------------------------------------------------------------- the command line, torchrun
 
 TUNE = ["tune", "--model", "tests.tiny_model:factory", "--steps", "3", "--samples", "8", "--validation-samples", "8", "--batch-size", "4"]

@@ -52,6 +52,7 @@ class Bench:
         real = to_unit_range(images)
         # The tuning saw pooled pixels of every other test image, from the first on; these judge nothing.
         seen, others = slice(0, None, 2), slice(1, None, 2)
+        self.seen = real[seen]
         self.balanced = torch.cat([real[seen][labels[seen] == c][: count // 10] for c in range(10)])
         features = [extractor(real[others]) for extractor in EXTRACTORS]
         self.statistics = [FeatureStatistics.of_features(own, e.name) for own, e in zip(features, EXTRACTORS, strict=True)]

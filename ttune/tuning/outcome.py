@@ -33,18 +33,18 @@ def advice(record: Mapping[str, Any]) -> str:
 
 
 def headline(outcome: str, record: Mapping[str, Any], steps: int) -> str:
-    """One sentence with the figures of the decision: what is returned, beside the best untuned schedule and the teacher."""
+    """One sentence with the figures of the decision: what is returned, beside the best of the schedules before it and the teacher."""
     validation = record["validation"]
     subject = f"{steps} tuned steps" if outcome == "tuned" else f"{steps} steps ({RETURNED[outcome]}; tuning did not help)"
     best = validation["best_untuned"]
-    untuned = min(validation["rmse_start"], math.inf if best is None else best["rmse"])
-    rmse = f"RMSE to the teacher {validation['rmse']:.3g}" + (f" (best untuned {untuned:.3g})" if outcome == "tuned" else "")
+    before = min(validation["rmse_start"], math.inf if best is None else best["rmse"])
+    rmse = f"RMSE to the teacher {validation['rmse']:.3g}" + (f" (before {before:.3g})" if outcome == "tuned" else "")
     samples = f"on {validation['n']} validation samples"
     if validation.get("objective") != "distribution":
         return f"{subject}: {rmse}, {samples}."
     rows = {row["name"]: row["to_reference"][validation["features"]] for row in validation["front"]}
     others = [value for name, value in rows.items() if "start" in name or "untuned" in name]
-    beside = ([f"best untuned {min(others):.3g}"] if outcome == "tuned" else []) + [f"teacher {rows['the teacher']:.3g}"]
+    beside = ([f"before {min(others):.3g}"] if outcome == "tuned" else []) + [f"teacher {rows['the teacher']:.3g}"]
     near = f"distance to {validation['reference'] or 'the teacher'} {rows[validation['returned']]:.3g} in {validation['features']}"
     return f"{subject}: {near} ({', '.join(beside)}), {rmse}, {samples}."
 

@@ -85,8 +85,9 @@ def tune(denoiser: Denoiser, schedule: Schedule | str | PathLike[str], arguments
 
     The teacher's x_0 are computed first, then the method brings the samples of few steps close to them. The schedule found is returned
     (``outcome`` "tuned") if it is better in validation: on starting noises that no method saw its paired squared error is lower, and
-    its Fréchet distance to the teacher's samples not higher, than those of the start and of the best untuned schedule that was tried.
-    Otherwise one of these two is returned, unless ``fallback=False``. Validation compares samples and ``features``, whatever ``residual``.
+    its Fréchet distance to the teacher's samples not higher by two standard errors, than those of the start and of the best untuned
+    schedule that was tried. Otherwise one of these two is returned, unless ``fallback=False``. Validation compares samples and
+    ``features``, whatever ``residual``.
 
     A network with discrete times is probed first (:mod:`ttune.tuning.integer_times.probe`). Where it only knows whole times (or says
     ``integer_time=True``), or rows of its table lie off the curve through their neighbours, a continuous method is followed by a
