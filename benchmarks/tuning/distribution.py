@@ -126,7 +126,6 @@ def measured(bench: Bench, steps: int, target: Tensor, work: Path) -> dict[str, 
         "rows": rows,
         "schedule": result.schedule.plain() | {"model": {}, "tuned": {}},
         "evaluations": dict(result.cost),
-        "headline": result.headline,
         "outcome": result.outcome,
         "refused": result.validation["refused"],
         "loss": list(result.history["distribution"]),
@@ -148,7 +147,7 @@ def page(content: dict[str, Any]) -> str:
     lines += ["contrast were not.", "", *table(["", *names], rows, 1), "", "Evaluations of one sample, by phase:", ""]
     for K, own in steps:
         phases = ", ".join(f"{name} {value:,}" for name, value in own["evaluations"].items() if name != "seconds")
-        lines.append(f"- {K} steps: {phases}. {own['headline']}")
+        lines.append(f"- {K} steps: {phases}")
     return "\n".join(lines) + "\n"
 
 
@@ -183,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if str(steps) not in done:
             found = measured(bench, steps, target, options.work)
             remember(lambda content, k=steps, own=found: content["steps"].update({str(k): own}), options.out)
-            print(found["headline"], found["cpu_seconds"], "s")
+            print(f"{steps} steps, {found['cpu_seconds']} s on one core")
 
 
 if __name__ == "__main__":
