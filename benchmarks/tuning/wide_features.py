@@ -31,7 +31,6 @@ from ttune.tuning.distribution.feature_maps import SideBySide, part_of
 from ttune.tuning.distribution.gradient import features_of_schedule, loss_gradient
 from ttune.tuning.distribution.loss import DistributionLoss
 from ttune.tuning.problem import Problem
-from ttune.tuning.solvers.adam import moved
 from ttune.tuning.solvers.parameters import Parameters
 from ttune.tuning.starting_points import drawn_points
 from ttune.zoo.lenet import load_lenet64
@@ -81,7 +80,7 @@ def by_kernel(bench: Bench, start: Schedule, real: Tensor) -> Schedule:
         _, g = loss_gradient(fresh(bench, i), parameters, theta, features, lambda found: kernel_distance(found, real))
         m, v = BETAS[0] * m + (1 - BETAS[0]) * g, BETAS[1] * v + (1 - BETAS[1]) * g**2
         step = (m / (1 - BETAS[0] ** (i + 1))) / (np.sqrt(v / (1 - BETAS[1] ** (i + 1))) + EPS)
-        theta = moved(parameters, theta, rates * (0.5 + 0.5 * np.cos(np.pi * i / iterations)) * step)
+        theta = parameters.moved(theta, rates * (0.5 + 0.5 * np.cos(np.pi * i / iterations)) * step)
     return parameters.schedule(theta)
 
 
