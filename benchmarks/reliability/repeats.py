@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,20 +29,20 @@ class Convolutions(nn.Module):
         return self.last(nn.functional.silu(self.first(x) + time[..., None, None]))
 
 
-def compilation(network: Callable[[], nn.Module] = Convolutions) -> list[tuple[str, str, str]]:
-    """(call, what it adds with the sampler's default, with torch's): graphs and graph breaks."""
+CHOICES: tuple[dict[str, Any], ...] = ({}, {"dynamic": None, "fullgraph": False})
+
+
+def compilation(network: Callable[[], nn.Module] = Convolutions, choices: Sequence[dict[str, Any]] = CHOICES) -> list[tuple[str, ...]]:
+    """(call, what it adds with the sampler's defaults, with torch's): graphs and graph breaks."""
     noise = ttune.NoiseSchedule.linear()
     counted = lambda: (counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()))  # noqa: E731
     found = []
-    choices: tuple[dict[str, Any], ...] = ({}, {"dynamic": None})
     for options in choices:
         torch._dynamo.reset()
         counters.clear()
         denoiser, added = ttune.Denoiser(network(), noise), {}
         samplers = [
-            ttune.CompiledSampler(
-                denoiser, ttune.Schedule.build(noise, "dpmpp_2m", 10, spacing), backend="aot_eager", fullgraph=False, **options
-            )
+            ttune.CompiledSampler(denoiser, ttune.Schedule.build(noise, "dpmpp_2m", 10, spacing), backend="aot_eager", **options)
             for spacing in ("leading", "quadratic")
         ]
         for call, sampler, batch in (
