@@ -298,7 +298,7 @@ def test_backends_agree() -> None:
 
 def test_a_plan_is_folded_once_and_anew_where_anything_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    make = Plan.make
+    make: Any = Plan.make
     monkeypatch.setattr(Plan, "make", staticmethod(lambda *arguments: made.append(arguments) or make(*arguments)))
     denoiser, schedule, x_T = Denoiser(lambda x, tau: 0.1 * x, NOISE), Schedule.build(NOISE, "ddim", 3), torch.randn(2, 3)
 

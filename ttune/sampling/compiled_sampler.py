@@ -83,8 +83,8 @@ class CompiledSampler:
             copies the result. The last 8 graphs are kept. Needs CUDA tensors, and a network that can be captured. Not run on a GPU yet.
         options: for torch.compile, e.g. ``mode="max-autotune-no-cudagraphs"``. ``fullgraph=True`` and
             ``dynamic=False`` are set unless given: then every layout of the inputs has a graph of its own, and the last 64 are
-            kept. ``dynamic=True`` makes graphs that serve all shapes. With it, with ``fullgraph=False`` and for more than 64
-            evaluations, a graph is a step.
+            kept. ``dynamic=True`` makes graphs that serve all shapes. With it, with ``fullgraph=False``, for more than 64
+            evaluations, and where torch cannot make one graph of a network's calls, a graph is a step.
 
     Results are those of :func:`ttune.sample` up to rounding. The noise of stochastic samplers depends on the seeds
     alone. Raises ValueError like :func:`ttune.sample`, and RuntimeError for ``cuda_graph`` without CUDA tensors.
@@ -114,7 +114,7 @@ class CompiledSampler:
         self.denoiser = denoiser
         self.schedule = schedule
         self.cuda_graph = cuda_graph
-        self._compile = partial(torch.compile, **options) if compile else None
+        self._compile = partial(_compiled, options) if compile else None
         self._unroll = unroll
         self._by_layout = options["dynamic"] is False
         self._whole = options["fullgraph"] and (unroll or (self._by_layout and len(schedule.network_times) <= LONGEST))
@@ -123,6 +123,7 @@ class CompiledSampler:
         self._stochastic, self._guided, self._cost = plan.stochastic, plan.guided, plan.cost(denoiser)
         self._looked: set[torch.device] = set()  # where an x_T was looked at
         self._functions: Recent[Callable[..., Tensor]] = Recent(LAYOUTS)
+        self._by_steps: set[Hashable] = set()  # layouts of which torch cannot make one graph
         self._captures: Recent[_Capture] = Recent(CAPTURES)
 
     def __call__(
@@ -173,21 +174,29 @@ class CompiledSampler:
         x = x if x.is_contiguous() else torch.empty_like(x).copy_(x)  # other strides are another graph
         held = Held.of(self.denoiser.prepared(conditions, x) if self._guided else conditions) if conditions else NOTHING
         inputs = tuple((each.shape, each.stride()) for each in (x, *held.tensors)) if self._by_layout else ()
-        return self._functions.get((x.dtype, x.device, inputs, held.key), lambda: self._compiled(x, held))(x, held.tensors, seeds)
+        key = x.dtype, x.device, inputs, held.key
+        whole = self._whole and key not in self._by_steps
+        try:
+            return self._functions.get((key, whole), lambda: self._function(x, held, whole))(x, held.tensors, seeds)
+        except Exception:
+            if not whole or self._unroll:
+                raise
+        # Not all that a network may do works in a region: constant tensors, for one, do not in torch 2.13's Inductor.
+        x_0 = self._functions.get((key, False), lambda: self._function(x, held, False))(x, held.tensors, seeds)
+        self._by_steps.add(key)
+        return x_0
 
-    def _compiled(self, x: Tensor, held: Held) -> Function:
-        """The sampling of states like ``x`` with conditions like those that are ``held``."""
+    def _function(self, x: Tensor, held: Held, whole: bool) -> Function:
+        """The sampling of states like ``x`` with conditions like those that are ``held``: one graph, or a graph for every kind of step."""
         trace = Trace(self._plan(x.device), self.denoiser, held, torch.float64 if x.dtype == torch.float64 else torch.float32)
-        if not self._whole:
+        if not whole:
             return trace.function(self._graph, x.device)
         return self._graph(trace.function(None if self._unroll else torch.compiler.nested_compile_region, x.device))
 
     def _graph(self, function: Function) -> Function:
         assert self._compile is not None
         own = own_code(function)
-        options = dict(self._compile.keywords.get("options") or {})  # torch.compile takes from it
-        filtered = {} if "mode" in self._compile.keywords else {"options": {"guard_filter_fn": _needed, **options}}
-        fast = self._compile(own, **filtered)
+        fast = self._compile(own)
         # Its graphs belong to the code object, and torch.compile does not free them by itself.
         weakref.finalize(fast, reset_code, own.__code__).atexit = False
         return fast
@@ -202,6 +211,12 @@ class CompiledSampler:
         function = self._functions.latest()
         assert function is not None
         return _Capture(replay, inputs, x_0, function)
+
+
+def _compiled(options: Mapping[str, Any], function: Function) -> Function:
+    if "mode" not in options:  # torch.compile takes one of them, and takes the filter out of the dictionary
+        options = {**options, "options": {"guard_filter_fn": _needed, **(options.get("options") or {})}}
+    return torch.compile(function, **options)
 
 
 # Names of guards: local variables of the traced function and of a step's, globals of their modules and of those that they use.
