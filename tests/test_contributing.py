@@ -11,6 +11,10 @@ import torch
 
 import ttune
 from tests.oracles import mixture
+from ttune.evaluation import CachedSamples, Candidate, FeatureExtractor, print_metrics
+from ttune.evaluation.evaluate import Real, evaluate
+from ttune.evaluation.images.image_source import ArrayPictures
+from ttune.evaluation.metrics.registry import FEATURE_METRICS
 from ttune.noise.grids import GRIDS
 from ttune.tuning import METHODS
 
@@ -20,7 +24,7 @@ RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "CO
 @pytest.fixture
 def registries() -> Iterator[None]:
     """A recipe's entry does not outlive its test."""
-    before = [(registry, dict(registry)) for registry in (ttune.SAMPLERS, GRIDS, METHODS)]
+    before = [(registry, dict(registry)) for registry in (ttune.SAMPLERS, GRIDS, METHODS, FEATURE_METRICS)]
     yield
     for registry, entries in before:
         registry.clear()
@@ -73,3 +77,23 @@ def test_the_host_of_the_recipes_passes_the_tuned_times(recipes: dict[str, Any])
     torch.testing.assert_close(x, ttune.sample(denoiser, schedule, x_T))
     with pytest.raises(ValueError, match=r"give its sampler schedule\.times"):
         model(x_T, torch.full((12,), 3.0))
+
+
+@pytest.mark.usefixtures("recipes")
+def test_the_metric_of_the_recipes_is_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTUNE_CACHE", str(tmp_path / "cache"))
+    denoiser = ttune.Denoiser(lambda x, tau: 0.1 * x, NOISE)
+    schedule = ttune.Schedule.build(NOISE, "ddim", 2)
+
+    def points(seeds: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        return torch.ones(len(seeds), 1, 4, 4) * seeds.view(-1, 1, 1, 1) / 100, {}
+
+    features = FeatureExtractor("the first pixel", lambda images: images.flatten(1)[:, :1])
+    samples = CachedSamples(denoiser, points, features, 20, 8, 0, tmp_path / "work", progress=False)
+    made = ttune.sample(denoiser, schedule, points(torch.arange(20))[0])
+    white = Real("white", ArrayPictures("white", np.full((9, 1, 4, 4), 255, np.uint8)))
+    (row,) = evaluate(samples, [Candidate("two steps", "base", schedule)], metrics=["mean_shift"], real=white, splits=2)
+    entry = row["others"]["mean_shift"]
+    assert entry["value"] == pytest.approx(1 - float(made.clamp(-1, 1)[:, 0, 0, 0].mean()), rel=1e-5)
+    assert entry["interval"] is not None
+    assert "mean_shift (the first pixel)" in print_metrics([row])

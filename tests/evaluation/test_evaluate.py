@@ -32,10 +32,12 @@ from ttune.evaluation.cached_samples import CachedSamples, Candidate, _tolerance
 from ttune.evaluation.evaluate import Real, evaluate, work_folder
 from ttune.evaluation.images.decoded import pictures_of
 from ttune.evaluation.images.image_source import ArrayPictures, open_pictures, write_png
-from ttune.evaluation.metric_rows import METRICS
+from ttune.evaluation.metrics.density_coverage import coverage, density
+from ttune.evaluation.metrics.registry import metric_names
 from ttune.network.conditions import digest
 
 NOISE = ttune.NoiseSchedule.linear()
+METRICS = metric_names()
 SHAPE = (1, 6, 6)
 WEIGHTS = torch.randn(36, 5, generator=torch.Generator().manual_seed(0))
 FEATURES = FeatureExtractor("projections", lambda x: x.flatten(1) @ WEIGHTS, batch=8)
@@ -90,6 +92,7 @@ def test_the_figures_are_those_of_all_samples_at_once(tmp_path: Path) -> None:
     assert row["kernel"]["value"] == pytest.approx(kernel_distance(f, r), rel=1e-4)
     assert row["precision_recall"]["precision"] == precision_recall(f, r).precision
     assert row["precision_recall"]["recall"] == precision_recall(f, r).recall
+    assert [row["others"][name]["value"] for name in ("density", "coverage")] == [density(f, r), coverage(f, r)]
     assert row["precision_recall"]["precision_interval"]["splits"] == 2
     assert row["precision_recall"]["recall_interval"] is None
     errors = rmse_to(x, target)
@@ -339,7 +342,7 @@ def test_what_cannot_come_out_is_refused_before_sampling(tmp_path: Path) -> None
     for options, message in (
         ({"real": None}, "metrics: kid needs real images; name some with reference"),
         ({"real": statistics}, "metrics: kid needs real images, got statistics"),
-        ({"metrics": ("fid", "inception_score")}, r"metrics must be among .* got \['inception_score'\]"),
+        ({"metrics": ("fid", "inception_score")}, r"metrics must be one of .* got .inception_score."),
         ({"splits": 1}, "splits must be 0 or at least 2, got 1"),
         ({"resamples": 1}, "bootstrap must be 0 or at least 2, got 1"),
     ):

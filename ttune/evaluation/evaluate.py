@@ -21,6 +21,7 @@ from ttune.evaluation.images.image_source import Pictures
 from ttune.evaluation.images.references import Reference, reference_of
 from ttune.evaluation.metric_rows import Figures
 from ttune.evaluation.metrics.confidence import SPLITS
+from ttune.evaluation.metrics.registry import needs_real_features
 from ttune.evaluation.report_rows import ReportRow
 from ttune.storage.file_lock import locked
 
@@ -128,10 +129,10 @@ def _marked(mark: Path) -> None:
 
 def _check(metrics: Sequence[str], samples: CachedSamples, real: Real | None) -> None:
     """What cannot come out well is refused before hours of sampling."""
-    for name in ("kid", "precision_recall"):
-        if name in metrics and real is None:
+    for name in needs_real_features(metrics):
+        if real is None:
             raise ValueError(f"metrics: {name} needs real images; name some with reference")
-        if name in metrics and real is not None and isinstance(real.source, FeatureStatistics):
+        if isinstance(real.source, FeatureStatistics):
             raise ValueError(f"metrics: {name} needs real images, got statistics, from which no image's features come back")
     needy = [name for name in ("psnr", "rmse") if name in metrics]
     # Beside other metrics rmse, a default, is left out without a teacher; alone it would leave nothing.
@@ -145,7 +146,7 @@ def _check(metrics: Sequence[str], samples: CachedSamples, real: Real | None) ->
 
 def _references(real: Real, figures: Figures, samples: CachedSamples) -> tuple[Reference, Reference | None]:
     """(for Fréchet distances, for what needs features)."""
-    needed = "kid" in figures.metrics or "precision_recall" in figures.metrics
+    needed = bool(needs_real_features(figures.metrics))
     own = Reference(real.statistics_name, real.statistics)
     for given in (real.statistics, real.source):
         if isinstance(given, FeatureStatistics):

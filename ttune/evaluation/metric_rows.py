@@ -19,8 +19,10 @@ from ttune.evaluation.metrics.confidence import SPLITS, SplitInterval, split_int
 from ttune.evaluation.metrics.frechet import frechet_distance, frechet_standard_error, metric_name
 from ttune.evaluation.metrics.kid import SUBSET_SIZE, SUBSETS, kernel_distance, kernel_metric_name
 from ttune.evaluation.metrics.precision_recall import NEIGHBOURS, Manifold
+from ttune.evaluation.metrics.registry import FEATURE_METRICS, check_metrics
 from ttune.evaluation.report_rows import (
     AgainstImages,
+    FeatureMetricEntry,
     FrechetEntry,
     IntervalEntry,
     KernelEntry,
@@ -30,7 +32,6 @@ from ttune.evaluation.report_rows import (
 )
 from ttune.storage.chunk_folder import ChunkFolder
 
-METRICS = ("fid", "kid", "precision_recall", "rmse", "psnr")
 PEAK = 2.0  # the range of the images, from -1 to 1
 
 
@@ -39,8 +40,8 @@ class Figures:
     """The figures of samples in ``features``, against real images, and against the teacher's samples from the same x_T.
 
     Attributes:
-        metrics: some of METRICS. "fid" and "kid" mean the Fréchet and the kernel distance; only in Inception's features are they
-            called so.
+        metrics: some of :func:`ttune.evaluation.metrics.registry.metric_names`. "fid" and "kid" mean the Fréchet and the kernel distance;
+            only in Inception's features are they called so.
         statistics: what Fréchet distances are to; ``real`` what the others are to, with features.
         teacher: features of the teacher's samples, for the Fréchet distance to them.
         splits: parts for the intervals; 0 for none. Samples fewer than twice as many give none either.
@@ -57,9 +58,7 @@ class Figures:
     space: str = ""  # what the samples are, where not the pictures that features and PSNR are of: RMSE is named by it
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.metrics if name not in METRICS]
-        if unknown:
-            raise ValueError(f"metrics must be among {list(METRICS)}, got {unknown}")
+        check_metrics(self.metrics)
         if self.splits < 0 or self.splits == 1:
             raise ValueError(f"splits must be 0 or at least 2, got {self.splits}")
         if self.resamples < 0 or self.resamples == 1:
@@ -86,6 +85,8 @@ class Figures:
             row["kernel"] = self._kernel(x, self.real)
         if "precision_recall" in self.metrics and self.real is not None:
             row["precision_recall"] = self._precision_recall(x, self.real)
+        if (others := [name for name in self.metrics if name in FEATURE_METRICS]) and self.real is not None:
+            row["others"] = {name: self._other(FEATURE_METRICS[name], x, self.real) for name in others}
         if self.teacher is not None and not is_teacher:
             if "fid" in self.metrics:
                 row["frechet_to_teacher"] = frechet_distance(x, self._teacher_statistics)
@@ -146,6 +147,12 @@ class Figures:
             # simulations each, 500 samples and real images, 16 features).
             "recall_interval": None,
         }
+
+    def _other(self, metric: Callable[[NDArray[Any], NDArray[Any]], float], x: NDArray[Any], reference: Reference) -> FeatureMetricEntry:
+        real = reference.features
+        assert real is not None
+        value = metric(x, real)
+        return {"value": value, **self._of(x, reference), "interval": self._interval(lambda rows: metric(x[rows], real), value, len(x))}
 
     def _psnr(self, squared: NDArray[np.float64]) -> PsnrEntry:
         """The mean over the images of 10 log10(4 / mean squared error), in dB; None where an image is the teacher's own."""

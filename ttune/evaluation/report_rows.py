@@ -57,6 +57,13 @@ class PrecisionRecallEntry(AgainstImages, total=False):
     recall_interval: IntervalEntry | None
 
 
+class FeatureMetricEntry(AgainstImages, total=False):
+    """One of ttune.evaluation.metrics.registry.FEATURE_METRICS."""
+
+    value: Required[float | None]
+    interval: IntervalEntry | None
+
+
 class PsnrEntry(TypedDict, total=False):
     value: Required[float | None]
     identical: int  # images that are the teacher's own, whose PSNR is infinite
@@ -78,6 +85,7 @@ class ReportRow(TypedDict, total=False):
     tuning: Mapping[str, float]  # what the tuning cost, by purpose
     kernel: KernelEntry
     precision_recall: PrecisionRecallEntry
+    others: Mapping[str, FeatureMetricEntry]
     rmse_interval: IntervalEntry | None
     rmse_space: str  # "latents" where the RMSE is not of pictures
     psnr_to_teacher: PsnrEntry
@@ -141,6 +149,9 @@ def _details(row: ReportRow) -> list[tuple[str, str, str, str, str]]:
         for figure, interval in (("precision", entry.get("precision_interval")), ("recall", entry.get("recall_interval"))):
             title = f"{figure} ({entry['features']}, k = {entry['neighbours']})"
             found.append((name, title, number(entry[figure]), _interval(interval), _against(entry)))
+    for metric, entry in row.get("others", {}).items():
+        title = f"{metric} ({entry['features']})"
+        found.append((name, title, number(entry["value"]), _interval(entry.get("interval")), _against(entry)))
     if (value := row.get("rmse_to_teacher")) is not None and "rmse_interval" in row:
         title = f"RMSE ({row['rmse_space']})" if "rmse_space" in row else "RMSE"
         found.append((name, title, number(value), _interval(row["rmse_interval"]), teachers))

@@ -43,15 +43,19 @@ class Manifold:
 
     def covers(self, points: NDArray[Any]) -> NDArray[np.bool_]:
         """Which of ``points`` (M, F) lie in at least one ball: (M,)."""
+        return self.counts(points)[0] > 0
+
+    def counts(self, points: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """In how many balls each of ``points`` (M, F) lies: (M,); and how many of them lie in each ball: (N,)."""
         if points.ndim != 2 or points.shape[1] != self.points.shape[1]:
             raise ValueError(f"points: must be (M, {self.points.shape[1]}), got shape {points.shape}")
-        inside = []
-        for rows in _tiles(points, self.device):
-            covered = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-            for columns, radii in zip(_tiles(self.points, self.device), self.squared_radii.split(TILE), strict=True):
-                covered |= (_squared_distances(rows, columns) <= radii).any(1)
-            inside.append(covered)
-        return torch.cat(inside).cpu().numpy() if inside else np.zeros(0, np.bool_)
+        balls, members = np.zeros(len(points), np.int64), np.zeros(len(self.points), np.int64)
+        for i, rows in enumerate(_tiles(points, self.device)):
+            for j, (columns, radii) in enumerate(zip(_tiles(self.points, self.device), self.squared_radii.split(TILE), strict=True)):
+                inside = _squared_distances(rows, columns) <= radii
+                balls[i * TILE : i * TILE + len(rows)] += inside.sum(1).cpu().numpy()
+                members[j * TILE : j * TILE + len(columns)] += inside.sum(0).cpu().numpy()
+        return balls, members
 
 
 @dataclass(frozen=True)
