@@ -126,7 +126,7 @@ class Problem:
 
     def squared_errors(self, schedule: Schedule) -> Float64:
         """(n,) mean squared distance to the teacher, per sample."""
-        return self.per_sample(lambda batch_size: [squared_errors(batch_size.run(schedule), batch_size.target)])[0]
+        return self.per_sample(lambda batch: [squared_errors(batch.run(schedule), batch.target)])[0]
 
     def residuals(self, x: Tensor) -> Tensor:
         """(n, m) float64: what is to become small for samples ``x`` (n, ...) from these x_T."""
@@ -138,7 +138,7 @@ class Problem:
     @torch.no_grad()
     def cost(self, schedule: Schedule) -> float:
         """The mean square of :meth:`residuals`; without a residual map its root is the RMSE."""
-        (squares,) = self.per_sample(lambda batch_size: [batch_size.residuals(batch_size.run(schedule)).square().mean(1).cpu().numpy()])
+        (squares,) = self.per_sample(lambda batch: [batch.residuals(batch.run(schedule)).square().mean(1).cpu().numpy()])
         return float(squares.mean())
 
     @torch.no_grad()

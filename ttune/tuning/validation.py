@@ -107,25 +107,24 @@ def decide(
     outcome = "start" if same_steps(chosen.schedule, start) else "tuned"
     if outcome == "tuned" and any(same_steps(chosen.schedule, other) for other in (*grids, *untuned)):
         outcome = "untuned"
+    figures = {"n": len(problem), "features": scorer.spaces[0].name, **_compared(before, chosen, grid, proposed)}
+    figures |= {"chosen": CHOSEN[outcome], "fallback": fallback, "refused": refused}
+    return start if outcome == "start" else chosen.schedule, outcome, figures
+
+
+def _compared(
+    before: ValidationFigures, chosen: ValidationFigures, grid: ValidationFigures | None, proposed: ValidationFigures | None
+) -> dict[str, Any]:
     # A start that is the teacher itself cannot be improved, and has no ratio but 1.
     interval = chosen.score.over(before.score) or RatioInterval(1.0, 1.0, 1.0)
-    return (
-        start if outcome == "start" else chosen.schedule,
-        outcome,
-        {
-            "n": len(problem),
-            "features": scorer.spaces[0].name,
-            "rmse_start": before.rmse,
-            "rmse": chosen.rmse,
-            "ratio": interval.ratio,
-            "low": interval.low,
-            "high": interval.high,
-            "frechet_start": before.frechet,
-            "frechet": chosen.frechet,
-            "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
-            "proposed": None if proposed is None else {"rmse": proposed.rmse, "frechet": proposed.frechet},
-            "chosen": CHOSEN[outcome],
-            "fallback": fallback,
-            "refused": refused,
-        },
-    )
+    return {
+        "rmse_start": before.rmse,
+        "rmse": chosen.rmse,
+        "ratio": interval.ratio,
+        "low": interval.low,
+        "high": interval.high,
+        "frechet_start": before.frechet,
+        "frechet": chosen.frechet,
+        "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
+        "proposed": None if proposed is None else {"rmse": proposed.rmse, "frechet": proposed.frechet},
+    }

@@ -20,8 +20,9 @@ from ttune.noise.schedules import Float64
 from ttune.sampling.plan import Plan
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.problem import Problem
-from ttune.tuning.solvers.backpropagation import QuadraticModel, backward, forward
+from ttune.tuning.solvers.backpropagation import backward, forward
 from ttune.tuning.solvers.parameters import Parameters
+from ttune.tuning.solvers.sensitivity import QuadraticModel
 
 FeatureMap = Callable[[Tensor, Conditions], Tensor]  # samples (b, ...) and their conditions -> (b, F)
 Loss = Callable[[Tensor], Tensor]  # features (n, F) float64 -> a number, differentiable in them

@@ -98,10 +98,10 @@ class OptimalSteps:
         problem = task.problem
         bar = tqdm(total=len(problem), desc="optimal steps: costs", disable=not task.progress, leave=False)
 
-        def sums(batch_size: Problem) -> tuple[Float64]:
-            costs = local_costs(batch_size, task.start, task.teacher, times, self.metric)
-            bar.update(len(batch_size))
-            return (costs * len(batch_size),)
+        def sums(batch: Problem) -> tuple[Float64]:
+            costs = local_costs(batch, task.start, task.teacher, times, self.metric)
+            bar.update(len(batch))
+            return (costs * len(batch),)
 
         with bar:
             total = np.array(task.journal.piece("costs", lambda: (problem.total(sums)[0] / len(problem)).tolist()), np.float64)

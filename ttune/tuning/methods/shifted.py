@@ -55,7 +55,7 @@ class Shifted:
         return {"shifted": asdict(self)}
 
     def run(self, task: Task) -> Found:
-        (variances,) = task.problem.per_sample(lambda batch_size: [batch_size.target.double().flatten(1).var(1).cpu().numpy()])
+        (variances,) = task.problem.per_sample(lambda batch: [batch.target.double().flatten(1).var(1).cpu().numpy()])
         return best_of(task, self._tries(task.start, float(variances.mean())))
 
     def _tries(self, schedule: Schedule, measured: float) -> dict[str, Schedule]:

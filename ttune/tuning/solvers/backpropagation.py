@@ -5,16 +5,14 @@ gradient J^T r; one with random signs v gives v_s^T J_s for every sample s, a ro
 estimate of J^T J.
 
 The sampler is run without a graph, keeping each stage's registers and outputs, and walked backwards a stage at a time, calling the network
-again there: only one call's activations exist at any time, of a few samples.
-
-How the rows of the tableau depend on the parameters is a matter of float64 numbers: central differences of the tableau, no
-network.
+again there: only one call's activations exist at any time, of a few samples. How the rows of the tableau depend on the parameters is
+known before (:mod:`ttune.tuning.solvers.sensitivity`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,16 +23,15 @@ from torch import Tensor
 from ttune.network.denoiser import Denoiser, select
 from ttune.network.guidance import Classifier
 from ttune.noise.schedules import Float64
-from ttune.samplers.folding import PREDICTION
-from ttune.sampling.plan import Plan, Registers, evaluations_of, folded
+from ttune.sampling.plan import Plan, Registers
 from ttune.sampling.program import Program
 from ttune.sampling.sample import start_state
 from ttune.schedule.schedule import Schedule
 from ttune.tuning.problem import Problem, finite
 from ttune.tuning.solvers.least_squares import NormalEquations, Search
 from ttune.tuning.solvers.parameters import Parameters
+from ttune.tuning.solvers.sensitivity import QuadraticModel, StageRows
 
-STEP = 1e-5  # of the tableau's central differences in float64: their error is of the order of its square
 # Of a chunk, the share whose activations exist at once. On the bundled model a sample's are 1.7 MiB and a chunk of 64 needs 22 MiB to be
 # sampled: an eighth of it took 1.5 times that memory (beyond the cached states), a sixteenth no more (``python -m benchmarks memory``).
 MICRO_SHARE = 16
@@ -60,131 +57,7 @@ class Backpropagation:
         return True
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """A number, or several, that the sampler is made of, and its derivative in the free parameters: (...) and (P, ...)."""
-
-    value: Tensor
-    slope: Tensor
-
-    def of_each(self, copies: Tensor) -> Tensor:
-        """(B, ...) for copies (B, P) of the parameters' changes: as if every sample had its own."""
-        return self.value + torch.tensordot(copies, self.slope, 1)
-
-
-@dataclass(frozen=True)
-class StageRows:
-    """One stage's rows over named registers, as functions of the parameters, and the row of D for a threshold function."""
-
-    names: tuple[str, ...]  # columns: "x", "o0", ..., retained, "D" (clamped), "prediction"
-    outputs: tuple[str, ...]
-    rows: Sensitivity  # (R, C)
-    prediction: Sensitivity  # (1 + outputs,): of x and the network's outputs
-
-    def __call__(self, denoiser: Denoiser, registers: Registers, outputs: Sequence[Tensor], copies: Tensor) -> dict[str, Tensor]:
-        """The registers after this stage, every sample with its own copy of the parameters (B, P)."""
-        known = dict(registers) | {f"o{j}": o for j, o in enumerate(outputs)}
-        if PREDICTION in self.names:
-            assert denoiser.threshold is not None
-            terms = [registers["x"], *outputs][: self.prediction.value.shape[0]]
-            known[PREDICTION] = denoiser.threshold(_combined(self.prediction.of_each(copies), terms))
-        table = self.rows.of_each(copies)
-        made: dict[str, Tensor] = {}
-        for r, name in enumerate(self.outputs):
-            used = [c for c, column in enumerate(self.names) if column in known]
-            made[name] = _combined(table[:, r, used], [known[self.names[c]] for c in used])
-            if name == "D":  # the first row, where the denoiser clips: what later rows use is the clamped prediction
-                assert denoiser.clip_sample is not None
-                known["D"] = made["D"] = made["D"].clamp(-denoiser.clip_sample, denoiser.clip_sample)
-        return {name: tensor for name, tensor in made.items() if name != "D"}
-
-
-@dataclass(frozen=True)
-class QuadraticModel:
-    """A schedule and its derivatives, ready for tensors."""
-
-    stages: tuple[StageRows, ...]
-    network_times: Sensitivity  # (n_evaluations,)
-    start_scale: Sensitivity  # ()
-
-    @staticmethod
-    def make(denoiser: Denoiser, parameters: Parameters, theta: Float64, device: torch.device) -> QuadraticModel:
-        base = _numbers(denoiser, parameters.schedule(theta))
-        slopes = [_slope(denoiser, parameters, theta, j, base) for j in parameters.free]
-
-        def sensitivity(key: str, shape: tuple[int, ...], index: Mapping[tuple[object, ...], int]) -> Sensitivity:
-            value, slope = np.zeros(shape), np.zeros((len(slopes), *shape))
-            for place, flat in index.items():
-                value.reshape(-1)[flat] = base.get((key, *place), 0.0)
-                slope.reshape(len(slopes), -1)[:, flat] = [s.get((key, *place), 0.0) for s in slopes]
-            return Sensitivity(torch.from_numpy(value).to(device), torch.from_numpy(slope).to(device))
-
-        keys = dict.fromkeys(key for numbers in (base, *slopes) for key in numbers)
-        count = sum(key[0] == "network_time" for key in keys)
-        stages = []
-        for i in range(count):
-            rows = [key for key in keys if key[0] == f"row {i}"]
-            outputs = tuple(dict.fromkeys(str(key[1]) for key in rows))
-            names = tuple(dict.fromkeys(str(key[2]) for key in rows))
-            index: dict[tuple[object, ...], int] = {(o, n): r * len(names) + c for r, o in enumerate(outputs) for c, n in enumerate(names)}
-            width = sum(key[0] == f"prediction {i}" for key in keys)
-            stages.append(
-                StageRows(
-                    names,
-                    outputs,
-                    sensitivity(f"row {i}", (len(outputs), len(names)), index),
-                    sensitivity(f"prediction {i}", (width,), {(c,): c for c in range(width)}),
-                )
-            )
-        return QuadraticModel(
-            tuple(stages),
-            sensitivity("network_time", (count,), {(i,): i for i in range(count)}),
-            sensitivity("start", (), {(): 0}),
-        )
-
-
-def _combined(coefficients: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """sum_c coefficients[:, c] terms[c], in the terms' dtype: coefficients (B, C), terms (B, ...)."""
-    shape = (-1, *(1 for _ in terms[0].shape[1:]))
-    weights = coefficients.to(terms[0].dtype).unbind(1)
-    return sum((weight.reshape(shape) * term for weight, term in zip(weights, terms, strict=True)), torch.zeros_like(terms[0]))
-
-
-Numbers = Mapping[tuple[object, ...], float]
 Signs = Callable[[Tensor], Tensor]  # (B, m) -> as many random signs, others at every call
-
-
-def _numbers(denoiser: Denoiser, schedule: Schedule) -> Numbers:
-    """Everything about a run that depends on the schedule, by name."""
-    evaluations = evaluations_of(denoiser, schedule)
-    numbers: dict[tuple[object, ...], float] = {("start",): schedule.noise.start_scale(schedule.times[0])}
-    for i, (evaluation, rows) in enumerate(zip(evaluations, folded(denoiser, schedule, evaluations), strict=True)):
-        numbers["network_time", i] = float(schedule.network_times[i])
-        numbers |= {(f"prediction {i}", c): value for c, value in enumerate(evaluation.row)}
-        numbers |= {(f"row {i}", name, column): value for name, row in rows.items() for column, value in row.items()}
-    return numbers
-
-
-def _slope(denoiser: Denoiser, parameters: Parameters, theta: Float64, j: int, base: Numbers) -> Numbers:
-    """The derivative of every number in parameter ``j``: a central difference, one-sided where a bound stops it."""
-    sides: list[tuple[float, Numbers]] = []
-    for h in (STEP, -STEP):
-        moved = theta.copy()
-        moved[j] += h
-        if np.array_equal(parameters.project(moved), moved):
-            try:
-                schedule = parameters.schedule(moved)
-            except ValueError:
-                continue
-            sides.append((h, _numbers(denoiser, schedule)))
-    keys = {key for _, numbers in sides for key in numbers} | set(base)
-    slope = {}
-    for key in keys:
-        each = [(numbers.get(key, 0.0) - base.get(key, 0.0)) / h for h, numbers in sides]
-        # A network time that a bound holds does not move on one side; the other side is its slope.
-        stuck = key[0] == "network_time" and len(each) == 2 and 0.0 in each
-        slope[key] = sum(each) if stuck else sum(each) / max(len(each), 1)
-    return {key: value for key, value in slope.items() if value != 0.0}
 
 
 def normal_equations(
@@ -196,8 +69,8 @@ def normal_equations(
     schedule = parameters.schedule(theta)
     plan = Plan.make(problem.denoiser, schedule, problem.x_T.device)
 
-    def sums(batch_size: Problem) -> tuple[float, Float64, Float64]:
-        r, (along_r, *random) = vector_products(batch_size, schedule, plan, model, how, _signs_of(batch_size, how, draw))
+    def sums(batch: Problem) -> tuple[float, Float64, Float64]:
+        r, (along_r, *random) = vector_products(batch, schedule, plan, model, how, _signs_of(batch, how, draw))
         P = along_r.shape[1]
         A = sum((rows.T @ rows for rows in random), torch.zeros(P, P, dtype=torch.float64, device=along_r.device))
         return float(r.square().sum()), A.cpu().numpy() / max(len(random), 1), along_r.sum(0).cpu().numpy()
@@ -206,10 +79,10 @@ def normal_equations(
     return NormalEquations(float(cost) / problem.elements, A / problem.elements, g / problem.elements)
 
 
-def _signs_of(batch_size: Problem, how: Backpropagation, draw: int) -> Signs:
+def _signs_of(batch: Problem, how: Backpropagation, draw: int) -> Signs:
     """Random signs, each sample's own: the same whichever rank has it, and in whatever part of a chunk."""
     seed = (how.seed * 1_000_003 + draw) * 2**32
-    generators = [torch.Generator().manual_seed((seed + _number_of(x)) % 2**64) for x in batch_size.x_T]
+    generators = [torch.Generator().manual_seed((seed + _number_of(x)) % 2**64) for x in batch.x_T]
 
     def signs(r: Tensor) -> Tensor:
         return torch.stack([torch.randint(2, r.shape[1:], generator=generator) for generator in generators]).to(r) * 2 - 1
@@ -303,7 +176,7 @@ def _through_update(
 
 
 def _through_network(
-    batch_size: Problem,
+    batch: Problem,
     plan: Plan,
     model: QuadraticModel,
     i: int,
@@ -314,14 +187,14 @@ def _through_network(
     micro: int,
 ) -> None:
     """From cotangents of the outputs of evaluation ``i`` to those of its state (added) and of its network time."""
-    denoiser, n = batch_size.denoiser, len(batch_size)
+    denoiser, n = batch.denoiser, len(batch)
     for start in range(0, n, micro):
         rows = slice(start, start + micro)
         with torch.enable_grad():
             leaf = x[rows].detach().requires_grad_()
             tau = model.network_times.value[i].to(torch.float64).expand(len(leaf)).clone().requires_grad_()
             before = denoiser.evaluations
-            outputs = plan.outputs(denoiser, i, leaf, select(batch_size.conditions, rows, n, denoiser.shared), tau)
+            outputs = plan.outputs(denoiser, i, leaf, select(batch.conditions, rows, n, denoiser.shared), tau)
             spent = denoiser.evaluations - before
         live = [j for j, output in enumerate(outputs) if output.requires_grad]
         for on_output, cotangent, slope in zip(on_outputs, cotangents, slopes, strict=True):
