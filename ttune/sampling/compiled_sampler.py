@@ -123,7 +123,7 @@ class CompiledSampler:
         self._stochastic, self._guided, self._cost = plan.stochastic, plan.guided, plan.cost(denoiser)
         self._looked: set[torch.device] = set()  # where an x_T was looked at
         self._functions: Recent[Callable[..., Tensor]] = Recent(LAYOUTS)
-        self._by_steps: set[Hashable] = set()  # layouts of which torch cannot make one graph
+        self._by_steps: set[Hashable] = set()  # layouts that torch cannot put into one graph
         self._captures: Recent[_Capture] = Recent(CAPTURES)
 
     def __call__(
