@@ -101,7 +101,6 @@ def _traced(
     return function(x, (denoiser.prepared(conditions, x) if plan.guided else conditions,), drawn)
 
 
-@torch.compiler.assume_constant_result
 def _prepare_trace(denoiser: Denoiser, schedule: Schedule, dtype: torch.dtype, device: torch.device, check_model: bool) -> bool:
     """Leave the plan and its function where a compiler finds them; of what is done here it sees nothing."""
     check_fits(denoiser, schedule, check_model=check_model)
@@ -109,6 +108,10 @@ def _prepare_trace(denoiser: Denoiser, schedule: Schedule, dtype: torch.dtype, d
     function = Trace(plan, denoiser, Passed(), torch.float64 if dtype == torch.float64 else torch.float32).function(None, device)
     denoiser.__dict__["programs"] = denoiser.programs | {("traced", id(schedule)): (plan, function)}
     return True
+
+
+# What torch.compiler.assume_constant_result does. That would load torch._dynamo, which takes two seconds, with ttune.
+_prepare_trace.__dict__["_dynamo_marked_constant"] = True
 
 
 def _can_look(x: Tensor) -> bool:
