@@ -1,4 +1,4 @@
-"""Every schedule of gallery/ loads, says where it comes from, and stands in the table with its own figures."""
+"""Every schedule of gallery/ loads, says where it comes from, and is in the table with its own figures."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_write_picture_shows_every_pixel_of_every_image(images: torch.Tensor, tm
     write_picture(path, rows, {"tuned": offsets(5), "a much longer name of a way of tuning": offsets(10)})
     pixels = np.asarray(image.open(path).convert("L"))
     raw = load_test_images()[0][:16, 0].numpy()
-    # The strips stand at whole pixels, three to an image's pixel: find the first by exact match.
+    # The strips are at whole pixels, three to an image's pixel: find the first by exact match.
     strip = np.kron(raw[0], np.ones((3, 3), np.uint8))
     top, left = next(
         (y, x)

@@ -1,4 +1,4 @@
-"""JSON that other tools wrote: lists of numbers for ``ttune import``, and what stands in a diffusers folder. No weights are read."""
+"""JSON that other tools wrote: lists of numbers for ``ttune import``, and what a diffusers folder holds. No weights are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = ([14.6, 3.2, 0.9, 0.03], [7.5, 1.2, 0.0], [1.0, 0.7, 0.2], [999, 749.5,
 
 @dataclass(frozen=True)
 class List:
-    """A file, and what ``ttune import`` is told of it."""
+    """A file, and the words that ``ttune import`` gets with it."""
 
     data: bytes
     kind: str = "sigmas"

@@ -72,7 +72,7 @@ def read(data: bytes) -> bool:
 
 
 def check_noise(values: dict[str, Any]) -> None:
-    """No word, list or truth value stands for a number."""
+    """No word, list or truth value is taken for a number."""
     for name, value in values.items():
         if name == "base":
             check_noise(value)

@@ -1,4 +1,4 @@
-"""Safetensors files: weights, feature statistics, what a tuning remembers. Taken only if every value is one that may stand there."""
+"""Safetensors files: weights, feature statistics, what a tuning remembers. Taken only if every value is one that may be there."""
 
 from __future__ import annotations
 

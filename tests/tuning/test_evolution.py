@@ -167,7 +167,7 @@ def test_a_network_of_whole_times_gets_whole_times() -> None:
     result = tune(Evolution(fitness="rmse", search_starts=False, **SMALL), start, denoiser, teacher=Schedule.build(FEW, "ddim", 16))
     assert result.improved
     assert (result.schedule.network_times % 1 == 0).all()
-    # Methods that stand between whole times are searched with a network that answers there, then in whole times.
+    # Methods that search between whole times are searched with a network that answers there, then in whole times.
     for method, sampler in ((Evolution(cells=10, **SMALL), "ddim"), (Evolution(**SMALL), "heun"), (Evolution("cma", rounds=2), "ddim")):
         result = tune(method, start.replace(sampler=sampler), denoiser, teacher=Schedule.build(FEW, "ddim", 16), fallback=False)
         assert (result.schedule.network_times % 1 == 0).all()

@@ -197,8 +197,8 @@ def test_clipped_denoisers_tune_as_well_as_unclipped_ones(sampler: str, steps: i
 
 
 def test_where_clamping_costs_it_is_the_sampler_and_not_the_search() -> None:
-    """DDIM with three steps does better unclamped (.022 against .045): predictions beyond the range, network times far from where it
-    stands, make up for steps too long. Clamped, that solution is worse than what the clamped search found, and the search
+    """DDIM with three steps does better unclamped (.022 against .045): predictions beyond the range, network times far from the
+    solver's, make up for steps too long. Clamped, that solution is worse than what the clamped search found, and the search
     begun there finds no better either."""
     free, held = clipped(None, "ddim", 3, "differences"), clipped(1.0, "ddim", 3, "differences")
     solution = free.schedule.replace(model={}, tuned={})

@@ -62,7 +62,7 @@ def guided(network: Any, interval: tuple[float, float] | None) -> Denoiser:
 
 @pytest.mark.parametrize("interval", [None, (0.5, 3.0)])
 def test_with_conditions_guidance_and_clipping(interval: tuple[float, float] | None) -> None:
-    """An interval of guidance makes two calls of what stands on either side of its ends."""
+    """An interval of guidance makes two calls of what lies on either side of its ends."""
     schedule, labels = Schedule.build(NOISE, "dpmpp_2m", 4, "quadratic"), {"label": torch.arange(12.0, dtype=torch.float64)}
     network = mixture(NOISE).denoiser().network
     expected = equations(guided(Counting(network), interval), schedule, 1, labels)

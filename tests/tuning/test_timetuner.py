@@ -53,7 +53,7 @@ def draw(j: int) -> tuple[Tensor, Tensor, dict[str, object]]:
 def published(network: nn.Module, index_times: Float64, procedure: str, iterations: int, lr: float) -> list[float]:
     """The paper's procedure in its own words: continuous time t in (0, 1000], ratios rho, DDIM, Adam. Nothing of ttune but alpha-bar.
 
-    Index s stands at continuous time s + 1, so that time 0 is the clean image.
+    Index s is continuous time s + 1, so that time 0 is the clean image.
     """
     bar = [1.0, *(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))]
     grid = [float(s) + 1 for s in index_times]
@@ -157,17 +157,17 @@ def test_the_cost_is_as_stated(K: int) -> None:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction", "score", "flow_prediction"])
 @pytest.mark.parametrize("procedure", ["sequential", "parallel"])
 def test_any_prediction_type_and_sampler(procedure: str, prediction_type: str, sampler: str) -> None:
-    """The same belief about the noise gives the same ratios, whatever words the network uses; conversions stand at the position."""
+    """The same belief about the noise gives the same ratios, whatever words the network uses; conversions are made at the solver time."""
     schedule = Schedule.build(NOISE, sampler, 4, "linspace")
-    stands = {float(t): (float(a), float(s)) for t, a, s in zip(schedule.times, schedule.alphas, schedule.sigmas, strict=True)}
+    levels = {float(t): (float(a), float(s)) for t, a, s in zip(schedule.times, schedule.alphas, schedule.sigmas, strict=True)}
     position: list[float] = []
     base = Conv()
 
     def network(x: Tensor, tau: Tensor) -> Tensor:
-        # Which position this call stands at: the nearest one (the ratios stay near 1).
+        # Which solver time this call is at: the nearest one (the ratios stay near 1).
         t = min(schedule.times[:-1], key=lambda t: abs(t - tau[0].item()))
         position.append(t)
-        alpha, sigma = stands[float(t)]
+        alpha, sigma = levels[float(t)]
         eps = base(x, tau)
         return outputs_from(prediction_type, (x - sigma * eps) / alpha, eps, alpha, sigma)
 

@@ -48,7 +48,7 @@ def test_samples_are_near_real_images(judge: CandidateMetrics) -> None:
     noise = judge.features(torch.randn(judge.target.shape, generator=torch.Generator().manual_seed(0)))
     assert judge.real is not None
     near, far = (frechet_distance(FeatureStatistics.of_features(f, judge.features.name), judge.real) for f in (features, noise))
-    assert near < 0.25 * far  # 128 real images alone stand at about 3
+    assert near < 0.25 * far  # 128 real images alone have about 3
 
 
 def test_fractional_times_are_distinguished() -> None:
