@@ -309,8 +309,9 @@ def test_a_network_that_one_graph_cannot_hold_is_compiled_by_steps() -> None:
     torch._dynamo.reset()
     d, schedule, x_T = denoiser(), Schedule.build(NOISE, "dpmpp_2m", 4), torch.randn(2, 2, 6, 6)
     sampler, wanted = CompiledSampler(d, schedule, backend=backend), ttune.sample(d, schedule, x_T)
-    for _ in range(2):
+    with pytest.warns(UserWarning, match="could not be compiled as one graph .RuntimeError: non-tensor input.; it is a graph"):
         torch.testing.assert_close(sampler(x_T), wanted)
+    torch.testing.assert_close(sampler(x_T), wanted)
     assert len(graphs) == 1 + 4  # steps without a last prediction, with one, that keep their own and that do not
 
     def fails(x: Tensor, tau: Tensor) -> Tensor:

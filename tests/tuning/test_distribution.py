@@ -148,6 +148,22 @@ def test_a_black_box_gets_the_detail_search() -> None:
 
 
 @pytest.mark.slow
+def test_cma_goes_on_from_the_detail_search_without_gradients() -> None:
+    result = tune(Distribution(optimizer="cma", evaluations=6000), method=Endpoint(iterations=1, search_starts=False))
+    front = {row["name"]: row["to_teacher"] for row in result.validation["front"]}
+    assert list(result.history) == ["given", "detail", "evolution"]
+    assert result.history["evolution"][-1] < 0.9 * result.history["evolution"][0]
+    assert front["candidate 1"] < 0.5 * front["candidate 2"]
+
+
+def test_what_a_distribution_has_of_its_own_is_not_given_twice() -> None:
+    stage = Distribution(PARTS, fidelity=1.0)
+    for name, value in (("features", lambda x: x), ("fidelity", 2.0)):
+        with pytest.raises(ValueError, match=f"{name} must be given once"):
+            tune(stage, **{name: value})
+
+
+@pytest.mark.slow
 def test_fidelity_keeps_near_the_teacher() -> None:
     goal = torch.cat([standard_normal((64, 2)) * 3, standard_normal((64, 2)) + 4])  # far from what the model makes
     reference = as_reference(goal, (2,))

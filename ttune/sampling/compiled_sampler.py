@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch._C._dynamo.eval_frame import reset_code
 
+from ttune.messages.warn import warn
 from ttune.network.call_note import add_note
 from ttune.network.conditions import layout, leaves, mapped
 from ttune.network.denoiser import Denoiser
@@ -178,12 +179,14 @@ class CompiledSampler:
         whole = self._whole and key not in self._by_steps
         try:
             return self._functions.get((key, whole), lambda: self._function(x, held, whole))(x, held.tensors, seeds)
-        except Exception:
+        except Exception as error:
             if not whole or self._unroll:
                 raise
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         # Not all that a network may do works in a region: constant tensors, for one, do not in torch 2.13's Inductor.
         x_0 = self._functions.get((key, False), lambda: self._function(x, held, False))(x, held.tensors, seeds)
         self._by_steps.add(key)
+        warn(f"the sampling could not be compiled as one graph ({reason}); it is a graph for every kind of step, as with fullgraph=False")
         return x_0
 
     def _function(self, x: Tensor, held: Held, whole: bool) -> Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -107,24 +107,32 @@ def decide(
     outcome = "start" if same_steps(chosen.schedule, start) else "tuned"
     if outcome == "tuned" and any(same_steps(chosen.schedule, other) for other in (*grids, *untuned)):
         outcome = "untuned"
-    figures = {"n": len(problem), "features": scorer.spaces[0].name, **_compared(before, chosen, grid, proposed)}
+    figures = {"n": len(problem), "features": scorer.spaces[0].name, **compared(before, chosen, grid, proposed)}
     figures |= {"chosen": CHOSEN[outcome], "fallback": fallback, "refused": refused}
     return start if outcome == "start" else chosen.schedule, outcome, figures
 
 
-def _compared(
-    before: ValidationFigures, chosen: ValidationFigures, grid: ValidationFigures | None, proposed: ValidationFigures | None
-) -> dict[str, Any]:
+class Scored(Protocol):
+    @property
+    def score(self) -> ScheduleScore: ...
+
+
+def compared(before: Scored, chosen: Scored, grid: Scored | None, proposed: Scored | None) -> dict[str, Any]:
+    """What every decision records of the start, the chosen schedule, the best untuned one and the first candidate."""
+
+    def both(own: Scored | None) -> dict[str, float] | None:
+        return None if own is None else {"rmse": own.score.rmse, "frechet": own.score.frechet}
+
     # A start that is the teacher itself cannot be improved, and has no ratio but 1.
     interval = chosen.score.over(before.score) or RatioInterval(1.0, 1.0, 1.0)
     return {
-        "rmse_start": before.rmse,
-        "rmse": chosen.rmse,
+        "rmse_start": before.score.rmse,
+        "rmse": chosen.score.rmse,
         "ratio": interval.ratio,
         "low": interval.low,
         "high": interval.high,
-        "frechet_start": before.frechet,
-        "frechet": chosen.frechet,
-        "best_untuned": None if grid is None else {"rmse": grid.rmse, "frechet": grid.frechet},
-        "proposed": None if proposed is None else {"rmse": proposed.rmse, "frechet": proposed.frechet},
+        "frechet_start": before.score.frechet,
+        "frechet": chosen.score.frechet,
+        "best_untuned": both(grid),
+        "proposed": both(proposed),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,13 +36,16 @@ def stage_of(denoiser: Denoiser, method: Method, arguments: TuneArguments) -> Di
         raise ValueError("x_T: a distribution is tuned on new x_T in every iteration; give sample_shape and samples instead")
     if not set(method.changes) & set(TUNABLE):
         raise ValueError(f"method {method.name!r} changes {list(method.changes)}; a distribution is tuned over some of {list(TUNABLE)}")
-    if isinstance(objective, Distribution):
-        return objective
+    given = objective if isinstance(objective, Distribution) else Distribution(optimizer="detail" if objective == "endpoint" else "auto")
+    own = {"reference": given.reference is not None, "features": bool(given.parts), "fidelity": bool(given.fidelity)}
+    for name in (name for name, there in own.items() if there and getattr(arguments, name) not in (None, 0)):
+        raise ValueError(f"{name} must be given once: to tune() or to its Distribution, got both")
     pictures = tuple(shape) if denoiser.decode is None else ()  # of decoded pictures the shape is not known yet
     names = list(denoiser.draw_conditions(torch.zeros(1, dtype=torch.int64))) if denoiser.draw_conditions else []
-    reference = None if arguments.reference is None else as_reference(arguments.reference, pictures, names)
-    parts = parts_to_tune(arguments.features, pictures)
+    reference = given.reference if arguments.reference is None else as_reference(arguments.reference, pictures, names)
+    parts = given.parts or parts_to_tune(arguments.features, pictures)
     # Statistics are of one kind of features: what they do not know is left out, unless nothing remains.
-    parts = tuple(part for part in parts if reference is None or reference.knows(part)) or parts
-    optimizer = "detail" if objective == "endpoint" else "auto"
-    return Distribution(parts, parts_to_judge(parts, pictures), reference, arguments.fidelity, optimizer, searched)
+    parts = given.parts or tuple(part for part in parts if reference is None or reference.knows(part)) or parts
+    judges = given.judges if given.parts else parts_to_judge(parts, pictures)
+    fidelity, detail = arguments.fidelity or given.fidelity, searched or given.detail
+    return replace(given, parts=parts, judges=judges, reference=reference, fidelity=fidelity, detail=detail)

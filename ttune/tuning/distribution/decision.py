@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
-from ttune.evaluation.metrics.frechet import RatioInterval
 from ttune.evaluation.metrics.precision_recall import NEIGHBOURS, PrecisionRecall, precision_recall
 from ttune.evaluation.score import FeatureScore, FeatureSpace, ScheduleScore, lead
 from ttune.schedule.schedule import CHOSEN, Schedule
@@ -20,7 +19,7 @@ from ttune.tuning.distribution.reference import Reference
 from ttune.tuning.methods.method import Found
 from ttune.tuning.problem import Problem
 from ttune.tuning.scoring import Scorer
-from ttune.tuning.validation import ERRORS, same_steps
+from ttune.tuning.validation import ERRORS, compared, same_steps
 
 UNTUNED = 2  # best untuned schedules, besides the start, that a tuned one is compared with
 MOST_REAL = 1000  # samples of the reference for precision and recall
@@ -140,32 +139,14 @@ def decide_by_distribution(
     outcome = "start" if same_steps(chosen.schedule, start) else "tuned"
     if outcome == "tuned" and any(same_steps(chosen.schedule, other) for other in (*(r.schedule for r in found.grids), *untuned)):
         outcome = "untuned"
-    figures = _figures(judge, before, None if best is before else best, named[0], chosen)
-    figures |= {"chosen": CHOSEN[outcome], "fallback": fallback, "refused": refused}
-    figures["front"] = [judge.entry(own) for own in dict.fromkeys([judge.teacher, *rivals, *named])]
-    figures["returned"] = chosen.name
-    return start if outcome == "start" else chosen.schedule, outcome, figures
-
-
-def _figures(judge: Judge, before: Measured, grid: Measured | None, proposed: Measured, chosen: Measured) -> dict[str, Any]:
-    """What every decision records, of :func:`ttune.tuning.validation.decide` too."""
-
-    def two(own: Measured) -> dict[str, float]:
-        return {"rmse": own.score.rmse, "frechet": own.score.frechet}
-
-    interval = chosen.score.over(before.score) or RatioInterval(1.0, 1.0, 1.0)  # a start that is the teacher itself
-    return {
+    figures = {
         "objective": "distribution",
         "n": len(judge.problem),
         "features": judge.tuned[0].name,
         "reference": None if judge.reference is None else judge.reference.name,
-        "rmse_start": before.score.rmse,
-        "rmse": chosen.score.rmse,
-        "ratio": interval.ratio,
-        "low": interval.low,
-        "high": interval.high,
-        "frechet_start": before.score.frechet,
-        "frechet": chosen.score.frechet,
-        "best_untuned": None if grid is None else two(grid),
-        "proposed": two(proposed),
+        **compared(before, chosen, None if best is before else best, named[0]),
     }
+    figures |= {"chosen": CHOSEN[outcome], "fallback": fallback, "refused": refused}
+    figures["front"] = [judge.entry(own) for own in dict.fromkeys([judge.teacher, *rivals, *named])]
+    figures["returned"] = chosen.name
+    return start if outcome == "start" else chosen.schedule, outcome, figures

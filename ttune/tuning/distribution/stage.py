@@ -55,14 +55,15 @@ class Distribution:
     """The settings of the stage.
 
     ``parts``: the features that are compared (:func:`ttune.tuning.distribution.feature_maps.parts_to_tune`); ``judges``: those that the
-    validation looks at besides. ``reference``: real samples; None for the teacher's own. ``fidelity``: weight of the mean squared distance
+    validation looks at besides; both by default as ``features`` of :func:`ttune.tune` says. ``reference``: real samples; by default
+    ``reference`` of :func:`ttune.tune`, or the teacher's own. ``fidelity``: weight of the mean squared distance
     to the teacher, in units of the first schedule's. ``optimizer``: "backpropagation"; "detail" (two numbers,
     :mod:`ttune.tuning.detail`); "cma" (the same, then CMA-ES); "auto": backpropagation where network and features have
     gradients, else detail. ``detail``: whether to search it after backpropagation too. ``evaluations``: how many of one sample the
     stage may take, ``samples``: x_T of an iteration, ``many``: x_T by which the first schedule's moments are known.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
     judges: tuple[Part, ...] = ()
     reference: Reference | None = None
     fidelity: float = 0.0
