@@ -42,7 +42,7 @@ class CompareOptions:
     """Methods and their settings, as in ``ttune compare``; those that cannot move the steps start from the best grid too."""
     steps: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
     samplers: tuple[str, ...] = ("ddim", "dpmpp_2m")
-    references: tuple[str, ...] = ("ipndm", "unipc", "dpmpp_3m")
+    untuned_samplers: tuple[str, ...] = ("ipndm", "unipc", "dpmpp_3m")
     """Samplers that are not tuned, but may be the best untuned one: untuned, they are the best at few steps on these models."""
     curve: int = 20
     """Best untuned grids from 3 steps to this many."""
@@ -85,7 +85,7 @@ def compared(args: CompareOptions, model: str) -> Comparison:
         samplers=args.samplers,
         steps=args.steps,
         curve=range(3, args.curve + 1),
-        references=args.references,
+        untuned_samplers=args.untuned_samplers,
         samples=args.tuning,
         test_samples=args.test_samples,
         data=data,

@@ -206,7 +206,7 @@ def test_new_steps_drop_it_and_a_part_keeps_it() -> None:
         (
             lambda: ttune.tune(Gaussian(NOISE).denoiser(), schedule(), x_T=torch.zeros(8, 2), progress=False),
             ValueError,
-            r"schedule: tuning begins with a schedule that tells all samples the same, got Shift\(",
+            r"schedule must pass all samples the same network times, got Shift\(",
         ),
     ],
 )

@@ -67,7 +67,7 @@ class Compare:
             self.methods,
             **{name: getattr(self, name) for name in same},
             curve=range(3, self.curve + 1),
-            references=self.untuned_samplers,
+            untuned_samplers=self.untuned_samplers,
             data=clean,
             features=features,
             real=_real_statistics(clean, features),

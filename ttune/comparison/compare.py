@@ -40,7 +40,7 @@ def compare(
     samplers: Sequence[str] = ("ddim", "dpmpp_2m"),
     steps: Sequence[int] = (3, 4, 5, 6, 8, 10),
     curve: Sequence[int] = CURVE,
-    references: Sequence[str] = (),
+    untuned_samplers: Sequence[str] = (),
     samples: int = 128,
     validation_samples: int = 256,
     test_samples: int = 1000,
@@ -60,7 +60,7 @@ def compare(
     ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``validation_samples`` more x_T are for each
     validation. Beside the methods are the start and the best untuned grid and t_0 of the same sampler; of the latter
     there are figures for every number of steps in ``curve`` too, to say how many untuned steps a tuned schedule is worth;
-    ``references`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that.
+    ``untuned_samplers`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that.
     ``data``: clean images for the methods that need them. ``features``: images (n, ...) -> (n, f) for Fréchet distances, by
     default pooled pixels; ``real``: statistics of real images in them. ``work``: a folder that keeps every finished cell; the same
     call goes on from there, and several processes with the same folder share the work.
@@ -79,7 +79,7 @@ def compare(
     with TemporaryDirectory() as temporary:
         folder = ResultFolder(Path(work if work is not None else temporary), bench.fingerprint(), "comparison.json")
         bench = bench.with_endpoints(folder.shared)
-        others = tuple(sampler for sampler in references if sampler not in samplers)
+        others = tuple(sampler for sampler in untuned_samplers if sampler not in samplers)
         cells = _cells(chosen, samplers, others, steps, curve)
         refused = _refused(bench, chosen, cells)
         failed = _fill(folder, bench, chosen, [cell for cell in cells if cell not in refused], progress)
@@ -87,12 +87,12 @@ def compare(
 
 
 def _cells(
-    methods: Iterable[str], samplers: Sequence[str], references: Sequence[str], steps: Sequence[int], curve: Sequence[int]
+    methods: Iterable[str], samplers: Sequence[str], untuned_samplers: Sequence[str], steps: Sequence[int], curve: Sequence[int]
 ) -> list[Cell]:
-    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``, and of the references at K and 2 K."""
+    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``, and at K and 2 K for untuned samplers."""
     cells = [Cell(label, sampler, k) for k in steps for sampler in samplers for label in (UNTUNED, *methods)]
     cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
-    return cells + [Cell(UNTUNED, sampler, k) for k in sorted({*steps, *(2 * k for k in steps)}) for sampler in references]
+    return cells + [Cell(UNTUNED, sampler, k) for k in sorted({*steps, *(2 * k for k in steps)}) for sampler in untuned_samplers]
 
 
 def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[str, Entrant]:
@@ -194,7 +194,7 @@ def _collected(
     refused: Mapping[Cell, str],
     failed: Mapping[Cell, str],
     samplers: tuple[str, ...],
-    references: tuple[str, ...],
+    untuned_samplers: tuple[str, ...],
     steps: tuple[int, ...],
 ) -> Comparison:
     records, errors = {}, {}
@@ -210,7 +210,7 @@ def _collected(
         teacher=bench.teacher.describe(),
         labels=tuple(methods),
         samplers=samplers,
-        references=references,
+        untuned_samplers=untuned_samplers,
         steps=steps,
         records=records,
         errors=errors,

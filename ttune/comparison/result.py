@@ -46,7 +46,7 @@ class ComparisonResult:
     teacher: Mapping[str, Any]
     labels: tuple[str, ...]
     samplers: tuple[str, ...]
-    references: tuple[str, ...]  # untuned only
+    untuned_samplers: tuple[str, ...]  # untuned only
     steps: tuple[int, ...]
     records: Mapping[Cell, Mapping[str, Any]]
     errors: Mapping[Cell, Mapping[str, Float64]]
@@ -87,7 +87,7 @@ class ComparisonResult:
                 continue
             mine = (row["sampler"], row["steps"], row["label"])
             entry: dict[str, Any] = {k: row[k] for k in ("sampler", "steps", "label")}
-            for which, samplers in (("same_sampler", (row["sampler"],)), ("best_sampler", (*self.samplers, *self.references))):
+            for which, samplers in (("same_sampler", (row["sampler"],)), ("best_sampler", (*self.samplers, *self.untuned_samplers))):
                 rivals = {}
                 for metric, part in (("rmse", GRID), ("frechet", GRID_BY_FRECHET)):
                     there = [s for s in samplers if Cell(UNTUNED, s, double) in self.records]
@@ -125,7 +125,7 @@ class ComparisonResult:
             "test_samples": self.n,
             "teacher": dict(self.teacher),
             "samplers": list(self.samplers),
-            "references": list(self.references),
+            "untuned_samplers": list(self.untuned_samplers),
             "rows": self.rows,
             "pairs": [_rounded(pair) for pair in self.pairs],
             "half_the_steps": [_rounded(half) for half in self.halves],
@@ -162,7 +162,7 @@ class ComparisonResult:
         row: dict[str, Any] = {"steps": steps, "sampler": sampler, "label": label} | _without_draws(figures)
         if label != GRID and self._figures(sampler, steps, GRID) is not None:
             row["against_grid"] = self.versus((sampler, steps, label), (sampler, steps, GRID))
-        for name, samplers in (("same_sampler", (sampler,)), ("best_sampler", (*self.samplers, *self.references))):
+        for name, samplers in (("same_sampler", (sampler,)), ("best_sampler", (*self.samplers, *self.untuned_samplers))):
             for metric in ("rmse", "frechet"):
                 found = equivalent_steps(figures[metric], self.curve(metric, samplers))
                 row[f"equivalent_{metric}_{name}"] = None if found is None else {"steps": found.steps, "bound": found.bound}

@@ -142,7 +142,7 @@ def _heading(comparison: ComparisonResult) -> str:
         f"{comparison.model}: {comparison.n:,} test x_T, teacher {teacher}; F = Fréchet distance ({comparison.features}). "
         f"Figures are of what a method proposes; 'returned' is what ttune tune returns: an untuned schedule, and its RMSE, where the "
         f"proposal is not better on its own validation x_T. '= untuned': steps of the best untuned grid for the same error; "
-        f"any sampler: of {', '.join((*comparison.samplers, *comparison.references))}."
+        f"any sampler: of {', '.join((*comparison.samplers, *comparison.untuned_samplers))}."
     )
 
 

@@ -149,7 +149,7 @@ def _check(denoiser: Denoiser, schedule: Schedule, method: Method, arguments: Tu
         raise ValueError(f"schedule: tuning needs a deterministic sampler, got {schedule.sampler!r} with eta={schedule.eta}")
     if schedule.shift is not None:
         raise ValueError(
-            f"schedule: tuning begins with a schedule that tells all samples the same, got {schedule.shift}; take it away first"
+            f"schedule must pass all samples the same network times, got {schedule.shift}; begin with schedule.replace(shift=None)"
         )
     if isinstance(getattr(denoiser.guidance, "scale", None), tuple):
         raise ValueError("denoiser: guidance with a scale per evaluation does not fit the teacher's steps; give the scale as a function")
