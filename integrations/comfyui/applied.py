@@ -16,9 +16,9 @@ from .sampler import ScheduleFunction, start
 from .timed import TimedGuider, overriding
 
 # ttune's name -> ComfyUI's, of the samplers that are the same mathematics. DDIM with eta = 0 is Euler's step on sigma / alpha.
-SAMPLERS = {"ddim": "euler", "euler": "euler", "heun": "heun", "kdpm_2": "dpm_2", "dpmpp_2m": "dpmpp_2m"}
-# ComfyUI's dpmpp_2m and dpm_2 reckon in -log sigma for every model, of flow models too, whose half log-SNR is log((1 - t) / t).
-OTHER_ON_FLOWS = ("kdpm_2", "dpmpp_2m")
+SAMPLERS = {"ddim": "euler", "euler": "euler", "heun": "heun", "kdpm_2": "dpm_2", "dpmpp_2m": "dpmpp_2m", "res_2m": "res_multistep"}
+# These of ComfyUI reckon in -log sigma for every model, of flow models too, whose half log-SNR is log((1 - t) / t).
+OTHER_ON_FLOWS = ("kdpm_2", "dpmpp_2m", "res_2m")
 INSTEAD = "use 'ttune: sampler of schedule', which runs it as ttune.sample does"
 
 

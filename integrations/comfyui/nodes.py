@@ -93,7 +93,9 @@ class ApplySchedule:
     """A model for ComfyUI's own samplers (KSamplerSelect), whose network gets the times of a schedule."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "apply", CATEGORY
-    DESCRIPTION = "Only for ComfyUI's own euler, ddim, heun, dpm_2 and dpmpp_2m. Not needed with 'ttune: sampler of schedule'."
+    DESCRIPTION = (
+        "Only for ComfyUI's own euler, ddim, heun, dpm_2, dpmpp_2m and res_multistep. Not needed with 'ttune: sampler of schedule'."
+    )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

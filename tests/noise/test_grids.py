@@ -63,6 +63,26 @@ def beta(K: int) -> list[float]:
     return [999 * float(stats.beta.ppf(1 - i / K, 0.6, 0.6)) for i in range(K)]
 
 
+def beta57(K: int) -> list[float]:
+    return [999 * float(stats.beta.ppf(1 - i / K, 0.5, 0.7)) for i in range(K)]
+
+
+def bong_tangent(K: int) -> list[float]:
+    """In RES4LYF's own terms: both halves of (2 / pi atan(-slope (x - pivot)) + 1) / 2, each stretched to its ends."""
+    if K == 1:  # where the original divides by zero
+        return [999.0]
+    total, pivot = K + 2, int((K + 2) * 0.6)
+    slope = 0.2 / (total / 40)
+
+    def half(length: int, pivot: int, start: float, end: float) -> list[float]:
+        curve = [(2 / math.pi * math.atan(-slope * (x - pivot)) + 1) / 2 for x in range(length)]
+        return [(c - curve[-1]) / (curve[0] - curve[-1]) * (start - end) + end for c in curve]
+
+    levels = half(pivot, pivot, 1.0, 0.5)[:-1] + half(total - pivot, 0, 0.5, 0.0)
+    assert len(levels) == K + 1
+    return [999 * level for level in levels[:-1]]
+
+
 def beta_sigma(K: int) -> list[float]:
     quantiles = [float(stats.beta.ppf(1 - (i / (K - 1) if K > 1 else 0), 0.6, 0.6)) for i in range(K)]
     return [at_rho(rho(0) + q * (rho(999) - rho(0))) for q in quantiles]
@@ -91,7 +111,8 @@ def at_rho(value: float) -> float:
     return float(LINEAR.time(-math.log(value)))
 
 
-FORMULAS = {f.__name__: f for f in (leading, trailing, linspace, quadratic, log_snr, karras, exponential, beta, beta_sigma)}
+FORMULAS = {f.__name__: f for f in (leading, trailing, linspace, quadratic, log_snr, karras, exponential)}
+FORMULAS |= {f.__name__: f for f in (beta, beta57, beta_sigma, bong_tangent)}
 FORMULAS |= {name: _stretched(name) for name in AYS_TABLES}
 
 
@@ -131,8 +152,9 @@ def test_diffusers_and_dpm_solvers_published_grids() -> None:
 def test_k_is_exact(noise: NoiseSchedule, final: str, K: int, name: str, u: float) -> None:
     """Whatever the arguments: exactly K + 1 decreasing times from t_start to the end, or an error that names the grid."""
     t_start = u * noise.t_max
-    # Grids of whole numbers may run out of them, and do not exist in continuous time; the quadratic one can pass t_min.
-    may_fail = name in ("leading", "trailing") or (name == "quadratic" and t_start / K**2 <= noise.t_min)
+    # Grids of whole numbers may run out of them, and do not exist in continuous time; two others can pass t_min.
+    low = t_start / K**2 if name == "quadratic" else t_start * stats.beta.ppf(1 / K, 0.5, 0.7) if name == "beta57" else math.inf
+    may_fail = name in ("leading", "trailing") or low <= noise.t_min
     try:
         times = grid(noise, name, K, t_start=t_start, final=final)
     except ValueError:
@@ -179,6 +201,14 @@ def test_edm_karras_is_the_papers_equation_5() -> None:
     a, b = 80 ** (1 / 7), 0.002 ** (1 / 7)
     expected = [(a + i / (K - 1) * (b - a)) ** 7 for i in range(K)] + [0]
     np.testing.assert_allclose(grid(noise, "karras", K), expected, rtol=1e-12)
+
+
+def test_published_levels_of_a_flow() -> None:
+    """bong_tangent of 4 steps as RES4LYF's own code gives it; on a flow a time is sigma."""
+    expected = [1.0, 0.8572326246851394, 0.5, 0.11746056570255357, 0.0]
+    np.testing.assert_allclose(grid(NoiseSchedule.flow(3.0), "bong_tangent", 4), expected, atol=1e-9)
+    ends = grid(NoiseSchedule.flow(), "bong_tangent", 4, final="min")[[0, -2, -1]]
+    np.testing.assert_allclose(ends, [1.0, 0.001 + 0.999 * 0.11746056570255357, 0.001], atol=1e-9)
 
 
 def test_flow_shift_bends_the_even_grid() -> None:

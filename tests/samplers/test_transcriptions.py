@@ -105,6 +105,42 @@ def test_2s_ancestral(eta: float) -> None:
     check("dpmpp_2s", x, {"eta": eta})
 
 
+def phi(j: int, z: float) -> float:
+    """phi_j(z) = sum_k z^k / (k + j)!, of arXiv 2308.02157, lemma 1, by its own series."""
+    return math.fsum(z**k / math.factorial(k + j) for k in range(60))
+
+
+def res_step(x: Tensor, s: float, u: float, D: Tensor, other: Tensor, c: float) -> Tensor:
+    """x_u = e^-h x + h (b1 D + b2 D'), b2 = phi_2(-h) / c, b1 = phi_1(-h) - b2."""
+    h = math.log(s / u)
+    b2 = phi(2, -h) / c
+    return math.exp(-h) * x + h * ((phi(1, -h) - b2) * D + b2 * other)
+
+
+def test_res_2m() -> None:
+    """D' is the prediction before, at c = -h_prev / h (ComfyUI's ``res_multistep``); Euler's step first and to 0."""
+    x, before = start(), start()
+    for i, (s, u) in enumerate(itertools.pairwise(LEVELS)):
+        D = F(x, s)
+        euler = u / s * x + (1 - u / s) * D
+        x = res_step(x, s, u, D, before, math.log(LEVELS[i - 1] / s) / math.log(u / s)) if i and u else euler
+        before = D
+    check("res_2m", x)
+
+
+@pytest.mark.parametrize("c", [0.5, 0.3, 1.0])
+def test_res_2s(c: float) -> None:
+    x = start()
+    for s, u in itertools.pairwise(LEVELS):
+        D = F(x, s)
+        if u == 0:
+            x = D
+            break
+        m = s ** (1 - c) * u**c
+        x = res_step(x, s, u, D, F(m / s * x + (1 - m / s) * D, m), c)
+    check("res_2s", x, {"r": c})
+
+
 @pytest.mark.parametrize(("eta", "r"), [(1.0, 0.5), (0.5, 0.4)])
 def test_dpmpp_sde(eta: float, r: float) -> None:
     x = start()

@@ -91,6 +91,11 @@ def _beta(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
     return t_0 * _evenness(noise, t_0, _beta_quantiles(1 - np.arange(steps) / steps))
 
 
+def _beta57(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
+    """The same of Beta(0.5, 0.7), denser where there is little noise: RES4LYF's spacing of this name, without rounding to whole times."""
+    return t_0 * _evenness(noise, t_0, _beta_quantiles(1 - np.arange(steps) / steps, 0.5, 0.7))
+
+
 def _beta_sigma(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
     """The same in sigma / alpha, both ends included, as diffusers' ``use_beta_sigmas``."""
     high, low = np.exp(_log_rho(noise, t_0, "beta_sigma"))
@@ -98,22 +103,46 @@ def _beta_sigma(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Flo
     return _exact_start(t_0, noise.time(-np.log(low + _beta_quantiles(1 - np.linspace(0, 1, points)) * (high - low)))[:steps])
 
 
-def _beta_quantiles(u: Float64, shape: float = 0.6) -> Float64:
-    """Quantiles of Beta(shape, shape), by bisection of its series: x^a sum (1 - a)_n x^n / (n! (a + n)), halved at each term below 1/2."""
+def _beta_quantiles(u: Float64, a: float = 0.6, b: float = 0.6) -> Float64:
+    """Quantiles of Beta(a, b), by bisection of its mass, in each half from its own end."""
+    lower_half, upper_half = _beta_mass(a, b), _beta_mass(b, a)
+    at_half = lower_half(np.array(0.5))
+    total = at_half + upper_half(np.array(0.5))
+    below = u * total <= at_half
+    return np.where(below, _inverse(lower_half, u * total), 1 - _inverse(upper_half, (1 - u) * total))
+
+
+def _beta_mass(a: float, b: float) -> Callable[[Float64], Float64]:
+    """x -> integral of x^(a-1) (1-x)^(b-1) from 0, by its series x^a sum (1-b)_n x^n / (n! (a+n)), halved at each term below 1/2."""
     n = np.arange(60)
-    terms = np.cumprod(np.concatenate([[1.0], (n[1:] - shape) / n[1:]])) / (shape + n)
+    terms = np.cumprod(np.concatenate([[1.0], (n[1:] - b) / n[1:]])) / (a + n)
+    return lambda x: x**a * np.polynomial.polynomial.polyval(x, terms)
 
-    def mass(x: Float64) -> Float64:
-        return x**shape * np.polynomial.polynomial.polyval(x, terms)
 
-    lower = np.minimum(u, 1 - u)  # symmetric about 1/2
-    low, high = np.zeros_like(lower), np.full_like(lower, 0.5)
+def _inverse(mass: Callable[[Float64], Float64], wanted: Float64) -> Float64:
+    """The x in [0, 1/2] of a growing ``mass``."""
+    low, high = np.zeros_like(wanted), np.full_like(wanted, 0.5)
     for _ in range(60):
         middle = (low + high) / 2
-        below = mass(middle) < 2 * lower * mass(np.array(0.5))  # both halves weigh the same
+        below = mass(middle) < wanted
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    x = np.where(lower > 0, high, 0.0)
-    return np.where(u > 0.5, 1 - x, x)
+    return np.where(wanted > 0, high, 0.0)
+
+
+def _bong_tangent(noise: NoiseSchedule, t_0: float, steps: int, final: str) -> Float64:
+    """RES4LYF's spacing of this name: two arctangents in the time itself, each half of the way, steep in the middle, dense at both ends.
+
+    The first is atan(s (m - x)) at x = 0 ... m - 1, the second -atan(s x) at x = 0 ... n - 1, with m + n = steps + 2, m = 60 % of that
+    and s = 8 / (steps + 2). Made for flow matching, whose time is sigma; its resolution shift does not bend it.
+    """
+    if steps == 1:  # the first half would be one point, of no length
+        return np.array([t_0])
+    end = 0.0 if final == "zero" else noise.t_min
+    m, slope = int((steps + 2) * 0.6), 8 / (steps + 2)
+    curves = np.arctan(slope * np.arange(m, 0.0, -1)), np.arctan(slope * -np.arange(steps + 2.0 - m))
+    upper, lower = ((curve - curve[-1]) / (curve[0] - curve[-1]) for curve in curves)
+    fractions = np.concatenate([(1 + upper[:-1]) / 2, lower[:-1] / 2])
+    return _exact_start(t_0, end + fractions * (t_0 - end))
 
 
 # Align Your Steps (Sabour et al. 2024, arXiv 2404.14507): sigma / alpha of the published ten steps.
@@ -159,6 +188,8 @@ GRIDS: dict[str, Callable[[NoiseSchedule, float, int, str], Float64]] = {
     "karras": _karras,
     "exponential": _exponential,
     "beta": _beta,
+    "beta57": _beta57,
     "beta_sigma": _beta_sigma,
+    "bong_tangent": _bong_tangent,
     **{name: _ays(name) for name in AYS_TABLES},
 }

@@ -19,6 +19,7 @@ from ttune.samplers.dpmpp_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpm
 from ttune.samplers.dpmpp_singlestep import dpmpp_2s, dpmpp_3s, dpmpp_sde
 from ttune.samplers.euler import euler, euler_ancestral
 from ttune.samplers.heun import edm_heun, heun, kdpm_2
+from ttune.samplers.res import res_2m, res_2s
 from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
 from ttune.samplers.unipc import unipc
@@ -45,6 +46,8 @@ SAMPLERS: dict[str, Callable[..., Tableau]] = {
         dpmpp_3m,
         dpmpp_2m_sde,
         dpmpp_3m_sde,
+        res_2m,
+        res_2s,
         deis,
         ipndm,
         pndm,

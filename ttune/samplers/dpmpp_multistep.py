@@ -18,7 +18,7 @@ def dpmpp_2m(schedule: Steps, *, solver_type: str = "midpoint") -> Tableau:
     First order at the first step, and on the way to a clean image, where it is x_u = D; with ``lower_order_final`` the
     last step is first order in any case. ``solver_type`` "heun" weighs D - D1 by the exact integral of a straight line.
     """
-    return _multistep("dpmpp_2m", schedule, 2, 0.0, 1.0, solver_type)
+    return multistep("dpmpp_2m", schedule, 2, 0.0, 1.0, solver_type)
 
 
 def dpmpp_3m(schedule: Steps, *, solver_type: str = "midpoint") -> Tableau:
@@ -27,7 +27,7 @@ def dpmpp_3m(schedule: Steps, *, solver_type: str = "midpoint") -> Tableau:
     The first two steps are of order 1 and 2 (``solver_type`` as for 2M). With ``lower_order_final`` the last two are of
     order 2 and 1, otherwise only a step to a clean image is lowered.
     """
-    return _multistep("dpmpp_3m", schedule, 3, 0.0, 1.0, solver_type)
+    return multistep("dpmpp_3m", schedule, 3, 0.0, 1.0, solver_type)
 
 
 def dpmpp_2m_sde(schedule: Steps, *, eta: float = 1.0, s_noise: float = 1.0, solver_type: str = "midpoint") -> Tableau:
@@ -35,15 +35,16 @@ def dpmpp_2m_sde(schedule: Steps, *, eta: float = 1.0, s_noise: float = 1.0, sol
 
     Section 5 of the paper for ``eta`` = 1; k-diffusion's ``sample_dpmpp_2m_sde`` for others. ``s_noise`` scales the noise.
     """
-    return _multistep("dpmpp_2m_sde", schedule, 2, eta, s_noise, solver_type)
+    return multistep("dpmpp_2m_sde", schedule, 2, eta, s_noise, solver_type)
 
 
 def dpmpp_3m_sde(schedule: Steps, *, eta: float = 1.0, s_noise: float = 1.0) -> Tableau:
     """SDE-DPM-Solver++(3M), k-diffusion's ``sample_dpmpp_3m_sde``; ``eta`` and ``s_noise`` as for 2M."""
-    return _multistep("dpmpp_3m_sde", schedule, 3, eta, s_noise, "heun")
+    return multistep("dpmpp_3m_sde", schedule, 3, eta, s_noise, "heun")
 
 
-def _multistep(name: str, schedule: Steps, order: int, eta: float, s_noise: float, solver_type: str) -> Tableau:
+def multistep(name: str, schedule: Steps, order: int, eta: float, s_noise: float, solver_type: str) -> Tableau:
+    """The tableau of all of them, under ``name``; ``solver_type`` is of second-order steps."""
     must_be_one_of("solver_type", solver_type, list(SOLVER_TYPES))
     if not 0 <= eta < math.inf or not 0 <= s_noise < math.inf:
         raise ValueError(f"eta and s_noise must be numbers >= 0, got {eta} and {s_noise}")

@@ -55,7 +55,7 @@ def _group(nodes: list[Point], register: str, solver_type: str) -> list[Stage]:
     stages = [Stage(t.t, t.alpha, t.sigma, first_order(t, nodes[1]), {"x_t": {"x": 1.0}, f"{register}_t": {register: 1.0}})]
     if size > 1:
         s = nodes[1]
-        update = _second(t, s, nodes[2], register, solver_type)
+        update = second(t, s, nodes[2], register, solver_type)
         retain = {name: {name: 1.0} for name in ("x_t", f"{register}_t")} | {f"{register}_s": {register: 1.0}}
         stages.append(Stage(s.t, s.alpha, s.sigma, update, retain))
     if size > 2:
@@ -73,7 +73,8 @@ def _weights(t: Point, u: Point, register: str) -> tuple[float, float, float, fl
     return h, keep, -scale * math.expm1(z), -scale * linear, -scale * (linear / z - 0.5)
 
 
-def _second(t: Point, s: Point, u: Point, register: str, solver_type: str) -> Row:
+def second(t: Point, s: Point, u: Point, register: str, solver_type: str) -> Row:
+    """The row of t -> u at the evaluation at ``s``, over "x_t", the register at t ("D_t") and the register."""
     h, keep, one, linear, _ = _weights(t, u, register)
     slope = (0.5 * one if solver_type == "midpoint" else linear) * h / (s.lam - t.lam)
     return {"x_t": keep, f"{register}_t": one - slope, register: slope}

@@ -151,7 +151,7 @@ def settings(sd: TinyModel, zero_snr: TinyModel) -> Iterator[Case]:
 
 def host_samplers(models: dict[str, TinyModel]) -> Iterator[Case]:
     fitting = {
-        "SD 1.5": ("euler", "ddim", "heun", "kdpm_2", "dpmpp_2m"),
+        "SD 1.5": ("euler", "ddim", "heun", "kdpm_2", "dpmpp_2m", "res_2m"),
         "v": ("euler",),
         "SD3": ("euler", "heun"),
         "Flux": ("euler",),
@@ -164,7 +164,7 @@ def host_samplers(models: dict[str, TinyModel]) -> Iterator[Case]:
 
                 def run(model: TinyModel = model, sampler: str = sampler, start: float | None = start) -> tuple[Tensor, Tensor]:
                     schedule = tuned(model.noise, sampler, 4, t_start=None if start is None else start * model.noise.t_max)
-                    own = comfy.samplers.sampler_object({"kdpm_2": "dpm_2"}.get(sampler, sampler))
+                    own = comfy.samplers.sampler_object({"kdpm_2": "dpm_2", "res_2m": "res_multistep"}.get(sampler, sampler))
                     patcher = NODES["TtuneApplySchedule"]().apply(model.patcher, schedule)[0]
                     noise = normal(3, 2, *model.shape)
                     return model.theirs(schedule, noise, model=patcher, sampler=own), model.ours(schedule, start_of(model, noise))
@@ -261,7 +261,7 @@ def refusals(models: dict[str, TinyModel]) -> Iterator[Case]:
         sampler = comfy.samplers.sampler_object(name)
         yield f"refused: {name} for euler", lambda s=sampler: sd.theirs(schedule, noise, model=own, sampler=s), "sampler must be euler"
     sd3 = models["SD3"]
-    for ours, name in (("dpmpp_2m", "dpmpp_2m"), ("kdpm_2", "dpm_2")):
+    for ours, name in (("dpmpp_2m", "dpmpp_2m"), ("kdpm_2", "dpm_2"), ("res_2m", "res_multistep")):
         flow, sampler = tuned(FLOW, ours, 4), comfy.samplers.sampler_object(name)
         yield (
             f"refused: ComfyUI's {name} on SD3",
