@@ -5,6 +5,10 @@ BIN := .venv/bin
 # of them do not use. Tests skip what is not there.
 HOSTS := k-diffusion stable-diffusion-sdkit guided-diffusion-sdk einops
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# No bytecode ahead of time: most modules of torch are never imported, and compiling them takes longer than unpacking them.
+INSTALL := $(PIP) install -q --no-compile -c constraints.txt
+BUILD_TOOLS := torch numpy "setuptools>=77" wheel cmake ninja
+BUILT_FROM := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find csrc -type f)
 
 # Whose releases the tests of the operators, the loops and the tuner are run beside: the oldest that is allowed, and a newer one.
 TORCHES := 2.11.0 2.14.1
@@ -13,16 +17,24 @@ TORCHES := 2.11.0 2.14.1
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt ttune/evaluation/features/torchvision_shim.py $(shell find csrc -type f)
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install -q -c constraints.txt torch numpy "setuptools>=77" wheel cmake ninja pybind11
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
-	$(PIP) install -q -c constraints.txt --no-build-isolation --no-deps $(HOSTS)
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(BUILT_FROM) ttune/evaluation/features/torchvision_shim.py | .venv/bin/python
+	$(INSTALL) $(BUILD_TOOLS) pybind11
+	$(INSTALL) --no-build-isolation -e ".[dev]"
+	$(INSTALL) --no-build-isolation --no-deps $(HOSTS)
 	# torchvision of the registry is built for CUDA: beside a CPU torch plain scripts import diffusers and clean-fid only with this.
 	$(BIN)/python -c "from ttune.evaluation.features import torchvision_shim; torchvision_shim.install()"
 	touch $@
 
-demo: install
+# What the demo needs and no more, in the same .venv, so that `install` goes on from there: of the kernels those for PyTorch on the CPU.
+.venv/demo: $(BUILT_FROM) | .venv/bin/python
+	$(INSTALL) $(BUILD_TOOLS)
+	TTUNE_CUDA=OFF $(INSTALL) --no-build-isolation -e ".[report]"
+	touch $@
+
+demo: $(if $(wildcard .venv/installed),install,.venv/demo)
 	$(BIN)/ttune demo
 
 figures: install
@@ -105,4 +117,4 @@ sanitize: install
 	$(BIN)/python -m benchmarks sanitizers build/sanitize/log build/sanitize/report.xml
 
 clean:
-	rm -rf build dist *.egg-info .venv/installed
+	rm -rf build dist *.egg-info .venv/demo .venv/installed
