@@ -139,7 +139,7 @@ def test_a_gpu_without_code_in_the_native_module_goes_to_triton(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=0: here)
     try:
         backend._leave_unknown_gpus()
-        assert (("linear_update", "CUDA") in backend._CHOICE._kernels) is not runs
+        assert (("linear_update", "CUDA") in backend._CHOICE.kernels) is not runs
         reason = ops.backends()["cuda"]["reason"]
         assert reason == "" if runs else f"built for {built}, GPU 0 is sm_{here[0]}{here[1]}" in reason
     finally:

@@ -173,7 +173,7 @@ class _BackendChoice:
         self.name: str | None = None
         self.lock = threading.RLock()
         self._blocks: list[_Block] = []  # of all threads, begun and not ended, in the order of their beginning
-        self._kernels: dict[Place, Callable[..., Any]] = {}  # never changed, only replaced: threads read it meanwhile
+        self.kernels: dict[Place, Callable[..., Any]] = {}  # never changed, only replaced: threads read it meanwhile
         self._forwarded: set[Place] = set()
         self._forwarders: torch.library.Library | None = None
 
@@ -214,7 +214,7 @@ class _BackendChoice:
             self._forwarders, self._forwarded = None, set()
         for place in sorted(kernels.keys() - self._forwarded):
             self._forward(place)
-        self._kernels = kernels
+        self.kernels = kernels
         self.name = name
 
     def _forward(self, place: Place) -> None:
@@ -222,7 +222,7 @@ class _BackendChoice:
         native = _native_kernel(place)
 
         def forward(*arguments: Any) -> Any:
-            return self._kernels.get(place, native)(*arguments)
+            return self.kernels.get(place, native)(*arguments)
 
         if self._forwarders is None:
             self._forwarders = torch.library.Library("ttune", "IMPL")
@@ -242,6 +242,11 @@ class _BackendChoice:
         if native or _interpreted() or torch.version.cuda is None or importlib.util.find_spec("triton") is None:
             return {}
         return {(operator, "CUDA"): triton_kernels.kernel(operator) for operator in triton_kernels.MODULES}
+
+
+def is_native(operator: str, key: str) -> bool:
+    """Whether tensors of this dispatch key go to the native kernel of ``operator`` now."""
+    return operator in NATIVE.get(key, ()) and (operator, key) not in _CHOICE.kernels
 
 
 def _native_kernel(place: Place) -> Callable[..., Any]:

@@ -71,14 +71,21 @@ def has_kernel(operator: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"ttune::{operator}", key)
 
 
+def native_function(module: str, function: str) -> Any:
+    """A plain C function of a loaded module, called without handing the interpreter to other threads; None where there is none."""
+    return None if module in LOAD_ERRORS else _found(_FOLDER / f"{module}.so", function)
+
+
 def description(module: str, function: str) -> str:
     """What a loaded module says of itself, by a plain C function of its own; "" for one that is not loaded."""
-    return "" if module in LOAD_ERRORS else _described(_FOLDER / f"{module}.so", function)
+    describe = native_function(module, function)
+    if describe is None:
+        return ""
+    describe.restype = ctypes.c_char_p
+    return describe().decode()
 
 
 # Asked at every choice of a backend, where the answer took .2 of the .4 ms that a choice cost.
 @cache
-def _described(path: Path, function: str) -> str:
-    describe = ctypes.CDLL(str(path))[function]
-    describe.restype = ctypes.c_char_p
-    return describe().decode()
+def _found(path: Path, function: str) -> Any:
+    return getattr(ctypes.PyDLL(str(path)), function, None)

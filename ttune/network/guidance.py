@@ -154,7 +154,9 @@ class ClassifierFree(Guidance):
 
     def _pairs(self, name: str, given: Any, null: Any, x: Tensor, shared: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """(what is given, its null), both with a row per sample, at the path of every tensor that a null replaces."""
-        held = {name: given} if isinstance(given, Tensor) else dict(leaves(given, name))
+        if isinstance(given, Tensor):
+            return {name: self._pair(name, given, name, null, x, keep_rows=not self.batched and is_shared(name, shared))}
+        held = dict(leaves(given, name))
         if not any(isinstance(leaf, (Tensor, np.ndarray)) for leaf in held.values()):
             held = {name: given}  # a list of numbers is one tensor
         nulls = {name: null} if name in held else dict(leaves(null, name))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ttune.kernels import direct
 from ttune.network.call_note import add_note
 from ttune.network.denoiser import Conditions, Denoiser, Evaluation, Network
 from ttune.network.guidance import ClassifierFree, Halves
@@ -47,12 +48,15 @@ class NetworkCalls:
 
     def __init__(self, plan: Plan, denoiser: Denoiser, conditions: Conditions, x: Tensor, network_times: Tensor | None) -> None:
         self.plan, self.denoiser, self.conditions, self.network_times = plan, denoiser, conditions, network_times
-        self.both: Conditions = conditions.both if isinstance(conditions, Halves) else {}
+        self.shape = self.doubled = x.shape
         self.batch, self.dtype, self.hands = x.shape[0], x.dtype, denoiser.hands
-        self.shape, self.doubled = x.shape, torch.Size((2 * self.batch, *x.shape[1:]))
+        self.both: Conditions = {}
+        if isinstance(conditions, Halves):
+            self.both, self.doubled = conditions.both, torch.Size((2 * self.batch, *x.shape[1:]))
         self.writes = None if torch.compiler.is_compiling() or x.is_inference() else self._writes()
         # Not where what is written is not counted, nor where the memory does not hold the whole batch.
         self.direct = self.writes is not None and denoiser.call_batches.most is None
+        self.plain = True  # all outputs so far are (ttune.kernels.direct.plain)
 
     def __call__(self, call: Call, r: list[Any]) -> None:
         """Put the outputs for the state r[0] into r[1] and, where there are more, the next places."""
@@ -71,6 +75,7 @@ class NetworkCalls:
                     return
         found = self.denoiser.evaluate(r[0], tau[: self.batch], self.conditions, call.evaluation)
         r[1 : 1 + count] = found[:count]
+        self.plain = False
         self.direct = self.direct and self.denoiser.call_batches.most is None
 
     def check(self) -> None:
@@ -93,7 +98,9 @@ class NetworkCalls:
             if tau._version:
                 self._restore(call, tau)
             if type(output) is Tensor and output.dtype is self.dtype and output.shape == shape:
+                self.plain = self.plain and direct.plain(output)
                 return output  # the operator looks at the device
+            self.plain = False
             return self.denoiser.checked(output, x, [])
         # Out here the error is gone, and with its traceback the tensors of the attempt.
         if x._version != before:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ttune.kernels import direct
 from ttune.network.denoiser import Conditions, Denoiser
 from ttune.samplers.folding import PREDICTION, START_DRAW
-from ttune.sampling.memory import fresh, memory_for
+from ttune.sampling.memory import Memory, fresh, memory_for
 from ttune.sampling.network_calls import Call, NetworkCalls
 from ttune.sampling.plan import Plan, Registers, Step, learned_noise
 
@@ -41,6 +42,7 @@ class Update(NamedTuple):
     clip: float | None
     draw: Tensor | None  # the number of the noise that the operator makes
     special: Special | None
+    bound: direct.Update | None  # the update, past the dispatcher
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,15 @@ class Program:
         if self.stochastic and seeds is None:
             raise ValueError("seeds must be given for a stochastic sampler, one per sample, got None")
         conditions = denoiser.prepared(conditions, registers["x"]) if self.guided else conditions or {}
+        # What was made elsewhere, or is seen elsewhere, may be anything.
+        seen = first or outputs is not None or visit is not None or callback is not None or len(registers) > 1
         if first == 0 and self.plan.start is not None:
             registers = self.plan.start(registers, (), seeds, START_DRAW)
-        r: Slots = [registers.get(name) for name in self.names]
+        r: Slots = list(map(registers.get, self.names))
         calls = NetworkCalls(self.plan, denoiser, conditions, r[0], network_times)
         memory = memory_for(r[0])
         operator = _UPDATE if memory is fresh else _BARE_UPDATE
+        sizes = None if seen else _sizes(r[0], seeds)
         called = first
         if outputs is not None:
             called, r[1 : 1 + len(outputs)] = first + 1, outputs
@@ -136,16 +141,19 @@ class Program:
                 update = self.updates[i]
                 if i >= called:
                     calls(update.call, r)
+                    if not calls.plain:
+                        sizes = None
                 if visit is not None:
                     self._show(visit, i, r)
-                _advance(update, r, seeds, memory, operator)
+                _advance(update, r, seeds, memory, operator, sizes)
                 if callback is not None:
                     replaced = callback(i, self.plan.steps[i].time, r[0])
                     if replaced is not None and replaced is not r[0]:
                         r[0] = _replaced(replaced, r[0])
         finally:
-            denoiser.evaluations += calls.batch * (self.evaluations[i + 1] - self.evaluations[called])
-            denoiser.spent += calls.batch * (self.spent[i + 1] - self.spent[called])
+            counts = denoiser.__dict__  # past __setattr__, which looks whether to forget the programs
+            counts["evaluations"] = denoiser.evaluations + calls.batch * (self.evaluations[i + 1] - self.evaluations[called])
+            counts["spent"] = denoiser.spent + calls.batch * (self.spent[i + 1] - self.spent[called])
         calls.check()
         return r[0]
 
@@ -158,9 +166,27 @@ class Program:
         visit(i, {name: r[self.names.index(name)] for name in names}, outputs)
 
 
-def _advance(update: Update, r: Slots, seeds: Tensor | None, memory: Callable[[Slots, int], Tensor], operator: Callable[..., None]) -> None:
+def _sizes(x: Tensor, seeds: Tensor | None) -> tuple[int, int, int] | None:
+    """What bound updates of states like ``x`` are given: elements, elements of a sample, address of the seeds. None where none may run."""
+    if not direct.allowed(x):
+        return None
+    elements = x.numel()
+    if seeds is None:
+        return elements, elements, 0
+    fits = type(seeds) is Tensor and seeds.dtype is torch.int64 and seeds.shape == x.shape[:1] and direct.plain(seeds)
+    return (elements, elements // x.shape[0], seeds.data_ptr()) if fits else None
+
+
+def _advance(
+    update: Update,
+    r: Slots,
+    seeds: Tensor | None,
+    memory: Memory,
+    operator: Callable[..., None],
+    sizes: tuple[int, int, int] | None,
+) -> None:
     """Bring the registers from before ``update``, with the network's outputs there, to after it."""
-    _, terms, results, renames, unused, coeffs, clip, draw, special = update
+    _, terms, results, renames, unused, coeffs, clip, draw, special, bound = update
     if special is not None:
         special(r, seeds)
     held = [r[old] for _, old in renames] if renames else None
@@ -168,7 +194,10 @@ def _advance(update: Update, r: Slots, seeds: Tensor | None, memory: Callable[[S
         made = []
         for slot in results:
             made.append(memory(r, slot))
-        operator(made, terms(r), coeffs, None, clip, None if draw is None else seeds, draw)
+        if bound is not None and sizes is not None:
+            bound(*sizes, made, terms(r))
+        else:
+            operator(made, terms(r), coeffs, None, clip, None if draw is None else seeds, draw)
         for slot in results:
             r[slot] = made.pop(0)
     if held is not None:
@@ -183,13 +212,15 @@ def _update(plan: Plan, call: Call, x: Tensor, names: tuple[str, ...]) -> Update
     filled = {"x", *names[1 : 1 + call.outputs], *step.outputs, PREDICTION, "noise"}
     if call.number:
         filled |= _held(plan.steps[call.number - 1])
-    draw = torch.full((), plan.first_draw + call.number, dtype=torch.int64, device=x.device) if step.stochastic else None
-    special = None
+    number = plan.first_draw + call.number if step.stochastic else None
+    draw = None if number is None else torch.full((), number, dtype=torch.int64, device=x.device)
+    special = bound = None
     if step.bound is not None or step.log_variance is not None:
         renamed = any(old == PREDICTION for _, old in step.renames)
         special = Special(step, call.outputs, slot(PREDICTION), slot("noise"), renamed, draw)
     else:
         filled -= {PREDICTION, "noise"}
+        bound = direct.bound_update(step.coeffs, len(step.terms), step.clip, x.dtype, number)
     return Update(
         call,
         _picker([slot(name) for name in step.terms]),
@@ -200,6 +231,7 @@ def _update(plan: Plan, call: Call, x: Tensor, names: tuple[str, ...]) -> Update
         step.clip,
         None if step.log_variance is not None else draw,
         special,
+        bound,
     )
 
 
