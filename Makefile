@@ -13,7 +13,7 @@ BUILT_FROM := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell fin
 # Whose releases the tests of the operators, the loops and the tuner are run beside: the oldest that is allowed, and a newer one.
 TORCHES := 2.11.0 2.14.1
 
-.PHONY: install demo figures compare test durations torches bench fuzz soak lint format sanitize clean
+.PHONY: install demo hero figures compare test durations torches bench fuzz soak lint format sanitize clean
 
 install: .venv/installed
 
@@ -36,6 +36,10 @@ install: .venv/installed
 
 demo: $(if $(wildcard .venv/installed),install,.venv/demo)
 	$(BIN)/ttune demo
+
+# docs/hero.png, the picture of the README: MODEL and SCHEDULE, or the bundled ones.
+hero: install
+	$(BIN)/python -m benchmarks hero $(if $(MODEL),--model $(MODEL)) $(if $(SCHEDULE),--schedule $(SCHEDULE)) $(HERO)
 
 figures: install
 	$(BIN)/python -m benchmarks figures

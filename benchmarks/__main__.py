@@ -10,6 +10,7 @@ BENCHMARKS = {
     "distribution": "tuning.distribution",
     "evaluation": "tuning.evaluation",
     "freeze": "tuning.freeze",
+    "hero": "pages.hero",
     "kernels": "kernels.measure",
     "memory": "tuning.memory",
     "originals": "pages.reference_libs",

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = (".py", ".md", ".h", ".cpp", ".cu")
-READ = ("ttune/**/*", "csrc/**/*", "docs/*", "README.md", "benchmarks/**/*.py")
+READ = ("ttune/**/*", "csrc/**/*", "docs/**/*", "README.md", "benchmarks/**/*.py")
 INSTEAD = {
     "told": "is passed the network time",
     "untold": "without its network time",
@@ -37,7 +37,7 @@ BANNED = {word: re.compile(rf"(?<![a-z]){word}(?![a-z])") for word in INSTEAD}
 # What 0.1 called these, in the reader of its files, in that reader's page and in the files themselves.
 OLD = {"conditioning": "network_times", "holdout": "validation"}
 STORED = "kept: ReturnedEntry"  # a key of the comparisons that are on users' disks
-READER = ("ttune/schedule/file.py", "docs/file_format.md")
+READER = ("ttune/schedule/file.py", "docs/reference/file_format.md")
 
 
 def pages() -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""docs/architecture.md: the tree of ttune/ and who imports whom, drawn from the imports themselves.
+"""docs/explanation/architecture.md: the tree of ttune/ and who imports whom, drawn from the imports themselves.
 
 python -m benchmarks architecture            # writes the page
 python -m benchmarks architecture --check    # exit status 1 where the page is not what it would write
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.result_paths import ROOT, parser_of
 from ttune.storage.atomic_write import write_atomically
 
-PAGE = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "explanation" / "architecture.md"
 # From what users call to what knows least; the contracts in pyproject.toml forbid the other direction.
 FOLDERS = (
     "cli",
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not parser.parse_args(argv).check:
         write_atomically(PAGE, page().encode())
     elif PAGE.read_text() != page():
-        sys.exit("docs/architecture.md is not what the imports say: run python -m benchmarks architecture")
+        sys.exit("docs/explanation/architecture.md is not what the imports say: run python -m benchmarks architecture")
 
 
 def page() -> str:

@@ -21,7 +21,7 @@ from tests.samplers.originals import Case
 from ttune import SAMPLERS
 from ttune.storage.atomic_write import write_atomically
 
-DOCS = ROOT / "docs" / "samplers.md"
+PAGE = ROOT / "docs" / "results" / "originals.md"
 ROUNDS = "in float32 the original's coefficients are the farther ones from the float64 result"
 
 HEAD = """# Samplers against their originals
@@ -73,7 +73,7 @@ def row(case: Case) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks originals", description=__doc__)
-    parser.add_argument("--out", type=Path, default=DOCS, help="the page to write (default: docs/samplers.md)")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page to write (default: docs/results/originals.md)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     hosts.diffusers()

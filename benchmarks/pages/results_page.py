@@ -17,7 +17,7 @@ from benchmarks.pages.ratio_plot import ratio_plot
 from benchmarks.result_paths import RESULTS, ROOT, parser_of
 from ttune.storage.atomic_write import write_atomically
 
-DOCS = ROOT / "docs"
+RELIABILITY = ROOT / "docs" / "results" / "reliability.md"
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
@@ -77,7 +77,7 @@ def section(path: Path) -> str:
         drawn = f'<p><img alt="{escape(_title(path))}, as a picture" src="data:image/png;base64,{data}"></p>'
     elif any(record.get("ratios") for record in result.get("results", ())):
         drawn = ratio_plot(result["results"])
-    page = DOCS / "reliability.md" if path.name == "reliability.json" else path.with_suffix(".md")
+    page = RELIABILITY if path.name == "reliability.json" else path.with_suffix(".md")
     tables = markdown_tables(page.read_text()) if page.exists() else _tables(result)
     commands = "".join(f"<p><code>{escape(command)}</code></p>" for command in _commands(path, result))
     return f'<h2 id="{escape(path.stem)}">{escape(_title(path))}</h2>{commands}{about}{drawn}{tables}'

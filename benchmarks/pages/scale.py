@@ -1,6 +1,6 @@
 """On paper: what tuning and evaluating models of the size of Stable Diffusion and Flux would cost on 1, 8 and 64 GPUs.
 
-    python -m benchmarks scale                                 # docs/scale.md
+    python -m benchmarks scale                                 # docs/results/scale.md
     python -m benchmarks scale --utilisation 0.3 --peak 312    # other assumptions
 
 Nothing of this was run at that size. Evaluations are those of ``python -m benchmarks tuning``, at every budget of the same model, and
@@ -121,7 +121,7 @@ class ScaleOptions:
     evaluated: int = 10_000
     """Samples of an evaluation."""
     steps: tuple[int, ...] = (5, 10)
-    out: Path = ROOT / "docs" / "scale.md"
+    out: Path = ROOT / "docs" / "results" / "scale.md"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which pipelines of diffusers ``ttune.diffusers.apply`` serves: each is built tiny, with random weights, and run; docs/support.md.
+"""docs/reference/support.md: which pipelines of diffusers ``ttune.diffusers.apply`` serves. Each is built tiny, with random weights.
 
     python -m benchmarks support                        # all of tests/adapters/tiny_pipelines.py, some minutes
     python -m benchmarks support --only FluxPipeline    # some, into build/
@@ -26,15 +26,16 @@ from benchmarks.tables import table
 from tests.adapters.tiny_pipelines import FLOW, PIPELINES, Tiny
 from ttune.storage.atomic_write import write_atomically
 
-PAGE = ROOT / "docs" / "support.md"
+PAGE = ROOT / "docs" / "reference" / "support.md"
 STEPS = 4
 NETWORKS = ("unet", "transformer", "transformer_2", "controlnet")
 TIMES = ("timestep", "timesteps", "t")
 AGREES = 1e-4  # of the largest element of the final state, in float32
 INTRODUCTION = """# Pipelines of diffusers
 
-What [`ttune.diffusers.apply`](diffusers.md) does with {count} pipelines (and variants) of diffusers {diffusers}. Each has networks of one
-layer with random weights and runs {steps} steps. Made by `python -m benchmarks support` with PyTorch {torch} at commit {commit}.
+What [`ttune.diffusers.apply`](../how-to/diffusers.md) does with {count} pipelines (and variants) of diffusers {diffusers}. Each has
+networks of one layer with random weights and runs {steps} steps. Made by `python -m benchmarks support` with PyTorch {torch} at commit
+{commit}.
 
 - *Times*: the network was passed the schedule's times at every call, in the pipeline's own convention.
 - *Difference*: of the final state. The other run is the pipeline's own scheduler on the same steps, with the same network times put in by a

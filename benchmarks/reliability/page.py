@@ -1,4 +1,4 @@
-"""What was tried to break ttune, and what came of it: one page, docs/reliability.md.
+"""What was tried to break ttune, and what came of it: one page, docs/results/reliability.md.
 
     python -m benchmarks reliability              # some minutes: runs the tests that count, measures the rest, reads the results of others
     python -m benchmarks reliability --no-tests   # what is measured here alone
@@ -26,7 +26,7 @@ from benchmarks.result_paths import RESULTS, ROOT, command, parser_of, result_pa
 from benchmarks.tables import table
 from ttune.storage.atomic_write import write_atomically
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "results" / "reliability.md"
 # What is counted: what -> arguments of pytest
 TESTS: dict[str, tuple[str, ...]] = {
     "tests that call `torch.library.opcheck`": ("-m", "opcheck", "tests/kernels"),
@@ -74,8 +74,8 @@ Bit by bit, against the first of them in this process on one thread. Other proce
 
 ## Speed and quality
 
-Measured on other pages: [whole samplings per step budget](../benchmarks/results/throughput-cpu.md) and
-[tuned schedules](../benchmarks/results/compare-fashion.md).
+Measured on other pages: [whole samplings per step budget](../../benchmarks/results/throughput-cpu.md) and
+[tuned schedules](../../benchmarks/results/compare-fashion.md).
 
 ## Files and limits
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-tests", action="store_true", help="count no tests; into build/")
     parser.add_argument("--huge-run", action="store_true", help="run the tests of the largest tensors, too (12 GiB of memory)")
     parser.add_argument("--page", action="store_true", help="measure nothing: the page anew, from the results that there are")
-    parser.add_argument("--out", type=Path, help="the page (default: docs/reliability.md); its figures go into a file .json")
+    parser.add_argument("--out", type=Path, help="the page (default: docs/results/reliability.md); its figures go into a file .json")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     out = options.out or (result_path(PAGE.name, quick=True) if options.no_tests else PAGE)

@@ -1,4 +1,4 @@
-"""What runs of pytest found, read from its --junitxml: under sanitizers, beside other releases of torch, and for docs/reliability.md.
+"""What runs of pytest found, read from its --junitxml: under sanitizers, beside other torches, and for docs/results/reliability.md.
 
 python -m benchmarks sanitizers LOG REPORT.xml                         # of `make sanitize`; benchmarks/results/sanitize.json
 python -m benchmarks torches 2.11.0=REPORT.xml 2.14.1=REPORT.xml       # of `make torches`; benchmarks/results/torches.json

@@ -1,4 +1,4 @@
-"""What the code on docs/hosts.md finds: the host, and small networks in the places of the reader's own."""
+"""What the code on docs/how-to/hosts.md finds: the host, and small networks in the places of the reader's own."""
 
 from __future__ import annotations
 

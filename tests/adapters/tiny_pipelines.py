@@ -1,6 +1,6 @@
 """diffusers' pipelines with networks of one layer and random weights, one builder each, in the registry ``PIPELINES``.
 
-``python -m benchmarks support`` runs all of them (docs/support.md), the tests some.
+``python -m benchmarks support`` runs all of them (docs/reference/support.md), the tests some.
 """
 
 from __future__ import annotations

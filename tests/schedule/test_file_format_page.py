@@ -1,4 +1,4 @@
-"""docs/file_format.md names every field of the file, and none that there is not."""
+"""docs/reference/file_format.md names every field of the file, and none that there is not."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import msgspec
 from ttune.noise.schedules import KINDS
 from ttune.schedule.file import MAX_BYTES, MAX_DEPTH, VERSION, ScheduleFile
 
-PAGE = (Path(__file__).parents[2] / "docs/file_format.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/reference/file_format.md").read_text()
 
 
 def test_the_table_has_the_fields_in_their_order() -> None:

@@ -1,4 +1,4 @@
-"""docs/architecture.md is what the imports say, and its arrows lead one way."""
+"""docs/explanation/architecture.md is what the imports say, and its arrows lead one way."""
 
 from __future__ import annotations
 

@@ -57,6 +57,6 @@ def test_scale_reads_every_budget_from_one_model_and_names_file_and_commit(tmp_p
 
 def test_the_committed_page_of_scale_is_that_of_the_committed_results(tmp_path: Path) -> None:
     scale.main(["--out", str(tmp_path / "scale.md")])
-    written, committed = ((folder / "scale.md").read_text().splitlines() for folder in (tmp_path, result_paths.ROOT / "docs"))
+    written, committed = ((folder / "scale.md").read_text().splitlines() for folder in (tmp_path, result_paths.ROOT / "docs" / "results"))
     assert committed[2].startswith("Written by `python -m benchmarks scale`")
     assert written[3:] == committed[3:]

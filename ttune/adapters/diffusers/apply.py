@@ -73,7 +73,8 @@ def apply(
 
     Raises ValueError for a schedule of another model (unless ``check_model`` is False), noise schedule or prediction type, or with what
     a pipeline cannot do; and, naming the pipeline, for one that samples in a way of its own (consistency models, cascades, …:
-    docs/support.md has a list). Warns of other weights than the schedule was tuned for; wrappers, LoRA and other adapters do not count.
+    docs/reference/support.md has a list). Warns of other weights than the schedule was tuned for; wrappers, LoRA and other adapters do
+    not count.
     """
     schedules = _schedules(pipeline, schedule)
     check_calls(pipeline)
