@@ -19,7 +19,26 @@ from .timed import TimedGuider, overriding
 SAMPLERS = {"ddim": "euler", "euler": "euler", "heun": "heun", "kdpm_2": "dpm_2", "dpmpp_2m": "dpmpp_2m", "res_2m": "res_multistep"}
 # These of ComfyUI reckon in -log sigma for every model, of flow models too, whose half log-SNR is log((1 - t) / t).
 OTHER_ON_FLOWS = ("kdpm_2", "dpmpp_2m", "res_2m")
+KEY = "ttune"
 INSTEAD = "use 'ttune: sampler of schedule', which runs it as ttune.sample does"
+
+
+def patched(model: Any, schedule: ttune.Schedule) -> Any:
+    """A clone of ``model``, a ModelPatcher, whose next run is a :class:`NodePatch`'s. ValueError for another model than the schedule's."""
+    from comfy.patcher_extension import WrappersMP
+
+    kind = getattr(WrappersMP, "SAMPLER_SAMPLE", None)
+    if kind is None:
+        raise RuntimeError(
+            "ttune's nodes need ComfyUI 0.3.52 (August 2025) or newer: WrappersMP.SAMPLER_SAMPLE is not there; update ComfyUI"
+        )
+    if model.get_wrappers(kind, KEY):
+        raise ValueError("model must have one schedule, got one that has a schedule already; connect the model from before that node")
+    applied = NodePatch(schedule)
+    check_model(model.get_model_object("model_sampling"), schedule)
+    clone = model.clone()
+    clone.add_wrapper_with_key(kind, KEY, applied)
+    return clone
 
 
 class NodePatch:

@@ -107,6 +107,20 @@ def prediction_type(model_sampling: Any) -> str:
     return f"something of its own ({_named(model_sampling)})"
 
 
+def cfg_of(schedule: ttune.Schedule) -> float:
+    """The cfg that the schedule was tuned at: of a scale per evaluation the first; 1 without guidance, and where it is an input."""
+    if "guidance_scale" not in schedule.model:
+        raise ValueError("cfg must be given, got 0: the schedule does not say which guidance scale it was tuned at")
+    scale = schedule.model["guidance_scale"]
+    if isinstance(scale, (list, tuple)):
+        scale = scale[0]
+    if scale is None or schedule.model.get("guidance") == "input":
+        return 1.0
+    if not isinstance(scale, (int, float)):
+        raise ValueError(f"cfg must be a number, and the schedule was tuned at guidance_scale {scale}; use ttune.sample")
+    return float(scale)
+
+
 def check_guidance(guider: Any, schedule: ttune.Schedule, model_options: Any = None) -> None:
     """ValueError unless ``guider`` guides as the schedule was tuned for; a warning where another node changes its guidance."""
     from comfy.samplers import CFGGuider

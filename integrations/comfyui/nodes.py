@@ -1,130 +1,228 @@
-"""The nodes: load a tuned schedule; its sigmas; ttune's own sampler for it; a model for it in ComfyUI's own samplers."""
+"""The nodes: load a tuned schedule; its sigmas; ttune's own sampler for it; all in one; a model for it in ComfyUI's own samplers."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
+try:
+    from comfy_api.latest import ComfyExtension, io
+except ImportError as error:
+    raise ImportError("ttune's nodes need ComfyUI 0.3.52 (August 2025) or newer: comfy_api.latest is not there; update ComfyUI") from error
+
 import ttune
 
-from .applied import NodePatch
-from .host import COMPARED, check_model, levels
+from . import files
+from .applied import patched
+from .host import COMPARED, cfg_of, levels
 from .sampler import ScheduleFunction
 
-KEY = "ttune"
 CATEGORY = "sampling/ttune"
-NEEDS = "ttune's nodes need ComfyUI 0.3.52 (August 2025) or newer: {} is not there; update ComfyUI"
+ScheduleType = io.Custom("TTUNE_SCHEDULE")
 
 
-class LoadSchedule:
-    """A ttune.json."""
+def schedule_input() -> Any:
+    return ScheduleType.Input("schedule", tooltip="from 'ttune: load schedule' or 'ttune: tune'")
 
-    RETURN_TYPES, RETURN_NAMES, FUNCTION, CATEGORY = ("TTUNE_SCHEDULE", "STRING"), ("schedule", "summary"), "load", CATEGORY
-    DESCRIPTION = "Loads a schedule that ttune has tuned (ttune.json)."
+
+def schedule_output() -> Any:
+    return ScheduleType.Output(display_name="schedule")
+
+
+def file_inputs() -> list[Any]:
+    return [
+        io.Combo.Input("path", options=files.names(), tooltip="a ttune.json in ComfyUI's models/ttune; a new file appears on refresh (R)"),
+        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="which schedule of several in the file; 0: the only one"),
+    ]
+
+
+def loaded(path: str, steps: int) -> ttune.Schedule:
+    return ttune.Schedule.load(files.path_of(path), steps=steps or None)
+
+
+class OfFile(io.ComfyNode):
+    """A node with the inputs of :func:`file_inputs`: read again when the file has changed, looked at when the prompt is queued."""
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        several = "which schedule of several in the file; 0: the only one"
-        check = "refuse another prediction type or cfg than those that the schedule was tuned for"
-        return {
-            "required": {
-                "path": ("STRING", {"default": "ttune.json", "tooltip": "the file, best with its full path"}),
-                "steps": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip": several}),
-            },
-            "optional": {"check_model": ("BOOLEAN", {"default": True, "tooltip": check})},
-        }
+    def fingerprint_inputs(cls, path: str, **others: Any) -> float:
+        file = files.path_of(path)
+        return os.path.getmtime(file) if os.path.exists(file) else 0.0
 
     @classmethod
-    def IS_CHANGED(cls, path: str, steps: int, check_model: bool = True) -> tuple[float, int, bool]:
-        return (os.path.getmtime(path) if Path(path).exists() else 0.0, steps, check_model)
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, path: str | None, steps: int | None = 0) -> bool | str:
-        """Called when the prompt is queued; an input that another node makes is None then."""
+    def validate_inputs(cls, path: str | None, steps: int | None = 0) -> bool | str:
+        """An input that another node makes is None here."""
         if path is None or steps is None:
             return True
         try:
-            ttune.Schedule.load(path, steps=steps or None)
+            loaded(path, steps)
         except (OSError, ValueError) as error:
             return str(error)
         return True
 
-    def load(self, path: str, steps: int = 0, check_model: bool = True) -> tuple[ttune.Schedule, str]:
-        schedule = ttune.Schedule.load(path, steps=steps or None)
+
+class LoadSchedule(OfFile):
+    """A ttune.json."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        check = "refuse another prediction type or cfg than those that the schedule was tuned for"
+        return io.Schema(
+            node_id="TtuneLoadSchedule",
+            display_name="ttune: load schedule",
+            category=CATEGORY,
+            description="Loads a schedule that ttune has tuned (ttune.json).",
+            inputs=[*file_inputs(), io.Boolean.Input("check_model", default=True, optional=True, tooltip=check)],
+            outputs=[schedule_output(), io.String.Output(display_name="summary", tooltip="what it is, and what tuning reached")],
+        )
+
+    @classmethod
+    def execute(cls, path: str, steps: int = 0, check_model: bool = True) -> Any:
+        schedule = loaded(path, steps)
         if not check_model:
             schedule = schedule.replace(model={name: value for name, value in schedule.model.items() if name not in COMPARED})
-        return schedule, str(schedule)
+        return io.NodeOutput(schedule, str(schedule))
 
 
-class ScheduleSigmas:
+def sigmas_of(schedule: ttune.Schedule, denoise: float = 1.0) -> torch.Tensor:
+    """float32 (n,): all of the schedule's, or the last steps for image to image, as many as SplitSigmasDenoise would leave."""
+    sigmas = torch.tensor(levels(schedule.noise, schedule.times), dtype=torch.float32)
+    return sigmas[-(round(schedule.steps * denoise) + 1) :]
+
+
+class ScheduleSigmas(io.ComfyNode):
     """The steps of a schedule, for ``sigmas`` of SamplerCustom and SamplerCustomAdvanced."""
 
-    RETURN_TYPES, FUNCTION, CATEGORY = ("SIGMAS",), "sigmas", CATEGORY
-    DESCRIPTION = "The schedule's steps. SplitSigmas and SplitSigmasDenoise may follow."
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="TtuneScheduleSigmas",
+            display_name="ttune: sigmas of schedule",
+            category=CATEGORY,
+            description="The schedule's steps. SplitSigmas and SplitSigmasDenoise may follow.",
+            inputs=[schedule_input()],
+            outputs=[io.Sigmas.Output(display_name="SIGMAS", tooltip="for 'sigmas' of SamplerCustom or SamplerCustomAdvanced")],
+        )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"schedule": ("TTUNE_SCHEDULE",)}}
-
-    def sigmas(self, schedule: ttune.Schedule) -> tuple[torch.Tensor]:
-        return (torch.tensor(levels(schedule.noise, schedule.times), dtype=torch.float32),)
+    def execute(cls, schedule: ttune.Schedule) -> Any:
+        return io.NodeOutput(sigmas_of(schedule))
 
 
-class ScheduleSampler:
+class ScheduleSampler(io.ComfyNode):
     """ttune's own sampler, for ``sampler`` of SamplerCustom and SamplerCustomAdvanced."""
 
-    RETURN_TYPES, FUNCTION, CATEGORY = ("SAMPLER",), "sampler", CATEGORY
-    DESCRIPTION = "Samples as ttune.sample does, with every sampler of ttune. The model needs no node of ttune."
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="TtuneScheduleSampler",
+            display_name="ttune: sampler of schedule",
+            category=CATEGORY,
+            description="Samples as ttune.sample does, with every sampler of ttune. The model needs no node of ttune.",
+            inputs=[schedule_input()],
+            outputs=[io.Sampler.Output(display_name="SAMPLER", tooltip="for 'sampler' of SamplerCustom or SamplerCustomAdvanced")],
+        )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"schedule": ("TTUNE_SCHEDULE",)}}
-
-    def sampler(self, schedule: ttune.Schedule) -> tuple[Any]:
+    def execute(cls, schedule: ttune.Schedule) -> Any:
         from comfy.samplers import KSAMPLER
 
-        return (KSAMPLER(ScheduleFunction(schedule)),)
+        return io.NodeOutput(KSAMPLER(ScheduleFunction(schedule)))
 
 
-class ApplySchedule:
-    """A model for ComfyUI's own samplers (KSamplerSelect), whose network gets the times of a schedule."""
-
-    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "apply", CATEGORY
-    DESCRIPTION = (
-        "Only for ComfyUI's own euler, ddim, heun, dpm_2, dpmpp_2m and res_multistep. Not needed with 'ttune: sampler of schedule'."
-    )
+class Sample(OfFile):
+    """KSampler with a schedule from a file: the three nodes above and SamplerCustom in one."""
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model": ("MODEL",), "schedule": ("TTUNE_SCHEDULE",)}}
+    def define_schema(cls) -> Any:
+        cfg = "guidance scale; 0: the one that the schedule was tuned at"
+        denoise = "below 1: image to image, by the last steps of the schedule"
+        return io.Schema(
+            node_id="TtuneSample",
+            display_name="ttune: KSampler",
+            category=CATEGORY,
+            description="Samples with a tuned schedule from a file. Takes the place of KSampler; sampler, steps, cfg are the schedule's.",
+            inputs=[
+                io.Model.Input("model", tooltip="the model that the schedule was tuned for"),
+                *file_inputs(),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="of the noise"),
+                io.Float.Input("cfg", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=cfg),
+                io.Conditioning.Input("positive", tooltip="what the image should show"),
+                io.Conditioning.Input("negative", tooltip="what it should not show"),
+                io.Latent.Input("latent_image", tooltip="an empty latent, or an image for image to image"),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=denoise),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="the sample")],
+        )
 
-    def apply(self, model: Any, schedule: ttune.Schedule) -> tuple[Any]:
-        from comfy.patcher_extension import WrappersMP
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        path: str,
+        steps: int,
+        seed: int,
+        cfg: float,
+        positive: Any,
+        negative: Any,
+        latent_image: Any,
+        denoise: float = 1.0,
+    ) -> Any:
+        import comfy.sample
+        import comfy.utils
+        import latent_preview
 
-        kind = getattr(WrappersMP, "SAMPLER_SAMPLE", None)
-        if kind is None:
-            raise RuntimeError(NEEDS.format("WrappersMP.SAMPLER_SAMPLE"))
-        if model.get_wrappers(kind, KEY):
-            raise ValueError("model must have one schedule, got one that has a schedule already; connect the model from before that node")
-        applied = NodePatch(schedule)
-        check_model(model.get_model_object("model_sampling"), schedule)
-        patched = model.clone()
-        patched.add_wrapper_with_key(kind, KEY, applied)
-        return (patched,)
+        schedule = loaded(path, steps)
+        sampler, sigmas = ScheduleSampler.execute(schedule)[0], sigmas_of(schedule, denoise)
+        latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        made = comfy.sample.sample_custom(
+            model,
+            comfy.sample.prepare_noise(latent, seed, latent_image.get("batch_index")),
+            cfg or cfg_of(schedule),
+            sampler,
+            sigmas,
+            positive,
+            negative,
+            latent,
+            noise_mask=latent_image.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        return io.NodeOutput({**latent_image, "samples": made})
 
 
-NODE_CLASS_MAPPINGS = {
-    "TtuneLoadSchedule": LoadSchedule,
-    "TtuneScheduleSigmas": ScheduleSigmas,
-    "TtuneScheduleSampler": ScheduleSampler,
-    "TtuneApplySchedule": ApplySchedule,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "TtuneLoadSchedule": "ttune: load schedule",
-    "TtuneScheduleSigmas": "ttune: sigmas of schedule",
-    "TtuneScheduleSampler": "ttune: sampler of schedule",
-    "TtuneApplySchedule": "ttune: schedule for ComfyUI's own samplers",
-}
+class ApplySchedule(io.ComfyNode):
+    """A model for ComfyUI's own samplers (KSamplerSelect), whose network gets the times of a schedule."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="TtuneApplySchedule",
+            display_name="ttune: schedule for ComfyUI's own samplers",
+            category=CATEGORY,
+            description=(
+                "Only for ComfyUI's own euler, ddim, heun, dpm_2, dpmpp_2m and res_multistep. Not needed with 'ttune: sampler of schedule'."
+            ),
+            inputs=[io.Model.Input("model", tooltip="the model that the schedule was tuned for"), schedule_input()],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="for SamplerCustom, with the schedule's sigmas")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, schedule: ttune.Schedule) -> Any:
+        return io.NodeOutput(patched(model, schedule))
+
+
+NODES = [LoadSchedule, ScheduleSigmas, ScheduleSampler, Sample, ApplySchedule]
+
+
+class Extension(ComfyExtension):
+    async def get_node_list(self) -> list[Any]:
+        return NODES
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """What ComfyUI calls when it loads this folder."""
+    files.register()
+    return Extension()

@@ -15,6 +15,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from tests.adapters import comfy_api_stand_in
+
 # ---- comfy.model_sampling: a prediction and a scale of times, of which each model's class is made ----------
 
 
@@ -304,8 +306,8 @@ STEPS = {"euler": _euler, "heun": _heun, "dpm_2": _dpm_2, "dpmpp_2m": _dpmpp_2m,
 
 
 @contextmanager
-def comfy(without: tuple[str, ...] = ()) -> Iterator[None]:
-    """The modules of ComfyUI for as long as the block lasts, of a version ``without`` some wrappers."""
+def comfy(without: tuple[str, ...] = (), models_dir: str = "") -> Iterator[None]:
+    """The modules of ComfyUI for as long as the block lasts, of a version ``without`` some wrappers, with files in ``models_dir``."""
     names = (
         "comfy",
         "comfy.samplers",
@@ -314,7 +316,7 @@ def comfy(without: tuple[str, ...] = ()) -> Iterator[None]:
         "comfy.k_diffusion",
         "comfy.k_diffusion.sampling",
     )
-    made: dict[str, Any] = {name: types.ModuleType(name) for name in names}
+    made: dict[str, Any] = {name: types.ModuleType(name) for name in names} | comfy_api_stand_in.modules(models_dir)
     for name, module in made.items():
         parent, _, child = name.rpartition(".")
         if parent:

@@ -4,8 +4,11 @@ with ``ttune.sample`` of the same network."""
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,10 +38,14 @@ CFG = 3.0
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """By their ids, as ComfyUI gets them: of modules of their own, as they import ComfyUI's."""
     monkeypatch.syspath_prepend(ROOT / "integrations")
-    with stand_in.comfy():
-        yield importlib.import_module("comfyui").NODE_CLASS_MAPPINGS
+    with stand_in.comfy(models_dir=str(tmp_path / "models")):
+        for name in [name for name in sys.modules if name.split(".")[0] == "comfyui"]:
+            monkeypatch.delitem(sys.modules, name)
+        extension = asyncio.run(importlib.import_module("comfyui").comfy_entrypoint())
+        yield {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 def table(noise: NoiseSchedule) -> Tensor:
@@ -97,8 +104,8 @@ def theirs(
     **run: Any,
 ) -> Tensor:
     """Through the nodes, as SamplerCustom runs them."""
-    sampler = nodes["TtuneScheduleSampler"]().sampler(schedule)[0] if sampler is None else sampler
-    sigmas = nodes["TtuneScheduleSigmas"]().sigmas(schedule)[0] if sigmas is None else sigmas
+    sampler = nodes["TtuneScheduleSampler"].execute(schedule)[0] if sampler is None else sampler
+    sigmas = nodes["TtuneScheduleSigmas"].execute(schedule)[0] if sigmas is None else sigmas
     guider = run.pop("guider", None) or stand_in.CFGGuider(patcher, Y, run.pop("cfg", CFG), run.pop("together", lambda i: True))
     return guider.sample(noise, EMPTY if latent is None else latent, sampler, sigmas.double(), **run)
 
@@ -108,7 +115,7 @@ def own(name: str) -> Any:
 
 
 def applied(nodes: Any, patcher: stand_in.Patcher, schedule: ttune.Schedule) -> stand_in.Patcher:
-    return nodes["TtuneApplySchedule"]().apply(patcher, schedule)[0]
+    return nodes["TtuneApplySchedule"].execute(patcher, schedule)[0]
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -151,7 +158,7 @@ def test_zero_terminal_snr_starts_where_alpha_is_zero(nodes: Any) -> None:
 @pytest.mark.parametrize("kind", ["eps", "flow"])
 def test_image_to_image_and_two_stages(nodes: Any, kind: str) -> None:
     patcher, schedule = host(kind), tuned(NOISES[kind], "dpmpp_2m", 4, t_start=0.9 * NOISES[kind].t_max)
-    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    sigmas = nodes["TtuneScheduleSigmas"].execute(schedule)[0]
     for part, low in ((schedule, sigmas), (schedule.part(2), sigmas[2:])):
         state = float(part.alphas[0]) * LATENT + float(part.sigmas[0]) * X_T
         assert (
@@ -169,7 +176,7 @@ def test_image_to_image_and_two_stages(nodes: Any, kind: str) -> None:
 
 def test_two_stages_that_meet_at_the_smallest_time(nodes: Any) -> None:
     patcher, schedule = host("eps"), ttune.Schedule(VP, "euler", np.array([900.0, 400.0, 0.0, -1.0]))
-    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    sigmas = nodes["TtuneScheduleSigmas"].execute(schedule)[0]
     half = theirs(nodes, patcher, schedule, sigmas=sigmas[:3])
     whole = theirs(nodes, patcher, schedule, EMPTY, sigmas=sigmas[2:], latent=half)
     assert relative(whole, ours("eps", patcher, schedule)) < CLOSE
@@ -256,7 +263,7 @@ def test_memory_that_runs_out_is_comfyuis_business(nodes: Any) -> None:
 
 def test_sigmas_of_no_step_and_of_another_schedule(nodes: Any) -> None:
     patcher, schedule = host("eps"), tuned(VP, "dpmpp_2m", 4)
-    (sigmas,) = nodes["TtuneScheduleSigmas"]().sigmas(schedule)
+    sigmas = nodes["TtuneScheduleSigmas"].execute(schedule)[0]
     assert torch.equal(theirs(nodes, patcher, schedule, EMPTY, sigmas=sigmas[-1:], latent=LATENT), LATENT)
     for wrong in (sigmas.flip(0), sigmas[::2], sigmas * 1.001, torch.tensor([10.0, 3.0, 1.0, 0.0])):
         for model, sampler in ((patcher, None), (applied(nodes, patcher, schedule), own("dpmpp_2m"))):
@@ -264,7 +271,7 @@ def test_sigmas_of_no_step_and_of_another_schedule(nodes: Any) -> None:
                 theirs(nodes, model, schedule, sigmas=wrong, sampler=sampler)
     heun = tuned(VP, "heun", 4)
     with pytest.raises(ValueError, match="steps 2 to 4 of 4 only: part is defined for samplers with one evaluation a step"):
-        theirs(nodes, patcher, heun, sigmas=nodes["TtuneScheduleSigmas"]().sigmas(heun)[0][2:])
+        theirs(nodes, patcher, heun, sigmas=nodes["TtuneScheduleSigmas"].execute(heun)[0][2:])
 
 
 @pytest.mark.parametrize(
@@ -278,7 +285,7 @@ def test_sigmas_of_no_step_and_of_another_schedule(nodes: Any) -> None:
 )
 def test_what_only_ttune_can_run_is_refused_at_the_node(nodes: Any, change: dict[str, Any], what: str) -> None:
     schedule = tuned(VP, "ddim", 4).replace(**change)
-    for node in (nodes["TtuneScheduleSampler"]().sampler, lambda s: applied(nodes, host("eps"), s)):
+    for node in (nodes["TtuneScheduleSampler"].execute, lambda s: applied(nodes, host("eps"), s)):
         with pytest.raises(ValueError, match=f"schedule must do without {what}.*use ttune.sample"):
             node(schedule)
 
@@ -318,7 +325,7 @@ def test_comfyuis_samplers_with_a_schedule(nodes: Any, kind: str, sampler: str, 
 @pytest.mark.parametrize("kind", ["eps", "flow"])
 def test_comfyuis_samplers_on_a_part_and_from_an_image(nodes: Any, kind: str) -> None:
     patcher, schedule = host(kind), tuned(NOISES[kind], "euler", 4, t_start=0.9 * NOISES[kind].t_max)
-    model, (sigmas,), part = applied(nodes, patcher, schedule), nodes["TtuneScheduleSigmas"]().sigmas(schedule), schedule.part(2)
+    model, sigmas, part = applied(nodes, patcher, schedule), nodes["TtuneScheduleSigmas"].execute(schedule)[0], schedule.part(2)
     state = float(part.alphas[0]) * LATENT + float(part.sigmas[0]) * X_T
     made = theirs(nodes, model, schedule, sampler=own("euler"), sigmas=sigmas[2:], latent=LATENT)
     assert relative(made, ours(kind, patcher, part, state, from_state=True)) < CLOSE
@@ -521,7 +528,7 @@ def test_what_the_schedule_was_tuned_for_is_compared(nodes: Any, tmp_path: Path,
         theirs(nodes, applied(nodes, patcher, schedule), schedule, sampler=own("euler"))
     assert not patcher.model.network.passed
     schedule.save(tmp_path / "ttune.json")
-    anyway, _ = nodes["TtuneLoadSchedule"]().load(str(tmp_path / "ttune.json"), check_model=False)
+    anyway = nodes["TtuneLoadSchedule"].execute(str(tmp_path / "ttune.json"), check_model=False)[0]
     assert relative(theirs(nodes, patcher, anyway), ours("eps", patcher, anyway)) < CLOSE
 
 
@@ -554,7 +561,7 @@ def test_guidance_that_is_an_input_of_the_network(nodes: Any) -> None:
 
 def test_a_node_that_wraps_the_sampler_is_refused(nodes: Any) -> None:
     patcher, schedule = host("eps"), tuned(VP, "euler", 4)
-    (inner,) = nodes["TtuneScheduleSampler"]().sampler(schedule)
+    inner = nodes["TtuneScheduleSampler"].execute(schedule)[0]
     wrapping = stand_in.KSAMPLER(lambda model, x, sigmas, **rest: inner.sampler_function(lambda *a, **k: model(*a, **k), x, sigmas, **rest))
     with pytest.raises(ValueError, match="connect it to SamplerCustom directly"):
         theirs(nodes, patcher, schedule, sampler=wrapping)
@@ -572,29 +579,75 @@ def test_guidance_that_another_node_changes_is_said(nodes: Any) -> None:
 
 def test_a_file_is_looked_at_when_the_prompt_is_queued(nodes: Any, tmp_path: Path) -> None:
     load, path = nodes["TtuneLoadSchedule"], tmp_path / "ttune.json"
-    assert "missing.json" in load.VALIDATE_INPUTS(str(tmp_path / "missing.json"), 0)
+    assert "missing.json" in load.validate_inputs(str(tmp_path / "missing.json"), 0)
     path.write_text("{}")
-    assert isinstance(load.VALIDATE_INPUTS(str(path), 0), str)
+    assert isinstance(load.validate_inputs(str(path), 0), str)
     schedule = tuned(VP, "euler", 4)
     schedule.save(path)
-    assert load.VALIDATE_INPUTS(str(path), 0) is True
-    assert "steps" in load.VALIDATE_INPUTS(str(path), 7)
-    assert load.VALIDATE_INPUTS(None, 0) is True  # another node says it, later
-    assert "this is a folder" in load.VALIDATE_INPUTS(str(tmp_path), 0)
-    loaded, summary = load().load(str(path))
+    assert load.validate_inputs(str(path), 0) is True
+    assert "steps" in load.validate_inputs(str(path), 7)
+    assert load.validate_inputs(None, 0) is True  # another node says it, later
+    assert "this is a folder" in load.validate_inputs(str(tmp_path), 0)
+    loaded, summary = load.execute(str(path)).args
     assert loaded == schedule
     assert "euler" in summary
-    assert nodes["TtuneScheduleSigmas"]().sigmas(loaded)[0].dtype == torch.float32
+    assert nodes["TtuneScheduleSigmas"].execute(loaded)[0].dtype == torch.float32
+
+
+def test_the_list_of_files_is_that_of_comfyuis_models(nodes: Any, tmp_path: Path) -> None:
+    load, folder, schedule = nodes["TtuneLoadSchedule"], tmp_path / "models" / "ttune", tuned(VP, "euler", 4)
+    files = importlib.import_module("comfyui.files")
+    assert load.GET_SCHEMA().inputs[0].settings["options"] == []
+    first, second = (files.new_path("sd15") for _ in range(2))
+    assert first == second == folder / "sd15.json"
+    schedule.save(first)
+    (folder / "notes.txt").write_text("no schedule")
+    assert files.new_path("sd15") == folder / "sd15_2.json"
+    assert load.GET_SCHEMA().inputs[0].settings["options"] == ["sd15.json"]
+    assert load.validate_inputs("sd15.json", 0) is True
+    assert load.execute("sd15.json")[0] == schedule
+    before = load.fingerprint_inputs("sd15.json", steps=0)
+    os.utime(first, (1, 1))
+    assert load.fingerprint_inputs("sd15.json", steps=0) != before
+    for wrong in ("", "a/b", "..", ".hidden"):
+        with pytest.raises(ValueError, match="name must be that of a file, without folders"):
+            files.new_path(wrong)
 
 
 def test_every_node_says_what_comfyui_asks(nodes: Any) -> None:
-    assert set(nodes) == {"TtuneLoadSchedule", "TtuneScheduleSigmas", "TtuneScheduleSampler", "TtuneApplySchedule"}  # saved workflows
+    earlier = {"TtuneLoadSchedule", "TtuneScheduleSigmas", "TtuneScheduleSampler", "TtuneApplySchedule"}  # saved workflows
+    assert earlier < set(nodes)
     for node in nodes.values():
-        assert callable(getattr(node, node.FUNCTION))
-        assert isinstance(node.RETURN_TYPES, tuple)
-        assert node.CATEGORY
-        assert node.DESCRIPTION
-        assert "required" in node.INPUT_TYPES()
+        schema = node.GET_SCHEMA()
+        assert schema.category
+        assert schema.description
+        for socket in schema.inputs + schema.outputs:
+            assert socket.settings.get("tooltip") or socket.settings.get("display_name") == "schedule", (schema.node_id, socket.id)
+        names = [socket.id for socket in schema.inputs]
+        assert len(set(names)) == len(names)
+        assert set(inspect.signature(node.execute).parameters) == set(names)
+
+
+def test_the_cfg_of_a_schedule(nodes: Any) -> None:
+    cfg_of, schedule = importlib.import_module("comfyui.host").cfg_of, tuned(VP, "euler", 4)
+    for model, cfg in (
+        ({"guidance_scale": 7.5}, 7.5),
+        ({"guidance_scale": None}, 1.0),
+        ({"guidance_scale": [2.0, 3.0, 4.0, 1.5]}, 2.0),
+        ({"guidance_scale": 3.5, "guidance": "input"}, 1.0),
+    ):
+        assert cfg_of(schedule.replace(model=model)) == cfg
+    with pytest.raises(ValueError, match="cfg must be given, got 0"):
+        cfg_of(schedule)
+    with pytest.raises(ValueError, match="cfg must be a number, and the schedule was tuned at guidance_scale a function: scale"):
+        cfg_of(schedule.replace(model={"guidance_scale": "a function: scale"}))
+
+
+def test_denoise_leaves_the_last_steps(nodes: Any) -> None:
+    sigmas_of, schedule = importlib.import_module("comfyui.nodes").sigmas_of, tuned(VP, "euler", 5)
+    whole = sigmas_of(schedule)
+    for denoise, left in ((1.0, 5), (0.6, 3), (0.5, 2), (0.1, 0), (0.0, 0)):
+        assert torch.equal(sigmas_of(schedule, denoise), whole[5 - left :])
 
 
 def test_the_check_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:

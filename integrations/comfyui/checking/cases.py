@@ -21,9 +21,8 @@ import ttune
 from ttune.adapters.preconditioned import Preconditioned
 from ttune.noise.continuous import EDM
 
-from .. import NODE_CLASS_MAPPINGS as NODES
 from ..sampler import seeds_of
-from .models import CFG, FLOW, VP, TinyModel, edm, flux, normal, stable_diffusion, stable_diffusion_3, tuned, v_prediction
+from .models import CFG, FLOW, NODES, VP, TinyModel, edm, flux, normal, stable_diffusion, stable_diffusion_3, tuned, v_prediction
 
 # What ComfyUI made and what ttune.sample made, or where a refusal is due the function that is to raise it.
 Case = tuple[str, Callable[[], tuple[Tensor, Tensor]]] | tuple[str, Callable[[], Any], str]
@@ -77,7 +76,7 @@ def starts_and_parts(sd: TinyModel, sd3: TinyModel) -> Iterator[Case]:
 
     for name, model in (("SD 1.5", sd), ("SD3", sd3)):
         schedule, noise, latent = tuned(model.noise, "dpmpp_2m", 4), normal(3, 1, *model.shape), normal(9, 1, *model.shape)
-        sigmas = NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
+        sigmas = NODES["TtuneScheduleSigmas"].execute(schedule)[0]
 
         def image_to_image(
             model: TinyModel = model, schedule: Any = schedule, sigmas: Any = sigmas, noise: Any = noise, latent: Any = latent
@@ -165,7 +164,7 @@ def host_samplers(models: dict[str, TinyModel]) -> Iterator[Case]:
                 def run(model: TinyModel = model, sampler: str = sampler, start: float | None = start) -> tuple[Tensor, Tensor]:
                     schedule = tuned(model.noise, sampler, 4, t_start=None if start is None else start * model.noise.t_max)
                     own = comfy.samplers.sampler_object({"kdpm_2": "dpm_2", "res_2m": "res_multistep"}.get(sampler, sampler))
-                    patcher = NODES["TtuneApplySchedule"]().apply(model.patcher, schedule)[0]
+                    patcher = NODES["TtuneApplySchedule"].execute(model.patcher, schedule)[0]
                     noise = normal(3, 2, *model.shape)
                     return model.theirs(schedule, noise, model=patcher, sampler=own), model.ours(schedule, start_of(model, noise))
 
@@ -182,7 +181,7 @@ def advanced(model: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
     def run() -> tuple[Tensor, Tensor]:
         schedule = tuned(FLOW, "dpmpp_2m", 4).replace(model={"guidance_scale": 3.5, "guidance": "input"})
         guider = call(host.BasicGuider, model.patcher, call(FluxGuidance, model.conditioning(1), 3.5))
-        sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
+        sampler, sigmas = NODES["TtuneScheduleSampler"].execute(schedule)[0], NODES["TtuneScheduleSigmas"].execute(schedule)[0]
         latent = {"samples": torch.zeros(2, *model.shape)}
         made = call(host.SamplerCustomAdvanced, call(host.RandomNoise, 21), guider, sampler, sigmas, latent)["samples"]
         noise = torch.randn(2, *model.shape, generator=torch.manual_seed(21))
@@ -225,7 +224,7 @@ def control_net(sd: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
         schedule, noise, network = tuned(VP, "heun", 4), normal(3, 1, *sd.shape), Recording()
         control = ControlNet(network, load_device=torch.device("cpu")).set_cond_hint(normal(1, 1, 3, 64, 64))
         conditioning = [[sd.drawn(1)["c"], {"control": control, "control_apply_to_uncond": True}]]
-        sampler, sigmas = NODES["TtuneScheduleSampler"]().sampler(schedule)[0], NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0]
+        sampler, sigmas = NODES["TtuneScheduleSampler"].execute(schedule)[0], NODES["TtuneScheduleSigmas"].execute(schedule)[0]
         latent = torch.zeros_like(noise)
         sample_custom(sd.patcher, noise, 1.0, sampler, sigmas, conditioning, conditioning, latent, disable_pbar=True, seed=5)
         return torch.cat(network.passed), torch.tensor(schedule.network_times, dtype=torch.float32)
@@ -235,7 +234,7 @@ def control_net(sd: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
 
 def refusals(models: dict[str, TinyModel]) -> Iterator[Case]:
 
-    sd, apply = models["SD 1.5"], lambda *given: NODES["TtuneApplySchedule"]().apply(*given)[0]
+    sd, apply = models["SD 1.5"], lambda *given: NODES["TtuneApplySchedule"].execute(*given)[0]
     schedule, noise, edm_schedule = tuned(VP, "euler", 4), normal(3, 1, *sd.shape), tuned(EDM(), "euler", 4, "karras")
     remembering = lambda **model: schedule.replace(model=model)  # noqa: E731
     patched = lambda node, *given: TinyModel(node().patch(sd.patcher, *given)[0], VP, None, sd.shape)  # noqa: E731

@@ -24,8 +24,10 @@ import ttune
 from ttune.adapters.preconditioned import Preconditioned
 from ttune.noise.continuous import EDM
 
-from .. import NODE_CLASS_MAPPINGS as NODES
+from .. import files, nodes
 
+files.register()
+NODES = {node.GET_SCHEMA().node_id: node for node in nodes.NODES}
 CFG = 3.0
 VP, FLOW = ttune.NoiseSchedule.scaled_linear(), ttune.NoiseSchedule.flow(3.0)
 
@@ -74,8 +76,8 @@ class TinyModel:
         **options: Any,
     ) -> Tensor:
         """Through the nodes and ComfyUI's ``sample_custom``, as SamplerCustom calls it; in the units that its network sees."""
-        sampler = NODES["TtuneScheduleSampler"]().sampler(schedule)[0] if sampler is None else sampler
-        sigmas = NODES["TtuneScheduleSigmas"]().sigmas(schedule)[0] if sigmas is None else sigmas
+        sampler = NODES["TtuneScheduleSampler"].execute(schedule)[0] if sampler is None else sampler
+        sigmas = NODES["TtuneScheduleSigmas"].execute(schedule)[0] if sigmas is None else sigmas
         latent = torch.zeros_like(noise) if latent is None else self.patcher.model.process_latent_out(latent)
         patcher = self.patcher if model is None else model
         made = comfy.sample.sample_custom(

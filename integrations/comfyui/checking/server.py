@@ -41,7 +41,8 @@ class Server:
     """A ComfyUI of its own: its folders are temporary, its custom nodes are these."""
 
     def __init__(self, folder: Path, base: Path, port: int) -> None:
-        for name in ("models/checkpoints", "custom_nodes", "output", "input", "user", "web"):
+        self.base = base
+        for name in ("models/checkpoints", "models/ttune", "custom_nodes", "output", "input", "user", "web"):
             (base / name).mkdir(parents=True, exist_ok=True)
         shutil.copytree(NODES_FOLDER, base / "custom_nodes" / "ttune", ignore=shutil.ignore_patterns("__pycache__", "check.py", "checking"))
         (base / "custom_nodes" / "check_conditioning.py").write_text(CONDITIONING_NODE)
@@ -91,6 +92,14 @@ class Server:
             time.sleep(0.2)
         raise RuntimeError("the prompt did not end")
 
+    def latent(self, prompt: dict[str, Any]) -> Tensor:
+        """What the prompt's node "save" has saved."""
+        history = self.run(prompt)
+        if "save" not in history["outputs"]:
+            raise RuntimeError(str(history["status"])[-1500:])
+        [file] = history["outputs"]["save"]["latents"]
+        return safetensors.torch.load_file(self.base / "output" / file["filename"])["latent_tensor"]
+
     def stop(self) -> None:
         self.process.terminate()
         try:
@@ -101,18 +110,26 @@ class Server:
         self.log.close()
 
 
-def workflow(schedule: Path) -> dict[str, Any]:
-    def node(kind: str, **inputs: Any) -> dict[str, Any]:
-        return {"class_type": kind, "inputs": inputs}
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
 
+
+def images(count: int = 1) -> dict[str, Any]:
+    """The nodes that every workflow has: a model, its conditionings, an empty latent, and a file of what is sampled."""
     return {
         "model": node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
-        "load": node("TtuneLoadSchedule", path=str(schedule), steps=0),
-        "sigmas": node("TtuneScheduleSigmas", schedule=["load", 0]),
-        "sampler": node("TtuneScheduleSampler", schedule=["load", 0]),
         "positive": node("TtuneCheckConditioning", seed=1),
         "negative": node("TtuneCheckConditioning", seed=2),
-        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=count),
+        "save": node("SaveLatent", samples=["sample", 0], filename_prefix="check"),
+    }
+
+
+def workflow(schedule: str) -> dict[str, Any]:
+    return images() | {
+        "load": node("TtuneLoadSchedule", path=schedule, steps=0),
+        "sigmas": node("TtuneScheduleSigmas", schedule=["load", 0]),
+        "sampler": node("TtuneScheduleSampler", schedule=["load", 0]),
         "sample": node(
             "SamplerCustom",
             model=["model", 0],
@@ -125,8 +142,14 @@ def workflow(schedule: Path) -> dict[str, Any]:
             sigmas=["sigmas", 0],
             latent_image=["latent", 0],
         ),
-        "save": node("SaveLatent", samples=["sample", 0], filename_prefix="check"),
     }
+
+
+def in_one_node(schedule: str) -> dict[str, Any]:
+    """cfg is the schedule's."""
+    given = {name: [name, 0] for name in ("model", "positive", "negative")}
+    settings = {"path": schedule, "steps": 0, "seed": 11, "cfg": 0.0, "denoise": 1.0}
+    return images() | {"sample": node("TtuneSample", **given, **settings, latent_image=["latent", 0])}
 
 
 def through_the_server(folder: Path, checkpoint: Path, port: int) -> Iterator[Case]:
@@ -137,21 +160,17 @@ def through_the_server(folder: Path, checkpoint: Path, port: int) -> Iterator[Ca
             shutil.copy(checkpoint, base / "models" / "checkpoints" / "tiny.safetensors")
             server.ready()
             sd = stable_diffusion(checkpoint)
-            for sampler, steps in (("dpmpp_2m", 5), ("ddpm", 4)):
+            for sampler, steps, made_of in (("dpmpp_2m", 5, workflow), ("ddpm", 4, workflow), ("unipc", 4, in_one_node)):
 
-                def run(sampler: str = sampler, steps: int = steps) -> tuple[Tensor, Tensor]:
-                    schedule = tuned(VP, sampler, steps, t_start=820.0)
-                    schedule.save(base / f"{sampler}.json")
-                    history = server.run(workflow(base / f"{sampler}.json"))
-                    if "save" not in history["outputs"]:
-                        raise RuntimeError(str(history["status"])[-1500:])
-                    [file] = history["outputs"]["save"]["latents"]
-                    made = safetensors.torch.load_file(base / "output" / file["filename"])["latent_tensor"]
+                def run(sampler: str = sampler, steps: int = steps, made_of: Any = made_of) -> tuple[Tensor, Tensor]:
+                    schedule = tuned(VP, sampler, steps, t_start=820.0).replace(model={"guidance_scale": CFG})
+                    schedule.save(base / "models" / "ttune" / f"{sampler}.json")
                     seeds = seeds_of(11, 1) if schedule.tableau().stochastic else None
                     noise = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(11))
+                    made = server.latent(made_of(f"{sampler}.json"))
                     return sd.patcher.model.process_latent_in(made), sd.ours(schedule, noise, seeds=seeds)
 
-                yield f"POST /prompt, {sampler}", run
-            yield "refused: POST /prompt, no such file", lambda: server.run(workflow(base / "missing.json")), "path - "
+                yield f"POST /prompt, {sampler}, {made_of.__name__}", run
+            yield "refused: POST /prompt, no such file", lambda: server.run(workflow(str(base / "missing.json"))), "path - "
         finally:
             server.stop()
