@@ -6,8 +6,10 @@ from ttune.tuning.conditions import conditions_from
 from ttune.tuning.distribution.stage import Distribution
 from ttune.tuning.grid_search import rank_grids
 from ttune.tuning.methods.ays import AlignYourSteps
+from ttune.tuning.methods.dyweight import DyWeight
 from ttune.tuning.methods.endpoint import Endpoint
 from ttune.tuning.methods.evolution import Evolution
+from ttune.tuning.methods.generalized_solver import GeneralizedSolver
 from ttune.tuning.methods.method import Found, Method, Task
 from ttune.tuning.methods.optimal_steps import OptimalSteps
 from ttune.tuning.methods.registry import METHODS
@@ -25,9 +27,11 @@ __all__ = [
     "Accepted",
     "AlignYourSteps",
     "Distribution",
+    "DyWeight",
     "Endpoint",
     "Evolution",
     "Found",
+    "GeneralizedSolver",
     "Local",
     "Method",
     "OptimalSteps",

@@ -139,7 +139,8 @@ class Session:
         }
         best = BestSoFar(schedule, journal, self.model, self.record, (self.arguments.accepted if first else None) or _ignored)
         data, features, seed = self.arguments.data, self.arguments.features, self.arguments.seed
-        return Task(problem, schedule, teacher, journal, ledger, best, data, features, seed, progress), validation
+        task = Task(problem, schedule, teacher, journal, ledger, best, data, features, seed, progress, len(validation))
+        return task, validation
 
 
 def _check(denoiser: Denoiser, schedule: Schedule, method: Method, arguments: TuneArguments) -> bool:

@@ -30,7 +30,7 @@ class Task:
     ``features``: images (n, ...) -> (n, f), for methods whose objective is a distribution; None means pooled pixels.
     ``journal`` remembers finished pieces under names of the method's choice; what an iteration found goes there through
     ``best.accept``, so that the best schedule so far is known at any time. ``ledger.entry("tuning")`` is to hold the calls of the
-    network. ``progress`` says whether to show bars.
+    network. ``progress`` says whether to show bars. ``validation_samples``: how many x_T the found schedules will be validated on.
     """
 
     problem: Problem
@@ -43,6 +43,7 @@ class Task:
     features: Features | None = None
     seed: int = 0
     progress: bool = False
+    validation_samples: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import msgspec
 
 from ttune.messages.names import must_be_one_of
 from ttune.tuning.methods.ays import AlignYourSteps
+from ttune.tuning.methods.dyweight import DyWeight
 from ttune.tuning.methods.endpoint import Endpoint
 from ttune.tuning.methods.evolution import Evolution
+from ttune.tuning.methods.generalized_solver import GeneralizedSolver
 from ttune.tuning.methods.method import Method
 from ttune.tuning.methods.optimal_steps import OptimalSteps
 from ttune.tuning.methods.shifted import Shifted
@@ -29,6 +31,8 @@ METHODS: dict[str, type[Method]] = {
     "ays": AlignYourSteps,
     "shifted": Shifted,
     "evolution": Evolution,
+    "gs": GeneralizedSolver,
+    "dyweight": DyWeight,
 }
 
 

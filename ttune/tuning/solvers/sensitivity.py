@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,9 +16,23 @@ from ttune.noise.schedules import Float64
 from ttune.samplers.folding import PREDICTION
 from ttune.sampling.plan import Registers, evaluations_of, folded
 from ttune.schedule.schedule import Schedule
-from ttune.tuning.solvers.parameters import Parameters
 
 STEP = 1e-5  # of the central differences in float64: their error is of the order of its square
+
+
+class ScheduleVector(Protocol):
+    """Schedules as vectors, of which those numbered ``free`` may move: :class:`ttune.tuning.solvers.parameters.Parameters`, and others."""
+
+    @property
+    def free(self) -> np.ndarray: ...
+
+    def project(self, theta: Float64) -> Float64:
+        """The nearest vector that is allowed."""
+        ...
+
+    def schedule(self, theta: Float64) -> Schedule:
+        """ValueError where no schedule belongs to ``theta``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,7 @@ class QuadraticModel:
     start_scale: Sensitivity  # ()
 
     @staticmethod
-    def make(denoiser: Denoiser, parameters: Parameters, theta: Float64, device: torch.device) -> QuadraticModel:
+    def make(denoiser: Denoiser, parameters: ScheduleVector, theta: Float64, device: torch.device) -> QuadraticModel:
         base = _numbers(denoiser, parameters.schedule(theta))
         slopes = [_slope(denoiser, parameters, theta, j, base) for j in parameters.free]
 
@@ -124,7 +139,7 @@ def _numbers(denoiser: Denoiser, schedule: Schedule) -> Numbers:
     return numbers
 
 
-def _slope(denoiser: Denoiser, parameters: Parameters, theta: Float64, j: int, base: Numbers) -> Numbers:
+def _slope(denoiser: Denoiser, parameters: ScheduleVector, theta: Float64, j: int, base: Numbers) -> Numbers:
     """The derivative of every number in parameter ``j``: a central difference, one-sided where a bound stops it."""
     sides: list[tuple[float, Numbers]] = []
     for h in (STEP, -STEP):
