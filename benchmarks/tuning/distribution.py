@@ -2,11 +2,13 @@
 
     python -m benchmarks distribution               # every number of steps; a finished one is not measured again
     python -m benchmarks distribution --steps 5     # one of them
+    python -m benchmarks distribution --untuned 5 10 --steps    # untuned schedules of so many evaluations alone
 
 Test seeds that no tuning has seen; LeNet-64 (tuned on its statistics of the training images) and a network trained apart
 (:mod:`benchmarks.tuning.judge_network`) measure distances to every second test image. The model draws as many of each class;
-real against real: so many images of each class from the others. Untuned: the best of :data:`UNTUNED` by the very figure, chosen on the
-first seeds; all of them have one evaluation a step. Writes benchmarks/results/distribution.json and .md.
+real against real: so many images of each class from the others. Untuned: the best by the very figure of every deterministic sampler on
+every spacing with as many network evaluations (:mod:`benchmarks.tuning.untuned_pairs`), picked on other seeds. Several processes may
+measure different steps into one file. Writes benchmarks/results/distribution.json and .md.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from benchmarks.machine import machine
 from benchmarks.result_paths import RESULTS, parser_of, write_json
 from benchmarks.tables import table
 from benchmarks.tuning.judge_network import judge_network
+from benchmarks.tuning.untuned_pairs import best_untuned, pairs
 from ttune import Schedule, zoo
 from ttune.evaluation import FeatureStatistics, frechet_distance, lenet64, precision_recall
 from ttune.evaluation.features.local_contrast import local_contrast
@@ -33,9 +36,8 @@ from ttune.tuning import Endpoint, Teacher
 from ttune.zoo.fashion_mnist import load_test_images, to_unit_range
 
 STEPS = (3, 4, 5, 8)
-UNTUNED = tuple((sampler, spacing) for sampler in ("dpmpp_2m", "unipc") for spacing in ("leading", "karras", "log_snr", "quadratic"))
 TEACHER_STEPS = 32
-TEST_SEEDS, CHOSEN_ON = 10_000_000, 200
+TEST_SEEDS, PICKED_ON = 10_000_000, 40_000_000  # the first of the seeds that are reported, and of those that pick untuned schedules
 EXTRACTORS = (lenet64(), judge_network(), local_contrast())
 GALLERY = Path("gallery/fashion")
 OUT = RESULTS / "distribution.json"
@@ -46,8 +48,6 @@ class Bench:
 
     def __init__(self, count: int) -> None:
         self.denoiser, self.count = zoo.load("fashion"), count
-        self.x_T = ttune.initial_noise(self.denoiser.noise, (1, 28, 28), seeds=range(TEST_SEEDS, TEST_SEEDS + count))
-        self.labels = torch.arange(count) % 10
         images, labels = load_test_images()
         real = to_unit_range(images)
         # The tuning saw pooled pixels of every other test image, from the first on; these judge nothing.
@@ -58,9 +58,14 @@ class Bench:
         self.statistics = [FeatureStatistics.of_features(own, e.name) for own, e in zip(features, EXTRACTORS, strict=True)]
         self.neighbours = features[0].numpy()[:count]
 
-    def samples(self, schedule: Schedule, count: int | None = None) -> Tensor:
-        parts = zip(self.x_T[:count].split(100), self.labels[:count].split(100), strict=True)
-        return torch.cat([ttune.sample(self.denoiser, schedule, x, conditions={"class_label": own}) for x, own in parts])
+    def samples(self, schedule: Schedule, count: int | None = None, first: int = TEST_SEEDS) -> Tensor:
+        """Of ``count`` seeds from ``first`` on."""
+        seeds = torch.arange(self.count if count is None else count)
+        made = []
+        for own in seeds.split(100):
+            x_T = ttune.initial_noise(self.denoiser.noise, (1, 28, 28), seeds=(first + own).tolist())
+            made.append(ttune.sample(self.denoiser, schedule, x_T, conditions={"class_label": own % 10}))
+        return torch.cat(made)
 
     def figures(self, x: Tensor, target: Tensor | None = None) -> dict[str, Any]:
         """Distances by every network, precision and recall at k = 3, RMSE to the teacher."""
@@ -69,15 +74,14 @@ class Bench:
         row |= {"precision": both.precision, "recall": both.recall, "pixel variance": float(x.var())}
         return row if target is None else row | {"rmse": float((x - target).square().mean().sqrt())}
 
-    def best_untuned(self, steps: int, by: int) -> tuple[str, Schedule]:
-        """By the extractor of this number."""
-        found = {}
-        for sampler, spacing in UNTUNED:
-            schedule = Schedule.build(self.denoiser.noise, sampler, steps, spacing)
-            x = self.samples(schedule, CHOSEN_ON)
-            found[f"{sampler} {spacing}"] = frechet_distance(EXTRACTORS[by](x), self.statistics[by]), schedule
-        name = min(found, key=lambda name: found[name][0])
-        return name, found[name][1]
+    def untuned(self, evaluations: int, target: Tensor) -> dict[str, Any]:
+        """The best untuned schedule by LeNet-64 and that by the judge network."""
+        figures = [lambda x, k=k: frechet_distance(EXTRACTORS[k](x), self.statistics[k]) for k in (0, 1)]
+        tried = pairs(self.denoiser.noise, evaluations)
+        found = best_untuned(tried, lambda schedule, count: self.samples(schedule, count, PICKED_ON), figures)
+        rows = {own.name: self.figures(self.samples(own.schedule), target) for own in {own.name: own for own in found}.values()}
+        best = {extractor.name: own.name for extractor, own in zip(EXTRACTORS, found, strict=False)}
+        return {"rows": rows, "best": best, "pairs": found[0].pairs, "evaluations": found[0].evaluations, "machine": machine()}
 
 
 def start_of(bench: Bench, steps: int) -> Schedule:
@@ -115,13 +119,6 @@ def measured(bench: Bench, steps: int, target: Tensor, work: Path) -> dict[str, 
     start = start_of(bench, steps)
     if start.coefficients is not None:
         rows["endpoint (gallery)"] = bench.figures(bench.samples(start), target)
-    untuned = {}
-    for budget in (steps, 2 * steps):
-        for by in (0, 1):
-            name, schedule = bench.best_untuned(budget, by)
-            if (budget, name) not in untuned:
-                untuned[budget, name] = bench.figures(bench.samples(schedule), target)
-            rows[f"best untuned, {budget} steps, by {EXTRACTORS[by].name}: {name}"] = untuned[budget, name]
     return {
         "rows": rows,
         "schedule": result.schedule.plain() | {"model": {}, "tuned": {}},
@@ -130,6 +127,7 @@ def measured(bench: Bench, steps: int, target: Tensor, work: Path) -> dict[str, 
         "refused": result.validation["refused"],
         "loss": list(result.history["distribution"]),
         "cpu_seconds": round(time.process_time() - begin),
+        "machine": machine(),
     }
 
 
@@ -140,11 +138,23 @@ def page(content: dict[str, Any]) -> str:
         return [name, *("" if row.get(key) is None else format(row[key], ".3f") for key in names)]
 
     steps = sorted(content["steps"].items(), key=lambda item: int(item[0]))
+    untuned = content.get("untuned", {})
     rows = [line(name, row) for name, row in content["rows"].items()]
-    rows += [line(f"{K} steps: {name}", row) for K, own in steps for name, row in own["rows"].items()]
+    for K, own in steps:
+        rows += [line(f"{K} steps: {name}", row) for name, row in own["rows"].items()]
+        for budget in (str(number * int(K)) for number in (1, 2)):
+            best = untuned.get(budget, {"best": {}})["best"].items()
+            rows += [line(f"{K} steps: best untuned, {budget} steps, by {by}: {name}", untuned[budget]["rows"][name]) for by, name in best]
     lines = [f"# Tuning for a distribution: the bundled model, {content['test samples']} test seeds", ""]
     lines += ["`python -m benchmarks distribution`. Fréchet distances to real images. LeNet-64 was tuned on; the judge network and local"]
-    lines += ["contrast were not.", "", *table(["", *names], rows, 1), "", "Evaluations of one sample, by phase:", ""]
+    lines += [
+        "contrast were not. Untuned: the best of all deterministic samplers and spacings, picked on other seeds.",
+        "",
+        *table(["", *names], rows, 1),
+        "",
+        "Evaluations of one sample, by phase:",
+        "",
+    ]
     for K, own in steps:
         phases = ", ".join(f"{name} {value:,}" for name, value in own["evaluations"].items() if name != "seconds")
         lines.append(f"- {K} steps: {phases}")
@@ -162,7 +172,8 @@ def remember(change: Callable[[dict[str, Any]], None], out: Path) -> dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("distribution", __doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
+    parser.add_argument("--untuned", type=int, nargs="*", help="network evaluations; by default once and twice the steps")
     parser.add_argument("--test-samples", type=int, default=1000)
     parser.add_argument("--work", type=Path, default=Path("runs/distribution"))
     parser.add_argument("--out", type=Path, default=OUT)
@@ -177,12 +188,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         np.save(saved, target.numpy())
     rows = {f"teacher, {TEACHER_STEPS} steps": bench.figures(target, target), "real images": bench.figures(bench.balanced)}
     remember(lambda content: content.update({"machine": machine(), "test samples": bench.count, "rows": rows}), options.out)
-    for steps in options.steps:
-        done = msgspec.json.decode(options.out.read_bytes())["steps"]
-        if str(steps) not in done:
-            found = measured(bench, steps, target, options.work)
-            remember(lambda content, k=steps, own=found: content["steps"].update({str(k): own}), options.out)
-            print(f"{steps} steps, {found['cpu_seconds']} s on one core")
+    budgets = options.untuned if options.untuned is not None else sorted({n * steps for steps in options.steps for n in (1, 2)})
+    todo: list[tuple[str, int, Callable[[int], dict[str, Any]]]] = [
+        *(("steps", steps, lambda k: measured(bench, k, target, options.work)) for steps in options.steps),
+        *(("untuned", budget, lambda k: bench.untuned(k, target)) for budget in budgets),
+    ]
+    for kind, number, measure in todo:
+        done = msgspec.json.decode(options.out.read_bytes()).get(kind, {})
+        if str(number) not in done:
+            begin, found = time.process_time(), measure(number)
+            remember(lambda content, k=str(number), own=found, kind=kind: content.setdefault(kind, {}).update({k: own}), options.out)
+            print(f"{kind} {number}: {time.process_time() - begin:.0f} s on one core", flush=True)
 
 
 if __name__ == "__main__":
