@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,12 +25,15 @@ class Best:
     evaluations: int
 
 
-def pairs(noise: NoiseSchedule, evaluations: int) -> dict[str, Schedule]:
+def pairs(
+    noise: NoiseSchedule, evaluations: int, samplers: Iterable[str] = SAMPLERS, spacings: Iterable[str] = GRIDS
+) -> dict[str, Schedule]:
     """Every schedule of so many network evaluations by its name "sampler spacing"; of several with the same numbers the first."""
+    spacings = list(spacings)
     found: dict[str, Schedule] = {}
     seen: set[tuple[bytes, str]] = set()
-    for sampler in SAMPLERS:
-        for spacing in GRIDS:
+    for sampler in samplers:
+        for spacing in spacings:
             for schedule in _of(noise, sampler, spacing, evaluations):
                 numbers = schedule.times.tobytes(), repr(schedule.tableau().stages)
                 if numbers not in seen:
