@@ -12,7 +12,7 @@ from ttune import NoiseSchedule, Schedule
 from ttune.noise.grids import GRIDS
 from ttune.samplers import SAMPLERS
 
-ROUNDS = ((20, 12), (80, 3), (300, 1))  # (samples that the pairs are run on, how many of them go on by each figure)
+ROUNDS = ((10, 8), (50, 3), (200, 1))  # (samples that the pairs are run on, how many of them go on by each figure)
 
 
 @dataclass(frozen=True)
