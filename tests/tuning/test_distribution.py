@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ttune
 from tests.oracles import mixture, standard_normal
@@ -26,6 +26,7 @@ from ttune.tuning.distribution.reference import as_reference
 from ttune.tuning.grid_search import Ranked
 from ttune.tuning.methods.method import Found
 from ttune.tuning.problem import Problem
+from ttune.tuning.residuals import OwnActivations
 from ttune.tuning.solvers.parameters import Parameters
 
 NOISE = NoiseSchedule.linear()
@@ -170,6 +171,36 @@ def test_fidelity_keeps_near_the_teacher() -> None:
     stage = Distribution(PARTS, (), reference, evaluations=1600, samples=16, many=128)
     free, held = (tune(replace(stage, fidelity=weight), fallback=False).validation["rmse"] for weight in (0.0, 100.0))
     assert held < free
+
+
+class Labelled(nn.Module):
+    """A network with layers, whose samples of label 1 lie elsewhere; without a label it is label 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+
+    def forward(self, x: Tensor, tau: Tensor, label: Tensor | None = None) -> Tensor:
+        made = x - 0.1 * torch.tanh(self.inner(x * (1 + tau[:, None] / 999)))
+        return made if label is None else made + label[:, None]
+
+
+@pytest.mark.slow
+def test_own_activations_are_features_and_see_samples_as_they_see_the_reference() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Labelled().requires_grad_(False)
+    denoiser = ttune.Denoiser(network, NOISE, draw_conditions=lambda seeds: {"label": seeds % 2})
+    own, x = part_of(OwnActivations(denoiser)), standard_normal((16, 2))
+    alone = own(x, {})
+    assert alone.shape == (16, 2)
+    assert torch.equal(SideBySide((own,), denoiser)(x, {"label": torch.ones(16, dtype=torch.int64)}), alone)
+    few: dict[str, Any] = {"reference": standard_normal((32, 2)) * 2, "samples": 8, "validation_samples": 32, "fallback": False}
+    stage = Distribution(optimizer="backpropagation", evaluations=300, samples=4, many=16)
+    result = tune(stage, denoiser, features=OwnActivations(denoiser), method=Endpoint(iterations=1, search_starts=False), **few)
+    assert own.name.startswith("own activations of the middle layer")
+    assert own.name in result.validation["front"][0]["to_reference"]
+    assert result.history["distribution"][-1] < result.history["distribution"][0]
 
 
 def test_a_reference_is_halved_and_its_labels_are_drawn() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,36 @@ class Part:
         return {"name": self.name, "weight": self.weight, "function": identity_of(self.function)}
 
 
+@dataclass
+class FittedAtFirst:
+    """A map with a method ``fitted`` (:class:`ttune.tuning.residuals.OwnActivations`), fitted to the first pictures that it is given."""
+
+    unfitted: Any
+    _fitted: Callable[[Tensor, Conditions], Tensor] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.unfitted)
+
+    def __call__(self, pictures: Tensor, conditions: Conditions) -> Tensor:
+        if self._fitted is None:
+            self._fitted = self.unfitted.fitted([(pictures, conditions)])
+        return self._fitted(pictures, conditions)
+
+
 @dataclass(frozen=True)
 class SideBySide:
-    """Features of several parts in one row, of what the denoiser's decoder makes of samples: (b, F_1 + F_2 + ...)."""
+    """Features of several parts in one row, of what the denoiser's decoder makes of samples: (b, F_1 + F_2 + ...).
+
+    Samples are looked at without their conditions: those of the reference may have none.
+    """
 
     parts: tuple[Part, ...]
     denoiser: Denoiser
 
     def __call__(self, x: Tensor, conditions: Conditions) -> Tensor:
         pictures = x if self.denoiser.decode is None else self.denoiser.decode(x.clone())
-        return torch.cat([part(pictures, conditions) for part in self.parts], 1)
+        return torch.cat([part(pictures, {}) for part in self.parts], 1)
 
 
 def parts_to_tune(features: Any, shape: Sequence[int]) -> tuple[Part, ...]:
@@ -75,8 +95,10 @@ def part_of(features: object, weight: float = 1.0) -> Part:
     """TypeError for what cannot be called."""
     if not callable(features):
         raise TypeError(f"features must be an extractor or a function of pictures (b, ...) to (b, F), got {type(features).__name__}")
-    known = isinstance(features, (FeatureExtractor, nn.Module)) or hasattr(features, "fitted")
-    function: Any = features if known else _returning_tensors(features)
+    if hasattr(features, "fitted"):
+        function: Any = FittedAtFirst(features)
+        return Part(function.name, function, weight)
+    function = features if isinstance(features, (FeatureExtractor, nn.Module)) else _returning_tensors(features)
     return Part(getattr(features, "name", "") or name_of(function), as_residual(function), weight)
 
 
