@@ -51,9 +51,9 @@ class FittedAtFirst:
         return name_of(self.unfitted)
 
     def __call__(self, pictures: Tensor, conditions: Conditions) -> Tensor:
-        if self._fitted is None:
-            self._fitted = self.unfitted.fitted([(pictures, conditions)])
-        return self._fitted(pictures, conditions)
+        fitted = self._fitted or self.unfitted.fitted([(pictures, conditions)])
+        self._fitted = fitted
+        return fitted(pictures, conditions)
 
 
 @dataclass(frozen=True)
