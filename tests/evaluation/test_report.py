@@ -108,42 +108,36 @@ def test_image_grid_and_save_grid(images: torch.Tensor, tmp_path: Path) -> None:
             image_grid(bad, columns)
 
 
-def offsets(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    times = np.linspace(999, -1, steps + 1)
-    return times, times[:-1] + 5.0
-
-
 def test_write_picture_shows_every_pixel_of_every_image(images: torch.Tensor, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
     rows = [("teacher, 128 steps", images[:8]), ("DDIM, 5 steps, tuned network_times and times", images[8:16])]
     path = tmp_path / "picture.png"
-    write_picture(path, rows, {"tuned": offsets(5), "a much longer name of a way of tuning": offsets(10)})
+    write_picture(path, rows)
     pixels = np.asarray(image.open(path).convert("L"))
     raw = load_test_images()[0][:16, 0].numpy()
-    # The strips are at whole pixels, three to an image's pixel: find the first by exact match.
-    strip = np.kron(raw[0], np.ones((3, 3), np.uint8))
+    # The strips are at whole pixels, four to an image's pixel: find the first by exact match.
+    strip = np.kron(raw[0], np.ones((4, 4), np.uint8))
     top, left = next(
         (y, x)
         for y in range(40)
         for x in range(100, 320)
-        if pixels[y, x + 42] == strip[0, 42] and np.array_equal(pixels[y : y + 84, x : x + 84], strip)
+        if pixels[y, x + 56] == strip[0, 56] and np.array_equal(pixels[y : y + 112, x : x + 112], strip)
     )
     for i in range(16):
-        y, x = top + i // 8 * 94, left + i % 8 * 90
-        np.testing.assert_array_equal(pixels[y : y + 84 : 3, x : x + 84 : 3], raw[i])
-    write_picture(tmp_path / "again.png", rows, {"tuned": offsets(5), "a much longer name of a way of tuning": offsets(10)})
+        y, x = top + i // 8 * 122, left + i % 8 * 118
+        np.testing.assert_array_equal(pixels[y : y + 112 : 4, x : x + 112 : 4], raw[i])
+    write_picture(tmp_path / "again.png", rows)
     assert (tmp_path / "again.png").read_bytes() == path.read_bytes()
 
 
-def test_write_picture_other_sizes_and_no_offsets(images: torch.Tensor, tmp_path: Path) -> None:
+def test_write_picture_of_other_sizes(images: torch.Tensor, tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
     before = dict(matplotlib.rcParams)
     for name, shape in (("large", (8, 3, 512, 512)), ("small", (3, 1, 8, 8)), ("odd", (2, 3, 130, 130))):
         write_picture(tmp_path / f"{name}.png", [("one", torch.zeros(shape)), ("two", torch.ones(shape))])
         assert image.open(tmp_path / f"{name}.png").width < 1300
-    write_picture(tmp_path / "one_step.png", [("one", images[:8])], {"one step": offsets(1)})
     assert dict(matplotlib.rcParams) == before
 
 
@@ -151,9 +145,7 @@ def test_write_picture_refuses(images: torch.Tensor, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "picture.png"
     with pytest.raises(ValueError, match="rows: must hold at least one"):
-        write_picture(path, [], {})
+        write_picture(path, [])
     with pytest.raises(ValueError, match="rows: images must have the same shape in every row"):
         write_picture(path, [("a", images[:8]), ("b", images[:7])])
-    with pytest.raises(ValueError, match=r"offsets\['a'\]: must be K or K \+ 1 times and K network times, got \(4,\) and \(2,\)"):
-        write_picture(path, [("a", images[:8])], {"a": (np.zeros(4), np.zeros(2))})
     assert not path.exists()

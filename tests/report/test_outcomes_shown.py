@@ -11,7 +11,7 @@ from tests import tiny_model
 from tests.report.test_report import page_of
 from tests.tuning.test_outcome import TEACHER, Fixed
 from ttune.cli import tune as command
-from ttune.cli.demo import _label
+from ttune.cli.demo import _name
 from ttune.cli.evaluate import _method_of, _named_schedules
 from ttune.cli.main import main
 from ttune.report import read_sources
@@ -68,7 +68,7 @@ def test_what_is_shown_follows_the_outcome(outcome: str, tmp_path: Path, capsys:
     ((name, schedule),) = _named_schedules(file, MODEL.noise, None)
     assert name == {"tuned": f"{file}", "untuned": f"{file} (best untuned schedule)", "start": f"{file} (untuned start)"}[outcome]
     assert _method_of(schedule) == ("fixed" if outcome == "tuned" else "base")
-    assert ("did not help" in _label("DDIM, tuned", result)) == (outcome != "tuned")
+    assert ("did not help" in _name(result)) == (outcome != "tuned")
 
     capsys.readouterr()
     main(["info", str(file)])

@@ -94,7 +94,7 @@ class MetricFlags:
 class Evaluate:
     """Judge tuned schedules: against the teacher's samples from the same starting noises, and against real images.
 
-    Example: ttune evaluate runs/demo/ddim.json runs/demo/dpmpp_2m.json --samples 1000 --out evaluation.json
+    Example: ttune evaluate runs/demo/ttune.json --samples 1000 --out evaluation.json
 
     Example: ttune evaluate ttune.json --samples 50000 --features inception --reference images/ --metrics fid kid --work runs/evaluation
 
