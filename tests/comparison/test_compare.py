@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 
 import ttune
 from tests import tiny_model
+from tests.oracles import mixture
 from ttune.comparison import Entrant, parse_method, parse_methods
 from ttune.comparison.cells import Cell
 from ttune.comparison.equivalent import equivalent_steps
+from ttune.comparison.headline import headlines
+from ttune.comparison.untuned import plain_samplers
 from ttune.storage.results import ResultFolder
-from ttune.tuning import Endpoint, Found, Task, TimeTuner, Trajectory
+from ttune.tuning import DyWeight, Endpoint, Found, GeneralizedSolver, Task, TimeTuner, Trajectory
 
-QUICK = {"samples": 8, "validation_samples": 8, "test_samples": 24, "progress": False}
+QUICK = {"untuned_samplers": (), "samples": 8, "validation_samples": 8, "test_samples": 24, "progress": False}
 
 
 def test_a_specification_is_a_method_with_its_settings() -> None:
@@ -153,3 +157,68 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
 
 def test_labels_that_look_alike_have_files_of_their_own() -> None:
     assert Cell("a:b", "ddim", 3).name != Cell("a=b", "ddim", 3).name
+
+
+@pytest.mark.slow
+def test_no_method_is_the_best_of_all_samplers_and_spacings() -> None:
+    call = {"samplers": ("ddim",), "steps": (3,), "curve": (3, 4), **QUICK, "untuned_samplers": ("unipc",), "test_samples": 12}
+    found = ttune.compare(tiny_model.factory(), {"path": Trajectory()}, **call)
+    there = {cell: record for cell, record in found.records.items() if cell.label == "untuned"}
+    assert {(cell.sampler, cell.steps) for cell in there} == {("ddim", 3), ("ddim", 4), ("unipc", 3), ("unipc", 6)}
+    for spent, samplers in ((3, ("ddim", "unipc")), (6, ("unipc",))):
+        rmses = {s: there[Cell("untuned", s, spent)]["grid"]["rmse"] for s in samplers}
+        line = next(entry for entry in found.without_method if entry["spent"] == spent and "RMSE" in entry["by"])
+        best = min(rmses, key=rmses.__getitem__)
+        assert (line["steps"], line["sampler"], line["rmse"]) == (3, best, rmses[best])
+        assert line["grid"] == there[Cell("untuned", best, spent)]["grid"]["grid"]
+    assert "No method, the steps are spent" in found.table()
+    # Steps that only some of the samplers have say nothing of the best of all.
+    assert set(found.curve("rmse", ("ddim", "unipc"))) == {3}
+    assert set(found.curve("rmse", ("ddim",))) == {3, 4}
+
+
+def test_by_default_all_plain_deterministic_samplers_are_untuned_rivals() -> None:
+    found = plain_samplers(ttune.NoiseSchedule.linear())
+    assert {"ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm", "lms"} <= set(found)
+    assert not {"heun", "euler_ancestral", "dpmpp_2s"} & set(found)
+    assert inspect.signature(ttune.compare).parameters["untuned_samplers"].default is None
+
+
+@pytest.mark.slow
+def test_all_methods_are_given_the_same_evaluations() -> None:
+    limit = 6000
+    methods = {"gs": GeneralizedSolver(batch=4), "dyweight@best": Entrant(DyWeight(batch=4), "best"), "path": Trajectory()}
+    denoiser = dataclasses.replace(mixture(ttune.NoiseSchedule.linear()).denoiser(), sample_shape=(2,))
+    call = {"samplers": ("ddim",), "steps": (3,), "curve": (), **QUICK, "features": lambda x: x}
+    found = ttune.compare(denoiser, methods, **call, max_evaluations=limit)
+    rows = {row["label"]: row for row in found.rows}
+    for label in ("gs", "dyweight@best"):  # the search of a start is counted, the teacher's samples are not
+        spent = rows[label]["evaluations"] - (8 + 8) * 128
+        assert limit - 4 * 3 * 4 < spent <= limit, label
+    assert "At most 6,000 evaluations a tuning, without those of the teacher's samples; without a limit: path." in found.table()
+    with pytest.raises(ValueError, match="max_evaluations must be at least 1, got 0"):
+        ttune.compare(tiny_model.factory(), methods, max_evaluations=0)
+    with pytest.raises(ValueError, match="max_evaluations must be more than the search of the start took, 500, got 400"):
+        Entrant(GeneralizedSolver(), max_evaluations=400).within(500)
+
+
+@pytest.mark.slow
+def test_a_table_fits_a_terminal_whatever_the_labels() -> None:
+    methods = {"endpoint:tune=network_times+times+coefficients,iterations=50": Trajectory(), "path": Trajectory()}
+    found = ttune.compare(tiny_model.factory(), methods, samplers=("dpmpp_2m",), steps=(3,), curve=(), **QUICK)
+    assert max(map(len, found.table().splitlines())) <= 120
+    assert "endpoint (1): endpoint:tune=network_times+times+coefficients,iterations=50" in found.table()
+
+
+def test_a_headline_says_how_many_untuned_steps_of_the_best_sampler_a_schedule_is_worth() -> None:
+    row = {"method": "endpoint", "label": "endpoint", "sampler": "ddim", "steps": 5, "rmse": 1 / 81, "real": 0.5}
+    worse = row | {"label": "other", "rmse": 0.5}
+    curves = {"rmse": {k: 1 / k**2 for k in range(3, 21)}, "real": {k: 1.0 + 1 / k for k in (3, 5, 20)}}
+    untuned = {"label": "start", "sampler": "ddim", "steps": 5, "rmse": 0.001}
+    assert headlines([untuned, worse, row], curves.__getitem__) == [
+        "5 tuned steps (endpoint, ddim): as near to the teacher as 9.0 untuned ones of the best sampler (RMSE 0.0123; 0.04 with 5 "
+        "untuned), nearer to real images than any untuned schedule up to 20 steps (F 0.5, the lowest untuned 1.05)."
+    ]
+    (line,) = headlines([worse | {"real": None}], curves.__getitem__)
+    farther = "farther from the teacher than 3 untuned ones of the best sampler (RMSE 0.5; 0.04 with 5 untuned)"
+    assert line == f"5 tuned steps (other, ddim): {farther}."

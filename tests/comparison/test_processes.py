@@ -17,7 +17,7 @@ def counted(bench, start, label, *rest):
     return original(bench, start, label, *rest)
 importlib.import_module("ttune.comparison.compare").method_cell = counted
 found = compare(tiny_model.factory(), ["trajectory", "local"], samplers=("ddim",), steps=(3, 4), curve=(), samples=8, validation_samples=8,
-                test_samples=16, work=sys.argv[1], progress=False)
+                test_samples=16, untuned_samplers=(), work=sys.argv[1], progress=False)
 print(*made)
 print(len(found.rows))
 """

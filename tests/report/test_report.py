@@ -287,7 +287,7 @@ def test_the_folder_of_a_comparison(tmp_path: Path) -> None:
         "--quiet",
     ]
     model = ["--model", "tests.tiny_model:factory"]
-    main(["compare", "--methods", "ays", "my <i>=trajectory", *model, *quick, "--out", str(tmp_path / "cmp")])
+    main(["compare", "--methods", "ays", "my <i>=trajectory", *model, *quick, "--untuned-samplers", "ddim", "--out", str(tmp_path / "cmp")])
     main(["report", str(tmp_path / "cmp"), "--out", str(tmp_path / "r.html"), "--quiet"])
     page = checked(tmp_path / "r.html")
     rows = page.table("K", "sampler")[1:]

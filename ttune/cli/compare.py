@@ -41,8 +41,11 @@ class Compare:
     """Starting noises that the figures are measured on."""
     curve: int = 20
     """Untuned schedules of 3 to so many steps are there too, to say how many untuned steps a tuned schedule is worth."""
-    untuned_samplers: tuple[Sampler, ...] = ()
-    """More samplers whose best untuned schedules are there, with the steps and twice as many."""
+    untuned_samplers: tuple[Sampler, ...] | None = None
+    """More samplers whose best untuned schedules are there, with the steps and twice as many: no method, the steps are spent. By default
+    all deterministic ones with one evaluation a step."""
+    max_evaluations: int | None = None
+    """Network evaluations of each tuning, without those of the teacher's samples: the same for every method that knows a limit."""
     batch_size: int = 64
     """Samples in one network call."""
     data: str | None = None
@@ -68,6 +71,7 @@ class Compare:
             **{name: getattr(self, name) for name in same},
             curve=range(3, self.curve + 1),
             untuned_samplers=self.untuned_samplers,
+            max_evaluations=self.max_evaluations,
             data=clean,
             features=features,
             real=_real_statistics(clean, features),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ttune.comparison.setup import Bench
+from ttune.evaluation.score import ScheduleScore
 from ttune.schedule.schedule import Schedule
 from ttune.storage.results import sha256
 from ttune.tuning import TuneResult, rank_grids, tune
@@ -48,25 +49,32 @@ class Cell:
 
 
 def untuned_cell(bench: Bench, start: Schedule) -> tuple[dict[str, Any], Arrays]:
-    """The start, the best untuned grid and t_0 by RMSE, and that by Fréchet distance, chosen on the tuning x_T."""
+    """The start, the best untuned grid and t_0 by RMSE, that by Fréchet distance to the teacher's samples, and, with real images, that by
+    the distance to these; chosen on the tuning x_T."""
     with _spent(bench) as cost:
         ranked = rank_grids(bench.problem("tuning").head(RANKED_ON), start, progress=bench.progress)
-        by_rmse, by_frechet = _best(bench, ranked)
+        best = _best(bench, ranked)
     record: dict[str, Any] = {"steps": start.steps, "sampler": start.sampler, "label": UNTUNED, "cost": {"grids": cost["evaluations"]}}
     arrays: Arrays = {}
-    for name, entry in (("start", Ranked("given", start, 0, 0)), ("grid", by_rmse), ("grid_by_frechet", by_frechet)):
-        figures, arrays[name] = bench.figures(entry.schedule)
+    measured: dict[str, tuple[dict[str, Any], Tensor]] = {}
+    for name, entry in {"start": Ranked("given", start, 0, 0), **best}.items():
+        if entry.name not in measured:
+            measured[entry.name] = bench.figures(entry.schedule)
+        figures, arrays[name] = measured[entry.name]
         grid = "leading" if entry.name == "given" else entry.name
         record[name] = figures | {"grid": grid, "times": entry.schedule.times.tolist()}
     return record | {"seconds": cost["seconds"], "peak_memory": cost["peak_memory"]}, arrays
 
 
-def _best(bench: Bench, ranked: list[Ranked]) -> tuple[Ranked, Ranked]:
-    """The best by RMSE and the best by Fréchet distance, in the bench's features, of those that did best on fewer x_T."""
+def _best(bench: Bench, ranked: list[Ranked]) -> dict[str, Ranked]:
+    """The best by each figure (:data:`ttune.comparison.untuned.PARTS`), in the bench's features, of those that did best on fewer x_T."""
     scorer = Scorer(bench.problem("tuning"), [bench.space])
-    listed = {id(entry): entry for entry in [*ranked[:SHORT_LIST], *sorted(ranked, key=lambda e: e.frechet)[:SHORT_LIST]]}
-    judged = [Ranked.of(entry.name, entry.schedule, scorer(entry.schedule)) for entry in listed.values()]
-    return min(judged, key=lambda e: e.rmse), min(judged, key=lambda e: e.frechet)
+    listed = {entry.name: entry for entry in [*ranked[:SHORT_LIST], *sorted(ranked, key=lambda e: e.frechet)[:SHORT_LIST]]}
+    scores = {name: scorer(entry.schedule) for name, entry in listed.items()}
+    figures: dict[str, Callable[[ScheduleScore], float]] = {"grid": lambda s: s.rmse, "grid_by_frechet": lambda s: s.frechet}
+    if bench.space.reference is not None:
+        figures["grid_by_real"] = lambda s: s.spaces[0].to_reference
+    return {part: listed[min(scores, key=lambda name, of=of: of(scores[name]))] for part, of in figures.items()}
 
 
 def method_cell(

@@ -19,6 +19,7 @@ from ttune.comparison.comparison import Comparison
 from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
 from ttune.comparison.setup import Bench
 from ttune.comparison.specification import Entrant, parse_methods
+from ttune.comparison.untuned import plain_samplers
 from ttune.evaluation import FeatureStatistics
 from ttune.network.denoiser import Denoiser
 from ttune.schedule.schedule import Schedule
@@ -40,7 +41,8 @@ def compare(
     samplers: Sequence[str] = ("ddim", "dpmpp_2m"),
     steps: Sequence[int] = (3, 4, 5, 6, 8, 10),
     curve: Sequence[int] = CURVE,
-    untuned_samplers: Sequence[str] = (),
+    untuned_samplers: Sequence[str] | None = None,
+    max_evaluations: int | None = None,
     samples: int = 128,
     validation_samples: int = 256,
     test_samples: int = 1000,
@@ -60,7 +62,10 @@ def compare(
     ``samples`` x_T, towards one ``teacher`` (2M with 128 steps), whose x_0 are computed once; ``validation_samples`` more x_T are for each
     validation. Beside the methods are the start and the best untuned grid and t_0 of the same sampler; of the latter
     there are figures for every number of steps in ``curve`` too, to say how many untuned steps a tuned schedule is worth;
-    ``untuned_samplers`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that.
+    ``untuned_samplers`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that (no method at
+    all: the steps are spent): by default all deterministic ones with one evaluation a step.
+    ``max_evaluations``: the same number for every tuning, with the search of its start and its validation, but without those of the
+    teacher's samples, which are the same for all; methods that know no such limit are as they are, and the table says which.
     ``data``: clean images for the methods that need them. ``features``: images (n, ...) -> (n, f) for Fréchet distances, by
     default pooled pixels; ``real``: statistics of real images in them. ``work``: a folder that keeps every finished cell; the same
     call goes on from there, and several processes with the same folder share the work.
@@ -68,8 +73,12 @@ def compare(
     Raises ValueError or TypeError naming the argument. A cell that its method says it cannot tune is in
     ``refused``, one that fails in ``failed``; the next call tries it again.
     """
-    chosen = _entrants(methods)
+    if max_evaluations is not None and max_evaluations < 1:
+        raise ValueError(f"max_evaluations must be at least 1, got {max_evaluations}")
+    chosen = {label: replace(entrant, max_evaluations=max_evaluations) for label, entrant in _entrants(methods).items()}
     _check_lists(samplers=samplers, steps=steps)
+    if untuned_samplers is None:
+        untuned_samplers = plain_samplers(denoiser.noise)
     # A sampler's last time decides where the teacher ends; that of the leading grid is clean for all of them.
     source = teacher or Teacher.default(Schedule.build(denoiser.noise, samplers[0], max(steps), "leading"))
     source = Teacher((source.on_whole_times() if denoiser.integer_time else source).source, remember=True)
@@ -168,7 +177,8 @@ def _compute(folder: ResultFolder, bench: Bench, methods: Mapping[str, Entrant],
             untuned = _untuned(folder, cell)
             assert untuned is not None
             start, searched = start.replace(times=untuned["grid"]["times"]), untuned["cost"]["grids"]
-        record, arrays, schedules = method_cell(bench, start, cell.label, entrant.method, folder.file(cell.name, "checkpoint"), searched)
+        method, checkpoint = entrant.within(searched), folder.file(cell.name, "checkpoint")
+        record, arrays, schedules = method_cell(bench, start, cell.label, method, checkpoint, searched)
         for name, schedule in schedules.items():
             schedule.save(folder.file(cell.name, f"{name}.ttune.json"))
     folder.finish(cell.name, record | {"settings": _settings(methods, cell)}, arrays)
@@ -212,6 +222,7 @@ def _collected(
         samplers=samplers,
         untuned_samplers=untuned_samplers,
         steps=steps,
+        limits={label: entrant.max_evaluations if entrant.limited else None for label, entrant in methods.items()},
         records=records,
         errors=errors,
         refused=refused,

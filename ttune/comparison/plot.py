@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttune.comparison.result import GRID, GRID_BY_FRECHET, START, best_untuned
+from ttune.comparison.result import GRID, GRID_BY_FRECHET, START
+from ttune.comparison.untuned import PARTS, lowest
 from ttune.evaluation.drawing import line_style, plain_axes, plain_ticks, png_of
 from ttune.storage.atomic_write import write_atomically
 
@@ -73,12 +74,14 @@ def _panel(axes: Axes, report: Mapping[str, Any], sampler: str, what: str) -> No
             axes.annotate(name, (last, factor * last), textcoords="offset points", xytext=(6, -2), fontsize=8, color="0.35")
     else:
         every = [entry["sampler"] for entry in report["untuned_curve"]]
+        part = GRID if what == "rmse" else GRID_BY_FRECHET
+        records = [{**entry, PARTS[what]: entry[part]} for entry in report["untuned_curve"]]
         for samplers, style, name in (((sampler,), "--", GRID), (every, ":", f"{GRID} and sampler")):
-            curve = best_untuned(report["untuned_curve"], what, samplers)
+            curve = lowest(records, what, samplers)
             ordered = sorted(curve)
-            # A budget is no worse than a smaller one, whose grid it could have taken; some samplers are there at a few budgets only.
-            lowest = np.minimum.accumulate([curve[k] for k in ordered])
-            axes.plot(ordered, lowest, linestyle=style, marker=_dot(ordered), label=name, **untuned)
+            # A budget is no worse than a smaller one, whose grid it could have taken.
+            running = np.minimum.accumulate([curve[k] for k in ordered])
+            axes.plot(ordered, running, linestyle=style, marker=_dot(ordered), label=name, **untuned)
             last = max([last, *curve])
     rows = [row for row in report["rows"] if row["sampler"] == sampler]
     methods = [label for label in dict.fromkeys(row["label"] for row in report["rows"]) if label not in (START, GRID, GRID_BY_FRECHET)]

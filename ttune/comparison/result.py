@@ -12,25 +12,19 @@ import numpy as np
 
 from ttune.comparison.cells import UNTUNED, Cell
 from ttune.comparison.equivalent import equivalent_steps
+from ttune.comparison.headline import headlines
+from ttune.comparison.untuned import Spent, lowest, without_method
 from ttune.evaluation import paired_interval
 from ttune.evaluation.score import lead
 from ttune.noise.schedules import Float64
 
 START, GRID, GRID_BY_FRECHET = "start", "best untuned grid", "best untuned grid by Fréchet"
+GRID_BY_REAL = "best untuned grid by distance to real images"
 _PARTS = {START: "start", GRID: "grid", GRID_BY_FRECHET: "grid_by_frechet"}
+_UNTUNED_PARTS = {**_PARTS, GRID_BY_REAL: "grid_by_real"}
 _OF_A_METHOD = ("method", "evaluations_per_sample", "chosen", "outcome", "proposed_outcome", "refused", "schedule")
 _OF_A_METHOD += ("cost", "seconds", "peak_memory")
 _Z95 = 1.959963984540054
-
-
-def best_untuned(curve: Sequence[Mapping[str, Any]], metric: str, samplers: Sequence[str]) -> dict[int, float]:
-    """Steps -> the best error, "rmse" or "frechet", over ``samplers`` of an untuned curve."""
-    best: dict[int, float] = {}
-    for entry in curve:
-        if entry["sampler"] in samplers:
-            error = entry[GRID if metric == "rmse" else GRID_BY_FRECHET][metric]
-            best[entry["steps"]] = min(best.get(entry["steps"], math.inf), error)
-    return best
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,7 @@ class ComparisonResult:
     samplers: tuple[str, ...]
     untuned_samplers: tuple[str, ...]  # untuned only
     steps: tuple[int, ...]
+    limits: Mapping[str, int | None]  # evaluations that a label's method was given; None: it knows no limit, or there was none
     records: Mapping[Cell, Mapping[str, Any]]
     errors: Mapping[Cell, Mapping[str, Float64]]
     refused: Mapping[Cell, str] = field(default_factory=dict)
@@ -129,6 +124,9 @@ class ComparisonResult:
             "rows": self.rows,
             "pairs": [_rounded(pair) for pair in self.pairs],
             "half_the_steps": [_rounded(half) for half in self.halves],
+            "without_method": self.without_method,
+            "headlines": self.headlines,
+            "max_evaluations": dict(self.limits),
             "untuned_curve": self.untuned_curve,
             "refused": [{"cell": str(cell), "reason": reason} for cell, reason in self.refused.items()],
             "failed": [{"cell": str(cell), "reason": reason} for cell, reason in self.failed.items()],
@@ -139,14 +137,30 @@ class ComparisonResult:
         """The untuned schedules of every sampler and number of steps."""
         curve = [
             {"sampler": cell.sampler, "steps": cell.steps, "seconds": record["seconds"], "cost": record["cost"]}
-            | {name: _without_draws(record[part]) for name, part in _PARTS.items()}
+            | {name: _without_draws(record[part]) for name, part in _UNTUNED_PARTS.items() if part in record}
             for cell, record in self.records.items()
             if cell.label == UNTUNED
         ]
         return sorted(curve, key=lambda row: (row["sampler"], row["steps"]))
 
+    @cached_property
+    def without_method(self) -> list[Spent]:
+        """For every K the best untuned schedules of all samplers and spacings with K steps and with 2 K."""
+        return without_method(self._untuned, self.steps)
+
+    @cached_property
+    def headlines(self) -> list[str]:
+        """A sentence for every K: how many untuned steps, of the best of all samplers, the best tuned schedule is worth."""
+        every = (*self.samplers, *self.untuned_samplers)
+        return headlines(self.rows, lambda metric: self.curve(metric, every))
+
     def curve(self, metric: str, samplers: Sequence[str]) -> dict[int, float]:
-        return best_untuned(self.untuned_curve, metric, samplers)
+        """Steps -> the lowest "rmse", "frechet" or "real" of untuned schedules (:func:`ttune.comparison.untuned.lowest`)."""
+        return lowest(self._untuned, metric, samplers)
+
+    @cached_property
+    def _untuned(self) -> list[Mapping[str, Any]]:
+        return [record for cell, record in self.records.items() if cell.label == UNTUNED]
 
     def _labels(self, sampler: str, steps: int) -> list[str]:
         """Baselines and methods; the best grid by Fréchet only where it is another than that by RMSE."""

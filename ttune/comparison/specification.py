@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,18 +22,37 @@ class Entrant:
     """A method and the schedule that it is given: the leading grid, or the best untuned grid and t_0 (``start="best"``).
 
     A method that cannot move the steps can do no better than its grid allows; from the best one it is judged, and charged for the
-    search, like those that look for a grid themselves.
+    search, like those that look for a grid themselves. ``max_evaluations``: of one tuning with the search of its start and the validation,
+    but without those of the teacher's samples, which are the same for all; methods without a setting of that name do not know it.
     """
 
     method: Method
     start: str = "leading"
+    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         must_be_one_of("start", self.start, list(STARTS))
 
     def settings(self) -> dict[str, Any]:
         """What makes this entrant another than others, in plain values."""
-        return {"method": self.method.name, "start": self.start, **self.method.settings()}
+        limit = {} if self.max_evaluations is None else {"at_most": self.max_evaluations}
+        return {"method": self.method.name, "start": self.start, **limit, **self.method.settings()}
+
+    @property
+    def limited(self) -> bool:
+        """Whether the method can be given a number of evaluations."""
+        return any(field.name == "max_evaluations" for field in dataclasses.fields(self.method))  # pyright: ignore[reportArgumentType]
+
+    def within(self, spent: int) -> Method:
+        """The method with what is left of ``max_evaluations`` after ``spent``, or as it is where it knows no limit.
+
+        Raises ValueError where nothing is left.
+        """
+        if self.max_evaluations is None or not self.limited:
+            return self.method
+        if self.max_evaluations <= spent:
+            raise ValueError(f"max_evaluations must be more than the search of the start took, {spent}, got {self.max_evaluations}")
+        return dataclasses.replace(self.method, max_evaluations=self.max_evaluations - spent)  # pyright: ignore
 
 
 def parse_method(text: str) -> tuple[str, Entrant]:

@@ -282,8 +282,8 @@ def _outcome_of(entry: ReportEntry) -> str:
 
 
 def _best_of(found: Compared) -> list[str]:
-    """Of a comparison, the lowest RMSE of every sampler and budget, beside the best untuned grid's."""
-    lines = []
+    """Of a comparison, its own sentences, then the lowest RMSE of every sampler and budget, beside the best untuned grid's."""
+    lines = [f"{found.model}: {line}" for line in found.headlines]
     for sampler, steps in sorted({(row["sampler"], row["steps"]) for row in found.rows}):
         rows = [row for row in found.rows if (row["sampler"], row["steps"]) == (sampler, steps)]
         best, grid = min(rows, key=lambda row: row["rmse"]), next((row for row in rows if row["label"] == GRID), None)

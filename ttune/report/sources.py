@@ -53,6 +53,7 @@ class Compared(msgspec.Struct):
     features: str
     test_samples: int
     rows: list[ComparisonRow]
+    headlines: list[str] = []
     teacher: dict[str, str | int | float | None] = {}
     refused: list[Missing] = []
     failed: list[Missing] = []

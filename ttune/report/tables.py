@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ttune.comparison.table import rows_table
+from ttune.comparison.table import label_lines, rows_table
 from ttune.evaluation.metrics.frechet import RatioInterval, metric_name
 from ttune.evaluation.numbers import NONE, number, ratio
 from ttune.evaluation.report_rows import details_table, figures_table
@@ -194,9 +194,9 @@ def comparison(file: str, found: Compared) -> Table:
     notes = [
         f"{found.test_samples:,} test x_T that no tuning saw; teacher {_pairs(found.teacher)}.",
         f"F, Fréchet distances: {features_in_words({found.features})}.",
-        "Figures are of what a method proposes. Returned: what ttune tune returns, an untuned schedule where the proposal is not better on "
-        "its own validation x_T. = untuned: steps of the best untuned grid with the same error. "
-        "Evaluations and seconds are those of the tuning. * is the lowest of its K and sampler.",
+        "Figures are of what a method proposes. = untuned: steps of the best untuned grid, of any sampler, with the same RMSE. "
+        "Evaluations are those of the tuning. * is the lowest of its K and sampler.",
+        *label_lines(found.rows),
         *(f"Not tuned: {m.cell}: {m.reason}" for m in found.refused),
         *(f"Failed: {m.cell}: {m.reason}" for m in found.failed),
     ]
