@@ -13,7 +13,7 @@ BUILT_FROM := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell fin
 # Whose releases the tests of the operators, the loops and the tuner are run beside: the oldest that is allowed, and a newer one.
 TORCHES := 2.11.0 2.14.1
 
-.PHONY: install demo hero figures compare test durations torches bench fuzz soak lint format sanitize clean
+.PHONY: install demo hero docs tutorials figures compare test durations torches bench fuzz soak lint format sanitize clean
 
 install: .venv/installed
 
@@ -41,6 +41,20 @@ demo: $(if $(wildcard .venv/installed),install,.venv/demo)
 # docs/hero.png, the picture of the README: MODEL and SCHEDULE, or the bundled ones.
 hero: install
 	$(BIN)/python -m benchmarks hero $(if $(MODEL),--model $(MODEL)) $(if $(SCHEDULE),--schedule $(SCHEDULE)) $(HERO)
+
+# The site, in build/site; a warning is an error. Pages are Markdown in docs/, lists of it are made by docs/site_hooks.py.
+.venv/docs: .venv/installed
+	$(INSTALL) "ttune[docs]"
+	touch $@
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html; .venv/bin/python -m mkdocs serve shows it while you write"
+
+# Runs the notebooks anew; their outputs are committed.
+tutorials: .venv/docs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace docs/tutorials/*.ipynb
+	rm -f docs/tutorials/ttune.json
 
 figures: install
 	$(BIN)/python -m benchmarks figures

@@ -33,7 +33,7 @@ from ttune.version import __version__
 
 DEMO_SEEDS = 2**40  # of the x_T that everything is judged on; no tuning with seed=0 ever sees them
 SAMPLER = "dpmpp_2m"
-SPACINGS = ("leading", "trailing", "linspace", "quadratic", "log_snr", "karras")  # of the untuned schedules, the best of which is shown
+SPACINGS = ("leading", "trailing", "linspace", "quadratic", "log_snr", "karras")  # of the untuned schedules; the best one is shown
 TEACHER_STEPS = 64
 SHOWN = 8  # columns of the picture: the first seeds
 REPORTED = 32  # x_T of the report, at most

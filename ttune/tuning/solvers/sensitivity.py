@@ -21,7 +21,7 @@ STEP = 1e-5  # of the central differences in float64: their error is of the orde
 
 
 class ScheduleVector(Protocol):
-    """Schedules as vectors, of which those numbered ``free`` may move: :class:`ttune.tuning.solvers.parameters.Parameters`, and others."""
+    """Schedules as vectors; the numbers named in ``free`` may move: :class:`ttune.tuning.solvers.parameters.Parameters`, and others."""
 
     @property
     def free(self) -> np.ndarray: ...
