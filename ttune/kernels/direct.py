@@ -30,17 +30,17 @@ def allowed(x: Tensor) -> bool:
     """Whether kernels may be called so on tensors like ``x``: a small plain one, no backend chosen but the native one, and no mode,
     transformation, profiler or compiler that sees operators."""
     return (
-        type(x) is Tensor
-        and plain(x)
-        and x.dtype in DTYPES
-        and 0 < x.numel() <= MOST
+        _small(x)
         and is_native("linear_update_", "CPU")
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
         and not torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
         and not torch.compiler.is_compiling()
-        and not transformed()
     )
+
+
+def _small(x: Tensor) -> bool:
+    return type(x) is Tensor and plain(x) and x.dtype in DTYPES and 0 < x.numel() <= MOST and not transformed()
 
 
 def plain(x: Tensor) -> bool:
@@ -72,7 +72,7 @@ def bound_update(coeffs: Tensor, terms: int, clip: float | None, dtype: torch.dt
 def all_finite(x: Tensor) -> bool:
     """Whether no element of ``x`` is infinite or NaN."""
     find = _native("ttune_all_finite", ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-    if find is not None and allowed(x):
+    if find is not None and _small(x):
         return bool(find(DTYPES.index(x.dtype), x.data_ptr(), x.numel()))
     # A sum is not finite where an element is not, and takes a third of the time of looking at each.
     return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
