@@ -28,6 +28,7 @@ if TYPE_CHECKING or find_spec("torch") is not None:
     from ttune.ops import backends, use_backend
     from ttune.sampling.analytic_variance import estimate_gammas
     from ttune.sampling.compiled_sampler import CompiledSampler
+    from ttune.sampling.inversion import Inverted, invert
     from ttune.sampling.sample import initial_noise, noised, sample
     from ttune.tuning import TimeTuner, TuneResult, apply_timetuner_ratios, conditions_from, timetuner_ratios, tune, tune_budgets
 
@@ -61,6 +62,7 @@ __all__ = [
     "Denoiser",
     "DynamicThreshold",
     "FrozenTime",
+    "Inverted",
     "NoiseSchedule",
     "Point",
     "Schedule",
@@ -83,6 +85,7 @@ __all__ = [
     "freeze_time",
     "from_numpy",
     "initial_noise",
+    "invert",
     "load_schedules",
     "nn",
     "noised",

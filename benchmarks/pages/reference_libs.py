@@ -39,8 +39,8 @@ Measured with {versions}.
 TAIL = """
 Not in the table, since neither library has them: {without}. `tests/samplers/test_transcriptions.py` and
 `test_tableau.py` hold samplers against the papers' formulas as well: DDPM's posterior, Analytic-DPM's variance (theorem 1),
-EDM's algorithm 2, DPM-Solver-3's algorithm 2, DPM-Solver++(2M)'s algorithm 2, RES's weights, UniC's conditions, and the SDE multistep
-solvers by quadrature.
+EDM's algorithm 2, DPM-Solver-3's algorithm 2, DPM-Solver++(2M)'s algorithm 2, RES's weights, UniC's conditions, BDIA's and O-BELM's
+coefficients, and the SDE multistep solvers by quadrature.
 
 `res_2m` is ComfyUI 0.8's `res_multistep`: 9.6e-16 apart in float64 and 2.5e-06 in float32, on 7 to 12 levels of an EDM model with the
 same network. `res_2s` is RES4LYF's `res_2s_ode`, which works in float32: 1.1e-06 apart. RES4LYF's `res_2m_ode` is another solver: its

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ttune
 from tests import tiny_model
@@ -82,6 +83,23 @@ def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     np.testing.assert_allclose(a[:3], b, atol=1e-6)
     main(["sample", "--out", str(tmp_path / "c.png"), *TINY, "--samples", "4", "--steps", "4", "--sampler", "ddpm"])
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_invert_then_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, out, again = (tmp_path / name for name in ("images.npz", "x_T.npz", "again.npz"))
+    main(["sample", "--out", str(images), *TINY, "--samples", "5", "--steps", "4"])
+    main(["invert", "--images", str(images), *TINY, "--steps", "10", "--out", str(out), "--edited", str(again), "--batch-size", "2"])
+    assert "x_T of 5 images, 10 steps of belm" in capsys.readouterr().out
+    found, given = np.load(out), np.load(images)["images"]
+    np.testing.assert_allclose(np.load(again)["images"], given, atol=1e-4)
+    schedule = ttune.Schedule.build(ttune.NoiseSchedule.linear(), "belm", 10)
+    inverted = ttune.Inverted(tiny_model.factory(), schedule, *(torch.from_numpy(found[name]) for name in ("x_T", "second")))
+    np.testing.assert_allclose(inverted.sample().numpy(), given, atol=1e-4)
+    main(["invert", "--images", str(images), *TINY, "--steps", "10", "--sampler", "ddim", "--out", str(out)])
+    assert np.load(out).files == ["x_T"]
+    np.savez(images, images=np.zeros((2, 1, 9, 8), np.uint8))
+    message = failure(["invert", "--images", str(images), *TINY, "--out", str(out)], capsys)
+    assert "images must be of the shape (1, 8, 8) that the model makes, got (1, 9, 8)" in message
 
 
 def test_samples_are_the_same_in_any_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +272,15 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         (["sample", "--out", "a.png", "--model", "os:getcwd"], "must return a ttune.Denoiser, got str"),
         (["sample", "--out", "a.png", *TINY, "--steps", "0"], "steps must be a whole number >= 1, got 0"),
         (["sample", "--out", "a.png", *TINY, "--steps", "1001"], "at most the 1000 training steps, got 1001"),
+        (["invert", "--images", "nowhere", "--out", "a.npz"], "images: nowhere does not exist"),
+        (["invert", "--images", ".", "--out", "a.png"], "out must end in .npz, got 'a.png'"),
+        (["invert", "--images", ".", "--out", "a.npz", "--edited", "a.jpg"], "edited must end in .png or .npz, got 'a.jpg'"),
+        (
+            ["invert", "--images", ".", "--out", "a.npz", "--edited-condition", "class_label", "2"],
+            "that --edited writes; name a file there",
+        ),
+        (["invert", "--images", "ttune/cli", "--out", "a.npz", *TINY], "images: ttune/cli must hold image files"),
+        (["invert", "--images", ".", "--out", "a.npz", *TINY, "--batch-size", "0"], "batch_size must be a whole number >= 1, got 0"),
         (["tune", "--out", "a.json", *QUICK, "--sampler", "ddpm"], "needs a deterministic sampler, got 'ddpm'"),
         (["tune", "--out", "a.json", *QUICK, "--method", "timetuner"], "clean images are needed"),
         (

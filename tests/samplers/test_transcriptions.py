@@ -204,6 +204,68 @@ def test_lms_is_the_integral_of_a_polynomial(order: int) -> None:
     check("lms", x, {"order": order, "full_order_to_clean": True})
 
 
+def two_steps(name: str, times: list[float], coefficients: Callable[..., tuple[float, float, float]], options: dict[str, Any]) -> None:
+    """x_{i-1} = a x_{i+1} + b x_i + c eps(x_i) from a DDIM step on, for a model of alpha^2 + sigma^2 = 1."""
+    noise = NoiseSchedule.linear()
+    network, begin = Network(noise), unit_noise(-1, torch.float64)
+    bars = [(float(noise.alpha(t)), float(noise.sigma(t))) for t in times]
+    states = [begin]
+    for i, (alpha, sigma) in enumerate(bars[:-1]):
+        x, (to_alpha, to_sigma) = states[-1], bars[i + 1]
+        eps = network(x, torch.full((len(x),), times[i], dtype=torch.float64))
+        if i == 0:
+            states.append(to_alpha * (x - sigma * eps) / alpha + to_sigma * eps)
+        else:
+            a, b, c = coefficients(bars[i - 1], bars[i], bars[i + 1])
+            states.append(a * states[-2] + b * x + c * eps)
+    torch.testing.assert_close(ours(noise, name, times, begin, options=options), states[-1], rtol=1e-10, atol=1e-10)
+
+
+IRREGULAR = [999.0, 870.0, 700.0, 600.0, 350.0, 200.0, 90.0, 20.0, -1.0]
+Level = tuple[float, float]
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+def test_bdia(gamma: float) -> None:
+    """Zhang et al. 2023: z_{i-1} = gamma z_{i+1} + (a_i - gamma / a_{i+1}) z_i + (b_i + gamma b_{i+1} / a_{i+1}) eps, where a DDIM
+    step to i - 1 is a_i z_i + b_i eps."""
+
+    def ddim(t: Level, u: Level) -> tuple[float, float]:
+        return u[0] / t[0], u[1] - t[1] * u[0] / t[0]
+
+    def coefficients(before: Level, here: Level, after: Level) -> tuple[float, float, float]:
+        (a, b), (a_next, b_next) = ddim(here, after), ddim(before, here)
+        return gamma, a - gamma / a_next, b + gamma * b_next / a_next
+
+    two_steps("bdia", IRREGULAR, coefficients, {"gamma": gamma})
+
+
+def test_o_belm() -> None:
+    """Wang et al. 2024: a = (h_i / h_{i+1})^2 alpha_{i-1} / alpha_{i+1}, b = (1 - (h_i / h_{i+1})^2) alpha_{i-1} / alpha_i and
+    c = -h_i (h_i + h_{i+1}) / h_{i+1} alpha_{i-1}, h being the steps in sigma / alpha."""
+
+    def coefficients(before: Level, here: Level, after: Level) -> tuple[float, float, float]:
+        h_next, h = before[1] / before[0] - here[1] / here[0], here[1] / here[0] - after[1] / after[0]
+        ratio = (h / h_next) ** 2
+        return ratio * after[0] / before[0], (1 - ratio) * after[0] / here[0], -h * (h + h_next) / h_next * after[0]
+
+    two_steps("belm", IRREGULAR, coefficients, {})
+
+
+def test_o_belm_of_a_flow_is_the_same_parabola_in_x() -> None:
+    """x_{i-1} = x_i - h_i v + (h_i / h_{i+1})^2 (x_{i+1} - x_i - h_{i+1} v), v = eps - x_0 being the slope of x over sigma."""
+    noise, times = NoiseSchedule.flow(), [1.0, 0.9, 0.65, 0.5, 0.2, 0.05, 0.0]
+    network, begin = Network(noise, "flow_prediction"), unit_noise(-1, torch.float64)
+    states = [begin]
+    for i, (t, u) in enumerate(itertools.pairwise(times)):
+        x, h = states[-1], t - u
+        v = network(x, torch.full((len(x),), t, dtype=torch.float64))
+        before = 0.0 if i == 0 else (h / (times[i - 1] - t)) ** 2 * (states[-2] - x - (times[i - 1] - t) * v)
+        states.append(x - h * v + before)
+    mine = ours(noise, "belm", times, begin, prediction_type="flow_prediction")
+    torch.testing.assert_close(mine, states[-1], rtol=1e-10, atol=1e-10)
+
+
 def test_dpm_solver_3_of_the_paper() -> None:
     """Lu et al. 2022, algorithm 2, with r1 = 1/3, r2 = 2/3; VP, epsilon."""
     noise = NoiseSchedule.continuous_vp()

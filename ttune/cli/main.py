@@ -1,4 +1,4 @@
-"""The command line: ``ttune demo | tune | sample | evaluate | compare | report | analytic | export | import | info``."""
+"""The command line: ``ttune demo | tune | sample | invert | evaluate | compare | report | analytic | export | import | info``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ttune.cli.demo import Demo
 from ttune.cli.evaluate import Evaluate
 from ttune.cli.exchange import Export, Import
 from ttune.cli.info import Info
+from ttune.cli.invert import Invert
 from ttune.cli.report import Report
 from ttune.cli.sample import Sample
 from ttune.cli.tune import Tune
@@ -34,6 +35,7 @@ COMMANDS = {
     "demo": Demo,
     "tune": Tune,
     "sample": Sample,
+    "invert": Invert,
     "evaluate": Evaluate,
     "compare": Compare,
     "report": Report,
@@ -50,6 +52,7 @@ AFTERWARDS = {
     "evaluate": "With --work, what was finished is kept there and the same command goes on from it; without, it begins again.",
     "compare": "The cells that were finished are kept in the folder of --out; the same command goes on from them.",
     "report": "The page may not have been written, or only some of the PNGs beside it; the same command begins again.",
+    "invert": "Both files are written all at once, at the end: each is the earlier one or whole; the same command begins again.",
     "sample": "Samples are written all at once, at the end: a file of --out is the earlier one or whole; the same command begins again.",
 }
 

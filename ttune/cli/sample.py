@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class Sample:
         self._check()
         denoiser = self.loading.load(model_of(self.model, () if self.schedule is None else (self.schedule,)))
         schedule = self._chosen(denoiser)
-        _check_picture(self.out, denoiser)
-        self._write(self._images(denoiser, schedule))
+        check_picture(self.out, denoiser)
+        write_images(self.out, self._images(denoiser, schedule), self.columns)
         print(f"Wrote {self.samples} samples of {schedule.steps} steps to {self.out}")
 
     def _check(self) -> None:
@@ -98,18 +98,27 @@ class Sample:
                 bar.update(len(seeds))
         return torch.cat(made)
 
-    def _write(self, images: Tensor) -> None:
-        import numpy as np
 
-        from ttune.evaluation import save_grid
-        from ttune.storage.atomic_write import write_atomically
+def write_images(out: Path, images: Tensor, columns: int) -> None:
+    """One picture of them all, with that many in a row, or an .npz, by the ending of ``out``."""
+    from ttune.evaluation import save_grid
 
-        if self.out.suffix == ".png":
-            save_grid(self.out, images, self.columns)
-            return
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=images.numpy())
-        write_atomically(self.out, buffer.getvalue())
+    if out.suffix == ".png":
+        save_grid(out, images, columns)
+    else:
+        write_arrays(out, images=images)
+
+
+def write_arrays(out: Path, **arrays: Tensor) -> None:
+    """The .npz ``out``, all at once."""
+    import numpy as np
+
+    from ttune.storage.atomic_write import write_atomically
+
+    buffer = io.BytesIO()
+    plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+    np.savez_compressed(buffer, **plain)
+    write_atomically(out, buffer.getvalue())
 
 
 def _samples(denoiser: Denoiser, schedule: Schedule, seeds: Tensor, condition: Mapping[str, int], backend: str | None) -> Tensor:
@@ -130,7 +139,7 @@ def _samples(denoiser: Denoiser, schedule: Schedule, seeds: Tensor, condition: M
     return stop_unless_finite(x_0, denoiser, schedule, start_state(schedule, x_T), conditions, seeds)
 
 
-def _check_picture(out: Path, denoiser: Denoiser) -> None:
+def check_picture(out: Path, denoiser: Denoiser) -> None:
     """ValueError before anything is sampled that a picture cannot show."""
     shape = denoiser.sample_shape
     if out.suffix == ".png" and denoiser.decode is None and shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):

@@ -22,6 +22,7 @@ from ttune.samplers.heun import edm_heun, heun, kdpm_2
 from ttune.samplers.res import res_2m, res_2s
 from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
+from ttune.samplers.two_step import bdia, belm
 from ttune.samplers.unipc import unipc
 
 SAMPLERS: dict[str, Callable[..., Tableau]] = {
@@ -53,6 +54,8 @@ SAMPLERS: dict[str, Callable[..., Tableau]] = {
         pndm,
         lms,
         unipc,
+        bdia,
+        belm,
     )
 }
 

@@ -6,7 +6,7 @@ import itertools
 import math
 
 from ttune.samplers.dpmpp_singlestep import ancestral
-from ttune.samplers.points import Point, at_log_snr, between, expands, first_order, points
+from ttune.samplers.points import Point, at_log_snr, between, expands, first_order, points, straight
 from ttune.samplers.steps import Steps
 from ttune.samplers.tableau import Row, Stage, Start, Tableau
 
@@ -21,7 +21,7 @@ def heun(schedule: Steps, *, derivative: str = "auto") -> Tableau:
     step; one to a clean image is Euler's.
     """
     at = points(schedule)
-    flow = all(abs(p.alpha + p.sigma - 1) < 1e-12 for p in at)
+    flow = straight(at)
     derivative = ("velocity" if flow else "noise") if derivative == "auto" else derivative
     if derivative not in DERIVATIVES or (derivative == "velocity" and not flow):
         raise ValueError(f"derivative must be 'noise', or 'velocity' for flow matching (alpha + sigma = 1), got {derivative!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,11 @@ MAX_GROWTH = 1e6
 def grows(t: Point, u: Point) -> bool:
     """Whether x / alpha can be carried from ``t`` to ``u``: not from alpha = 0, nor from next to nothing."""
     return u.alpha < MAX_GROWTH * t.alpha
+
+
+def straight(at: Sequence[Point]) -> bool:
+    """Whether alpha + sigma = 1 everywhere (flow matching): then x itself is integrated over sigma, with the slope eps - D."""
+    return all(abs(p.alpha + p.sigma - 1) < 1e-12 for p in at)
 
 
 def first_order(t: Point, u: Point) -> dict[str, float]:
