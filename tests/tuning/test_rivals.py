@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 import ttune
 from tests.oracles import mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, TuneResult
-from ttune.tuning import DyWeight, GeneralizedSolver
+from ttune.tuning import LD3, DyWeight, GeneralizedSolver
 from ttune.tuning.methods.adam import Vector, gradients
 from ttune.tuning.methods.dyweight import WeightVector
 from ttune.tuning.methods.generalized_solver import SolverVector
+from ttune.tuning.methods.ld3 import MOST, GapVector, unrolled
 from ttune.tuning.problem import Problem
 
 NOISE = NoiseSchedule.linear()
@@ -78,14 +80,14 @@ def test_dyweight_is_what_its_formula_says() -> None:
     ratios = np.array([0.95, 1.02, 0.9, 1.05])
     found = sampled(vector.schedule(np.array([w for step in weights for w in step] + np.log(ratios).tolist())))
 
-    denoiser, grid = mixture(NOISE).denoiser(), own.sigmas / own.alphas
+    network, grid = mixture(NOISE), own.sigmas / own.alphas
     level, slopes = grid[0], []
     x = X_T * NOISE.start_scale(own.times[0]) / own.alphas[0]
     for i, step in enumerate(weights):
         t = NOISE.time(-np.log(level))
         alpha, sigma = float(NOISE.alpha(t)), float(NOISE.sigma(t))
         network_time = np.clip(NOISE.time(-np.log(ratios[i] * level)), NOISE.t_min, NOISE.t_max)
-        epsilon = denoiser.network(alpha * x, torch.full((len(x),), float(network_time), dtype=x.dtype))
+        epsilon = network(alpha * x, torch.full((len(x),), float(network_time), dtype=x.dtype))
         D = (alpha * x - sigma * epsilon) / alpha
         slopes.insert(0, (x - D) / level)
         x = x + (grid[i + 1] - level) * sum(w * d for w, d in zip(step, slopes, strict=False))
@@ -112,7 +114,8 @@ def test_gradients_are_those_of_the_loss(make: Any, sampler: str) -> None:
         assert slopes.mean(0)[j] == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight, LD3])
 def test_a_limit_of_evaluations_holds(method: Any) -> None:
     most = 24 * 24 + 1500
     result = tune(start(), method(batch=5, max_evaluations=most))
@@ -124,7 +127,8 @@ def test_a_limit_of_evaluations_holds(method: Any) -> None:
     assert len(tune(start(), method(batch=5, max_evaluations=most, iterations=7)).history[method.name]) == 7
 
 
-@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight, LD3])
 def test_the_distance_to_the_teacher_falls(method: Any) -> None:
     result = tune(start("dpmpp_2m", "log_snr"), method(iterations=30, lr=0.03), fallback=False)
     history = result.history[method.name]
@@ -132,7 +136,7 @@ def test_the_distance_to_the_teacher_falls(method: Any) -> None:
     assert result.validation["rmse"] < 0.8 * result.validation["rmse_start"]
 
 
-@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight])
+@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight, LD3])
 def test_what_it_refuses(method: Any) -> None:
     for options, message in (
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
@@ -142,8 +146,6 @@ def test_what_it_refuses(method: Any) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             tune(start(), method(**options))
-    with pytest.raises(ValueError, match="for at most 9 steps, got 12"):
-        tune(start(steps=12), method())
     with pytest.raises(ValueError, match="is for samplers with one evaluation a step"):
         tune(start("heun"), method())
     network = mixture(NOISE)
@@ -161,3 +163,68 @@ def test_dyweight_needs_predictions_alone() -> None:
     flow = NoiseSchedule.flow()
     with pytest.raises(ValueError, match="needs a first time with a signal, got 1"):
         ttune.tune(ttune.Denoiser(mixture(flow), flow), Schedule.build(flow, "ddim", 4, "linspace"), method="dyweight", x_T=X_T)
+
+
+@pytest.mark.parametrize("method", [GeneralizedSolver, DyWeight])
+def test_all_predictions_are_those_of_few_steps(method: Any) -> None:
+    with pytest.raises(ValueError, match="for at most 9 steps, got 12"):
+        tune(start(steps=12), method())
+
+
+def test_ld3_shares_the_span_and_bounds_the_network_times() -> None:
+    own = start("dpmpp_2m", "karras")
+    vector = GapVector(own)
+    np.testing.assert_allclose(vector.schedule(vector.start_vector).times, own.times, atol=1e-9)
+    logits, offsets = np.array([1.0, 0.5, -0.5, 0.2]), np.array([0.4, -0.9, 0.1])
+    theta = vector.project(np.concatenate([logits, offsets]))
+    found = vector.schedule(theta)
+    gaps = (own.times[0] - own.times[-1]) * np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(-np.diff(found.times), gaps)
+    expected = found.times[:-1] + np.array([0, 0.4, -MOST, 0.1]) * gaps.min()
+    np.testing.assert_allclose(found.network_times, expected)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "unipc"])
+def test_ld3_gradients_are_those_of_the_loss_in_the_vector_and_in_x_T(sampler: str) -> None:
+    denoiser, vector = mixture(NOISE).denoiser(), GapVector(start(sampler, "karras"))
+    target = sampled(Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr"))
+    theta = vector.start_vector + 0.01 * np.arange(7)
+    shift = 0.1 * standard_normal((24, 2), 5)
+
+    def losses(theta: Any, shift: torch.Tensor) -> torch.Tensor:
+        return (ttune.sample(denoiser, vector.schedule(theta), X_T + shift) - target).square().mean(1)
+
+    squares, slopes, on_x_T = unrolled(Problem(denoiser, X_T, {}, target), vector, theta, shift)
+    torch.testing.assert_close(squares, losses(theta, shift))
+    for j in range(len(theta)):
+        step = 1e-5 * (np.arange(len(theta)) == j)
+        expected = (losses(theta + step, shift) - losses(theta - step, shift)) / 2e-5
+        torch.testing.assert_close(slopes[:, j], expected, rtol=1e-4, atol=1e-7)
+    for j in range(2):
+        step = 1e-5 * (torch.arange(2) == j)
+        torch.testing.assert_close(on_x_T[:, j], (losses(theta, shift + step) - losses(theta, shift - step)) / 2e-5, rtol=1e-4, atol=1e-7)
+
+
+def test_ld3_moves_x_T_within_the_ball_where_that_lowers_the_loss() -> None:
+    denoiser, vector = mixture(NOISE).denoiser(), GapVector(start(spacing="log_snr"))
+    target = sampled(Schedule.build(NOISE, "dpmpp_2m", 24, "log_snr"))
+    problem = Problem(denoiser, X_T, {}, target)
+    method, beside, losses = LD3(radius=0.05), "", []
+    for _ in range(4):
+        squares, _, beside = method.measured(problem, vector, vector.start_vector, beside)
+        losses.append(squares)
+    shifts = np.frombuffer(base64.b64decode(beside), np.float32).reshape(24, 2)
+    norms = np.linalg.norm(shifts, axis=1)
+    assert norms.max() == pytest.approx(0.05)
+    assert (np.diff(losses, axis=0) <= 1e-12).all()
+    assert losses[-1].mean() < 0.9 * losses[0].mean()
+    none = LD3(radius=0.0).measured(problem, vector, vector.start_vector, "")[2]
+    assert not np.frombuffer(base64.b64decode(none), np.float32).any()
+
+
+def test_ld3_learns_the_times_first() -> None:
+    method, vector = LD3(lr=0.5), GapVector(start())
+    assert method.rates(vector, 0.0).tolist() == [0.5] * 4 + [0.0] * 3
+    assert (method.rates(vector, 0.5) > 0.2).all()
+    with pytest.raises(ValueError, match=r"radius must be at least 0, got -1.0"):
+        tune(start(), LD3(radius=-1.0))

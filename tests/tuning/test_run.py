@@ -19,7 +19,7 @@ from torch import Tensor
 import ttune
 from tests.oracles import Gaussian, mixture, standard_normal
 from ttune import NoiseSchedule, Schedule, TimeTuner, TuneResult
-from ttune.tuning import DyWeight, Evolution, GeneralizedSolver, OptimalSteps, Shifted, TuneArguments
+from ttune.tuning import LD3, DyWeight, Evolution, GeneralizedSolver, OptimalSteps, Shifted, TuneArguments
 
 NOISE = NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "linspace")
@@ -39,12 +39,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "evolution": {"method": Evolution(population=12, mutations=5, crossovers=4, rounds=3)},
     "evolution, CMA-ES": {"method": Evolution("cma", population=6, rounds=4)},
     "gs": {"method": GeneralizedSolver(iterations=3, batch=4)},
+    "ld3": {"method": LD3(iterations=6, batch=4, radius=0.1)},
     "dyweight": {"method": DyWeight(iterations=3, batch=4)},
     "timetuner, re-rolled": {"method": TimeTuner(iterations=4, lr=1e-2, reroll=True), "data": DATA},
 }
 
 
-BACKWARD = {"timetuner", "gs", "dyweight"}  # methods that differentiate the network
+BACKWARD = {"timetuner", "gs", "dyweight", "ld3"}  # methods that differentiate the network
 
 
 def teacher() -> Schedule:

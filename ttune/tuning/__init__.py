@@ -10,6 +10,7 @@ from ttune.tuning.methods.dyweight import DyWeight
 from ttune.tuning.methods.endpoint import Endpoint
 from ttune.tuning.methods.evolution import Evolution
 from ttune.tuning.methods.generalized_solver import GeneralizedSolver
+from ttune.tuning.methods.ld3 import LD3
 from ttune.tuning.methods.method import Found, Method, Task
 from ttune.tuning.methods.optimal_steps import OptimalSteps
 from ttune.tuning.methods.registry import METHODS
@@ -23,6 +24,7 @@ from ttune.tuning.teacher import Teacher
 from ttune.tuning.tune import TuneResult, tune
 
 __all__ = [
+    "LD3",
     "METHODS",
     "Accepted",
     "AlignYourSteps",

@@ -69,6 +69,7 @@ class Descent:
     m: list[float]
     v: list[float]
     history: list[float] = field(default_factory=list)  # RMSE of the residuals of every iteration's x_T, before its step
+    beside: dict[str, str] = field(default_factory=dict)  # what a method remembers of a batch of x_T, by its number
 
     def stepped(self, vector: Vector, rmse: float, g: Float64, rates: Float64, decay: float) -> Descent:
         """After one more step, with the gradient ``g``; ``decay`` is the average's."""
@@ -78,7 +79,7 @@ class Descent:
         moved = vector.moved(theta, rates * (m / (1 - BETAS[0] ** i)) / (np.sqrt(v / (1 - BETAS[1] ** i)) + EPS))
         decay = min(decay, i / (i + 9))  # an average that is older than the run would still be its start
         average = decay * np.array(self.average) + (1 - decay) * moved
-        return Descent(moved.tolist(), average.tolist(), m.tolist(), v.tolist(), [*self.history, rmse])
+        return Descent(moved.tolist(), average.tolist(), m.tolist(), v.tolist(), [*self.history, rmse], self.beside)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,14 @@ class ByAdam(ABC):
             raise ValueError(f"method {self.name!r} uses all predictions so far, for at most {MAX_DEPTH + 1} steps, got {schedule.steps}")
         self.vector(schedule)
 
+    def rates(self, vector: Vector, part: float) -> Float64:
+        """Adam's, of every component, when ``part`` of the run is over."""
+        return np.full(len(vector.start_vector), self.lr * (LAST_RATE + (1 - LAST_RATE) * (1 + np.cos(np.pi * part)) / 2))
+
+    def measured(self, problem: Problem, vector: Vector, theta: Float64, beside: str) -> tuple[Float64, Float64, str]:
+        """Of every sample its loss (n,) and the gradient of that (n, P); and what is to be remembered of this batch."""
+        return *gradients(problem, vector, theta), beside
+
     def settings(self) -> Mapping[str, Any]:
         return {self.name: asdict(self)}
 
@@ -140,9 +149,10 @@ class ByAdam(ABC):
         total = task.journal.piece("iterations", lambda: self._iterations(task, [len(batch) for batch in batches]))
         with tqdm(total=total, initial=len(state.history), desc=self.name, disable=not task.progress, leave=False) as bar:
             while (i := len(state.history)) < total:
-                squares, slopes = gradients(batches[i % len(batches)], vector, np.array(state.theta))
-                rate = self.lr * (LAST_RATE + (1 - LAST_RATE) * (1 + np.cos(np.pi * i / total)) / 2)
-                state = state.stepped(vector, float(squares.mean() ** 0.5), slopes.mean(0), np.full(len(zeros), rate), self.decay)
+                k = i % len(batches)
+                squares, slopes, beside = self.measured(batches[k], vector, np.array(state.theta), state.beside.get(str(k), ""))
+                state = state.stepped(vector, float(squares.mean() ** 0.5), slopes.mean(0), self.rates(vector, i / total), self.decay)
+                state.beside |= {str(k): beside} if beside else {}
                 task.best.accept(self.name, asdict(state), vector.schedule(np.array(state.average)), samples=len(task.problem))
                 bar.update()
         return state

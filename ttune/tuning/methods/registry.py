@@ -16,6 +16,7 @@ from ttune.tuning.methods.dyweight import DyWeight
 from ttune.tuning.methods.endpoint import Endpoint
 from ttune.tuning.methods.evolution import Evolution
 from ttune.tuning.methods.generalized_solver import GeneralizedSolver
+from ttune.tuning.methods.ld3 import LD3
 from ttune.tuning.methods.method import Method
 from ttune.tuning.methods.optimal_steps import OptimalSteps
 from ttune.tuning.methods.shifted import Shifted
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "evolution": Evolution,
     "gs": GeneralizedSolver,
     "dyweight": DyWeight,
+    "ld3": LD3,
 }
 
 
