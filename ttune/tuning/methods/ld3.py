@@ -1,4 +1,4 @@
-"""LD3 (arXiv 2405.15506): the solver stays, times and network times are learned, and every x_T may move a little (its soft teacher forcing).
+"""LD3 (arXiv 2405.15506): the solver stays, times and network times are learned; every x_T may move a little (soft teacher forcing).
 
     gaps    t_i - t_{i+1} = (t_0 - t_K) softmax(logits)_i
     network times          t_i + xi_i (smallest gap), |xi_i| <= 1/2, xi_0 = 0; held at 0 for the first 2 of 7 parts of the run
