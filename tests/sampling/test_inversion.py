@@ -118,6 +118,21 @@ def test_an_image_comes_back_whatever_the_denoiser_does(settings: dict[str, Any]
     assert off(found.sample(conditions=centres(1)), images(LINEAR)) < 1e-10
 
 
+def test_the_network_is_passed_the_times_of_the_sampling() -> None:
+    """In the other order, and at x_0 the time where it is, a whole one where the network knows no others."""
+    passed: list[float] = []
+
+    def network(x: Tensor, tau: Tensor) -> Tensor:
+        passed.append(float(tau[0]))
+        return 0.1 * x
+
+    schedule = Schedule.build(LINEAR, "belm", None, [900.0, 500.5, 100.0, 10.4]).replace(network_times=[880.0, 490.0, 120.0])
+    found = ttune.invert(Denoiser(network, LINEAR, integer_time=True), schedule, torch.ones(1, 2))
+    assert passed == [10.0, 120.0, 490.0]
+    found.sample()
+    assert passed[3:] == [490.0, 120.0]
+
+
 def test_x_T_alone_is_not_enough() -> None:
     """A sampling from it begins with DDIM's step, to another second state, and comes to other images."""
     denoiser, schedule = guided(LINEAR), tuned(LINEAR, "belm", "linspace", 20)

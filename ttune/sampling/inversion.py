@@ -161,5 +161,5 @@ def _backwards(denoiser: Denoiser, schedule: Schedule, method: str, device: torc
         bound = None if denoiser.threshold is None else Bound.make(evaluation.row, denoiser.threshold, device)
         rows = fold(stage, evaluation.row, denoiser.clip_sample is not None, denoiser.clip_epsilon, separate=bound is not None)
         steps.append(Step.make(block(rows), stage.time, denoiser.clip_sample, device, bound))
-    network_times = (t, *schedule.network_times[:0:-1].tolist())
-    return Plan(tuple(steps), network_times, tuple(evaluations))
+    passed = float(round(t)) if denoiser.integer_time else t
+    return Plan(tuple(steps), (passed, *schedule.network_times[:0:-1].tolist()), tuple(evaluations))
