@@ -3,6 +3,7 @@
 #
 #   benchmarks/gpu.sh                          # everything, the most telling first
 #   benchmarks/gpu.sh --stages triton,graphs   # some stages (the build is kept); two calls, where one is too short
+#   benchmarks/gpu.sh --built                  # with the libraries that are in ttune/lib: nothing is built
 #   benchmarks/gpu.sh --device cpu --quick     # a rehearsal where there is no GPU: the same stages, what needs one is skipped
 #
 # Stages: tests memcheck kernels throughput triton graphs racecheck initcheck.
@@ -11,7 +12,7 @@
 #                tests pytest, hypothesis and scipy; pytest-xdist makes those faster, diffusers is measured as a rival
 # TTUNE_WHEELS   a folder of wheels for what it lacks; they are installed into build/gpu/venv alone, without their dependencies
 # OUT            where the log of everything and the figures go (build/gpu/logs and benchmarks/results; of a rehearsal build/gpu/results)
-# SECONDS_MAX    for all of it (480)
+# SECONDS_MAX    for all of it (480; a rehearsal, on whatever machine, has four times as long, and so have its stages)
 #
 # Exit status: 0 all stages passed; 1 one failed or ran out of time; 2 none failed, but some could not run here.
 set -uo pipefail
@@ -19,16 +20,19 @@ cd "$(dirname "$0")/.." || exit 1
 
 device=cuda
 quick=()
+built=
+slowness=1
 stages=tests,memcheck,kernels,throughput,triton,graphs,racecheck,initcheck
 while (($#)); do
   case $1 in
     --device) device=${2:?--device needs cpu or cuda}; shift 2 ;;
     --stages) stages=${2:?--stages needs names with commas between}; shift 2 ;;
     --quick) quick=(--quick); shift ;;
-    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 1 ;;
+    --built) built=yes; shift ;;
+    *) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 1 ;;
   esac
 done
-case $device in cpu | cuda) ;; *) echo "--device must be cpu or cuda, got $device" >&2; exit 1 ;; esac
+case $device in cpu) slowness=4 ;; cuda) ;; *) echo "--device must be cpu or cuda, got $device" >&2; exit 1 ;; esac
 
 python=${PYTHON:-python3}
 work=$PWD/build/gpu
@@ -41,7 +45,7 @@ rm -f "$logs"/*.log "$logs/stages.txt"
 # cmake and ninja may be installed beside Python and not be on the PATH.
 PATH=$("$python" -c 'import os, sys; print(os.path.dirname(sys.executable))'):$PATH:/usr/local/cuda/bin
 export PATH PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-deadline=$((SECONDS + ${SECONDS_MAX:-480}))
+deadline=$((SECONDS + ${SECONDS_MAX:-$((480 * slowness))}))
 table=()
 failed=0
 absent=0
@@ -56,7 +60,7 @@ note() { # name, outcome, seconds
 
 # name, log, most seconds, command...: run it with its output at the end of the log. Its last lines are shown where it fails.
 stage() {
-  local name=$1 log=$logs/$2.log most=$3 begun=$SECONDS left status
+  local name=$1 log=$logs/$2.log most=$(($3 * slowness)) begun=$SECONDS left status
   shift 3
   left=$((deadline - SECONDS))
   ((left < most)) && most=$left
@@ -97,7 +101,6 @@ for folder in site.getsitepackages():
 
 build() {
   set -e
-  "$python" -c 'import torch; print("torch", torch.__version__, "cuda", torch.version.cuda)'
   local generator=() cuda=(-DTTUNE_CUDA=OFF)
   command -v ninja >/dev/null && generator=(-G Ninja)
   if [[ $device == cuda ]]; then
@@ -110,16 +113,23 @@ build() {
   cmake -S . -B "$work/cmake" "${generator[@]}" "-DPYTHON=$python" "-DCMAKE_INSTALL_PREFIX=$PWD/ttune" "${cuda[@]}"
   cmake --build "$work/cmake" --parallel
   cmake --install "$work/cmake"
+}
+
+# What is there, and whether what is wanted runs.
+check() {
   "$python" - "$device" <<'PY'
 import sys
 
+import torch
+
 from ttune import ops
 
+print("torch", torch.__version__, "cuda", torch.version.cuda)
 for name, state in ops.backends().items():
     print(f"{name}: {state['detail'] or state['reason']}: {', '.join(state['operators'])}")
 wanted = "cuda" if sys.argv[1] == "cuda" else "cpu"
 if not ops.backends()[wanted]["available"]:
-    sys.exit(f"built, and does not run: {ops.backends()[wanted]['reason']}")
+    sys.exit(f"the library in ttune/lib does not run: {ops.backends()[wanted]['reason']}")
 print("backends:", ", ".join(name for name, state in ops.backends().items() if state["available"]))
 PY
 }
@@ -141,7 +151,7 @@ tested() { # name, most seconds, arguments of pytest...
     skip "$name" "this Python lacks: $missing"
     return
   fi
-  [[ -z $(lacking xdist) ]] && spread=(-p xdist -n 6)
+  [[ $device == cuda && -z $(lacking xdist) ]] && spread=(-p xdist -n 6)
   # Without the options of pyproject.toml: they belong to plugins that may not be here.
   stage "$name" tests "$most" "$python" -m pytest -o addopts= -q -p no:cacheprovider "${spread[@]}" -m "not slow and not huge" "$@"
 }
@@ -164,14 +174,15 @@ sanitize() { # tool, most seconds, options...: every kernel once, on small tenso
   if [[ $device == cuda ]]; then nvidia-smi; fi
 } 2>&1 | head -n 30
 
-export -f build wheels
+export -f build check wheels
 export python work device
 if [[ -n ${TTUNE_WHEELS:-} ]] && stage wheels build 30 bash -c wheels; then python=$work/venv/bin/python; fi
 missing=$(lacking torch numpy msgspec tqdm safetensors)
 if [[ -n $missing ]]; then # before a compiler works for nothing
   failed=1
   note build FAILED 0 "this Python lacks: $missing; TTUNE_WHEELS may name a folder of wheels"
-elif stage build build 120 bash -c build; then
+elif [[ -n $built ]] || stage build build 120 bash -c build; then
+  stage check build 30 bash -c check || stages=
   if [[ $device == cuda ]]; then
     # What runs on the GPU; the rest runs everywhere, ahead-of-time compilation and the interpreter take minutes, and were tested elsewhere.
     tested tests 90 tests/kernels/test_backend.py tests/kernels/test_cuda.py tests/kernels/test_embedding_lookup.py \
@@ -191,16 +202,16 @@ elif stage build build 120 bash -c build; then
       stage triton triton 80 "$python" -m benchmarks kernels --device cuda --backend triton --dtype float32 \
         --shape 64,16,256,256 --shape 16,4,64,64 --shape 16,320 --output "$results/kernels-cuda-triton.json"
     fi
-    tested graphs 60 tests/sampling/test_compiled_sampler.py -k "cuda_graph"
+    tested graphs 60 tests/sampling/test_cuda_graph.py
   else
-    tested tests 150 tests/kernels/test_backend.py tests/kernels/test_linear_update_bits.py tests/kernels/test_philox.py
+    tested tests 150 tests/kernels/test_backend.py tests/kernels/test_direct.py tests/kernels/test_linear_update_bits.py tests/kernels/test_philox.py
     sanitize memcheck 60
     if wanted kernels; then stage kernels kernels 170 "$python" -m benchmarks kernels "${quick[@]}" --output "$results/kernels-cpu.json"; fi
     if wanted throughput; then
       stage throughput throughput 90 "$python" -m benchmarks throughput --quiet --no-compile --network none --no-quality "${quick[@]}" \
         --output "$results/throughput-cpu.json"
     fi
-    tested graphs 60 tests/sampling/test_compiled_sampler.py -k "cuda_graph"
+    tested graphs 60 tests/sampling/test_cuda_graph.py
   fi
   sanitize racecheck 60 --kernel-name kns=ttune --report-api-errors no
   # No filter: what other kernels wrote would count as never written.
