@@ -89,6 +89,22 @@ def check_model(model_sampling: Any, schedule: ttune.Schedule) -> None:
         raise ValueError(f"schedule starts where alpha = 0, where a model must predict 'v_prediction' or 'sample', this one {predicts!r}")
 
 
+def noise_of(model_sampling: Any) -> NoiseSchedule:
+    """The noise schedule of a model: flow, EDM, or a table, by name where it is a known one. :func:`check_model` says whether it fits."""
+    from comfy import model_sampling as known
+
+    sigmas = model_sampling.sigmas.detach().double().cpu().numpy()
+    if type(model_sampling).calculate_denoised is known.CONST.calculate_denoised:
+        middle = sigmas[len(sigmas) // 2 - 1]  # of u = 1/2, which a shift takes to shift / (1 + shift)
+        return NoiseSchedule.flow(float(round(middle / (1 - middle), 4)))
+    if isinstance(model_sampling, known.ModelSamplingContinuousEDM):
+        return NoiseSchedule.edm(float(model_sampling.sigma_min), float(model_sampling.sigma_max))
+    for noise in (NoiseSchedule.scaled_linear(), NoiseSchedule.linear(), NoiseSchedule.scaled_linear().zero_terminal_snr()):
+        if noise.discrete_steps == len(sigmas) and np.allclose(levels(noise, np.arange(len(sigmas))), sigmas, rtol=SAME_NOISE):
+            return noise
+    return NoiseSchedule.from_alphas_cumprod(1 / (1 + sigmas**2))
+
+
 def prediction_type(model_sampling: Any) -> str:
     """What the network predicts, by the formula that ComfyUI has for it."""
     from comfy import model_sampling as known

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 try:
-    from comfy_api.latest import ComfyExtension, io
+    from comfy_api.latest import ComfyExtension, io, ui
 except ImportError as error:
     raise ImportError("ttune's nodes need ComfyUI 0.3.52 (August 2025) or newer: comfy_api.latest is not there; update ComfyUI") from error
 
 import ttune
 
-from . import files
+from . import files, scheduler
 from .applied import patched
 from .host import COMPARED, cfg_of, levels
 from .sampler import ScheduleFunction
+from .tuning import TIMES, TUNABLE, TUNE, tuned
 
 CATEGORY = "sampling/ttune"
 ScheduleType = io.Custom("TTUNE_SCHEDULE")
@@ -214,7 +215,54 @@ class ApplySchedule(io.ComfyNode):
         return io.NodeOutput(patched(model, schedule))
 
 
-NODES = [LoadSchedule, ScheduleSigmas, ScheduleSampler, Sample, ApplySchedule]
+class Tune(io.ComfyNode):
+    """``ttune.tune`` on ComfyUI's model."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        prompts = "what the images should show; several prompts, connected by Conditioning (Combine), take turns"
+        what = "times alone: for ComfyUI's own scheduler lists; coefficients: only for ttune's samplers"
+        samples = "starting noises to tune on; half as many more decide whether the result is better than untuned schedules"
+        return io.Schema(
+            node_id="TtuneTune",
+            display_name="ttune: tune",
+            category=CATEGORY,
+            description=(
+                "Finds the times at which few steps come closest to what many steps make of the same noise. The weights stay as they are. "
+                "Takes minutes to hours, once for a model and a cfg; the result is saved to models/ttune."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="the model to tune a schedule for, with its LoRAs"),
+                io.Conditioning.Input("positive", tooltip=prompts),
+                io.Conditioning.Input("negative", tooltip="what they should not show"),
+                io.Latent.Input("latent_image", tooltip="an empty latent: the size of the images, and as many in one call as its batch"),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="the guidance scale to tune at"),
+                io.Combo.Input("sampler", options=TUNABLE, default="dpmpp_2m", tooltip="the sampler, by ttune's name"),
+                io.Int.Input("steps", default=6, min=1, max=100, tooltip="steps of the schedule"),
+                io.Combo.Input("tune", options=list(TUNE), default=TIMES, tooltip=what),
+                io.Int.Input("samples", default=32, min=4, max=4096, tooltip=samples),
+                io.Int.Input("teacher_steps", default=64, min=2, max=1000, tooltip="steps of the solution to come close to"),
+                io.Int.Input("iterations", default=10, min=1, max=100, tooltip="at most so many rounds of improvement"),
+                io.Int.Input("seed", default=0, min=0, max=2**62, tooltip="of the starting noises"),
+                io.String.Input("name", default="tuned", tooltip="of the file in models/ttune; a number is added where it is taken"),
+            ],
+            outputs=[
+                schedule_output(),
+                io.String.Output(display_name="summary", tooltip="what tuning reached, and where it was saved"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, positive: Any, negative: Any, latent_image: Any, cfg: float, name: str, tune: str, **settings: Any) -> Any:
+        path = files.new_path(name)
+        result = tuned(model, positive, negative, latent_image["samples"], cfg, tune=TUNE[tune], **settings)
+        result.schedule.save(path)
+        text = f"{result.summary()}\nsaved as {path}"
+        return io.NodeOutput(result.schedule, text, ui=ui.PreviewText(text))
+
+
+NODES = [LoadSchedule, ScheduleSigmas, ScheduleSampler, Sample, Tune, ApplySchedule]
 
 
 class Extension(ComfyExtension):
@@ -225,4 +273,5 @@ class Extension(ComfyExtension):
 async def comfy_entrypoint() -> ComfyExtension:
     """What ComfyUI calls when it loads this folder."""
     files.register()
+    scheduler.register()
     return Extension()

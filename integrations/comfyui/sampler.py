@@ -19,7 +19,8 @@ from ttune.network.oom_batching import Batches
 from ttune.noise.continuous import EDM, Flow
 from ttune.noise.schedules import DiscreteVP
 
-from .host import alphas, check_guidance, check_model, levels, part_of, prediction_type
+from .host import alphas, check_guidance, check_model, levels, part_of
+from .network import HostNetwork
 from .timed import TimedGuider, overriding
 
 T = TypeVar("T")
@@ -69,44 +70,29 @@ class ScheduleFunction:
         return _handed_over(schedule, end, is_sample=schedule.times[-1] == self.schedule.times[-1] <= schedule.noise.t_min)
 
 
-class Evaluations:
-    """``network(x, tau, position=)`` of a :class:`ttune.Denoiser`: the prediction of x_0 by ComfyUI's model, in its own units."""
+class Evaluations(HostNetwork):
+    """The network of one run, with its guidance scales, previews and progress."""
 
     def __init__(self, model: Any, schedule: ttune.Schedule, extra_args: dict[str, Any], callback: Any, bar: Any) -> None:
-        self.model, self.schedule, self.extra_args, self.callback, self.bar = model, schedule, extra_args, callback, bar
-        self.guider = model.inner_model
-        host = self.guider.inner_model.model_sampling
-        self.model_timestep, self.model_denoised, self.prediction = host.timestep, host.calculate_denoised, prediction_type(host)
-        self.number, self.tau, self.without_signal = 0, None, False
+        self.guider, self.schedule, self.callback, self.bar = model.inner_model, schedule, callback, bar
+        super().__init__(model, self.guider.inner_model.model_sampling, schedule.noise, extra_args)
+        self.number = 0
 
     def __call__(self, x: Tensor, tau: Tensor, *, position: float) -> Tensor:
-        noise, scales = self.schedule.noise, self.schedule.model.get("guidance_scale")
+        scales = self.schedule.model.get("guidance_scale")
         if isinstance(scales, (list, tuple)):
             self.guider.cfg = scales[self.schedule.first + self.number]
-        self.tau, self.without_signal = tau, float(noise.alpha(position)) == 0 and not isinstance(noise, Flow)
-        x_host = x / float(alphas(noise, position))
-        D = self.model(x_host, x.new_full(x.shape[:1], float(levels(noise, position))), **self.extra_args)
+        D = super().__call__(x, tau, position=position)
         self.number += 1
-        self._show(position, D, x_host)
+        self._show(position, D, x)
         return D
 
-    def time(self, _sigma: Tensor) -> Tensor:
-        """What this evaluation passes to the network: the index of discrete models, else what the model makes of a sigma."""
-        assert self.tau is not None
-        return self.tau if self.schedule.noise.discrete_steps is not None else self.model_timestep(self.tau)
-
-    def denoised(self, sigma: Tensor, output: Tensor, x: Tensor) -> Tensor:
-        """The model's prediction of x_0. Where alpha = 0, ComfyUI's formulas have a large number for an infinite sigma."""
-        if not self.without_signal:
-            return self.model_denoised(sigma, output, x)
-        return -output if self.prediction == "v_prediction" else output
-
-    def _show(self, position: float, D: Tensor, x_host: Tensor) -> None:
+    def _show(self, position: float, D: Tensor, x: Tensor) -> None:
         """Preview, progress, and interruption, which ComfyUI raises from there."""
         step = min(int(np.count_nonzero(self.schedule.times >= position)) - 1, self.schedule.steps - 1)
         self.bar.update(step + 1 - self.bar.n)
         if self.callback is not None:
-            sigma = float(levels(self.schedule.noise, position))
+            sigma, x_host = float(levels(self.noise, position)), x / float(alphas(self.noise, position))
             self.callback({"x": x_host, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": D})
 
 

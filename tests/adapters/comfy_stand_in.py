@@ -330,6 +330,7 @@ def comfy(without: tuple[str, ...] = (), models_dir: str = "") -> Iterator[None]
         setattr(made["comfy.k_diffusion.sampling"], f"sample_{name}", function)
     samplers = made["comfy.samplers"]
     samplers.KSAMPLER, samplers.CFGGuider = KSAMPLER, CFGGuider
+    samplers.SCHEDULER_HANDLERS, samplers.SCHEDULER_NAMES, samplers.SchedulerHandler = {}, [], lambda handler: handler
     samplers.sampler_object = lambda name: KSAMPLER(functions["euler" if name == "ddim" else name])
     with mock.patch.dict(sys.modules, made):
         yield

@@ -6,8 +6,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 from torch import Tensor
 
 import ttune
@@ -25,6 +28,7 @@ from tests.adapters.small import Small, noise_like, tuned
 from ttune import NoiseSchedule
 from ttune.adapters.preconditioned import Preconditioned
 
+tomllib = pytest.importorskip("tomllib")  # since Python 3.11
 ROOT = Path(__file__).parent.parent.parent
 VP, ZERO, FLOW, EDM = (
     NoiseSchedule.scaled_linear(),
@@ -625,7 +629,7 @@ def test_every_node_says_what_comfyui_asks(nodes: Any) -> None:
             assert socket.settings.get("tooltip") or socket.settings.get("display_name") == "schedule", (schema.node_id, socket.id)
         names = [socket.id for socket in schema.inputs]
         assert len(set(names)) == len(names)
-        assert set(inspect.signature(node.execute).parameters) == set(names)
+        inspect.signature(node.execute).bind(**dict.fromkeys(names))
 
 
 def test_the_cfg_of_a_schedule(nodes: Any) -> None:
@@ -648,6 +652,82 @@ def test_denoise_leaves_the_last_steps(nodes: Any) -> None:
     whole = sigmas_of(schedule)
     for denoise, left in ((1.0, 5), (0.6, 3), (0.5, 2), (0.1, 0), (0.0, 0)):
         assert torch.equal(sigmas_of(schedule, denoise), whole[5 - left :])
+
+
+def test_files_of_times_alone_are_in_comfyuis_lists_of_schedulers(nodes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    files, scheduler, samplers = (importlib.import_module(name) for name in ("comfyui.files", "comfyui.scheduler", "comfy.samplers"))
+    alone, more = ttune.Schedule.build(VP, "euler", 4, "log_snr"), tuned(VP, "euler", 4)
+    for schedule, name in ((alone, "alone"), (more, "more")):
+        schedule.save(files.new_path(name))
+    files.new_path("broken").write_text("{}")
+    for _ in range(2):
+        scheduler.register()
+    assert samplers.SCHEDULER_NAMES == list(samplers.SCHEDULER_HANDLERS) == ["ttune: alone"]
+    assert "broken.json is in none of the lists" in caplog.text
+    handler, sampling = samplers.SCHEDULER_HANDLERS["ttune: alone"], host("eps").model.model_sampling
+    assert torch.equal(handler(sampling, 4), nodes["TtuneScheduleSigmas"].execute(alone)[0])
+    with pytest.raises(ValueError, match="steps"):
+        handler(sampling, 5)
+    with pytest.raises(ValueError, match="schedule is for discrete times"):
+        handler(host("flow").model.model_sampling, 4)
+    more.save(files.path_of("alone.json"))
+    with pytest.raises(ValueError, match=r"network times of alone\.json were tuned too"):
+        handler(sampling, 4)
+
+
+@pytest.mark.parametrize("name", ["sample", "tune"])
+def test_the_example_workflows_are_of_these_nodes(nodes: Any, name: str) -> None:
+    """Every link joins an output and an input that name it, of one type; every widget of a node of ours has a value."""
+    saved = json.loads((ROOT / "integrations" / "comfyui" / "example_workflows" / f"{name}.json").read_text())
+    by_number = {node["id"]: node for node in saved["nodes"]}
+    for number, start, output, end, entry, kind in saved["links"]:
+        assert number in by_number[start]["outputs"][output]["links"]
+        assert by_number[end]["inputs"][entry]["link"] == number
+        assert by_number[start]["outputs"][output]["type"] == by_number[end]["inputs"][entry]["type"] == kind
+    ours = [node for node in saved["nodes"] if node["type"] in nodes]
+    assert ours
+    for node in ours:
+        inputs = nodes[node["type"]].GET_SCHEMA().inputs
+        sockets = [
+            (socket.id, socket.io_type) for socket in inputs if socket.io_type in ("MODEL", "CONDITIONING", "LATENT", "TTUNE_SCHEDULE")
+        ]
+        assert [(entry["name"], entry["type"]) for entry in node["inputs"]] == sockets
+        assert all(entry["link"] for entry in node["inputs"])
+        seeds = sum(bool(socket.settings.get("control_after_generate")) for socket in inputs)  # the list beside a seed is a widget too
+        assert len(node["widgets_values"]) == len(inputs) - len(sockets) + seeds
+
+
+def test_installing_leaves_torch_alone(tmp_path: Path) -> None:
+    folder = ROOT / "integrations" / "comfyui"
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    needed = [line for line in lines if line and not line.startswith("#")]
+    project = tomllib.loads((folder / "pyproject.toml").read_text())
+    assert project["project"]["dependencies"] == needed
+    assert project["project"]["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert project["tool"]["comfy"]["DisplayName"]
+    known, found = set(), [Requirement(line).name for line in needed]
+    while found:
+        name = found.pop()
+        if name not in known:
+            known.add(name)
+            also = map(Requirement, importlib.metadata.requires(name) or [])
+            found += [r.name for r in also if r.marker is None or r.marker.evaluate({"extra": ""})]
+    assert not known & {"torch", "torchvision", "torchaudio", "numpy", "ttune"}
+
+    spec = importlib.util.spec_from_file_location("comfyui_install", folder / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    install = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(install)
+    assert install.command(folder)[3:] == ["install", "--no-deps", str(ROOT)]
+    assert install.command(tmp_path / "custom_nodes" / "ttune")[3:] == ["install", "--no-deps", "ttune"]
+    assert [install.torch_is_too_old(v) for v in ("2.7.1+cu128", "2.10.0", "2.11.0", "2.13.0+cpu", "3.0")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_the_check_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
