@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import comfy.samplers
+import folder_paths
 import numpy as np
 import torch
 from comfy.controlnet import ControlNet
@@ -21,7 +23,9 @@ import ttune
 from ttune.adapters.preconditioned import Preconditioned
 from ttune.noise.continuous import EDM
 
+from .. import files
 from ..sampler import seeds_of
+from ..tuning import TIMES
 from .models import CFG, FLOW, NODES, VP, TinyModel, edm, flux, normal, stable_diffusion, stable_diffusion_3, tuned, v_prediction
 
 # What ComfyUI made and what ttune.sample made, or where a refusal is due the function that is to raise it.
@@ -41,6 +45,7 @@ def cases(checkpoint: Path) -> Iterator[Case]:
     yield from every_sampler(models)
     yield from starts_and_parts(sd, models["SD3"])
     yield from settings(sd, v_prediction(sd, True))
+    yield "ttune: tune, SD3, two prompts", tuning(models["SD3"])
     yield "SamplerCustomAdvanced, BasicGuider, Flux", advanced(models["Flux"])
     yield "interrupted, then again", interrupted(sd)
     yield "a ControlNet's times", control_net(sd)
@@ -186,6 +191,39 @@ def advanced(model: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
         made = call(host.SamplerCustomAdvanced, call(host.RandomNoise, 21), guider, sampler, sigmas, latent)["samples"]
         noise = torch.randn(2, *model.shape, generator=torch.manual_seed(21))
         return model.patcher.model.process_latent_in(made), model.ours(schedule, noise, None)
+
+    return run
+
+
+def tuning(model: TinyModel) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The node, against ``ttune.tune`` of the same network: what the start and the result are from the teacher."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        first, second, latent = model.drawn(1), model.drawn(3), torch.zeros(2, *model.shape)
+        settings = {"samples": 4, "iterations": 1, "seed": 3}
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            folder_paths.folder_names_and_paths[files.FOLDER] = ([folder], {".json"})
+            prompts, null = model.conditioning(1) + model.conditioning(3), model.conditioning(2)
+            choice = {"cfg": CFG, "name": "check", "tune": TIMES, "sampler": "euler", "steps": 2, "teacher_steps": 6}
+            found = NODES["TtuneTune"].execute(model.patcher, prompts, null, {"samples": latent}, **choice, **settings)[0]
+            if ttune.Schedule.load(f"{folder}/check.json") != found:
+                raise RuntimeError("the file is another schedule than the node's")
+        start = ttune.Schedule.build(FLOW, "euler", 2, "linspace")
+        ours = ttune.tune(
+            model.denoiser(),
+            start,
+            sample_shape=model.shape,
+            conditions=lambda seeds: {name: torch.cat([first[name], second[name]])[seeds % 2] for name in first},
+            teacher=ttune.tuning.Teacher.default(start, 6),
+            optimizer="differences",
+            validation_samples=4,
+            batch_size=2,
+            progress=False,
+            **settings,
+        )
+        figures = ("rmse_start", "rmse")
+        theirs = found.tuned["validation"] if found.tuned else {}
+        return torch.tensor([theirs[name] for name in figures]), torch.tensor([ours.validation[name] for name in figures])
 
     return run
 
