@@ -1,5 +1,6 @@
 """``ttune report``: what is in the page, that it is there safely, and what it says where something is missing."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -185,6 +186,26 @@ def test_what_was_run_is_what_sampling_gives(folder: Path) -> None:
     assert interval is not None
     assert interval.ratio == pytest.approx(tuned.rmse / grid.rmse)
     assert [run.schedule.steps for run in next(iter(measured.curves.values()))] == [2, 3, 4]
+
+
+def test_the_front_of_a_tuning_for_a_distribution(folder: Path, tmp_path: Path) -> None:
+    tuned = ttune.Schedule.load(folder / "coefficients.json")
+    point = {
+        "name": "candidate 1",
+        "rmse": 0.06,
+        "rmse_error": 0.001,
+        "to_teacher": 0.3,
+        "to_reference": {"LeNet-64": 0.83},
+        "precision": 0.79,
+    }
+    teacher = {"name": "the teacher", "rmse": 0.0, "to_teacher": 0.0, "to_reference": {"LeNet-64": 1.5}}
+    figures = {"features": "LeNet-64", "reference": "fashion", "returned": "candidate 1", "front": [teacher, point]}
+    record = {**tuned.tuned, "validation": {**tuned.tuned["validation"], **figures}}
+    dataclasses.replace(tuned, tuned=record).save(tmp_path / "front.json")
+    page = page_of(tmp_path / "front.json", out=tmp_path / "r.html")
+    (row,) = [row for row in page.table("schedule", "RMSE") if row[0] == "candidate 1 *"]
+    assert row[1:4] == ["0.0600 ± 0.0010", "0.300", "0.830"]
+    assert "distance to fashion 0.83 in LeNet-64 (teacher 1.5), RMSE to the teacher" in page.text
 
 
 def test_lines_go_by_steps_and_files_of_one_sampler_have_their_own(folder: Path) -> None:

@@ -15,6 +15,7 @@ from tests.oracles import mixture, standard_normal
 from ttune import Schedule
 from ttune.tuning.grid_search import Ranked
 from ttune.tuning.methods.method import Found, Task
+from ttune.tuning.outcome import front_in_words
 
 NOISE = ttune.NoiseSchedule.linear()
 START = Schedule.build(NOISE, "ddim", 4, "leading")
@@ -139,3 +140,47 @@ def test_continuous_times_are_not_rounded_to_name_an_outcome(noise: ttune.NoiseS
     for found, outcome in ((start, "start"), (grid, "untuned")):
         result = ttune.tune(mixture(noise).denoiser(), start, method=Fixed((found,), (grid,)), **options)
         assert result.outcome == outcome
+
+
+FRONT = {
+    "n": 64,
+    "features": "LeNet-64",
+    "reference": "fashion",
+    "returned": "candidate 1",
+    "front": [
+        {
+            "name": "the teacher",
+            "rmse": 0.0,
+            "to_teacher": 0.0,
+            "to_reference": {"LeNet-64": 1.5, "contrast": 0.2},
+            "precision": 0.8,
+            "recall": None,
+        },
+        {
+            "name": "candidate 1",
+            "rmse": 0.0612,
+            "rmse_error": 0.0011,
+            "to_teacher": 0.31,
+            "to_teacher_error": 0.02,
+            "to_reference": {"LeNet-64": 0.83, "contrast": 0.25},
+            "to_reference_error": {"LeNet-64": 0.04, "contrast": 0.01},
+            "precision": 0.79,
+            "precision_error": 0.05,
+            "recall": 0.75,
+            "recall_error": 0.05,
+        },
+    ],
+}
+
+
+def test_the_front_is_a_table_with_errors() -> None:
+    lines = front_in_words(FRONT)
+    assert lines[0].split()[:3] == ["schedule", "RMSE", "F-teacher"]
+    assert lines[2].split()[:2] == ["the", "teacher"]
+    cells = [cell.strip() for cell in lines[3].split("  ") if cell.strip()]
+    assert cells[0] == "candidate 1 *"
+    assert cells[1:] == ["0.0612 ± 0.0011", "0.310 ± 0.020", "0.830 ± 0.040", "0.250 ± 0.010", "0.790 ± 0.050", "0.750 ± 0.050"]
+    assert "64 validation x_T" in lines[4]
+    assert "distance to fashion" in lines[4]
+    assert max(map(len, lines[:4])) <= 120
+    assert front_in_words({"n": 64}) == []

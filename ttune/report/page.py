@@ -21,6 +21,7 @@ from ttune.evaluation.table import Table
 from ttune.report import figures, tables
 from ttune.report.figures import Drawn
 from ttune.report.measured import REPORT_SEEDS, TEACHER, MeasuredRun, measure
+from ttune.report.record import ValidationFigures
 from ttune.report.rivals import GRID
 from ttune.report.sources import Compared, ReportEntry, Sources
 from ttune.schedule.schedule import OUTCOMES
@@ -176,7 +177,7 @@ def _samples(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_n
 
 
 def _quality(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_not: str, files: _Files) -> Section:
-    found, tabled, missing = [], [tables.validation(entries)], []
+    found, tabled, missing = [], [tables.validation(entries), *tables.fronts(entries)], []
     decided = figures.validation_by_steps(entries)
     order = [*decided, *(() if measured is None else figures.runs_by(entries, measured, "steps"))]
     held = [entry.record.validation for entry in entries if entry.record.validation is not None]
@@ -270,9 +271,18 @@ def _in_short(sources: Sources) -> list[str]:
                 f"start {number(held.rmse_start)}",
                 *([] if best is None else [f"best untuned grid {number(best.rmse)}"]),
             ]
-            numbers = f"RMSE to the teacher {number(held.rmse)} ({', '.join(before)}) on {held.n:,} validation x_T"
+            numbers = f"{_near_reference(held)}RMSE to the teacher {number(held.rmse)} ({', '.join(before)}) on {held.n:,} validation x_T"
             lines.append(f"{entry.name}: {_outcome_of(entry)}; {numbers}.")
     return [*lines, *(line for _, found in sources.comparisons for line in _best_of(found))]
+
+
+def _near_reference(held: ValidationFigures) -> str:
+    """Of a tuning for a distribution: how near what it returned is to the reference, beside the teacher; nothing for another."""
+    near = {row.name: row.to_reference.get(held.features) for row in held.front}
+    if near.get(held.returned) is None:
+        return ""
+    beside = f" (teacher {number(near.get('the teacher'), '.3g')})"
+    return f"distance to {held.reference or 'the teacher'} {number(near[held.returned], '.3g')} in {held.features}{beside}, "
 
 
 def _outcome_of(entry: ReportEntry) -> str:

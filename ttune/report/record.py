@@ -20,6 +20,22 @@ class Rival(msgspec.Struct):
     frechet: Number = None
 
 
+class FrontRow(msgspec.Struct):
+    """A schedule of a distribution's decision (:class:`ttune.tuning.distribution.decision.Judge`); older files have no errors."""
+
+    name: str
+    rmse: Number = None
+    rmse_error: Number = None
+    to_teacher: Number = None
+    to_teacher_error: Number = None
+    to_reference: dict[str, Number] = {}
+    to_reference_error: dict[str, Number] = {}
+    precision: Number = None
+    precision_error: Number = None
+    recall: Number = None
+    recall_error: Number = None
+
+
 class ValidationFigures(msgspec.Struct):
     """The figures of the decision (:func:`ttune.tuning.validation.decide`)."""
 
@@ -36,6 +52,9 @@ class ValidationFigures(msgspec.Struct):
     proposed: Rival | None = None  # what the method believed in most
     chosen: str = ""
     refused: list[str] = []
+    front: list[FrontRow] = []
+    returned: str = ""
+    reference: str | None = None
 
 
 class Line(msgspec.Struct):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from ttune.comparison.table import label_lines, rows_table
@@ -18,6 +19,7 @@ from ttune.report.rivals import GRID, TUNED
 from ttune.report.sources import Compared, EvaluationRows, ReportEntry
 from ttune.schedule.file import describe
 from ttune.schedule.schedule import OUTCOMES
+from ttune.tuning.outcome import front_table
 
 
 def validation(entries: Sequence[ReportEntry]) -> Table | None:
@@ -55,6 +57,17 @@ def validation(entries: Sequence[ReportEntry]) -> Table | None:
         f"{NONE} for the best untuned grid: none was searched for, or the start is it.",
     ]
     return Table(heads, rows, (0, 9, 10), "Validation: the figures that each tuning was judged on", notes)
+
+
+def fronts(entries: Sequence[ReportEntry]) -> list[Table]:
+    """Of every tuning for a distribution, all schedules that its decision has looked at."""
+    found = []
+    for entry in entries:
+        held = entry.record.validation
+        table = None if held is None else front_table(msgspec.to_builtins(held))
+        if table is not None:
+            found.append(replace(table, caption=f"{table.caption} ({entry.name})"))
+    return found
 
 
 def decision(entry: ReportEntry) -> str:

@@ -6,6 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ttune.evaluation.numbers import NONE, number
+from ttune.evaluation.table import Table
+
+ROUNDING = 1e-9  # a distance of samples to themselves is no more than this
 RETURNED = {"untuned": "the best untuned schedule", "start": "the start"}
 
 
@@ -44,18 +48,58 @@ def headline(outcome: str, record: Mapping[str, Any], steps: int) -> str:
         return f"{subject}: {rmse}, {samples}."
     rows = {row["name"]: row["to_reference"][validation["features"]] for row in validation["front"]}
     others = [value for name, value in rows.items() if "start" in name or "untuned" in name]
-    beside = ([f"before {min(others):.3g}"] if outcome == "tuned" else []) + [f"teacher {rows['the teacher']:.3g}"]
+    beside = [f"before {min(others):.3g}"] if outcome == "tuned" else []
+    beside += [f"teacher {rows['the teacher']:.3g}"] if validation["reference"] else []
     near = f"distance to {validation['reference'] or 'the teacher'} {rows[validation['returned']]:.3g} in {validation['features']}"
-    return f"{subject}: {near} ({', '.join(beside)}), {rmse}, {samples}."
+    near += f" ({', '.join(beside)})" if beside else ""
+    return f"{subject}: {near}, {rmse}, {samples}."
+
+
+def front_table(validation: Mapping[str, Any]) -> Table | None:
+    """A row for every schedule that a distribution's decision has looked at, figures with their standard errors; None for other decisions.
+
+    RMSE to the teacher, the Fréchet distance to its samples, that to the reference in every feature space, precision, recall.
+    """
+    rows = validation.get("front") or []
+    if not rows:
+        return None
+    spaces = list(rows[0]["to_reference"])
+    lines = []
+    for row in rows:
+        returned = " *" if row["name"] == validation["returned"] else ""
+        errors = row.get("to_reference_error") or {}
+        lines.append(
+            (
+                f"{row['name']}{returned}",
+                _figure(row, "rmse"),
+                _figure(row, "to_teacher"),
+                *(_with_error(row["to_reference"].get(space), errors.get(space)) for space in spaces),
+                _figure(row, "precision"),
+                _figure(row, "recall"),
+            )
+        )
+    heads = ("schedule", "RMSE", "F-teacher", *(f"F, {space}" for space in spaces), "precision", "recall")
+    reference = validation.get("reference") or "the teacher"
+    notes = (
+        f"{validation['n']} validation x_T, ± standard errors; * was returned. RMSE and F-teacher: to the teacher's samples; other F: the "
+        f"Fréchet distance to {reference}. F-teacher, precision and recall are in {validation['features']}.",
+    )
+    return Table(heads, lines, (0,), "The front: what each schedule reaches", notes)
 
 
 def front_in_words(validation: Mapping[str, Any]) -> list[str]:
-    """A line for every schedule that a distribution's decision has looked at."""
-    lines = []
-    for row in validation.get("front", []):
-        distances = ", ".join(f"{value:.3g} ({name})" for name, value in row["to_reference"].items())
-        both = "" if row["precision"] is None else f"; precision {row['precision']:.3f}, recall {row['recall']:.3f}"
-        chosen = " (returned)" if row["name"] == validation["returned"] else ""
-        rmse, near = f"RMSE to the teacher {row['rmse']:.4g}", f"distance to its samples {row['to_teacher']:.3g}"
-        lines.append(f"  {row['name']}{chosen}: {rmse}, {near}; to the reference {distances}{both}")
-    return lines
+    """The front as lines of text."""
+    table = front_table(validation)
+    return [] if table is None else [*table.text().splitlines(), *table.notes]
+
+
+def _figure(row: Mapping[str, Any], name: str) -> str:
+    return _with_error(row[name], row.get(f"{name}_error"))
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return NONE
+    if abs(value) < ROUNDING:
+        return "0"
+    return number(value, ".3f", digits=3) + ("" if error is None else f" ± {number(error, '.3f', digits=2)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ttune.evaluation.features.feature_statistics import FeatureStatistics
 from ttune.evaluation.metrics.precision_recall import NEIGHBOURS, PrecisionRecall, precision_recall
@@ -68,17 +69,23 @@ class Judge:
         return found
 
     def entry(self, measured: Measured) -> dict[str, Any]:
-        """A point of the front, in plain values."""
+        """A point of the front, in plain values; every figure with its standard error."""
         first = measured.score.spaces[0]
         both = _precision_recall(first)
+        counts = (len(first.features), len(goal_points(first)))  # precision is a share of the generated, recall of the real ones
         return {
             "name": measured.name,
             "steps": None if measured.schedule is None else measured.schedule.steps,
             "rmse": measured.score.rmse,
+            "rmse_error": measured.score.rmse_error,
             "to_teacher": first.to_teacher,
+            "to_teacher_error": first.to_teacher_error,
             "to_reference": {own.space.name: distance_of(own) for own in measured.score.spaces},
+            "to_reference_error": {own.space.name: float(np.std(draws_of(own), ddof=1)) for own in measured.score.spaces},
             "precision": None if both is None else both.precision,
+            "precision_error": None if both is None else share_error(both.precision, counts[0]),
             "recall": None if both is None else both.recall,
+            "recall_error": None if both is None else share_error(both.recall, counts[1]),
         }
 
     def _shares(self, measured: Measured) -> Iterator[tuple[float, FeatureScore]]:
@@ -105,11 +112,20 @@ def draws_of(score: FeatureScore) -> list[float]:
     return score.to_teacher_draws if score.space.reference is None else score.to_reference_draws
 
 
-def _precision_recall(score: FeatureScore) -> PrecisionRecall | None:
+def goal_points(score: FeatureScore) -> NDArray[Any]:
+    """(M, f) of the first samples of the reference, or of the teacher; none where only their statistics are known."""
     real = score.space.teacher if score.space.reference is None else score.space.reference
-    if real is None or isinstance(real, FeatureStatistics) or len(score.features) <= NEIGHBOURS:
-        return None
-    return precision_recall(score.features, real[:MOST_REAL])
+    return np.empty((0, 1)) if real is None or isinstance(real, FeatureStatistics) else real[:MOST_REAL]
+
+
+def share_error(share: float, count: int) -> float:
+    """The standard error of a share of ``count`` samples, which are taken for independent."""
+    return float(np.sqrt(share * (1 - share) / count))
+
+
+def _precision_recall(score: FeatureScore) -> PrecisionRecall | None:
+    real = goal_points(score)
+    return None if not len(real) or len(score.features) <= NEIGHBOURS else precision_recall(score.features, real)
 
 
 def decide_by_distribution(
