@@ -39,8 +39,12 @@ def _own(setting: Setting, compile: bool) -> dict[str, Sampling]:
     plain = lambda x: ttune.sample(denoiser, schedule, x, conditions=conditions)  # noqa: E731
     found = {f"ttune, {name}": Sampling(plain, schedule, ours=True, context=on(name)) for name in names}
     if compile:
-        whole = ttune.CompiledSampler(denoiser, schedule)
-        found["ttune, compiled"] = Sampling(lambda x: whole(x, conditions=conditions), schedule, ours=True, compiles=True)
+        # Unrolled where there is no network, which would be compiled once for every step.
+        for unroll in (False, True) if not setting.workload.parameters else (False,):
+            name = "ttune, compiled, unrolled" if unroll else "ttune, compiled"
+            whole = ttune.CompiledSampler(denoiser, schedule, unroll=unroll)
+            call = lambda x, whole=whole: whole(x, conditions=conditions)  # noqa: E731
+            found[name] = Sampling(call, schedule, ours=True, compiles=True)
     if on_gpu:
         captured = ttune.CompiledSampler(denoiser, schedule, compile=False, cuda_graph=True)
         found["ttune, CUDA graph"] = Sampling(lambda x: captured(x, conditions=conditions), schedule, ours=True)
