@@ -16,6 +16,7 @@ from tests import tiny_model
 from tests.oracles import mixture
 from ttune.comparison import Entrant, parse_method, parse_methods
 from ttune.comparison.cells import Cell
+from ttune.comparison.compare import _cells
 from ttune.comparison.equivalent import equivalent_steps
 from ttune.comparison.headline import headlines
 from ttune.comparison.untuned import plain_samplers
@@ -181,6 +182,8 @@ def test_by_default_all_plain_deterministic_samplers_are_untuned_rivals() -> Non
     found = plain_samplers(ttune.NoiseSchedule.linear())
     assert {"ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm", "lms"} <= set(found)
     assert not {"heun", "euler_ancestral", "dpmpp_2s"} & set(found)
+    cells = _cells(["path"], ["ddim"], ["unipc"], [3, 5], range(3, 13))
+    assert [cell.steps for cell in cells if cell.sampler == "unipc"] == [3, 5, 6, 10, 12]
     assert inspect.signature(ttune.compare).parameters["untuned_samplers"].default is None
 
 

@@ -63,7 +63,7 @@ def compare(
     validation. Beside the methods are the start and the best untuned grid and t_0 of the same sampler; of the latter
     there are figures for every number of steps in ``curve`` too, to say how many untuned steps a tuned schedule is worth;
     ``untuned_samplers`` are more samplers that are not tuned, but may be the best untuned one at ``steps`` and twice that (no method at
-    all: the steps are spent): by default all deterministic ones with one evaluation a step.
+    all: the steps are spent), and at four times if ``curve`` has it: by default all deterministic ones with one evaluation a step.
     ``max_evaluations``: the same number for every tuning, with the search of its start and its validation, but without those of the
     teacher's samples, which are the same for all; methods that know no such limit are as they are, and the table says which.
     ``data``: clean images for the methods that need them. ``features``: images (n, ...) -> (n, f) for Fréchet distances, by
@@ -98,10 +98,12 @@ def compare(
 def _cells(
     methods: Iterable[str], samplers: Sequence[str], untuned_samplers: Sequence[str], steps: Sequence[int], curve: Sequence[int]
 ) -> list[Cell]:
-    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``, and at K and 2 K for untuned samplers."""
+    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``, and for untuned samplers at K, 2 K, and 4 K
+    if the curve has it: few lengths, as each asks for all their spacings."""
     cells = [Cell(label, sampler, k) for k in steps for sampler in samplers for label in (UNTUNED, *methods)]
     cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
-    return cells + [Cell(UNTUNED, sampler, k) for k in sorted({*steps, *(2 * k for k in steps)}) for sampler in untuned_samplers]
+    lengths = {*steps, *(2 * k for k in steps), *(4 * k for k in steps if 4 * k in curve)}
+    return cells + [Cell(UNTUNED, sampler, k) for k in sorted(lengths) for sampler in untuned_samplers]
 
 
 def _entrants(methods: Mapping[str, Method | Entrant] | Sequence[str]) -> dict[str, Entrant]:
