@@ -98,8 +98,10 @@ def compare(
 def _cells(
     methods: Iterable[str], samplers: Sequence[str], untuned_samplers: Sequence[str], steps: Sequence[int], curve: Sequence[int]
 ) -> list[Cell]:
-    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``, and for untuned samplers at K, 2 K, and 4 K
-    if the curve has it: few lengths, as each asks for all their spacings."""
+    """Untuned grids and every method at ``steps``; untuned grids alone at the rest of ``curve``.
+
+    Untuned samplers have theirs at K, 2 K, and 4 K if the curve has it: few lengths, as each asks for all their spacings.
+    """
     cells = [Cell(label, sampler, k) for k in steps for sampler in samplers for label in (UNTUNED, *methods)]
     cells += [Cell(UNTUNED, sampler, k) for k in curve if k not in steps for sampler in samplers]
     lengths = {*steps, *(2 * k for k in steps), *(4 * k for k in steps if 4 * k in curve)}
