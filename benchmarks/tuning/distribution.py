@@ -92,8 +92,12 @@ def start_of(bench: Bench, steps: int) -> Schedule:
     return Schedule.build(bench.denoiser.noise, "dpmpp_2m", steps, "log_snr")
 
 
+def _checkpoint(work: Path, steps: int) -> Path:
+    return work / f"distribution-{steps}.checkpoint"
+
+
 def tuned(bench: Bench, steps: int, work: Path) -> ttune.TuneResult:
-    start, checkpoint = start_of(bench, steps), work / f"distribution-{steps}.checkpoint"
+    start, checkpoint = start_of(bench, steps), _checkpoint(work, steps)
     iterations = 1 if start.coefficients is not None else 6
     return ttune.tune(
         bench.denoiser,
@@ -113,7 +117,7 @@ def tuned(bench: Bench, steps: int, work: Path) -> ttune.TuneResult:
 
 def measured(bench: Bench, steps: int, target: Tensor, work: Path) -> dict[str, Any]:
     """All rows for one number of steps."""
-    begin = time.process_time()
+    begin, resumed = time.process_time(), _checkpoint(work, steps).exists()
     result = tuned(bench, steps, work)
     rows = {"distribution": bench.figures(bench.samples(result.schedule), target)}
     start = start_of(bench, steps)
@@ -127,6 +131,7 @@ def measured(bench: Bench, steps: int, target: Tensor, work: Path) -> dict[str, 
         "refused": result.validation["refused"],
         "loss": list(result.history["distribution"]),
         "cpu_seconds": round(time.process_time() - begin),
+        "resumed": resumed,  # then some of the tuning was done before, perhaps by an earlier commit than the machine's record says
         "machine": machine(),
     }
 
@@ -157,7 +162,7 @@ def page(content: dict[str, Any]) -> str:
     ]
     for K, own in steps:
         phases = ", ".join(f"{name} {value:,}" for name, value in own["evaluations"].items() if name != "seconds")
-        lines.append(f"- {K} steps: {phases}")
+        lines.append(f"- {K} steps: {phases}" + ("; resumed from a checkpoint" if own.get("resumed") else ""))
     return "\n".join(lines) + "\n"
 
 
