@@ -77,7 +77,7 @@ class PromptNetwork(HostNetwork):
 
 
 def check_conditionings(positive: list[Any], negative: list[Any]) -> None:
-    """ValueError for conditionings of a part of the image or of the run, which could not be told from further prompts."""
+    """ValueError for conditionings of a part of the image or of the run: each entry is taken for a prompt of the whole."""
     for name, conditioning in (("positive", positive), ("negative", negative)):
         found = [key for _, settings in conditioning for key in LOCAL if key in settings]
         if found:
