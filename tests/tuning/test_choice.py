@@ -11,6 +11,7 @@ import torch
 import ttune
 from tests import tiny_model
 from ttune import Schedule
+from ttune.samplers import SAMPLERS
 from ttune.tuning import Teacher, choose_sampler
 from ttune.tuning.sampler_selection import FRACTIONS_TRIED, GRIDS_TRIED, SAMPLERS_TRIED
 from ttune.tuning.starting_points import drawn_points
@@ -33,6 +34,19 @@ def test_the_choice_is_as_good_as_the_best_of_all_and_cheaper() -> None:
     assert found.schedule.sampler == choice.sampler
     assert found.rmse <= 1.1 * min(errors.values())  # that it also looks at the Fréchet distance may cost a little
     assert choice.evaluations < 0.6 * len(errors) * 32 * 4
+
+
+def test_every_deterministic_sampler_of_one_evaluation_a_step_is_tried() -> None:
+    denoiser = tiny_model.factory()
+    x_T, _ = drawn_points(denoiser, torch.arange(4))
+    samples: dict[str, torch.Tensor] = {}
+    for name in SAMPLERS:
+        schedule = Schedule.build(denoiser.noise, name, 5, "log_snr")
+        if not schedule.tableau().stochastic and len(schedule.network_times) == 5:
+            samples[name] = ttune.sample(denoiser, schedule, x_T)
+    assert set(SAMPLERS_TRIED) <= set(samples)
+    for name in samples.keys() - {*SAMPLERS_TRIED, "bdia", "belm"}:  # other names of DDIM
+        torch.testing.assert_close(samples[name], samples["ddim"], msg=lambda text, name=name: f"{name} is not tried: {text}")
 
 
 def test_one_sampler_serves_all_budgets_and_the_teacher_is_asked_once() -> None:

@@ -368,7 +368,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (Evolution(tune=("variants",)), ValueError, r"needs a network that is a ttune\.Variants, got Mixture"),
         (Evolution("cma", budget=3.0), ValueError, "budget is for tuning variants with operators='genetic', got 3.0"),
         (Evolution(budget=-1.0), ValueError, "budget must be a positive number, got -1.0"),
-        (Evolution("cma", tune=("everything",)), ValueError, "tune must name"),
+        (Evolution("cma", tune=("everything",)), ValueError, "tune must be one of"),
     ],
 )
 def test_wrong_settings_are_named(method: Evolution, error: type[Exception], message: str) -> None:

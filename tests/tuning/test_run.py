@@ -456,8 +456,8 @@ def test_a_network_of_nan_is_not_tuned(name: str) -> None:
     ("options", "error", "message"),
     [
         ({"method": "magic"}, ValueError, "method must be one of .*'magic'"),
-        ({"tune": ("everything",)}, ValueError, "tune must name one or more"),
-        ({"tune": ()}, ValueError, "tune must name one or more"),
+        ({"tune": ("everything",)}, ValueError, "tune must be one of"),
+        ({"tune": ()}, ValueError, "tune must be one of"),
         ({"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"validation_samples": 1}, ValueError, "validation_samples must be at least 2, got 1"),

@@ -93,7 +93,7 @@ class TimestepOverride(HostTimes):
         ValueError for what the host's sampler cannot know: tuned coefficients, times per sample, variants of the network.
         """
         for what, is_there in {
-            "tuned coefficients, which a sampler that is not ttune's does not have": schedule.coefficients is not None,
+            "tuned coefficients, which only ttune's samplers have (leave them out with tune='portable')": schedule.coefficients is not None,
             f"{schedule.shift}, which needs the state": schedule.shift is not None,
             "variants of the network": bool(schedule.variants),
         }.items():

@@ -26,7 +26,7 @@ else:
         TuneOptions,
         method=str,
         residual=str,
-        tune=tuple[Literal["network_times", "times", "coefficients"], ...],
+        tune=Literal["all", "portable"] | tuple[Literal["network_times", "times", "coefficients"], ...],
         objective=Literal["endpoint", "distribution"],
         reference=str | None,
         detail=str | None,
@@ -39,7 +39,7 @@ class Tune:
 
     Example: ttune tune --model fashion --sampler ddim --steps 5 --out ttune.json
 
-    Example: ttune tune --model fashion --sampler auto --steps 4 5 6 8 10 --tune network_times times coefficients --out ttune.json
+    Example: ttune tune --model fashion --sampler auto --steps 4 5 6 8 10 --tune all --out ttune.json
 
     Example: ttune tune --model fashion --sampler dpmpp_2m --objective distribution --reference fashion --out ttune.json
 
@@ -128,7 +128,7 @@ class Tune:
         from ttune.tuning import Teacher, choose_sampler
 
         if changed := self.untuned.changed(but="final"):
-            raise ValueError(f"sampler: auto chooses the spacing too, so {changed} cannot be given")
+            raise ValueError(f"sampler: auto chooses the spacing too, so {changed} cannot be given; name a --sampler with it")
         final, journal = self.untuned.final, files.journals[-1]
         grids = [ttune.Schedule.build(denoiser.noise, "ddim", k, "linspace", final=final) for k in sorted(set(self.steps))]
         files.check_holds(grids)

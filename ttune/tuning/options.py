@@ -42,7 +42,8 @@ class TuneOptions:
         method: endpoint (least squares on the distance to the teacher's samples), trajectory or local (1-D searches, cheap),
             optimal_steps (dynamic programming), ays (published tables), shifted (TS-DPM), timetuner (the published objective) or
             evolution (populations, AutoDiffusion). With settings as in evolution:operators=cma,rounds=5 (see ttune info).
-        tune: What endpoint and evolution may change: network_times, times, coefficients.
+        tune: What endpoint and evolution may change: all, portable (what other programs' samplers can take: no coefficients), or some of
+            network_times, times and coefficients.
         samples: Starting noises to tune on; by default 128, with coefficients 256.
         validation_samples: Starting noises for validation: the tuned schedule is returned only if it is better on these.
         batch_size: Samples in one network call.

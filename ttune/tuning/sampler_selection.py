@@ -23,15 +23,14 @@ from ttune.tuning.scoring import Scorer
 from ttune.tuning.starting_points import VALIDATION_SEEDS, Points, check_draws, drawn_points
 from ttune.tuning.teacher import Teacher
 
-# One evaluation a step each: all deterministic samplers were compared at equal evaluations, 3, 5 and 10 on the oracles of
-# benchmarks/oracles.py, 4 and 8 on the bundled model. Samplers of several stages were never the best by Fréchet distance, and once by RMSE
-# (dpm_solver_2 with two steps, 2 % ahead of iPNDM with three); UniPC and iPNDM were the best most often. DEIS, the best twice, is left
-# out: on the digits at 5 steps endpoint took it from .139 to .098, but iPNDM and 2M to .081. The best untuned sampler need not be the best
-# tuned one. LMS was never the best.
-SAMPLERS_TRIED = ("ddim", "dpmpp_2m", "dpmpp_3m", "dpm_solver_multistep", "ipndm", "unipc")
+# All deterministic ones of one evaluation a step, but for other names of DDIM (euler, dpm_solver_1) and those made for inversion (bdia,
+# belm). Samplers of several stages were compared with these at equal evaluations, 3, 5 and 10 on the oracles of benchmarks/oracles.py, 4
+# and 8 on the bundled model: they were never the best by Fréchet distance, and once by RMSE (dpm_solver_2 with two steps, 2 % ahead of
+# iPNDM with three).
+SAMPLERS_TRIED = ("ddim", "deis", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_3m", "ipndm", "lms", "res_2m", "unipc")
 GRIDS_TRIED = (*SEARCHED, "ays")  # ays was the best grid of the best sampler four times in these eight
 FRACTIONS_TRIED = (1.0, 0.9, 0.8, 0.7)  # t_0, of the largest time
-FIRST_ROUND = 8  # x_T that all candidates are run on; the best quarter goes on to twice as many, and so on
+FIRST_ROUND = 4  # x_T that all candidates are run on; the best quarter goes on to twice as many, and so on
 GOING_ON = 0.25  # of the candidates, after a round
 LAST_ROUND = 4  # as many candidates as this, at least, are judged on all x_T
 

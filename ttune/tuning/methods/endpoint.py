@@ -21,7 +21,7 @@ from ttune.tuning.solvers.difference_step import SAMPLES as STEP_SAMPLES
 from ttune.tuning.solvers.difference_step import difference_steps
 from ttune.tuning.solvers.finite_differences import BROYDEN_STEPS, Differences
 from ttune.tuning.solvers.least_squares import Linearisation, Search, minimise
-from ttune.tuning.solvers.parameters import Parameters
+from ttune.tuning.solvers.parameters import Parameters, tuned_names
 from ttune.tuning.starting_points import Data
 
 SHORT_ITERATIONS = 3  # from each start, on SHORT_SAMPLES x_T, before the best of them are tuned in full
@@ -38,7 +38,8 @@ OPTIMIZERS = ("auto", "backpropagation", "differences", "broyden")
 class Endpoint:
     """Levenberg-Marquardt on the distance to the teacher's x_0, from several starts.
 
-    ``tune``: any of "network_times", "times", "coefficients"; coefficients join when the others have converged.
+    ``tune``: "all", "portable" (without coefficients), or any of "network_times", "times", "coefficients"; these join when the others
+    have converged.
     ``optimizer``: "backpropagation" (needs gradients of the network), "differences" (forward differences, black boxes), "broyden"
     (the same with a Jacobian every fourth iteration), or "auto": backpropagation where the
     network has gradients and there are more than a dozen parameters, else differences, by Broyden's method beyond that number.
@@ -62,8 +63,7 @@ class Endpoint:
         return tuple(self.tune)
 
     def __post_init__(self) -> None:
-        if isinstance(self.tune, str):
-            object.__setattr__(self, "tune", (self.tune,))
+        object.__setattr__(self, "tune", tuned_names(self.tune))
 
     def check(self, denoiser: Denoiser, schedule: Schedule, data: Data | None) -> None:
         if self.iterations < 1:

@@ -19,7 +19,7 @@ from ttune.tuning.methods.fitness import Fitness, SampleFitness, Score, check_fi
 from ttune.tuning.methods.genetic import Genetic
 from ttune.tuning.methods.genome import TUNABLE, Genes
 from ttune.tuning.methods.method import Found, Task, refuse_integer_time
-from ttune.tuning.solvers.parameters import Parameters
+from ttune.tuning.solvers.parameters import Parameters, tuned_names
 from ttune.tuning.starting_points import Data
 
 OPERATORS = ("genetic", "cma")
@@ -81,7 +81,7 @@ class Evolution:
     @property
     def changes(self) -> tuple[str, ...]:
         if self.tune is not None:
-            return (self.tune,) if isinstance(self.tune, str) else tuple(self.tune)
+            return tuned_names(self.tune)
         if self.operators == "cma":
             return ("network_times", "times")
         return ("times",) if self.budget is None else ("times", "variants")

@@ -23,11 +23,18 @@ from ttune.samplers.correction import STATE_AND_NEWEST
 from ttune.schedule.schedule import Schedule
 
 TUNABLE = ("network_times", "times", "coefficients")
+TOGETHER = {"all": TUNABLE, "portable": TUNABLE[:2]}  # other programs' samplers have coefficients of their own
 PAST = 2  # past predictions that free coefficients use; in a prototype two were nearly as good as all
 # Added to the mean squared error per squared coefficient: the prototype's, which overfitted 128 samples at ten steps all the same.
 COEFFICIENT_RIDGE = 1e-5
 MAX_TIME_STEP = 1.0  # of a time or a network time in one iteration, in units of half log-SNR: the model is not linear beyond
 MAX_COEFFICIENT_STEP = 0.3
+
+
+def tuned_names(tune: str | Sequence[str]) -> tuple[str, ...]:
+    """Which of :data:`TUNABLE` a word, or several, mean: "all", "portable" (without coefficients), or their names."""
+    words = (tune,) if isinstance(tune, str) else tuple(tune)
+    return tuple(dict.fromkeys(name for word in words for name in TOGETHER.get(word, (word,))))
 
 
 class Parameters:
@@ -40,8 +47,8 @@ class Parameters:
     def __init__(self, start: Schedule, tune: Sequence[str], *, fix_start: bool = False) -> None:
         unknown = [name for name in tune if name not in TUNABLE]
         if unknown or not tune:
-            near = meant(unknown[0], TUNABLE) if unknown else ""
-            raise ValueError(f"tune must name one or more of {list(TUNABLE)}, got {list(tune)}{near}")
+            near = meant(unknown[0], (*TUNABLE, *TOGETHER)) if unknown else ""
+            raise ValueError(f"tune must be one of {list(TOGETHER)} or name one or more of {list(TUNABLE)}, got {list(tune)}{near}")
         self.tunes_times = "times" in tune
         self.tunes_network_times = "network_times" in tune
         self.tunes_coefficients = "coefficients" in tune
