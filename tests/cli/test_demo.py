@@ -15,17 +15,17 @@ from ttune.cli.demo import DemoRow, _in_words, _one_bar, run_demo
 from ttune.cli.main import main
 from ttune.cli.report import Report
 from ttune.cli.tune import Tune
-from ttune.tuning import Distribution
+from ttune.tuning import Distribution, Endpoint
 from ttune.tuning.solvers.parameters import TUNABLE
 
 
 @pytest.mark.slow
 def test_demo_writes_table_picture_report_and_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small: Any = {"samples": 4, "validation_samples": 8, "iterations": 1, "search_starts": False, "teacher": None}
+    small: Any = {"samples": 4, "validation_samples": 8, "method": Endpoint(iterations=1, search_starts=False)}
     small["objective"] = Distribution(evaluations=100, samples=4, many=16)
     start = ttune.Schedule.build(zoo.load("fashion").noise, "dpmpp_2m", 8, "log_snr")
     rows: Any = run_demo(tmp_path, steps=2, test_samples=4, progress=False, **(small | {"teacher": start}))
-    assert [(row["method"], row["steps"]) for row in rows[:3]] == [("teacher", 64), ("untuned", 4), ("untuned", 2)]
+    assert [(row["method"], row["steps"]) for row in rows[:3]] == [("teacher", 32), ("untuned", 4), ("untuned", 2)]
     assert rows[3]["steps"] == 2
     assert rows[3]["tuning"]["distribution"] > 0
     for row in rows:

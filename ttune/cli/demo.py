@@ -24,7 +24,7 @@ from ttune.evaluation.report_rows import ReportRow, print_table, write_report
 from ttune.network.denoiser import Denoiser
 from ttune.report import read_sources, write_page
 from ttune.schedule.schedule import OUTCOMES, Schedule
-from ttune.tuning import Distribution, Teacher, TuneResult, tune
+from ttune.tuning import Distribution, Endpoint, Teacher, TuneResult, tune
 from ttune.tuning.distribution.feature_maps import part_of
 from ttune.tuning.distribution.reference import as_reference
 from ttune.tuning.solvers.parameters import TUNABLE
@@ -33,8 +33,15 @@ from ttune.version import __version__
 
 DEMO_SEEDS = 2**40  # of the x_T that everything is judged on; no tuning with seed=0 ever sees them
 SAMPLER = "dpmpp_2m"
-SPACINGS = ("leading", "trailing", "linspace", "quadratic", "log_snr", "karras")  # of the untuned schedules; the best one is shown
-TEACHER_STEPS = 64
+SPACINGS = ("leading", "trailing", "log_snr", "karras")  # of the untuned schedules; the best one is shown
+TEACHER_STEPS = 32
+# A tuning of a minute: one start, few x_T and iterations, then two thirds of the usual evaluations for the distribution.
+SHORT: dict[str, Any] = {
+    "method": Endpoint(TUNABLE, iterations=4, search_starts=False),
+    "samples": 64,
+    "validation_samples": 128,
+    "objective": Distribution(evaluations=30_000),
+}
 SHOWN = 8  # columns of the picture: the first seeds
 REPORTED = 32  # x_T of the report, at most
 
@@ -76,12 +83,12 @@ def run_demo(
     Writes ``ttune.json`` (the schedule), ``report.json`` (the table), ``picture.png`` and ``report.html`` to ``out``.
     """
     begin, denoiser = time.monotonic(), zoo.load(model)
-    start = Schedule.build(denoiser.noise, SAMPLER, steps)
+    start = Schedule.build(denoiser.noise, SAMPLER, steps, "log_snr")
     reported = min(REPORTED, test_samples)
     with _one_bar(denoiser, _planned(steps, test_samples, reported), progress) as bar:
         bar.set_description("tuning")
-        given = {"tune": TUNABLE, "objective": "distribution", "reference": model, "features": bundled_features(model), **settings}
-        result = tune(denoiser, start, progress=False, **given)
+        mine = {"teacher": Teacher.default(start, TEACHER_STEPS), "reference": model, "features": bundled_features(model)}
+        result = tune(denoiser, start, progress=False, **{**mine, **SHORT, **settings})
         result.schedule.save(out / "ttune.json")
         bar.set_description("measuring")
         entries = _measured(denoiser, model, result, test_samples)
@@ -130,7 +137,8 @@ def _name(result: TuneResult) -> str:
 
 def _planned(steps: int, test_samples: int, reported: int) -> int:
     """Network evaluations of one sample that the demo takes, about: tuning, table and report."""
-    tuning = 8_000 * steps + Distribution().evaluations
+    x_T = SHORT["samples"] + SHORT["validation_samples"]
+    tuning = x_T * TEACHER_STEPS + 5_000 * steps + SHORT["objective"].evaluations + 4 * steps * SHORT["validation_samples"]
     table = test_samples * (TEACHER_STEPS + 3 * steps * len(SPACINGS) + steps)
     return tuning + table + reported * (128 + 8 * steps)
 
