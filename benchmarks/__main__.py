@@ -8,6 +8,7 @@ BENCHMARKS = {
     "architecture": "pages.architecture",
     "compare": "tuning.compare",
     "distribution": "tuning.distribution",
+    "emoji_quality": "tuning.emoji_quality",
     "evaluation": "tuning.evaluation",
     "freeze": "tuning.freeze",
     "hero": "pages.hero",

@@ -370,6 +370,9 @@ def export(args: Args) -> None:
         # Loaded without a dtype, diffusers' networks become float32; transformers' keep the one that their configuration names.
         config = args.to / "text_encoder" / "config.json"
         config.write_text(config.read_text(encoding="utf-8").replace('"float16"', '"float32"'), encoding="utf-8")
+        names = Pictures(args.data).names
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:512]
+        (args.to / "prompts.txt").write_text("".join(f"{names[i]}\n" for i in order.tolist()), encoding="utf-8")
     else:
         for name, part in (("vae", vae), ("tokenizer", tokenizer)):
             part.save_pretrained(args.to / name)  # pyright: ignore[reportCallIssue]

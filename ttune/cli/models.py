@@ -32,12 +32,14 @@ def load_model(
     device: str | None = None,
     variant: str | None = None,
 ) -> Denoiser:
-    """A bundled model by name (``fashion``), a diffusers folder or hub id, or what ``package.module:factory`` returns.
+    """A model of this project by name (``fashion``, ``emoji``), a diffusers folder or hub id, or what ``package.module:factory`` returns.
 
     A bundled name is that model even where a folder has the same one; ``./fashion`` is the folder. The last form imports and runs
     that code, from the current folder too. ``prompts``: a file with one prompt a line. The others are those of
     :func:`ttune.diffusers.load`; a bundled model knows ``guidance_scale``, ``class_labels`` and ``device``, a factory ``device`` alone.
     """
+    if name == zoo.emoji.NAME:
+        name, prompts = str(zoo.emoji.folder()), prompts or zoo.emoji.folder() / "prompts.txt"
     text = {"prompts": prompts, "negative_prompt": negative_prompt}
     more = text | {"height": height, "width": width, "dtype": dtype, "variant": variant}
     if name not in zoo.MODELS and (os.path.isdir(name) or HUB_ID.fullmatch(name)):

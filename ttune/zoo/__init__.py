@@ -1,4 +1,4 @@
-"""The bundled model and data: small, real, trained by this project."""
+"""The models and data of this project: small, real, trained here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ttune.network.denoiser import ClassifierFree, Denoiser
 from ttune.noise.schedules import NoiseSchedule
 from ttune.schedule.schedule import Schedule
 from ttune.storage.tensor_file import load_tensors
+from ttune.zoo import emoji
 from ttune.zoo.unet import CLASSES, IMAGE_SHAPE, NULL_CLASS, UNet
 
-MODELS = ("fashion",)
+MODELS = ("fashion", emoji.NAME)
 
 
 def fashion(weights: str | PathLike[str] | None = None, *, guidance_scale: float | None = None) -> Denoiser:
@@ -51,8 +52,15 @@ def _labels(seeds: Tensor) -> dict[str, Tensor]:
 
 
 def load(name: str, *, guidance_scale: float | None = None) -> Denoiser:
-    """A bundled model by name (:data:`MODELS`)."""
+    """A model by name (:data:`MODELS`): ``fashion``, or ``emoji`` with its own prompts (needs diffusers; :mod:`ttune.zoo.emoji`).
+
+    Of other prompts: ``ttune.diffusers.load(ttune.zoo.emoji.folder(), prompts=[...])``.
+    """
     must_be_one_of("name", name, list(MODELS))
+    if name == emoji.NAME:
+        import ttune  # the adapter, which knows the zoo's users, is reached by its public name
+
+        return ttune.diffusers.load(emoji.folder(), prompts=emoji.prompts(), guidance_scale=guidance_scale)
     return fashion(guidance_scale=guidance_scale)
 
 
@@ -62,4 +70,4 @@ def schedule(name: str) -> Schedule:
         return Schedule.load(path)
 
 
-__all__ = ["MODELS", "fashion", "load", "schedule"]
+__all__ = ["MODELS", "emoji", "fashion", "load", "schedule"]
