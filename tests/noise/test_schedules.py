@@ -299,6 +299,12 @@ def test_a_trip_through_json_gives_the_same_schedule(noise: NoiseSchedule) -> No
     np.testing.assert_array_equal(again.sigma(t), noise.sigma(t))
 
 
+def test_the_text_of_a_discrete_schedule_is_its_recipe_without_the_table() -> None:
+    assert repr(NoiseSchedule.linear(steps=100)) == "DiscreteVP('linear', steps=100, beta_start=0.0001, beta_end=0.02)"
+    assert repr(NoiseSchedule.from_alphas_cumprod(np.linspace(0.9, 0.1, 50))) == "DiscreteVP('alphas_cumprod', steps=50)"
+    assert repr(NoiseSchedule.from_betas([0.1] * 50).zero_terminal_snr()) == "DiscreteVP('zero_terminal_snr', steps=50)"
+
+
 def test_different_schedules_are_not_equal() -> None:
     assert len({noise for noise in KINDS.values()}) == len(KINDS)
     assert NoiseSchedule.linear() == NoiseSchedule.from_alphas_cumprod(NoiseSchedule.linear().alphas_cumprod)  # however it was made

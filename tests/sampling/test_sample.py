@@ -281,6 +281,12 @@ def test_a_wrong_start_is_named(x_T: object) -> None:
         ttune.sample(mixture(NOISE).denoiser(), Schedule.build(NOISE, "ddim", 2), x_T)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("call", [lambda *given: ttune.sample(*given, torch.zeros(1, 1, 2, 2)), ttune.tune])
+def test_a_network_in_place_of_a_denoiser_is_named(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"denoiser must be a ttune.Denoiser, got Conv2d: write ttune.Denoiser\("):
+        call(torch.nn.Conv2d(1, 1, 1), Schedule.build(NoiseSchedule.linear(), "ddim", 2))
+
+
 def test_an_empty_batch() -> None:
     for sampler in SAMPLERS:
         assert ttune.sample(ttune.Denoiser(elementwise, NOISE), Schedule.build(NOISE, sampler, 3), torch.zeros(0, 2)).shape == (0, 2)

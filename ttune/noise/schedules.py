@@ -217,6 +217,12 @@ class DiscreteVP(VariancePreserving):
     def __hash__(self) -> int:
         return hash(self.alphas_cumprod)
 
+    def __repr__(self) -> str:
+        """Its recipe without the table of a thousand numbers, which would fill the screen."""
+        values = {name: value for name, value in self.recipe.items() if isinstance(value, (int, float))}
+        shown = "".join(f", {name}={value!r}" for name, value in ({"steps": self.discrete_steps} | values).items())
+        return f"{type(self).__name__}({self.recipe['kind']!r}{shown})"
+
     @cached_property
     def _log_alpha(self) -> Float64:
         with np.errstate(divide="ignore"):

@@ -59,6 +59,7 @@ def sample(
     ``check_model=False``; and for conditions of another number of rows. Warns (UserWarning) of other weights than it was tuned for.
     """
     schedule = as_schedule(schedule)
+    check_denoiser(denoiser)
     if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 1:
         raise TypeError(f"x_T must be a floating-point tensor (B, ...), got {_describe(x_T)}")
     denoiser.check_conditions(conditions, x_T.shape[0])
@@ -128,6 +129,15 @@ def as_schedule(given: Schedule | str | PathLike[str]) -> Schedule:
     if isinstance(given, (str, PathLike)):
         return Schedule.load(given)
     raise TypeError(f"schedule must be a ttune.Schedule or the path of a ttune.json, got {type(given).__name__}")
+
+
+def check_denoiser(given: object) -> None:
+    """TypeError for anything but a denoiser, such as the network itself."""
+    if not isinstance(given, Denoiser):
+        raise TypeError(
+            f"denoiser must be a ttune.Denoiser, got {type(given).__name__}: write "
+            f"ttune.Denoiser(network, noise, prediction_type=..., sample_shape=...), with the noise schedule of its training"
+        )
 
 
 def warn_of_plain_noise(noise: NoiseSchedule, x_T: Tensor) -> None:
@@ -219,6 +229,7 @@ def initial_noise(
 def check_fits(denoiser: Denoiser, schedule: Schedule, *, check_model: bool = True) -> None:
     """ValueError if ``schedule`` does not belong to ``denoiser``; never a silent substitute. Without ``check_model`` it may have been
     tuned for another one. Warns of other weights (:meth:`ttune.Denoiser.check_model`)."""
+    check_denoiser(denoiser)
     if denoiser.noise != schedule.noise:
         raise ValueError("schedule: its noise schedule is not the denoiser's; build or tune one on denoiser.noise")
     if check_model:
