@@ -11,7 +11,7 @@ from ttune.zoo import emoji
 
 pytestmark = pytest.mark.slow
 MODEL = ["--model", "emoji", "--guidance-scale", "4"]
-FEW = ["--samples", "2", "--validation-samples", "8", "--iterations", "1", "--no-search-starts"]
+FEW = ["--samples", "2", "--validation-samples", "2", "--iterations", "1", "--no-search-starts"]
 
 
 @pytest.fixture(scope="module")
