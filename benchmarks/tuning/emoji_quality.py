@@ -115,7 +115,7 @@ def distances(pictures: Tensor, real: RealEmoji, extractor: FeatureExtractor) ->
 
 
 def nearest(pictures: Tensor, prompts: Sequence[str], real: RealEmoji) -> tuple[Tensor, float]:
-    """(the nearest real pictures, share of which is the one that was asked for)."""
+    """(the nearest real pictures, and how often they are the one that was asked for)."""
     everything = real.unit(torch.arange(len(real.names)))
     picked = torch.cat([torch.cdist(part.flatten(1), everything.flatten(1)).argmin(1) for part in pictures.split(64)])
     same = sum(real.names[i] == prompt for i, prompt in zip(picked.tolist(), prompts, strict=True))

@@ -294,7 +294,11 @@ def test_a_denoiser_of_an_applied_pipeline_is_passed_its_own_times(pixel: tuple[
 
 WRONG = {
     "steps": (lambda p: p(num_inference_steps=5), ValueError, r"num_inference_steps must be 3, which this schedule was tuned for, got 5"),
-    "default steps": (lambda p: p(), ValueError, r"num_inference_steps must be 3, .* got 1000"),
+    "default steps": (
+        lambda p: p(),
+        ValueError,
+        r"num_inference_steps must be 3, .* got 1000; write pipe\(\.\.\., num_inference_steps=3\)",
+    ),
     "time": (lambda p: p.unet(noise(1, 1, 8, 8), 998), ValueError, r"timestep must be one of the schedule's times, got 998"),
     "truncated": (
         lambda p: p.unet(noise(1, 1, 8, 8), p.scheduler.timesteps[1].long()),

@@ -226,6 +226,12 @@ def test_a_folder_that_is_not_read(what: str, tmp_path: Path) -> None:
         ttune.diffusers.load(rewrite(tmp_path, **changes))
 
 
+def test_a_dtype_in_words_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    wrong: Any = "float16"
+    with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype, such as torch\.float16, got 'float16'"):
+        ttune.diffusers.load(tmp_path / "nothing is here", dtype=wrong)
+
+
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     pipeline = models.ddpm(tmp_path / "good")
     folder = tmp_path / "pickled"

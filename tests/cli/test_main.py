@@ -68,6 +68,13 @@ def test_info_names_versions_backends_and_reasons(capsys: pytest.CaptureFixture[
         assert state["available"] or state["reason"] in out
 
 
+def test_tune_asks_for_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A forgotten --model would tune the bundled one for minutes."""
+    message = failure(["tune", "--out", str(tmp_path / "ttune.json")], capsys)
+    assert "--model" in message
+    assert "required" in message.lower()
+
+
 def test_tune_then_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "ttune.json"
     main(["tune", "--out", str(file), *QUICK])
@@ -267,7 +274,7 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
             "spacing: for an untuned schedule only, and --schedule",
         ),
         (["sample", "--out", "a.txt"], "out must end in .png or .npz, got 'a.txt'"),
-        (["sample", "--out", "a.png", "--model", "nothing"], "model must be a bundled name (fashion)"),
+        (["sample", "--out", "a.png", "--model", "nothing"], "model must be a bundled name (fashion, emoji)"),
         (["sample", "--out", "a.png", "--model", "nowhere.at_all:factory"], "'nowhere.at_all:factory' cannot be loaded"),
         (["sample", "--out", "a.png", "--model", "os:getcwd"], "must return a ttune.Denoiser, got str"),
         (["sample", "--out", "a.png", *TINY, "--steps", "0"], "steps must be a whole number >= 1, got 0"),

@@ -204,7 +204,7 @@ def _check_not_read(out: Path, **read: Path | tuple[Path, ...] | None) -> None:
 
 
 def _teacher(denoiser: Denoiser, schedule: Schedule) -> Candidate:
-    """2M with 128 steps, for ``schedule`` and its like."""
+    """DPM-Solver++(2M) with 128 steps, for ``schedule`` and its like."""
     import ttune
     from ttune.evaluation.cached_samples import Candidate
     from ttune.tuning import Teacher
@@ -212,7 +212,7 @@ def _teacher(denoiser: Denoiser, schedule: Schedule) -> Candidate:
     best = Teacher.default(schedule)
     source = (best.on_whole_times() if denoiser.integer_time else best).source
     assert isinstance(source, ttune.Schedule)
-    return Candidate(f"teacher: 2M, {source.steps} steps", "teacher", source)
+    return Candidate(f"teacher: DPM-Solver++(2M), {source.steps} steps", "teacher", source)
 
 
 def _method_of(schedule: Schedule) -> str:

@@ -54,8 +54,8 @@ class Tune:
 
     out: Path
     """The ttune.json to write."""
-    model: str = "fashion"
-    """A bundled name (fashion), a diffusers folder or hub id, or package.module:factory that returns a ttune.Denoiser."""
+    model: str
+    """A bundled name (fashion, emoji), a diffusers folder or hub id, or package.module:factory that returns a ttune.Denoiser."""
     sampler: SamplerOrAuto = "ddim"
     """The sampler to tune for; auto takes the sampler, spacing and first time that do best untuned."""
     steps: tuple[int, ...] = (5,)

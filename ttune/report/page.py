@@ -171,7 +171,7 @@ def _samples(entries: Sequence[ReportEntry], measured: MeasuredRun | None, why_n
         if row:
             groups.append((entry.name, row))
             files.picture(f"samples-{i}", [(f"{entry.name}: {run.role}", run.shown) for run in measured.runs[entry.name]])
-    said = ["Each column began with the same noise. The teacher is 2M with many steps: the nearer to it, the better."]
+    said = ["Each column began with the same noise. The teacher is DPM-Solver++(2M) with many steps: the nearer to it, the better."]
     said += ["The samples are latents, shown decoded. The RMSE is that of the latents."] if measured.decoded else []
     return Section(title, words=said, pictures=groups, missing=[] if groups else ["No samples were to be shown."])
 

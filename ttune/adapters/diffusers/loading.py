@@ -79,6 +79,8 @@ def load(
     model_index.json, weights that are no safetensors, sizes that are no multiple of the VAE's pixels.
     """
     _check_prompts(prompts, negative_prompt, conditions)
+    if dtype is not None and not isinstance(dtype, torch.dtype):  # diffusers would take float32 for it, with no error
+        raise TypeError(f"dtype must be a torch.dtype, such as torch.float16, got {dtype!r}")
     parts = _Parts.of(source, dtype, device, variant)
     network = parts.network.eval()
     config: Any = getattr(original(network), "config", {})

@@ -65,7 +65,7 @@ class NativeScheduler:
         if num_inference_steps not in (None, self.schedule.steps):
             raise ValueError(
                 f"num_inference_steps must be {self.schedule.steps}, which the schedule was tuned for, got {num_inference_steps}; "
-                f"tune one for {num_inference_steps}"
+                f"write pipe(..., num_inference_steps={self.schedule.steps}), or tune one for {num_inference_steps} steps"
             )
         if {"timesteps", "sigmas"} <= kwargs.keys():
             raise ValueError(

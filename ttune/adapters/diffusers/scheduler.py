@@ -125,7 +125,10 @@ class TunedScheduler(SchedulerMixin, ConfigMixin):
             steps = self._steps_of(timesteps, sigmas)
         if steps not in self.schedules:
             tuned = " or ".join(map(str, self.schedules))
-            raise ValueError(f"num_inference_steps must be {tuned}, which this schedule was tuned for, got {steps}; tune one for {steps}")
+            raise ValueError(
+                f"num_inference_steps must be {tuned}, which this schedule was tuned for, got {steps}; write "
+                f"pipe(..., num_inference_steps={next(iter(self.schedules))}), or tune one for {steps} steps"
+            )
         schedule = self.schedules[steps]
         both = timesteps is not None and sigmas is not None
         self._begin(schedule, shift_of(self.config["ttune_base"], mu) if both else 1.0)
