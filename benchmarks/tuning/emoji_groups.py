@@ -3,8 +3,8 @@
     python examples/prepare_emoji.py --packages FOLDER             # once: runs/emoji/pictures.npz
     python -m benchmarks.tuning.emoji_groups                       # writes the weights, float16
 
-The groups are Unicode's ("Food & Drink"), without flags. Every seventh name is left out of the training, in both styles: the accuracy
-stands in the file for these pictures and for the others. 64 features, each of mean 0 and variance 1 in training.
+The groups are Unicode's ("Food & Drink"), without flags. Every seventh name is left out of the training, in both styles: the file
+holds the accuracy for these pictures and for the others. 64 features, each of mean 0 and variance 1 in training.
 """
 
 from __future__ import annotations

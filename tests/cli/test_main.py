@@ -344,7 +344,7 @@ def test_the_sampler_and_grid_are_chosen(tmp_path: Path, capsys: pytest.CaptureF
         ),
         (["evaluate", "a.json", "\0"], "schedules must be a path without a zero byte"),
         (["evaluate", "a.json", "--work", "\0"], "work must be a path without a zero byte"),
-        (["tune", "--out", "a.json", "--checkpoint", "\0"], "checkpoint must be a path without a zero byte"),
+        (["tune", "--out", "a.json", *TINY, "--checkpoint", "\0"], "checkpoint must be a path without a zero byte"),
         (["analytic", "--out", "\0"], "out must be a path without a zero byte"),
         (["compare", "--out", "\0"], "out must be a path without a zero byte"),
         (["demo", "--out", "\0"], "out must be a path without a zero byte"),
