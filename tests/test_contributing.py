@@ -15,7 +15,7 @@ from ttune.evaluation import CachedSamples, Candidate, FeatureExtractor, print_m
 from ttune.evaluation.evaluate import Real, evaluate
 from ttune.evaluation.images.image_source import ArrayPictures
 from ttune.evaluation.metrics.registry import FEATURE_METRICS
-from ttune.noise.grids import GRIDS
+from ttune.noise.grids import GRIDS, grid
 from ttune.tuning import METHODS
 
 RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -60,8 +60,30 @@ def test_the_method_of_the_recipes_finds_the_share_that_the_teacher_has() -> Non
     result = ttune.tune(denoiser, start, method="lower", x_T=X_T, teacher=teacher, progress=False)
     assert result.outcome == "tuned"
     np.testing.assert_allclose(result.schedule.network_times, teacher.network_times)
+    with pytest.raises(ValueError, match=r"tuple\[float, \.\.\.\], got .0\+\.01.; join its numbers by \+"):
+        ttune.tune(denoiser, start, method="lower:shares=0+.01", x_T=X_T, teacher=teacher, progress=False)
     with pytest.raises(ValueError, match="shares"):
         ttune.tune(denoiser, start, method="lower:share=1", x_T=X_T, teacher=teacher, progress=False)
+
+
+def test_the_objective_of_the_recipes_is_what_was_compared(recipes: dict[str, Any]) -> None:
+    denoiser = ttune.Denoiser(lambda x, tau: x * tau.view(-1, 1) / 1000, NOISE)
+    start = ttune.Schedule.build(NOISE, "ddim", 4, "linspace")
+    settings: dict[str, Any] = {"method": "lower", "x_T": X_T, "progress": False}
+    teacher = start.replace(network_times=start.network_times * 0.98)
+    result = ttune.tune(denoiser, start, residual=recipes["radii"], teacher=teacher, **settings)
+    assert result.record["residual"] == "features radii"
+    np.testing.assert_allclose(result.schedule.network_times, teacher.network_times)
+    torch.testing.assert_close(recipes["radii"](torch.tensor([[3.0, 4.0]])), torch.tensor([[3.0, 4.0, 5.0]]))
+
+
+@pytest.mark.parametrize("noise", [NOISE, ttune.NoiseSchedule.flow(3.0)], ids=["linear", "flow"])
+@pytest.mark.parametrize("final", ["zero", "min"])
+@pytest.mark.usefixtures("recipes")
+def test_the_spacing_of_the_recipes_ends_above_the_smallest_time(noise: ttune.NoiseSchedule, final: str) -> None:
+    times = grid(noise, "cubic", 37, t_start=noise.t_max / 2, final=final)
+    assert times[0] == noise.t_max / 2
+    assert noise.t_min < times[-2]
 
 
 def test_the_host_of_the_recipes_passes_the_tuned_times(recipes: dict[str, Any]) -> None:

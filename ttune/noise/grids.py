@@ -1,4 +1,4 @@
-"""Spacings: the times of K steps before anything is tuned. Each is a function of one line in GRIDS."""
+"""Spacings: the times of K steps before anything is tuned. Each is a function and one line in GRIDS."""
 
 from __future__ import annotations
 

@@ -93,4 +93,5 @@ def _value(kind: Any, word: str, where: str) -> Any:
         except (msgspec.ValidationError, TypeError):  # TypeError: a kind that has no text
             continue
         return tuple(found) if isinstance(found, list) else found
-    raise ValueError(f"{where} must be a value for {getattr(kind, '__name__', kind)}, got {word!r}")
+    hint = "; join its numbers by + and write 0.01, not .01" if typing.get_origin(kind) is tuple else ""
+    raise ValueError(f"{where} must be a value for {kind if hint else getattr(kind, '__name__', kind)}, got {word!r}{hint}")
