@@ -39,7 +39,8 @@ def load_model(
     :func:`ttune.diffusers.load`; a bundled model knows ``guidance_scale``, ``class_labels`` and ``device``, a factory ``device`` alone.
     """
     if name == zoo.emoji.NAME:
-        name, prompts = str(zoo.emoji.folder()), prompts or zoo.emoji.folder() / "prompts.txt"
+        folder = zoo.emoji.folder()
+        name, prompts = str(folder), prompts or folder / zoo.emoji.PROMPTS
     text = {"prompts": prompts, "negative_prompt": negative_prompt}
     more = text | {"height": height, "width": width, "dtype": dtype, "variant": variant}
     if name not in zoo.MODELS and (os.path.isdir(name) or HUB_ID.fullmatch(name)):

@@ -40,8 +40,9 @@ class TuneOptions:
 
     Args:
         method: endpoint (least squares on the distance to the teacher's samples), trajectory or local (1-D searches, cheap),
-            optimal_steps (dynamic programming), ays (published tables), shifted (TS-DPM), timetuner (the published objective) or
-            evolution (populations, AutoDiffusion). With settings as in evolution:operators=cma,rounds=5 (see ttune info).
+            optimal_steps (dynamic programming), ays (published tables), shifted (TS-DPM), timetuner (the published objective),
+            evolution (populations, AutoDiffusion), or gs, dyweight and ld3 (learned by Adam, need gradients). With settings as in
+            evolution:operators=cma,rounds=5 (see ttune info).
         tune: What endpoint and evolution may change: all, portable (what other programs' samplers can take: no coefficients), or some of
             network_times, times and coefficients.
         samples: Starting noises to tune on; by default 128, with coefficients 256.

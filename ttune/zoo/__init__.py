@@ -58,7 +58,7 @@ def load(name: str, *, guidance_scale: float | None = None) -> Denoiser:
     """
     must_be_one_of("name", name, list(MODELS))
     if name == emoji.NAME:
-        import ttune  # the adapter, which knows the zoo's users, is reached by its public name
+        import ttune  # adapters are a layer above the zoo: reached by the public name
 
         return ttune.diffusers.load(emoji.folder(), prompts=emoji.prompts(), guidance_scale=guidance_scale)
     return fashion(guidance_scale=guidance_scale)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 VARIABLE = "TTUNE_EMOJI"
 NAME = "emoji"
+PROMPTS = "prompts.txt"  # beside the components
 
 
 def folder() -> Path:
@@ -30,4 +31,4 @@ def folder() -> Path:
 
 def prompts() -> list[str]:
     """512 names of the pictures that the model was trained on, in both styles: seed i has prompt i modulo 512."""
-    return (folder() / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    return (folder() / PROMPTS).read_text(encoding="utf-8").splitlines()

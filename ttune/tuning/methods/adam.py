@@ -21,43 +21,13 @@ from ttune.tuning.problem import Problem
 from ttune.tuning.solvers.backpropagation import CHECK_SAMPLES, backward, forward, why_no_gradients
 from ttune.tuning.solvers.parameters import Parameters
 from ttune.tuning.solvers.sensitivity import QuadraticModel
+from ttune.tuning.solvers.vector import Vector
 from ttune.tuning.starting_points import Data
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 LAST_RATE = 0.01  # of the first: the rate falls along a cosine
 GRADIENT_COST = 4  # runs of the sampler: forwards, the network again, and its backward pass, which counts twice
 VALIDATED = 2  # schedules in the decision: the start and what was found
-
-
-class Vector(ABC):
-    """A schedule as a vector. ``start_vector`` is where a method begins."""
-
-    start_vector: Float64
-
-    @property
-    def free(self) -> np.ndarray:
-        """Indices of the components that may move."""
-        return np.arange(len(self.start_vector))
-
-    def project(self, theta: Float64) -> Float64:
-        """The nearest vector that the method allows."""
-        return theta
-
-    @abstractmethod
-    def schedule(self, theta: Float64) -> Schedule:
-        """ValueError where no schedule belongs to ``theta``."""
-
-    def moved(self, theta: Float64, step: Float64) -> Float64:
-        """``theta`` minus ``step``, or half of it, and so on, until a schedule belongs to it."""
-        for _ in range(20):
-            trial = self.project(theta - step)
-            try:
-                self.schedule(trial)
-            except ValueError:
-                step = step / 2
-                continue
-            return trial
-        return theta
 
 
 @dataclass

@@ -21,7 +21,8 @@ import numpy as np
 from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
-from ttune.tuning.methods.adam import ByAdam, Vector
+from ttune.tuning.methods.adam import ByAdam
+from ttune.tuning.solvers.vector import Vector
 from ttune.tuning.starting_points import Data
 
 IPNDM = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))

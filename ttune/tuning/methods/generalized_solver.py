@@ -18,7 +18,8 @@ import numpy as np
 
 from ttune.noise.schedules import Float64
 from ttune.schedule.schedule import Schedule
-from ttune.tuning.methods.adam import ByAdam, Vector
+from ttune.tuning.methods.adam import ByAdam
+from ttune.tuning.solvers.vector import Vector
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from ttune.network.denoiser import Denoiser
 from ttune.noise.schedules import Float64
 from ttune.sampling.plan import Plan, Registers
 from ttune.schedule.schedule import Schedule
-from ttune.tuning.methods.adam import ByAdam, Vector
+from ttune.tuning.methods.adam import ByAdam
 from ttune.tuning.problem import Problem, finite
 from ttune.tuning.solvers.sensitivity import QuadraticModel
+from ttune.tuning.solvers.vector import Vector
 from ttune.tuning.starting_points import Data
 
 RADIUS = 1e-3  # of the ball, times elements over steps^2

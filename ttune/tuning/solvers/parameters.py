@@ -21,6 +21,7 @@ from ttune.noise.schedules import Float64, NoiseSchedule
 from ttune.samplers import Stage
 from ttune.samplers.correction import STATE_AND_NEWEST
 from ttune.schedule.schedule import Schedule
+from ttune.tuning.solvers.vector import Vector
 
 TUNABLE = ("network_times", "times", "coefficients")
 TOGETHER = {"all": TUNABLE, "portable": TUNABLE[:2]}  # other programs' samplers have coefficients of their own
@@ -37,7 +38,7 @@ def tuned_names(tune: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for word in words for name in TOGETHER.get(word, (word,))))
 
 
-class Parameters:
+class Parameters(Vector):
     """The free parameters of schedules that share ``start``'s sampler and last time.
 
     ``start_vector`` decodes to ``start`` itself, bit for bit (with free coefficients: to ``start`` with zeros added).
@@ -99,20 +100,6 @@ class Parameters:
         theta = theta.copy()
         if self.tunes_times:
             theta[0] = max(theta[0], 0.0)
-        return theta
-
-    def moved(self, theta: Float64, step: Float64) -> Float64:
-        """``theta`` minus ``step``, or half of it, and so on, where the last gap leaves no room for the last time."""
-        for _ in range(20):
-            trial = theta.copy()
-            trial[self.free] -= step
-            trial = self.project(trial)
-            try:
-                self.schedule(trial)
-            except ValueError:
-                step = step / 2
-                continue
-            return trial
         return theta
 
     def schedule(self, theta: Float64) -> Schedule:
